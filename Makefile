@@ -1,0 +1,76 @@
+# make demo: the command-line demo on real data.   make test: everything that must hold.
+# Both make their own virtual environment first and need only python3 (>= 3.11) and pip's index.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+WORKERS ?= 2
+
+# Real data, where a copy stands beside the repository; FAIRSVD_DATA in the environment wins.
+ifndef FAIRSVD_DATA
+ifneq ($(wildcard ../shared/data),)
+export FAIRSVD_DATA := $(abspath ../shared/data)
+endif
+endif
+
+# More torch threads than cores make small networks slower, most of all beside other workers.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint types unit doctest docs bench clean
+
+help:
+	@echo "make demo | test | lint | docs | bench | clean"
+
+# A stamp inside the environment says what it holds; a changed requirement makes it stale.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.for-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[test]"
+	@touch $(VENV)/.for-demo $@
+
+$(VENV)/.for-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[docs]"
+	@touch $(VENV)/.for-demo $@
+
+$(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[bench]"
+	@touch $(VENV)/.for-demo $@
+
+demo: $(VENV)/.for-demo
+	$(BIN)/fairsvd demo
+
+test: lint types unit doctest
+
+lint: $(VENV)/.for-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.for-test
+	$(BIN)/mypy
+
+unit: $(VENV)/.for-test
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# README last: it switches metadata routing on, as a user's script does. The package's own warnings
+# are advice about data, which the examples need not be perfect in; all others stay errors.
+doctest: $(VENV)/.for-test
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.rst' --doctest-glob=README.md \
+		-W ignore::fairsvd.exceptions.FairsvdWarning src/fairsvd docs README.md
+
+docs: $(VENV)/.for-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+bench: $(VENV)/.for-bench
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,192 @@
+"""Compare this package's methods, controls and peers on tables, by one protocol.
+
+Every row goes to a JSON-lines file as soon as it is measured, so that the benchmark may be run in
+pieces; ``--resume`` skips what the file has. A method that fails leaves a row with its error.
+
+    python benchmarks/bench_methods.py --seeds 6 --out results.jsonl --table table.md --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from context import Context, Method, Outcome
+from controls import CONTROLS, OURS
+from nets import mlp, train
+from peers import PEERS
+from protocol import CONSTRAINTS, evaluate
+from summary import markdown
+from tasks import FORMS, TASKS, Problem, load_problem
+
+METHODS: dict[str, Method] = {**CONTROLS, **OURS, **PEERS}
+DEFAULT_TASKS = ("adult-sex", "compas-race", "bank-age")
+KEY = ("task", "form", "seed", "dev", "constraint", "method")
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a JSON-lines file, the last row of every key; empty where there is no file."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return list({key_of(row): row for row in rows}.values())
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """Identify a row."""
+    return tuple(row[name] for name in KEY)
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append a row in one write, so that parallel workers do not mix their lines."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def prepare(problem: Problem) -> Context:
+    """Train the base network of a problem and hide the labels of its test rows."""
+    network = mlp(problem.train.X.shape[1], problem.seed)
+    train(network, problem.train.X, problem.train.y, seed=problem.seed)
+    return Context(
+        network=network,
+        train=problem.train,
+        validation=problem.validation,
+        test_X=problem.test.X,
+        test_g=problem.test.g,
+        groups=problem.groups,
+        seed=problem.seed,
+    )
+
+
+def attempt(method: Method, context: Context, constraint: str) -> tuple[Outcome | None, Row]:
+    """Run a method; give its outcome or None, with seconds, warnings and any error."""
+    started, outcome, error = time.perf_counter(), None, None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            outcome = method.run(context, constraint)
+        except Exception as problem:  # a failed method is a row of the table
+            error = "".join(traceback.format_exception_only(problem)).strip()
+    seconds = time.perf_counter() - started
+    names = sorted({warning.category.__name__ for warning in caught})
+    return outcome, {"seconds": seconds, "warnings": names, "error": error}
+
+
+def measure(context: Context, problem: Problem, constraint: str, name: str) -> Row:
+    """Run one method on one problem and measure its predictions for the test rows."""
+    method = METHODS[name]
+    outcome, row = attempt(method, context, constraint)
+    row.update(constraint=constraint, method=name, needs_group=method.needs_group)
+    if outcome is not None:
+        row.update(notes=outcome.notes, groups=problem.groups)
+        row.update(evaluate(outcome.predictions, problem.test, constraint, context.before))
+    return row
+
+
+def known_shares(rows: Iterable[Row]) -> dict[str, float]:
+    """Collect the share that the default edit removed, by constraint, from earlier rows."""
+    return {
+        row["constraint"]: row["notes"]["removed_fraction"]
+        for row in rows
+        if row["method"] == "fairlrf" and not row["error"]
+    }
+
+
+def run_cell(
+    task: str, form: str, seed: int, todo: Sequence[tuple[str, str]], dev: bool, out: Path
+) -> None:
+    """Measure the missing (constraint, method) pairs of one task, form and seed."""
+    import torch
+
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # AIF360 announces every optional package it lacks
+    problem = load_problem(task, form, seed, dev=dev)
+    context = prepare(problem)
+    here = {"task": task, "form": form, "seed": seed, "dev": dev}
+    earlier = [row for row in read_rows(out) if {k: row[k] for k in here} == here]
+    context.shares.update(known_shares(earlier))
+    for constraint, name in todo:
+        append_row(out, {**here, **measure(context, problem, constraint, name)})
+
+
+def plan(args: argparse.Namespace) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
+    """List the cells that have something left to measure, with what that is."""
+    rows = read_rows(args.out) if args.resume else []
+    done = {key_of(row) for row in rows if not (row["error"] and args.retry_failed)}
+    for seed, task, form in product(args.seeds, args.tasks, args.forms):
+        todo = [
+            (constraint, name)
+            for constraint, name in product(args.constraints, args.methods)
+            if (task, form, seed, args.dev, constraint, name) not in done
+        ]
+        if todo:
+            yield task, form, seed, todo
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read ``6`` as the seeds 0 to 5, and ``0,3`` as these two."""
+    return [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+
+
+def names_of(known: Iterable[str]) -> Any:
+    """Make a parser of comma-separated names that refuses unknown ones."""
+    allowed = list(known)
+
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        wrong = [name for name in names if name not in allowed]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"got {wrong}; choose from {allowed}")
+        return names
+
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(description="Compare methods on tables by one protocol.")
+    add = made.add_argument
+    add("--tasks", type=names_of(TASKS), default=list(DEFAULT_TASKS))
+    add("--forms", type=names_of(FORMS), default=list(FORMS))
+    add("--constraints", type=names_of(CONSTRAINTS), default=list(CONSTRAINTS))
+    add("--methods", type=names_of(METHODS), default=list(METHODS))
+    add("--seeds", type=seeds_of, default=seeds_of("6"), help="a number, or a list with a comma")
+    add("--jobs", type=int, default=1)
+    add("--out", type=Path, default=Path("results.jsonl"), help="JSON-lines file")
+    add("--table", type=Path, default=None, help="Markdown file; default: print")
+    add("--resume", action="store_true", help="skip the rows that --out has")
+    add("--retry-failed", action="store_true", help="with --resume: repeat the rows with an error")
+    add("--dev", action="store_true", help="leave the seed's test rows out and split the rest")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing and write the tables."""
+    from joblib import Parallel, delayed
+
+    args = parser().parse_args(arguments)
+    if not args.resume and args.out.exists():
+        args.out.unlink()
+    Parallel(n_jobs=args.jobs)(
+        delayed(run_cell)(*cell, dev=args.dev, out=args.out) for cell in list(plan(args))
+    )
+    rows = [row for row in read_rows(args.out) if row["dev"] == args.dev]
+    text = markdown(rows, {name: method.label for name, method in METHODS.items()})
+    if args.table is None:
+        print(text)
+    else:
+        args.table.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The base networks of the benchmark and the fine-tuning loop that its own controls share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from tasks import Rows
+from torch import nn
+
+__all__ = ["convnet", "fine_tune", "margins", "mlp", "train"]
+
+PER_BATCH = 256
+# The soft rates are sigmoid(4 x margin): steep enough to count, flat enough to have a gradient.
+STEEPNESS = 4.0
+
+
+def mlp(width: int, seed: int, outputs: int = 2) -> nn.Sequential:
+    """Make the base network of the tables: two hidden layers of 64, freshly initialised."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs)
+        )
+
+
+def convnet(channels: int, seed: int) -> nn.Sequential:
+    """Make the base network of 28 x 28 images: convolutions 16/32/64, two linear layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for before, after in ((channels, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 2))
+
+
+def train(
+    module: nn.Module,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    seed: int,
+    weights: np.ndarray | None = None,
+    epochs: int = 20,
+    steps: int = 1500,
+) -> nn.Module:
+    """Train a network in place: Adam 1e-3, batches of 256, the longer of epochs and steps.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Gives (n, 2) logits.
+    X : float32 ndarray of shape (n, ...)
+    y : int64 ndarray of shape (n,)
+    seed : int
+        Orders the rows.
+    weights : ndarray of shape (n,), default=None
+        Weight of every row's cross-entropy, mean 1.
+    epochs, steps : int
+        Least number of passes over the rows, least number of batches.
+
+    Returns
+    -------
+    module : nn.Module
+        In eval mode.
+    """
+    inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
+    scale = torch.ones(len(y)) if weights is None else torch.from_numpy(weights).float()
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    n_batches = -(-len(y) // PER_BATCH)
+    module.train()
+    for _ in range(max(epochs, -(-steps // n_batches))):
+        for batch in torch.randperm(len(y), generator=generator).split(PER_BATCH):
+            losses = nn.functional.cross_entropy(
+                module(inputs[batch]), labels[batch], reduction="none"
+            )
+            optimizer.zero_grad()
+            (losses * scale[batch]).mean().backward()
+            optimizer.step()
+    return module.eval()
+
+
+def margins(module: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Compute logit 1 minus logit 0 of every row; float64 ndarray of shape (n,)."""
+    module.eval()
+    with torch.no_grad():
+        logits = torch.cat([module(block) for block in torch.from_numpy(X).split(1024)])
+    return (logits[:, 1] - logits[:, 0]).double().numpy()
+
+
+def cell_members(rows: Rows) -> list[torch.Tensor]:
+    """List the row positions of every (group, label) cell, label running fastest."""
+    n_groups = int(rows.g.max()) + 1
+    cells = [np.flatnonzero((rows.g == g) & (rows.y == y)) for g in range(n_groups) for y in (0, 1)]
+    return [torch.from_numpy(cell) for cell in cells]
+
+
+def soft_gap(margin: torch.Tensor, shares: torch.Tensor, constraint: str) -> torch.Tensor:
+    """Compute a differentiable gap of a batch that is laid out by cell.
+
+    Parameters
+    ----------
+    margin : Tensor of shape (n_groups, 2, rows a cell)
+        Margins less the operating threshold.
+    shares : Tensor of shape (n_groups, 2)
+        True share of every cell.
+    constraint : {"equalized_odds", "demographic_parity"}
+        Equalized odds: the sum of the TPR and FPR gaps.
+
+    Returns
+    -------
+    gap : scalar Tensor
+    """
+    rates = torch.sigmoid(STEEPNESS * margin).mean(dim=2)
+    if constraint == "demographic_parity":
+        rates = (rates * shares).sum(dim=1, keepdim=True) / shares.sum(dim=1, keepdim=True)
+    return (rates.amax(dim=0) - rates.amin(dim=0)).sum()
+
+
+def cell_weights(shares: torch.Tensor, balance: str) -> torch.Tensor:
+    """Weigh cells in the cross-entropy: every class alike, or every cell alike; they sum to 1."""
+    if balance == "cells":
+        return torch.full_like(shares, 1 / shares.numel())
+    return shares / shares.sum(dim=0, keepdim=True) / 2
+
+
+def fine_tune(
+    module: nn.Module,
+    rows: Rows,
+    *,
+    offset: float,
+    penalty: float,
+    constraint: str,
+    seed: int,
+    balance: str = "classes",
+    names: Sequence[str] | None = None,
+    rate: float = 1e-3,
+    steps: int = 300,
+    every: int = 30,
+) -> Iterator[nn.Module]:
+    """Fine-tune a copy under a soft gap and give a copy of it every few steps.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Stays as it is.
+    rows : Rows
+        Every batch holds 256 rows, as many of each (label, group) cell.
+    offset : float
+        The operating threshold on the margin; every loss is taken there.
+    penalty : float
+        Factor of the soft gap, 0 for none.
+    constraint : str
+    seed : int
+    balance : {"classes", "cells"}, default="classes"
+        What weighs alike in the cross-entropy.
+    names : sequence of str, default=None
+        Parameters that may change; None for all.
+    rate : float, default=1e-3
+    steps, every : int
+
+    Yields
+    ------
+    candidate : nn.Module
+    """
+    tuned = copy.deepcopy(module).eval()
+    free = [p for name, p in tuned.named_parameters() if names is None or name in names]
+    optimizer = torch.optim.Adam(free, lr=rate)
+    generator = torch.Generator().manual_seed(seed)
+    inputs, cells = torch.from_numpy(rows.X), cell_members(rows)
+    shares = torch.tensor([len(cell) for cell in cells]).float().reshape(-1, 2)
+    shares /= shares.sum()
+    weights, sign = cell_weights(shares, balance), torch.tensor([1.0, -1.0]).reshape(1, 2, 1)
+    per_cell = PER_BATCH // len(cells)
+    for step in range(1, steps + 1):
+        draws = [c[torch.randint(len(c), (per_cell,), generator=generator)] for c in cells]
+        logits = tuned(inputs[torch.cat(draws)])
+        margin = (logits[:, 1] - logits[:, 0] - offset).reshape(-1, 2, per_cell)
+        losses = nn.functional.softplus(sign * margin).mean(dim=2)
+        loss = (losses * weights).sum() + penalty * soft_gap(margin, shares, constraint)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % every == 0:
+            yield copy.deepcopy(tuned)

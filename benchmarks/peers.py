@@ -1,0 +1,272 @@
+"""Other packages' methods, each given what it needs: validation rows, groups, a fair objective.
+
+Post-processors are fitted on the validation rows, which the network has not seen. Where a method
+has an objective to choose, it is balanced accuracy; where it leaves one threshold open, the
+benchmark's selection rule sets it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from context import Context, Method, Outcome
+from nets import margins, mlp, train
+from protocol import FRACTION, TOLERANCE, pool
+from sklearn.base import BaseEstimator, ClassifierMixin
+from tasks import Rows
+
+__all__ = ["PEERS"]
+
+# RejectOptionClassification measures every pair of a threshold and a margin in pandas.
+REJECT_ROWS, REJECT_THRESHOLDS, REJECT_MARGINS = 3000, 50, 20
+GRADIENT_STEPS = 50
+
+
+def logistic(margin: np.ndarray) -> np.ndarray:
+    """Turn margins into probabilities of class 1."""
+    return 1 / (1 + np.exp(-margin))
+
+
+class Probabilities(ClassifierMixin, BaseEstimator):
+    """The base network as a fitted scikit-learn classifier, which post-processors want."""
+
+    def __init__(self, network: Any = None) -> None:
+        self.network = network
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Probabilities:
+        """Do nothing: the network is trained already."""
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Give the probabilities of both classes; float64 ndarray of shape (n, 2)."""
+        positive = logistic(margins(self.network, np.asarray(X, np.float32)))
+        return np.stack([1 - positive, positive], axis=1)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Give the more probable class."""
+        return self.predict_proba(X).argmax(axis=1)
+
+
+def oxonfair_predictions(context: Context, constraint: str, inferred: bool) -> np.ndarray:
+    """Fit OxonFair's DeepFairPredictor and predict (Delaney et al., arXiv:2407.13710).
+
+    The head that guesses the group is a network of the base network's shape, trained on the
+    group of the training rows for as long. It is fitted at the tolerance itself, on the rows that
+    the selection rule uses: on development rows both were better than 0.4 x the tolerance and
+    than validation rows alone.
+    """
+    from oxonfair import DeepDataDict, DeepFairPredictor
+    from oxonfair.utils import group_metrics
+
+    guess = mlp(context.train.X.shape[1], context.seed + 1)
+    if inferred:
+        train(guess, context.train.X, context.train.g, seed=context.seed + 1)
+
+    def heads(X: np.ndarray) -> np.ndarray:
+        return np.stack([margins(context.network, X), logistic(margins(guess, X))], axis=1)
+
+    rows = pool(context.parts)
+    predictor = DeepFairPredictor(rows.y, heads(rows.X), rows.g, use_actual_groups=not inferred)
+    gap = {
+        "equalized_odds": group_metrics.equalized_odds_max,
+        "demographic_parity": group_metrics.demographic_parity,
+    }[constraint]
+    predictor.fit(group_metrics.balanced_accuracy, gap, TOLERANCE)
+    unused = np.zeros(len(context.test_X), int)
+    test = DeepDataDict(unused, heads(context.test_X), context.test_g)
+    return np.asarray(predictor.predict(test))
+
+
+def oxonfair_inferred(context: Context, constraint: str) -> Outcome:
+    """Let OxonFair set a threshold for every guessed group."""
+    return Outcome(oxonfair_predictions(context, constraint, inferred=True), {})
+
+
+def oxonfair_actual(context: Context, constraint: str) -> Outcome:
+    """Let OxonFair set a threshold for every actual group."""
+    return Outcome(oxonfair_predictions(context, constraint, inferred=False), {})
+
+
+def threshold_optimizer(context: Context, constraint: str) -> Outcome:
+    """Run fairlearn's ThresholdOptimizer (Hardt et al., arXiv:1610.02413)."""
+    from fairlearn.postprocessing import ThresholdOptimizer
+
+    rows = context.validation
+    optimizer = ThresholdOptimizer(
+        estimator=Probabilities(context.network).fit(rows.X, rows.y),
+        constraints=constraint,
+        objective="balanced_accuracy_score",
+        prefit=True,
+        predict_method="predict_proba",
+    ).fit(rows.X, rows.y, sensitive_features=rows.g)
+    predictions = optimizer.predict(
+        context.test_X, sensitive_features=context.test_g, random_state=context.seed
+    )
+    return Outcome(np.asarray(predictions), {})
+
+
+def exponentiated_gradient(context: Context, constraint: str) -> Outcome:
+    """Run fairlearn's ExponentiatedGradient on logistic regression (arXiv:1803.02453).
+
+    Errors cost as in balanced accuracy. It chooses nothing on validation rows, so it is fitted on
+    training and validation rows together.
+    """
+    from fairlearn.reductions import (
+        DemographicParity,
+        EqualizedOdds,
+        ErrorRate,
+        ExponentiatedGradient,
+    )
+    from sklearn.linear_model import LogisticRegression
+
+    rows = pool([context.train, context.validation])
+    moment = {"equalized_odds": EqualizedOdds, "demographic_parity": DemographicParity}[constraint]
+    share = rows.y.mean()
+    reduction = ExponentiatedGradient(
+        LogisticRegression(max_iter=200),
+        moment(difference_bound=FRACTION * TOLERANCE),
+        objective=ErrorRate(costs={"fp": 0.5 / (1 - share), "fn": 0.5 / share}),
+        max_iter=GRADIENT_STEPS,
+    ).fit(rows.X, rows.y, sensitive_features=rows.g)
+    predictions = reduction.predict(context.test_X, random_state=context.seed)
+    return Outcome(np.asarray(predictions).astype(int), {"fits": int(reduction.n_oracle_calls_)})
+
+
+def adversarial(context: Context, constraint: str) -> Outcome:
+    """Train fairlearn's AdversarialFairnessClassifier (Zhang et al., arXiv:1801.07593).
+
+    A predictor of the base network's shape against an adversary of one hidden layer, for the base
+    network's number of steps; the selection rule sets the one threshold.
+    """
+    from fairlearn.adversarial import AdversarialFairnessClassifier
+
+    rows = context.train
+    n_batches = -(-len(rows.y) // 256)
+    classifier = AdversarialFairnessClassifier(
+        backend="torch",
+        predictor_model=[64, "relu", 64, "relu"],
+        adversary_model=[16, "relu"],
+        constraints=constraint,
+        epochs=max(20, -(-1500 // n_batches)),
+        batch_size=256,
+        shuffle=True,
+        random_state=context.seed,
+    ).fit(rows.X, rows.y, sensitive_features=rows.g)
+
+    def score(X: np.ndarray) -> np.ndarray:
+        return np.asarray(classifier._raw_predict(X), float).reshape(-1)
+
+    return context.select([score], constraint, first=1)[0]
+
+
+def reweighing(context: Context, constraint: str) -> Outcome:
+    """Train a new base network under the weights of AIF360's Reweighing (Kamiran and Calders).
+
+    The weights make label and group independent and multiply every row's cross-entropy; the
+    selection rule sets the one threshold.
+    """
+    from aif360.algorithms.preprocessing import Reweighing
+
+    rows = context.train
+    table = labelled(rows, rows.y)
+    weights = Reweighing(*group_roles(context)).fit_transform(table).instance_weights
+    network = mlp(rows.X.shape[1], context.seed)
+    train(network, rows.X, rows.y, seed=context.seed, weights=np.asarray(weights))
+    return context.select([lambda X: margins(network, X)], constraint, first=1)[0]
+
+
+def group_roles(context: Context) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+    """Name the unprivileged and the privileged group as AIF360 wants them.
+
+    The privileged group is the one with more positive labels, since the positive class is what
+    AIF360 calls favourable.
+    """
+    rows = context.train
+    privileged = int(rows.y[rows.g == 1].mean() > rows.y[rows.g == 0].mean())
+    return [{"group": 1 - privileged}], [{"group": privileged}]
+
+
+def labelled(rows: Rows, labels: np.ndarray, scores: np.ndarray | None = None) -> Any:
+    """Build AIF360's table of labels, groups and scores."""
+    import pandas as pd
+    from aif360.datasets import BinaryLabelDataset
+
+    frame = pd.DataFrame({"group": rows.g.astype(float), "label": labels.astype(float)})
+    table = BinaryLabelDataset(
+        favorable_label=1.0,
+        unfavorable_label=0.0,
+        df=frame,
+        label_names=["label"],
+        protected_attribute_names=["group"],
+    )
+    if scores is not None:
+        table.scores = scores.reshape(-1, 1)
+    return table
+
+
+def scored(context: Context, rows: Rows) -> Any:
+    """Build AIF360's table of the base network's probabilities and tuned predictions."""
+    margin = margins(context.network, rows.X)
+    hard = (margin > context.operating_threshold).astype(int)
+    return labelled(rows, hard, logistic(margin))
+
+
+def unlabelled_test(context: Context) -> Rows:
+    """Give the test rows with zeros for labels, which AIF360's tables must have."""
+    return Rows(context.test_X, np.zeros(len(context.test_X), int), context.test_g)
+
+
+def eq_odds_postprocessing(context: Context, constraint: str) -> Outcome:
+    """Run AIF360's EqOddsPostprocessing on predictions at the best threshold (1610.02413).
+
+    It knows equalized odds only; under demographic parity it stands as it is.
+    """
+    from aif360.algorithms.postprocessing import EqOddsPostprocessing
+
+    processor = EqOddsPostprocessing(*group_roles(context), seed=context.seed)
+    rows = context.validation
+    processor.fit(labelled(rows, rows.y), scored(context, rows))
+    fixed = processor.predict(scored(context, unlabelled_test(context)))
+    return Outcome(fixed.labels.reshape(-1).astype(int), {})
+
+
+def reject_option(context: Context, constraint: str) -> Outcome:
+    """Run AIF360's RejectOptionClassification (Kamiran et al., ICDM 2012).
+
+    Average odds is the nearest to equalized odds that it offers. Its grid is searched on at most
+    3,000 validation rows, since it measures every point in pandas.
+    """
+    from aif360.algorithms.postprocessing import RejectOptionClassification
+
+    names = {
+        "equalized_odds": "Average odds difference",
+        "demographic_parity": "Statistical parity difference",
+    }
+    drawn = np.random.default_rng(context.seed).permutation(len(context.validation.y))
+    rows = Rows(*(column[drawn[:REJECT_ROWS]] for column in context.validation))
+    processor = RejectOptionClassification(
+        *group_roles(context),
+        num_class_thresh=REJECT_THRESHOLDS,
+        num_ROC_margin=REJECT_MARGINS,
+        metric_name=names[constraint],
+        metric_ub=FRACTION * TOLERANCE,
+        metric_lb=-FRACTION * TOLERANCE,
+    ).fit(labelled(rows, rows.y), scored(context, rows))
+    fixed = processor.predict(scored(context, unlabelled_test(context)))
+    return Outcome(fixed.labels.reshape(-1).astype(int), {})
+
+
+PEERS = {
+    "oxonfair-inferred": Method(oxonfair_inferred, False, "OxonFair, inferred groups"),
+    "oxonfair-actual": Method(oxonfair_actual, True, "OxonFair, actual groups"),
+    "threshold-optimizer": Method(threshold_optimizer, True, "fairlearn ThresholdOptimizer"),
+    "exponentiated-gradient": Method(
+        exponentiated_gradient, False, "fairlearn ExponentiatedGradient"
+    ),
+    "adversarial": Method(adversarial, False, "fairlearn AdversarialFairnessClassifier"),
+    "reweighing": Method(reweighing, False, "AIF360 Reweighing"),
+    "eq-odds-postprocessing": Method(eq_odds_postprocessing, True, "AIF360 EqOddsPostprocessing"),
+    "reject-option": Method(reject_option, True, "AIF360 RejectOptionClassification"),
+}

@@ -1,0 +1,18 @@
+"""Sphinx configuration: API pages from the docstrings, prose from the pages beside this file."""
+
+import fairsvd
+
+project = "fairsvd"
+author = "fairsvd developers"
+copyright = "2026, fairsvd developers"
+version = release = fairsvd.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.extlinks", "numpydoc"]
+extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
+exclude_patterns = ["_build", "results"]
+html_theme = "alabaster"
+html_theme_options = {"description": fairsvd.__doc__.splitlines()[0], "page_width": "1080px"}
+
+autodoc_typehints = "none"  # the docstrings name types, shapes and units already
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False

@@ -1,0 +1,282 @@
+"""NetworkEditor: the template that every editor shares."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from .._rng import one_torch_thread, resolve_seed, stage_rng
+from ..networks import AdoptedNetwork, adopt, all_features, all_logits, fold_offset, probe_rows
+from ..objective import Constraint, count_table
+from ._candidates import Candidate, EditData, Outcome, choose, edited_copy
+from ._export import net_around
+from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
+from ._params import SHARED_CONSTRAINTS
+from ._prepare import as_device, excess_fit, make_constraint, make_data, make_parts
+from ._report import ReportData
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NetworkEditor"]
+
+
+class NetworkEditor(
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
+):
+    """Base class of the editors: reads inputs, adopts the network, chooses, predicts.
+
+    A subclass implements :meth:`_edit` and lists its own parameters in ``_parameter_constraints``
+    beside ``SHARED_CONSTRAINTS``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, in the order of the columns of ``predict_proba``.
+    groups_ : list
+        Group labels; tuples for intersections; empty without sensitive features.
+    group_counts_ : ndarray of shape (n_groups,), int64
+        Rows of each group in ``fit``.
+    sensitive_source_ : str or None
+        Where the sensitive features were found.
+    module_ : nn.Module
+        The edited network, without the threshold.
+    threshold_ : float or None
+        Probability of ``classes_[1]`` above which it is predicted; None for several classes.
+    offset_ : float
+        The threshold as a logit, subtracted from the margin everywhere.
+    report_ : Bunch
+        ``groups``, ``gaps`` (DataFrames on the validation rows) and ``notes``; intervals are
+        computed when it is read.
+    history_ : DataFrame
+        A row a candidate, the untouched network first.
+    n_features_in_, feature_names_in_
+        As in scikit-learn; without the sensitive columns that were taken out of X.
+    """
+
+    # What fit takes travels through metadata routing without set_fit_request.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = SHARED_CONSTRAINTS
+
+    @abstractmethod
+    def _edit(
+        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
+    ) -> Iterable[Candidate]:
+        """Make candidates, lazily, from a module that the method may change.
+
+        Sets no attribute of the editor: what is to be set travels in ``Candidate.attributes``.
+        """
+
+    def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
+        """Adopt the network, edit it, and choose among the results.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features), images (n, C, H, W) or map-style Dataset
+            Tables and images as float (or integer) numbers without NaN.
+        y : array-like of shape (n,)
+            Two or more classes, any labels. With ``sensitive_columns`` its index may hold the
+            groups.
+        sensitive_features : array-like of shape (n,) or (n, n_columns), optional
+            Groups, any labels; several columns are intersected. None: looked up in
+            ``sensitive_columns``, else the method runs for utility alone, with a warning.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For each kind of bad input, naming the argument and what to do.
+        """
+        before = dict(vars(self))
+        try:
+            return self._fit(X, y, sensitive_features)
+        except BaseException:
+            # Also after an interrupt: half a fit must not pass for a fitted estimator.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
+        self._validate_params()
+        device = as_device(self.device)
+        seed = resolve_seed(self.random_state)
+        inputs = read_fit_inputs(self, X, y, sensitive_features)
+        constraint = make_constraint(self, inputs)
+        parts = make_parts(self.validation, inputs, seed)
+        adopted = adopt(
+            self.network,
+            inputs.rows.subset(parts.editing),
+            inputs.classes,
+            batch_size=self.batch_size,
+            rng=stage_rng(seed, "base"),
+            device=device,
+        )
+        with one_torch_thread():
+            data = make_data(self.batch_size, inputs, parts, adopted, constraint)
+            outcome = choose(adopted.module, self._progress(adopted, data, constraint, seed), data)
+        self._keep(inputs, adopted, outcome)
+        self._report = self._describe(inputs, parts.validation, adopted, constraint, outcome, seed)
+        self._report.notes.extend([*inputs.notes, *parts.notes, *adopted.notes])
+        self._report.warn(excess_fit(data, adopted.module))
+        return self
+
+    def _progress(
+        self, adopted: AdoptedNetwork, data: EditData, constraint: Constraint, seed: int
+    ) -> Iterable[Candidate]:
+        working = edited_copy(adopted.module, Candidate({})).requires_grad_(False)
+        candidates = self._edit(working, data, constraint, stage_rng(seed, "edit"))
+        if not self.verbose:
+            return candidates
+        from tqdm.auto import tqdm
+
+        return tqdm(candidates, desc=type(self).__name__, unit=" candidates")
+
+    def _keep(self, inputs: FitInputs, adopted: AdoptedNetwork, outcome: Outcome) -> None:
+        codes = inputs.rows.groups.numpy()
+        self.classes_ = inputs.classes
+        self.groups_ = list(inputs.group_labels)
+        self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
+        self.sensitive_source_ = inputs.source
+        self.module_ = edited_copy(adopted.module, outcome.candidate)
+        self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
+        self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
+        # The template's own module is not wanted twice.
+        self._adopted = replace(adopted, module=nn.Identity())
+        self._probe = probe_rows(self.module_, inputs.rows.X)
+        self._history = outcome.history
+        self._n_features_out = self._transform_width()
+        for name, value in outcome.candidate.attributes.items():
+            setattr(self, name, value)
+
+    def _transform_width(self) -> int:
+        if self.output != "features":
+            return len(self.classes_)
+        layer = self.module_.get_submodule(self._adopted.output_layer)
+        return int(layer.weight[0].numel())
+
+    def _describe(
+        self,
+        inputs: FitInputs,
+        held: NDArray[np.int64],
+        adopted: AdoptedNetwork,
+        constraint: Constraint,
+        outcome: Outcome,
+        seed: int,
+    ) -> ReportData:
+        rows = inputs.rows.subset(held)
+        tables = []
+        for module, offset in ((adopted.module, 0.0), (self.module_, self.offset_)):
+            logits = all_logits(module, rows.X, adopted.kind).double().numpy()
+            logits[:, 1] -= offset
+            predicted = logits.argmax(axis=1)
+            shape = (len(inputs.classes), inputs.n_groups)
+            tables.append(count_table(rows.y.numpy(), predicted, rows.groups.numpy(), *shape))
+        labels = inputs.group_labels
+        return ReportData(*tables, labels, constraint, outcome.verdict, inputs.classes, seed)
+
+    @property
+    def report_(self) -> Bunch:
+        """Tables of every group and every gap on the validation rows, and notes."""
+        check_is_fitted(self, "module_")
+        return self._report.report()
+
+    @property
+    def history_(self) -> pd.DataFrame:
+        """A row for each candidate, the untouched network first."""
+        import pandas as pd
+
+        check_is_fitted(self, "module_")
+        return pd.DataFrame(self._history)
+
+    def _logits(self, X: Any) -> NDArray[np.float64]:
+        check_is_fitted(self, "module_")
+        batches = read_predict_inputs(self, X)
+        logits = all_logits(self.module_, batches, self._adopted.kind).double().numpy()
+        logits[:, 1] -= self.offset_
+        return logits
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Compute the margin, the threshold subtracted, or the logits of several classes.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+            With or without the sensitive columns that ``fit`` took out.
+
+        Returns
+        -------
+        margin : ndarray of shape (n,) for two classes, else (n, n_classes), float64
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict labels, shape (n,): the most probable after the threshold's shift."""
+        return self.classes_[self._logits(X).argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Compute shifted probabilities, (n, n_classes), in the order of ``classes_``.
+
+        The tuned threshold is part of them, so that 0.5 is the decision; they are not calibrated.
+        """
+        return softmax(self._logits(X), axis=1)
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """Map rows to what ``output`` names.
+
+        Returns
+        -------
+        Z : ndarray of shape (n, n_outputs)
+            "features": what enters the layer that makes the logits, float32; "logits" and
+            "probabilities": shifted by the threshold, float64.
+        """
+        check_is_fitted(self, "module_")
+        if self.output == "logits":
+            return self._logits(X)
+        if self.output == "probabilities":
+            return self.predict_proba(X)
+        batches = read_predict_inputs(self, X)
+        return all_features(self.module_, batches, self._adopted.output_layer).numpy()
+
+    def to_module(self) -> nn.Module:
+        """Copy the edited network with the threshold folded in: its argmax is ``predict``."""
+        check_is_fitted(self, "module_")
+        return fold_offset(self.module_, self._adopted.kind, self.offset_, self._probe)
+
+    def to_skorch(self) -> Any:
+        """Wrap :meth:`to_module` as a skorch net like the one that came in, ready to train on.
+
+        Its ``predict`` gives class codes (positions in ``classes_``), as skorch's do.
+        """
+        kind = self._adopted.kind
+        return net_around(self.to_module(), kind, self._adopted.net, len(self.classes_))
+
+    def __sklearn_tags__(self) -> Any:
+        """Describe the editor to scikit-learn."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"] if self.output == "features" else []
+        return tags

@@ -1,0 +1,197 @@
+"""Reading of X, y and the sensitive features, with every complaint about them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _num_samples, column_or_1d, validate_data
+
+from ..arrays import Batches, LabelledRows, as_batches, is_dataset
+from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
+from ..groups import drop_sensitive, encode_groups, find_sensitive
+from ..networks import known_classes
+from ..objective import gap
+
+__all__ = ["FitInputs", "check_cells", "read_fit_inputs", "read_predict_inputs"]
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What ``fit`` got, encoded.
+
+    Attributes
+    ----------
+    rows : LabelledRows
+        All rows; the group code is -1 where it is missing and ignored, 0 without groups.
+    classes : ndarray of shape (n_classes,)
+    group_labels : tuple
+        Empty without sensitive features.
+    names : tuple of str
+        Of the sensitive columns.
+    source : str or None
+        Where the sensitive features were found.
+    notes : tuple of str
+    """
+
+    rows: LabelledRows
+    classes: NDArray[Any]
+    group_labels: tuple[Any, ...]
+    names: tuple[Any, ...]
+    source: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def has_groups(self) -> bool:
+        """Tell whether there are groups to compare."""
+        return len(self.group_labels) > 0
+
+    @property
+    def n_groups(self) -> int:
+        """Count the groups; without sensitive features all rows are one."""
+        return max(1, len(self.group_labels))
+
+
+def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> FitInputs:
+    """Validate and encode the arguments of ``fit``; sets ``n_features_in_`` and names.
+
+    Raises
+    ------
+    ValueError
+        Each row of the table of bad inputs: NaN, lengths, one class, one group, missing groups.
+    """
+    names: tuple[Any, ...] = ()
+    source = None
+    if sensitive_features is not None:
+        source = "sensitive_features"
+        names = _names_of(sensitive_features)
+        if estimator.sensitive_columns is not None:
+            X = drop_sensitive(X, estimator.sensitive_columns)
+    elif estimator.sensitive_columns is not None:
+        located = find_sensitive(X, y, estimator.sensitive_columns)
+        sensitive_features, X = located.values, located.X
+        names, source = tuple(located.names), located.source
+    batches, y, notes = _validated(estimator, X, y)
+    labels, codes = _encoded_labels(y)
+    classes = known_classes(estimator.network, labels)
+    codes = np.searchsorted(classes, labels)[codes] if len(classes) > len(labels) else codes
+    group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
+    if sensitive_features is None:
+        _warn_missing()
+    else:
+        groups = encode_groups(
+            sensitive_features, len(codes), missing=estimator.missing_group, names=names
+        )
+        group_codes, group_labels = groups.codes, tuple(groups.labels)
+        _check_group_count(group_codes, group_labels)
+    rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes))
+    return FitInputs(rows, classes, group_labels, names, source, notes)
+
+
+def _warn_missing() -> None:
+    warnings.warn(
+        "fit got no sensitive_features (and sensitive_columns is None): the method runs for "
+        "utility alone. Pass sensitive_features=, or name columns of X or index levels of y in "
+        "sensitive_columns=.",
+        MissingSensitiveFeaturesWarning,
+        stacklevel=5,
+    )
+
+
+def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
+    columns = getattr(sensitive_features, "columns", None)
+    if columns is not None:
+        return tuple(columns)
+    name = getattr(sensitive_features, "name", None)
+    return (name,) if name is not None else ()
+
+
+def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str, ...]]:
+    if is_dataset(X):
+        if y is None:
+            raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
+        y = column_or_1d(np.asarray(y), warn=True)
+        if len(X) != len(y):
+            raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label a row.")
+        return as_batches(X), y, ()
+    X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
+    if X.ndim not in (2, 4):
+        raise ValueError(
+            f"X has {X.ndim} dimensions; it must be a table (n, n_features) or images "
+            "(n, channels, height, width)."
+        )
+    notes: tuple[str, ...] = ()
+    if X.dtype == np.uint8 and estimator.network is not None:
+        notes = ("X is uint8 and was cast to float without scaling, as the given network gets it.",)
+    return as_batches(X), y, notes
+
+
+def _encoded_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    check_classification_targets(y)
+    labels, codes = np.unique(y, return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(
+            f"y holds one class only ({labels.tolist()}): a classifier needs rows of two classes "
+            "or more."
+        )
+    return labels, codes.astype(np.int64)
+
+
+def _check_group_count(codes: NDArray[np.int64], labels: tuple[Any, ...]) -> None:
+    present = np.unique(codes[codes >= 0])
+    if len(present) < 2:
+        raise GroupError(
+            f"sensitive_features hold one group only ({[labels[i] for i in present]}): there is "
+            "nothing to compare. Pass an attribute with two values or more, or none at all."
+        )
+
+
+def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int) -> None:
+    """Refuse data on which the gap cannot be measured; warn about cells without rows.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_classes, n_groups)
+        Rows in each (label, group) cell.
+    inputs : FitInputs
+    name : str
+        The gap.
+    pos : int
+        Code of the positive class.
+    """
+    counts = np.zeros((table.shape[1], len(table), len(table)), dtype=np.int64)
+    counts[:, :, 0] = table.T
+    empty = [
+        f"(label {inputs.classes[k]!r}, group {inputs.group_labels[g]!r})"
+        for k, g in np.argwhere(table == 0)
+    ]
+    if np.isnan(gap(counts, name, pos)):
+        raise GroupError(
+            f"{name} cannot be measured: fewer than two groups have the rows it compares. Cells "
+            f"without rows: {', '.join(empty)}. Merge groups, or choose another constraint."
+        )
+    if empty:
+        warnings.warn(
+            f"No rows in {', '.join(empty)}: their rates are left out of the gap.",
+            SmallCellWarning,
+            stacklevel=4,
+        )
+
+
+def read_predict_inputs(estimator: Any, X: Any) -> Batches:
+    """Validate X for prediction; sensitive columns that ``fit`` took out may be there or not."""
+    if is_dataset(X):
+        return as_batches(X)
+    if estimator.sensitive_source_ == "columns of X" or estimator.sensitive_columns is not None:
+        X = drop_sensitive(X, estimator.sensitive_columns, getattr(estimator, "n_features_in_", None))
+    X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
+    if X.ndim not in (2, 4):
+        raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
+    if _num_samples(X) == 0:
+        raise ValueError("X has 0 rows: pass at least one.")
+    return as_batches(X)

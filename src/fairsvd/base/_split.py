@@ -1,0 +1,80 @@
+"""Validation rows: set apart within every (label, group) cell, or as the user says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["draw_sample", "split_rows"]
+
+
+def split_rows(
+    validation: Any, cells: NDArray[np.int64], y: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split row numbers into editing and validation rows.
+
+    Parameters
+    ----------
+    validation : float in (0, 1) or splitter
+        A fraction of every cell (at least one row of each that has two), or a splitter of exactly
+        one split, whose test side is validation.
+    cells, y : ndarray of shape (n,), int64
+        Codes of the (label, group) cells and of the classes.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    editing, validation : ndarray of int64
+        Sorted. Where no cell has two rows, both are all rows.
+    """
+    if hasattr(validation, "split"):
+        editing, held = _from_splitter(validation, y)
+    else:
+        editing, held = _from_fraction(validation, cells, rng)
+    missing = np.setdiff1d(y, y[editing])
+    if len(missing):
+        raise ValueError(
+            f"validation takes every row of the classes with codes {missing.tolist()}, so that "
+            "none is left to edit on: hold fewer rows back."
+        )
+    return editing, held
+
+
+def _from_splitter(splitter: Any, y: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    splits = list(splitter.split(np.zeros((len(y), 1)), y))
+    if len(splits) != 1:
+        raise ValueError(
+            f"validation is a splitter of {len(splits)} splits; it must make exactly one, e.g. "
+            "PredefinedSplit or ShuffleSplit(n_splits=1)."
+        )
+    editing, held = (np.sort(np.asarray(side)) for side in splits[0])
+    if len(held) == 0 or len(editing) == 0:
+        raise ValueError("validation makes a split with an empty side; both need rows.")
+    return editing, held
+
+
+def _from_fraction(
+    fraction: float, cells: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    shuffled = rng.permutation(len(cells))
+    order = shuffled[np.argsort(cells[shuffled], kind="stable")]
+    _, starts, counts = np.unique(cells[order], return_index=True, return_counts=True)
+    wanted = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
+    wanted = np.where(counts == 1, 0, wanted)
+    place = np.arange(len(order)) - np.repeat(starts, counts)
+    held = order[place < np.repeat(wanted, counts)]
+    if len(held) == 0:
+        everything = np.arange(len(cells))
+        return everything, everything
+    return np.setdiff1d(np.arange(len(cells)), held), np.sort(held)
+
+
+def draw_sample(
+    rows: NDArray[np.int64], n_rows: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw up to ``n_rows`` of the rows, in order."""
+    if len(rows) <= n_rows:
+        return rows
+    return np.sort(rng.choice(rows, size=n_rows, replace=False))

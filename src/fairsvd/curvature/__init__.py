@@ -1,0 +1,162 @@
+"""Per-group diagonal curvature of a network, for all groups in one pass over the rows.
+
+The curvature of a row is the square of the gradient of that row's own cross-entropy (empirical
+Fisher), or the generalised Gauss-Newton matrix, which needs no labels; on the diagonal only, with
+respect to the entries of the singular value factors of chosen layers or to their weights. The
+squares are exact: they are made from layer inputs and output gradients, never row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from fairsvd.curvature._engine import Batch, CurvaturePass
+from fairsvd.curvature._func import per_sample_gradients
+
+__all__ = ["group_curvature", "group_weight_curvature", "per_sample_gradients"]
+
+
+def group_curvature(
+    module: nn.Module,
+    factors: Mapping[str, tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[Batch],
+    *,
+    n_groups: int,
+    to_logits: Callable[[Tensor], Tensor],
+    hessian: str = "fisher",
+    max_bytes: int = 2**28,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Measure how much each group's loss curves along every entry of some layers' factors.
+
+    The factors of a layer write its weight, reshaped to (c, m, n), as
+    ``W[k] ~ U[k] diag(S[k]) V[k]^T``; c is the number of groups of a grouped convolution and 1
+    otherwise. With G_i the gradient of row i with respect to the weight, ``hU`` is the mean over a
+    group's rows of the squares of ``G_i V diag(S)`` and ``hV`` of ``G_i^T U diag(S)``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Network; run in evaluation mode. Its parameters, their ``grad`` and ``requires_grad``, the
+        modes of its parts and its hooks are as before when the function ends, however it ends.
+    factors : mapping of str to (U, S, V)
+        By layer name: U (c, m, r), S (c, r), V (c, n, r). ``nn.Linear`` and ``nn.Conv2d`` are
+        exact and fast; any other layer with a parameter ``weight`` goes through ``torch.func``,
+        its weight being read as (c, shape[0] / c, rest).
+    batches : iterable of (x, y, group)
+        Read once. x (n, ...) is what the module takes, y (n,) int64 class codes, group (n,) int64
+        codes in [0, n_groups), -1 for rows to leave out; all on the module's device.
+    n_groups : int
+        Number of groups.
+    to_logits : callable
+        Maps the output of the module to logits (n, n_classes), row by row.
+    hessian : {"fisher", "ggn"}, default="fisher"
+        "fisher": squares of each row's own gradient. "ggn": diagonal of the generalised
+        Gauss-Newton matrix, without the labels, in (n_classes - 1) backward passes.
+    max_bytes : int, default=2**28
+        Limit in bytes of the temporary tensors that hold gradients of single rows. At least one
+        row is always held.
+
+    Returns
+    -------
+    curvature : dict of str to (hU, hV)
+        hU (n_groups, c, m, r) and hV (n_groups, c, n, r), at least 0, in float32, or float64 for a
+        float64 layer, on the device of the layer. A group without rows gets zeros.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist, has no usable weight, never runs, does not keep the rows in its
+        first dimension, or has its input changed in place; if shapes, class or group codes or
+        options are out of range.
+
+    Notes
+    -----
+    The score that FairLRF builds on this curvature, and the Gauss-Newton alternative, follow the
+    family of :arxiv:`2203.02110`. Where that code squares gradients of whole batches, this one
+    squares gradients of single rows. Memory is bounded by the batch. A layer that is used several
+    times in one forward pass has the sum over its uses as gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> U, S, Vh = torch.linalg.svd(net[0].weight.detach(), full_matrices=False)
+    >>> rows = torch.randn(6, 4), torch.tensor([0, 1] * 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> h = group_curvature(
+    ...     net,
+    ...     {"0": (U[None], S[None], Vh.mT[None])},
+    ...     [rows],
+    ...     n_groups=2,
+    ...     to_logits=lambda output: output,
+    ... )
+    >>> hU, hV = h["0"]
+    >>> hU.shape, hV.shape
+    (torch.Size([2, 1, 3, 3]), torch.Size([2, 1, 4, 3]))
+    """
+    curvature = CurvaturePass(
+        module,
+        factors,
+        n_groups=n_groups,
+        to_logits=to_logits,
+        hessian=hessian,
+        max_bytes=max_bytes,
+    ).run(batches)
+    return {name: (hU, hV) for name, (hU, hV) in curvature.items()}
+
+
+def group_weight_curvature(
+    module: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    *,
+    n_groups: int,
+    to_logits: Callable[[Tensor], Tensor],
+    hessian: str = "fisher",
+    max_bytes: int = 2**28,
+) -> dict[str, Tensor]:
+    """Measure how much each group's loss curves along every entry of some layers' weights.
+
+    Parameters
+    ----------
+    module, batches, n_groups, to_logits, hessian, max_bytes
+        As in :func:`group_curvature`.
+    names : sequence of str
+        Layers.
+
+    Returns
+    -------
+    curvature : dict of str to Tensor of shape (n_groups, c, m, n)
+        Means over each group's rows of the squared gradient with respect to
+        ``weight.reshape(c, m, n)``; a group without rows gets zeros.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`group_curvature`.
+
+    Notes
+    -----
+    The diagonal that FairPrune (:arxiv:`2203.02110`) ranks weights by, with exact per-row squares.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> rows = torch.randn(6, 4), torch.tensor([0, 1] * 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> h = group_weight_curvature(net, ["0"], [rows], n_groups=2, to_logits=lambda output: output)
+    >>> h["0"].shape
+    torch.Size([2, 1, 3, 4])
+    """
+    curvature = CurvaturePass(
+        module,
+        dict.fromkeys(names),
+        n_groups=n_groups,
+        to_logits=to_logits,
+        hessian=hessian,
+        max_bytes=max_bytes,
+    ).run(batches)
+    return {name: squares for name, (squares,) in curvature.items()}

@@ -1,0 +1,178 @@
+"""How a layer's inputs and output gradients make up the gradient of one row.
+
+Every kind of layer is seen as c independent products: an input of n values and an output of m
+values at each of T positions. The gradient of one row with respect to the weight (c, m, n) is the
+sum over the positions of (output gradient)(input)^T. A kernel knows how to bring the tensors of its
+layer into that form, and how to form the two products without copying more than it must.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ConvKernel", "Kernel", "LinearKernel", "make_kernel"]
+
+
+class Kernel(Protocol):
+    """What the sums need to know about a kind of layer."""
+
+    shape: tuple[int, int, int]
+
+    def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """Bring the inputs of all uses of the layer into the form the other methods take."""
+
+    def gradients(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """Bring the output gradients of all uses into the shape (N, c, m, T)."""
+
+    def workspace(self, x: Tensor, positions: int) -> int:
+        """Count the values a row needs inside ``outer``, beside the result."""
+
+    def project(self, x: Tensor, V: Tensor) -> Tensor:
+        """Multiply the input at every position by V^T: (N, c, r, T)."""
+
+    def outer(self, x: Tensor, d: Tensor) -> Tensor:
+        """Sum d a^T over the positions: d (k, c, e, T) gives (k, c, e, n)."""
+
+
+class LinearKernel:
+    """``nn.Linear`` on inputs (N, in) or (N, ..., in); several uses count as more positions.
+
+    Parameters
+    ----------
+    layer : nn.Linear
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.shape = (1, layer.out_features, layer.in_features)
+
+    def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """Concatenate the positions of all uses: one tensor (N, T, in)."""
+        flat = [x.reshape(len(x), -1, x.shape[-1]) for x in uses]
+        return [flat[0] if len(flat) == 1 else torch.cat(flat, 1)]
+
+    def gradients(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """Concatenate likewise: one tensor (N, 1, out, T)."""
+        return [self.inputs(uses)[0].mT[:, None]]
+
+    def workspace(self, x: Tensor, positions: int) -> int:
+        """Nothing is copied."""
+        return 0
+
+    def project(self, x: Tensor, V: Tensor) -> Tensor:
+        """Multiply by V^T: (N, 1, r, T)."""
+        return (x @ V[0]).mT[:, None]
+
+    def outer(self, x: Tensor, d: Tensor) -> Tensor:
+        """Sum d a^T over the positions: (k, 1, e, in)."""
+        return torch.bmm(d[:, 0], x)[:, None]
+
+
+class ConvKernel:
+    """``nn.Conv2d`` with any stride, padding, padding mode, dilation and groups.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        c, inside = layer.groups, layer.in_channels // layer.groups
+        self.window = (inside, *layer.kernel_size)
+        self.shape = (c, layer.out_channels // c, math.prod(self.window))
+        self.stride, self.dilation = layer.stride, layer.dilation
+        self.mode = layer.padding_mode
+        self.pad, self.padding = _split_padding(layer)
+        steps = (*layer.stride, *layer.kernel_size)
+        self.pointwise = steps == (1, 1, 1, 1) and not any(self.padding)
+
+    def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """Pad where the convolution itself cannot: (N, channels, height, width) each."""
+        if not any(self.pad):
+            return list(uses)
+        mode = "constant" if self.mode == "zeros" else self.mode
+        return [F.pad(x, self.pad, mode=mode) for x in uses]
+
+    def gradients(self, uses: Sequence[Tensor]) -> list[Tensor]:
+        """View the output gradients as (N, c, m, T)."""
+        c, m, _ = self.shape
+        return [d.reshape(len(d), c, m, -1) for d in uses]
+
+    def workspace(self, x: Tensor, positions: int) -> int:
+        """Count the values of the unfolded input where it has to be made."""
+        unfolded = not (self.pointwise or _has_fast_groups(x))
+        return math.prod(self.shape[::2]) * positions if unfolded else 0
+
+    def project(self, x: Tensor, V: Tensor) -> Tensor:
+        """Convolve with V in the place of the weight: (N, c, r, T), nothing is unfolded."""
+        c, _, r = V.shape
+        weight = V.mT.reshape(c * r, *self.window)
+        maps = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, c)
+        return maps.reshape(len(x), c, r, -1)
+
+    def outer(self, x: Tensor, d: Tensor) -> Tensor:
+        """Sum d a^T over the positions: (k, c, e, n)."""
+        if not self.pointwise and _has_fast_groups(x):
+            return self._weight_gradient(x, d)
+        k, (c, _, n) = len(x), self.shape
+        unfolded = x if self.pointwise else self._unfold(x)
+        return torch.matmul(d, unfolded.reshape(k, c, n, -1).mT)
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        return F.unfold(x, self.window[1:], self.dilation, self.padding, self.stride)
+
+    def _weight_gradient(self, x: Tensor, d: Tensor) -> Tensor:
+        # The weight gradient of a convolution with one group a row: each row's own gradient, from
+        # the library's own loops and without unfolding.
+        k, (c, _, n), e = len(x), self.shape, d.shape[2]
+        height, width = self._map_size(x)
+        gradient = torch.nn.grad.conv2d_weight(
+            x.reshape(1, -1, *x.shape[2:]),
+            (k * c * e, *self.window),
+            d.reshape(1, k * c * e, height, width),
+            self.stride,
+            self.padding,
+            self.dilation,
+            k * c,
+        )
+        return gradient.reshape(k, c, e, n)
+
+    def _map_size(self, x: Tensor) -> list[int]:
+        sizes = zip(
+            x.shape[2:], self.window[1:], self.stride, self.padding, self.dilation, strict=True
+        )
+        return [(size + 2 * p - g * (k - 1) - 1) // s + 1 for size, k, s, p, g in sizes]
+
+
+def make_kernel(layer: nn.Module) -> Kernel | None:
+    """Give the kernel of a layer, or None where only ``torch.func`` knows what it computes."""
+    # A subclass with its own forward pass may use its weight in any way.
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+        return LinearKernel(layer)
+    if isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward:
+        return ConvKernel(layer)
+    return None
+
+
+def _split_padding(layer: nn.Conv2d) -> tuple[list[int], tuple[int, ...]]:
+    """Split a padding into what F.pad has to do (last axis first) and what conv2d can do."""
+    if layer.padding == "same":
+        spans = [g * (k - 1) for g, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        sides = [(span // 2, span - span // 2) for span in spans]
+    else:
+        amounts = (0, 0) if layer.padding == "valid" else layer.padding
+        sides = [(int(amount), int(amount)) for amount in amounts]
+    if layer.padding_mode == "zeros" and all(low == high for low, high in sides):
+        return [0, 0, 0, 0], tuple(low for low, _ in sides)
+    return [*sides[1], *sides[0]], (0, 0)
+
+
+def _has_fast_groups(x: Tensor) -> bool:
+    # oneDNN, which serves float32 on the CPU, is fast with one group a row; others are not.
+    served = x.device.type == "cpu" and x.dtype == torch.float32
+    return served and torch.backends.mkldnn.is_available()

@@ -1,0 +1,186 @@
+"""Running sums of squared per-row gradients of one layer, in factor space or in weight space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairsvd.curvature._kernels import Kernel
+from fairsvd.curvature._rows import Rows
+
+__all__ = ["Factors", "GradientSums", "LayerSums"]
+
+# Bytes of a chunk of rows on a CPU: what stays in a core's second-level cache is squared and summed
+# several times faster than what has to come back from memory.
+CACHE_BYTES = 2**21
+
+
+class Factors(NamedTuple):
+    """W[k] ~ U[k] diag(S[k]) V[k]^T: U (c, m, r), S (c, r), V (c, n, r)."""
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+
+class GradientSums:
+    """Sums of squares of per-row gradients that are given in full.
+
+    Parameters
+    ----------
+    shape : (c, m, n)
+        Shape of the weight.
+    factors : Factors or None
+        Directions of the derivative; None for the entries of the weight.
+    n_groups : int
+    like : Tensor
+        Gives the sums their dtype and device.
+
+    Attributes
+    ----------
+    totals : list of Tensor
+        (n_groups, c, m, r) and (n_groups, c, r, n), without the singular values, which are
+        multiplied in at the end; or (n_groups, c, m, n).
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], factors: Factors | None, n_groups: int, like: Tensor
+    ) -> None:
+        c, m, n = self.shape = shape
+        self.factors = factors
+        shapes = [(m, n)]
+        if factors is not None:
+            self.Ut, self.V = factors.U.mT.contiguous(), factors.V.contiguous()
+            rank = factors.S.shape[-1]
+            shapes = [(m, rank), (rank, n)]
+        self.totals = [like.new_zeros(n_groups, c, *size) for size in shapes]
+        self.row_bytes = (c * m * n + sum(t[0].numel() for t in self.totals)) * like.element_size()
+
+    def add(self, rows: Rows, gradients: Tensor, start: int) -> None:
+        """Add the rows from ``start``, whose gradients are (k, c, m, n); these are overwritten."""
+        parts = [gradients.to(self.totals[0].dtype).reshape(-1, *self.shape)]
+        if self.factors is not None:
+            parts = [torch.matmul(parts[0], self.V), torch.matmul(self.Ut, parts[0])]
+        for total, part in zip(self.totals, parts, strict=True):
+            rows.add_squares(total, part, start)
+
+    def means(self, counts: Tensor) -> tuple[Tensor, ...]:
+        """Divide by the number of rows of each group (0 rows: zeros)."""
+        scale = counts.clamp_min(1).to(self.totals[0])[:, None, None, None]
+        if self.factors is None:
+            return (self.totals[0] / scale,)
+        squares = self.factors.S.square()[:, None, :]
+        hU, hV = self.totals
+        return hU * squares / scale, hV.mT * squares / scale
+
+
+class LayerSums(GradientSums):
+    """Sums of squares from the inputs and output gradients of a layer.
+
+    ``begin`` takes the inputs of a batch, ``add_pass`` the output gradients of one backward pass
+    (several for the Gauss-Newton matrix), ``end`` closes the batch.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        What the layer computes.
+    factors : Factors or None
+    n_groups : int
+    like : Tensor
+    max_bytes : int
+        Limit of the temporary memory of the sums over positions.
+    """
+
+    def __init__(
+        self, kernel: Kernel, factors: Factors | None, n_groups: int, like: Tensor, max_bytes: int
+    ) -> None:
+        super().__init__(kernel.shape, factors, n_groups, like)
+        self.kernel = kernel
+        cached = like.device.type == "cpu"
+        self.max_bytes = min(max_bytes, CACHE_BYTES) if cached else max_bytes
+        self.dtype = like.dtype
+
+    def begin(self, rows: Rows, uses: Sequence[Tensor]) -> None:
+        """Take the inputs of every use of the layer in a batch."""
+        self.rows = rows
+        self.single = len(uses) == 1 and uses[0].dim() == 2
+        uses = [x.to(self.dtype) for x in uses]
+        self.x = [uses[0]] if self.single else self.kernel.inputs(uses)
+        self.squares: list[Tensor] = []
+        self.projected: list[Tensor] = []
+
+    def add_pass(self, uses: Sequence[Tensor]) -> None:
+        """Take the output gradients of every use, in the order of ``begin``."""
+        uses = [d.to(self.dtype) for d in uses]
+        if self.single:
+            self._add_single(uses[0])
+        else:
+            self._add_positions(self.kernel.gradients(uses))
+
+    def end(self) -> None:
+        """Close the batch: with one position a row, the products of squares are made here."""
+        if self.single and self.squares:
+            self._multiply_squares()
+        self.x, self.squares, self.projected = [], [], []
+
+    def _add_single(self, d: Tensor) -> None:
+        # Squares are summed over the passes before the products, whose number so stays the same.
+        terms = [d] if self.factors is None else [d, d @ self.factors.U[0]]
+        if not self.squares:
+            self.squares = [terms[0].square(), *(term.square_() for term in terms[1:])]
+            return
+        for square, term in zip(self.squares, terms, strict=True):
+            square.addcmul_(term, term)
+
+    def _multiply_squares(self) -> None:
+        x = self.x[0]
+        pairs = [(self.squares[0], x.square())]
+        if self.factors is not None:
+            pairs = [(self.squares[0], (x @ self.V[0]).square_()), (self.squares[1], pairs[0][1])]
+        for group, part in self.rows.parts(0, len(self.rows)):
+            for total, (left, right) in zip(self.totals, pairs, strict=True):
+                total[group, 0].addmm_(left[part].mT, right[part])
+
+    def _add_positions(self, gradients: list[Tensor]) -> None:
+        if self._forms_gradient(gradients[0].shape[-1]):
+            for start, x, d in self._chunks(gradients):
+                self.add(self.rows, _sum_outer(self.kernel, x, d), start)
+            return
+        if not self.projected:
+            self.projected = [self.kernel.project(x, self.V) for x in self.x]
+        for start, x, d in self._chunks(gradients):
+            self._add_projected(start, x, d)
+
+    def _add_projected(self, start: int, x: list[Tensor], d: list[Tensor]) -> None:
+        part = slice(start, start + len(x[0]))
+        left = torch.matmul(d[0], self.projected[0][part].mT)
+        for more_d, more_p in zip(d[1:], self.projected[1:], strict=True):
+            left += torch.matmul(more_d, more_p[part].mT)
+        right = _sum_outer(self.kernel, x, [torch.matmul(self.Ut, each) for each in d])
+        self.rows.add_squares(self.totals[0], left, start)
+        self.rows.add_squares(self.totals[1], right, start)
+
+    def _forms_gradient(self, positions: int) -> bool:
+        """Say whether forming the gradient first takes fewer multiplications than projecting."""
+        if self.factors is None:
+            return True
+        (_, m, n), r = self.shape, self.factors.S.shape[-1]
+        return m * n * (positions + 2 * r) <= 2 * positions * r * (m + n)
+
+    def _chunks(self, gradients: list[Tensor]) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+        positions = gradients[0].shape[-1]
+        copied = self.kernel.workspace(self.x[0], positions) * gradients[0].element_size()
+        size = max(1, self.max_bytes // (self.row_bytes + copied))
+        for start in range(0, len(self.rows), size):
+            part = slice(start, start + size)
+            yield start, [x[part] for x in self.x], [d[part] for d in gradients]
+
+
+def _sum_outer(kernel: Kernel, x: list[Tensor], d: list[Tensor]) -> Tensor:
+    result = kernel.outer(x[0], d[0])
+    for more_x, more_d in zip(x[1:], d[1:], strict=True):
+        result += kernel.outer(more_x, more_d)
+    return result

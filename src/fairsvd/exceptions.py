@@ -1,0 +1,66 @@
+"""Errors and warnings of the package, each a subclass of what scikit-learn users already catch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConstantPredictionsWarning",
+    "ConstraintNotMetWarning",
+    "DatasetNotFoundError",
+    "FairsvdWarning",
+    "GroupError",
+    "IgnoredWeightsWarning",
+    "LevellingDownWarning",
+    "MissingSensitiveFeaturesWarning",
+    "NetworkError",
+    "OverfittedNetworkWarning",
+    "RankWarning",
+    "SmallCellWarning",
+]
+
+
+class GroupError(ValueError):
+    """The sensitive features cannot be used as they came (missing, unknown, one group only)."""
+
+
+class NetworkError(ValueError):
+    """The network does not fit the data, or has nothing that could be edited."""
+
+
+class DatasetNotFoundError(OSError):
+    """A data set is neither in ``FAIRSVD_DATA`` nor in the cache, and could not be downloaded."""
+
+
+class FairsvdWarning(UserWarning):
+    """Base class of every warning of this package, so that one filter reaches them all."""
+
+
+class MissingSensitiveFeaturesWarning(FairsvdWarning):
+    """``fit`` got no sensitive features: the method ran for utility alone."""
+
+
+class ConstraintNotMetWarning(FairsvdWarning):
+    """No candidate kept the gap within the tolerance at an acceptable utility."""
+
+
+class ConstantPredictionsWarning(FairsvdWarning):
+    """The chosen network predicts one class only on the validation rows."""
+
+
+class LevellingDownWarning(FairsvdWarning):
+    """The gap closed partly because some group is served worse than before."""
+
+
+class SmallCellWarning(FairsvdWarning):
+    """A (label, group) cell holds too few rows to measure or certify the tolerance."""
+
+
+class OverfittedNetworkWarning(FairsvdWarning):
+    """The network fits its training rows far better than unseen ones."""
+
+
+class IgnoredWeightsWarning(FairsvdWarning):
+    """A fitted network was passed unfrozen, so that its weights are not used."""
+
+
+class RankWarning(FairsvdWarning):
+    """A rank was given in a form that is easily mistaken for another."""

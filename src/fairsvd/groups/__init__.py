@@ -1,0 +1,17 @@
+"""Sensitive attributes: where they are found and how they become group codes."""
+
+from __future__ import annotations
+
+from ._encode import MISSING_LABEL, Groups, cell_codes, encode_groups, require_two_groups
+from ._locate import Located, drop_sensitive, find_sensitive
+
+__all__ = [
+    "MISSING_LABEL",
+    "Groups",
+    "Located",
+    "cell_codes",
+    "drop_sensitive",
+    "encode_groups",
+    "find_sensitive",
+    "require_two_groups",
+]

@@ -1,0 +1,244 @@
+"""Sensitive attributes of any type as one group code a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import GroupError
+from ._locate import is_frame
+
+__all__ = ["MISSING_LABEL", "Groups", "cell_codes", "encode_groups", "require_two_groups"]
+
+MISSING_LABEL = "missing"  # the group that ``missing="own_group"`` makes
+_POLICIES = ("raise", "ignore", "own_group")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The group of every row, as a code.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (n_rows,), int64
+        Position of the row's group in ``labels``; -1 where the group is missing and ignored.
+    labels : tuple
+        Labels of the groups that occur, sorted; tuples of labels for several columns.
+    names : tuple of str
+        Names of the sensitive columns.
+    """
+
+    codes: NDArray[np.int64]
+    labels: tuple[Any, ...]
+    names: tuple[str, ...]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups that occur."""
+        return len(self.labels)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Count the rows of every group, shape (n_groups,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)
+
+
+def _describe(values: Any) -> str:
+    shape = getattr(values, "shape", None)
+    return type(values).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def _split_columns(values: Any) -> tuple[list[Any], list[Any]]:
+    """Split sensitive features into one array a column, and the names they carry (or None)."""
+    if is_frame(values):
+        columns = [values.iloc[:, k].to_numpy(dtype=object) for k in range(values.shape[1])]
+        return columns, list(values.columns)
+    if hasattr(values, "iloc"):
+        return [values.to_numpy(dtype=object)], [values.name]
+    if hasattr(values, "detach"):  # a torch tensor, maybe on a GPU
+        values = values.detach().cpu().numpy()
+    # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
+    dtype = object if isinstance(values, (list, tuple)) else None
+    array = np.asarray(values, dtype=dtype)
+    if array.ndim not in (1, 2):
+        raise GroupError(
+            f"sensitive_features is a {_describe(values)}: wanted one value a row, or a table "
+            "with a column for each attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
+        )
+    columns = [array] if array.ndim == 1 else list(array.T)
+    return columns, [None] * len(columns)
+
+
+def _sorted_labels(labels: list[Any]) -> list[int]:
+    """Return the order of labels: natural where they compare, else by type, then by text."""
+    positions = range(len(labels))
+    try:
+        return sorted(positions, key=lambda k: labels[k])
+    except TypeError:
+        return sorted(positions, key=lambda k: (type(labels[k]).__name__, str(labels[k])))
+
+
+def _encode_column(column: NDArray[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+    """Encode one column; missing values get -1."""
+    import pandas as pd
+
+    if column.dtype.kind in "fc":
+        column = column.astype(np.float64)  # pandas hashes no half precision
+    codes, uniques = pd.factorize(column, use_na_sentinel=True)
+    labels = [u.item() if isinstance(u, np.generic) else u for u in np.asarray(uniques)]
+    order = _sorted_labels(labels)
+    rank = np.full(len(labels) + 1, -1, dtype=np.int64)  # the last place is what code -1 reads
+    rank[order] = np.arange(len(labels))
+    return rank[codes], [labels[k] for k in order]
+
+
+def _own_group(codes: NDArray[np.int64], labels: list[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+    if (codes >= 0).all():
+        return codes, labels
+    if MISSING_LABEL not in labels:
+        labels = [*labels, MISSING_LABEL]
+    return np.where(codes < 0, labels.index(MISSING_LABEL), codes), labels
+
+
+def _intersect(
+    columns: list[tuple[NDArray[np.int64], list[Any]]],
+) -> tuple[NDArray[np.int64], tuple[Any, ...]]:
+    """Make one group of every combination of labels that occurs."""
+    table = np.stack([codes for codes, _ in columns], axis=1)
+    known = (table >= 0).all(axis=1)
+    combinations, inverse = np.unique(table[known], axis=0, return_inverse=True)
+    codes = np.full(len(table), -1, dtype=np.int64)
+    codes[known] = inverse.reshape(-1)
+    labels = [tuple(columns[k][1][c] for k, c in enumerate(row)) for row in combinations]
+    return codes, tuple(labels)
+
+
+def _check_rows(columns: list[Any], values: Any, n_rows: int) -> None:
+    if not columns or n_rows == 0 or len(columns[0]) != n_rows:
+        raise GroupError(
+            f"sensitive_features is a {_describe(values)} with "
+            f"{len(columns[0]) if columns else 0} rows and {len(columns)} columns, X has {n_rows} "
+            "rows: wanted one entry for each row of X, at least one row and one column."
+        )
+
+
+def _column_names(found: list[Any], names: Sequence[str] | None) -> tuple[str, ...]:
+    if names:
+        return tuple(str(name) for name in names)
+    single = len(found) == 1
+    default = [f"sensitive_feature{'' if single else f'_{k}'}" for k in range(len(found))]
+    return tuple(d if name is None else str(name) for d, name in zip(default, found, strict=True))
+
+
+def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> None:
+    if missing not in _POLICIES:
+        raise ValueError(f"missing_group={missing!r}: wanted one of {', '.join(_POLICIES)}.")
+    empty = {n: int((codes < 0).sum()) for n, (codes, _) in zip(names, encoded, strict=True)}
+    if missing == "raise" and any(empty.values()):
+        raise GroupError(
+            f"sensitive_features has missing values (rows per column: {empty}). Fill them, or set "
+            "missing_group='ignore' to leave these rows out of the fairness terms, or "
+            "missing_group='own_group' to treat them as a group."
+        )
+
+
+def encode_groups(
+    sensitive_features: Any,
+    n_rows: int,
+    *,
+    missing: str = "raise",
+    names: Sequence[str] | None = None,
+) -> Groups:
+    """Encode sensitive features as one group code a row.
+
+    Parameters
+    ----------
+    sensitive_features : array-like of shape (n_rows,) or (n_rows, n_columns)
+        Array, list, Series, DataFrame or tensor; any labels. Several columns are intersected.
+        None, NaN and pandas' NA count as missing.
+    n_rows : int
+        Number of rows that are wanted.
+    missing : {"raise", "ignore", "own_group"}, default="raise"
+        Rows with a missing value in some column: an error, code -1, or a group labelled
+        "missing" (within its column).
+    names : sequence of str or None, default=None
+        Names of the columns; None (or empty) means the ones that they carry, else
+        "sensitive_feature".
+
+    Returns
+    -------
+    groups : Groups
+        Codes, labels and names. Rows are taken by position; an index plays no part.
+
+    Raises
+    ------
+    GroupError
+        If the number of rows is wrong or 0, the shape is not understood, every row is missing,
+        or values are missing and ``missing="raise"``.
+    ValueError
+        If ``missing`` is none of the three.
+    """
+    columns, found = _split_columns(sensitive_features)
+    _check_rows(columns, sensitive_features, n_rows)
+    named = _column_names(found, names)
+    encoded = [_encode_column(column) for column in columns]
+    _check_missing(missing, encoded, named)
+    if missing == "own_group":
+        encoded = [_own_group(codes, labels) for codes, labels in encoded]
+    single = len(encoded) == 1
+    codes, labels = (encoded[0][0], tuple(encoded[0][1])) if single else _intersect(encoded)
+    if not labels:
+        raise GroupError(
+            f"sensitive_features is missing in all {n_rows} rows: at least some must have a group."
+        )
+    return Groups(codes, labels, named)
+
+
+def require_two_groups(groups: Groups) -> Groups:
+    """Refuse groups that leave nothing to compare.
+
+    Parameters
+    ----------
+    groups : Groups
+        As of :func:`encode_groups`.
+
+    Returns
+    -------
+    groups : Groups
+        The same object.
+
+    Raises
+    ------
+    GroupError
+        If there is one group only.
+    """
+    if groups.n_groups < 2:
+        raise GroupError(
+            f"sensitive_features {list(groups.names)} has the single group {groups.labels[0]!r}: "
+            "at least two are needed to compare. Pass an attribute that differs between rows, or "
+            "none at all to run for utility alone."
+        )
+    return groups
+
+
+def cell_codes(
+    y_codes: NDArray[np.int64], group_codes: NDArray[np.int64], n_groups: int
+) -> NDArray[np.int64]:
+    """Give every (label, group) cell a number: ``y * n_groups + group``.
+
+    Parameters
+    ----------
+    y_codes, group_codes : ndarray of shape (n,), int64
+        Class and group of each row.
+    n_groups : int
+        Number of groups.
+
+    Returns
+    -------
+    cells : ndarray of shape (n,), int64
+        -1 where the group is -1, so that such rows never pass for another cell's.
+    """
+    return np.where(group_codes < 0, -1, y_codes * n_groups + group_codes)

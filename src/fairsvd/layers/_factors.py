@@ -1,0 +1,70 @@
+"""The factored weight of one layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Factors", "factorise", "full_rank"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Truncated singular value decomposition of a layer's weight, one for each group.
+
+    Attributes
+    ----------
+    U : Tensor of shape (c, m, r)
+        c is 1 for a linear layer and the number of groups for a convolution.
+    S : Tensor of shape (c, r)
+    V : Tensor of shape (c, n, r)
+    shape : tuple of int
+        Of the weight.
+    """
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+    shape: tuple[int, ...]
+
+    def weight(self) -> Tensor:
+        """Multiply the factors out, in the shape of the layer's weight."""
+        return ((self.U * self.S.unsqueeze(1)) @ self.V.mT).reshape(self.shape)
+
+    def masked(self, keep_u: Tensor, keep_v: Tensor) -> Factors:
+        """Zero the entries of U and V whose mask is zero or False."""
+        return replace(self, U=self.U * keep_u, V=self.V * keep_v)
+
+
+def weight_groups(layer: nn.Module) -> int:
+    """Count the independent blocks of a layer's weight."""
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def full_rank(layer: nn.Module) -> int:
+    """Return the highest rank that a layer's weight (each block of it) can have."""
+    weight = layer.weight
+    blocks = weight_groups(layer)
+    return min(weight.shape[0] // blocks, weight[0].numel())
+
+
+def factorise(layer: nn.Module, rank: int) -> Factors:
+    """Factor a layer's weight as U S V^T, truncated to ``rank``.
+
+    The decomposition runs in float64 on the weight's device and is returned in its dtype.
+
+    Parameters
+    ----------
+    layer : Linear or Conv2d
+    rank : int
+        At most :func:`full_rank` of the layer.
+    """
+    weight = layer.weight.detach()
+    blocks = weight_groups(layer)
+    matrix = weight.reshape(blocks, weight.shape[0] // blocks, -1).to(torch.float64)
+    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    U, S, V = U[..., :rank], S[..., :rank], Vh[..., :rank, :].mT
+    dtype = weight.dtype
+    return Factors(U.to(dtype), S.to(dtype), V.to(dtype).contiguous(), tuple(weight.shape))

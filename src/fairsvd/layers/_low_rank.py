@@ -1,0 +1,132 @@
+"""Layers that are kept as two thin factors."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ._factors import Factors
+
+__all__ = ["LowRankConv2d", "LowRankLinear", "compress_layer"]
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer kept as two thin factors.
+
+    Parameters
+    ----------
+    left : Tensor of shape (out_features, rank)
+    right : Tensor of shape (rank, in_features)
+    bias : Tensor of shape (out_features,), optional
+
+    Attributes
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+        The product, computed when it is read.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.left = nn.Parameter(left.detach().clone())
+        self.right = nn.Parameter(right.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """Multiply the factors out."""
+        return self.left @ self.right
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return self.right.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return self.left.shape[0]
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Apply the right factor, then the left one."""
+        return nn.functional.linear(nn.functional.linear(X, self.right), self.left, self.bias)
+
+
+class LowRankConv2d(nn.Module):
+    """A convolution kept as a thin convolution and a 1 x 1 convolution.
+
+    Parameters
+    ----------
+    layer : Conv2d
+        Gives the geometry (stride, padding, dilation, groups) and the bias.
+    factors : Factors
+        Of its weight.
+
+    Attributes
+    ----------
+    weight : Tensor of the original layer's weight shape
+        The product, computed when it is read.
+    """
+
+    def __init__(self, layer: nn.Conv2d, factors: Factors) -> None:
+        super().__init__()
+        blocks, rank = factors.S.shape
+        self.thin = nn.Conv2d(
+            layer.in_channels,
+            blocks * rank,
+            layer.kernel_size,  # type: ignore[arg-type]
+            stride=layer.stride,  # type: ignore[arg-type]
+            padding=layer.padding,  # type: ignore[arg-type]
+            dilation=layer.dilation,  # type: ignore[arg-type]
+            groups=blocks,
+            bias=False,
+            padding_mode=layer.padding_mode,
+        )
+        self.mix = nn.Conv2d(
+            blocks * rank, layer.out_channels, 1, groups=blocks, bias=layer.bias is not None
+        )
+        self.shape = factors.shape
+        left = factors.U * factors.S.unsqueeze(1)
+        self.thin.weight = nn.Parameter(factors.V.mT.reshape(self.thin.weight.shape).clone())
+        self.mix.weight = nn.Parameter(left.reshape(self.mix.weight.shape).clone())
+        if layer.bias is not None:
+            self.mix.bias = nn.Parameter(layer.bias.detach().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """Multiply the factors out."""
+        blocks = self.thin.groups
+        rank = self.thin.out_channels // blocks
+        left = self.mix.weight.reshape(blocks, -1, rank)
+        return (left @ self.thin.weight.reshape(blocks, rank, -1)).reshape(self.shape)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Bias of the layer."""
+        return self.mix.bias
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Apply the thin convolution, then mix its maps."""
+        return self.mix(self.thin(X))
+
+
+def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
+    """Replace a layer by its factors where they hold fewer numbers than its weight.
+
+    Every place that shares the layer gets the same replacement. Returns whether it was replaced.
+    """
+    layer = module.get_submodule(name)
+    blocks, rank = factors.S.shape
+    rows, columns = factors.U.shape[1], factors.V.shape[1]
+    if rank * (rows + columns) >= rows * columns:
+        return False
+    if isinstance(layer, nn.Conv2d):
+        thin: nn.Module = LowRankConv2d(layer, factors)
+    else:
+        left = factors.U[0] * factors.S[0]
+        thin = LowRankLinear(left, factors.V[0].T, layer.bias)
+    thin.train(layer.training)
+    # named_children lists a shared layer once only.
+    for parent in list(module.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is layer:
+                parent._modules[key] = thin
+    return True

@@ -1,0 +1,7 @@
+"""Editing of the low-rank factors of a trained network."""
+
+from __future__ import annotations
+
+from ._fairlrf import FairLRFTransformer
+
+__all__ = ["FairLRFTransformer"]

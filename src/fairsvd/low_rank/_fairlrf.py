@@ -1,0 +1,346 @@
+"""FairLRF-style editing: sparse low-rank factors of a trained network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from numbers import Integral, Real
+from re import Pattern
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from torch import nn
+
+from ..base import (
+    SHARED_CONSTRAINTS,
+    Candidate,
+    EditData,
+    Interval,
+    NetworkEditor,
+    StrOptions,
+    positive_int,
+)
+from ..layers import Factors, factorise, resolve_ranks, select_layers
+from ..objective import Constraint, shifted
+from ._edits import Edit, masked_factors, untouched_attributes
+from ._learned import START_FRACTION, Budget, Path, run_path
+from ._removal import SPARSITIES, Removal, privileged_group
+from ._scores import entries
+
+__all__ = ["FairLRFTransformer"]
+
+# Weights of the soft gap that are tried; every one of them is chosen on some task.
+TRADEOFFS = (0.3, 1.0, 3.0)
+
+# Candidates that each phase leaves.
+N_CANDIDATES = 10
+
+
+class FairLRFTransformer(NetworkEditor):
+    """FairLRF-style editing: remove entries of a network's SVD factors that drive its bias.
+
+    Every chosen layer's weight is factored as U S V^T, truncated to ``rank``, and single entries
+    of U and V are removed so that errors fall more evenly on the groups; by default singular
+    values and biases are tuned afterwards. The network keeps its architecture, needs no
+    sensitive attribute to predict, and what the user passed in is not changed.
+
+    Parameters
+    ----------
+    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
+        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
+        or a module is copied and edited as it is. With a trained network pass rows that it was
+        not trained on.
+    rank : int, float in (0, 1] or None, default=None
+        Rank kept: a fraction of each layer's full rank, an absolute number (capped by each
+        layer), or the full rank.
+    sparsity : float in [0, 1] or None, default=None
+        Share of U and V entries removed. ``criterion="learned"``: a cap over all layers together
+        (None: no cap); otherwise the share removed in each layer (None: searched).
+    layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
+        Linear and Conv2d layers to edit; "hidden" leaves out the one that makes the logits.
+    criterion : {"learned", "curvature", "magnitude", "random"}, default="learned"
+        "learned": straight-through masks; "curvature": ``1/2 u^2 (h_unprivileged - tradeoff *
+        h_privileged)``; "magnitude" and "random" are controls.
+    tradeoff : float or None, default=None
+        Weight of the soft gap in the loss ("learned" and the spectrum), and of the privileged
+        group's curvature ("curvature"). None: searched on validation.
+    hessian : {"fisher", "ggn"}, default="fisher"
+        Diagonal curvature: empirical Fisher, or label-free generalised Gauss-Newton.
+    n_steps : int, default=1
+        Rounds of removal by curvature, re-scored before each.
+    refine : {"spectrum"} or None, default="spectrum"
+        Tune singular values and biases after the removal, with the soft gap in the loss.
+    balance : {"auto", "cells", "classes"} or None, default="auto"
+        How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
+        every row alike. "auto": "cells" where some cell holds less than half the rows that
+        independence of label and group would give it, else "classes".
+    max_steps : int, default=300
+        Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
+    compress : bool, default=False
+        Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
+        fewer numbers than the weight.
+    constraint : str, default="equalized_odds"
+        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
+        "accuracy_parity".
+    tolerance : float in [0, 1], default=0.05
+        The gap that is accepted, a difference of rates.
+    tolerance_fraction : float in (0, 1], default=0.4
+        Candidates are held to this share of the tolerance on the rows they are chosen on.
+    utility : str or callable, default="auto"
+        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy" or
+        ``f(y_true, y_pred)`` on class codes. "auto": as for ``balance``.
+    threshold : "tune" or float in (0, 1), default="tune"
+        Probability of ``classes_[1]`` above which it is predicted.
+    pos_label : label, default=None
+        The class that counts as positive; None: ``classes_[1]``.
+    sensitive_columns : str, int or list, default=None
+        Names or positions of columns of X, or names of index levels of X or y.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        What happens to rows whose group is missing.
+    validation : float in (0, 1) or splitter, default=0.25
+        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
+        of exactly one split.
+    batch_size : int, default=256
+        Rows a step.
+    device : str, torch.device or None, default=None
+        Where the copy of the network is edited; None: where it is.
+    output : {"features", "logits", "probabilities"}, default="features"
+        What ``transform`` returns.
+    n_jobs : int or None, default=None
+        Parallel trade-offs; does not change the result.
+    verbose : int, default=0
+        1 shows a progress bar.
+    random_state : int, RandomState or None, default=None
+        Seed of everything drawn.
+
+    Attributes
+    ----------
+    masks_ : dict of layer name to dict of {"U", "V"} to boolean ndarray
+        True where an entry is kept; shapes (out, rank) and (in, rank), with a leading dimension
+        for grouped convolutions.
+    ranks_ : dict of layer name to int
+    removed_fraction_ : float in [0, 1]
+        Share of U and V entries removed, over all edited layers.
+    privileged_group_ : label or None
+        Group whose recall leads most over the other groups pooled.
+    balance_ : {"cells", "classes"} or None
+    module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
+        See :class:`NetworkEditor`.
+
+    See Also
+    --------
+    NetworkEditor : What all editors share.
+
+    Notes
+    -----
+    The idea, sparse SVD factors for fairness without retraining, is FairLRF's (arXiv:2511.16549),
+    whose equations are not public to us. Deviations, all ours: the score follows FairPrune
+    (arXiv:2203.02110), whose two re-implementations agree; the curvature is the mean of squared
+    per-sample gradients, exact, in one pass; full rank unless asked; the output layer is left
+    out; entries are ranked within a layer; removal is one-shot unless ``n_steps`` says otherwise;
+    both signs are searched. Removal by curvature did no better than random removal on the tables
+    it was measured on, which is why the default learns the masks and tunes the spectrum.
+
+    Examples
+    --------
+    >>> from fairsvd import FairLRFTransformer
+    >>> from fairsvd.datasets import make_biased_classification
+    >>> data = make_biased_classification(800, random_state=0)
+    >>> editor = FairLRFTransformer(tolerance=0.1, random_state=0)
+    >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
+    >>> editor.predict(data.data).shape
+    (800,)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **SHARED_CONSTRAINTS,
+        "rank": [positive_int(), Interval(Real, 0, 1, closed="right"), None],
+        "sparsity": [Interval(Real, 0, 1, closed="both"), None],
+        "layers": [StrOptions({"hidden", "all"}), list, tuple, Pattern],
+        "criterion": [StrOptions({"learned", "curvature", "magnitude", "random"})],
+        "tradeoff": [Interval(Real, 0, None, closed="left"), None],
+        "hessian": [StrOptions({"fisher", "ggn"})],
+        "n_steps": [positive_int()],
+        "refine": [StrOptions({"spectrum"}), None],
+        "balance": [StrOptions({"auto", "cells", "classes"}), None],
+        "max_steps": [Interval(Integral, 1, None, closed="left")],
+        "compress": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        network: Any = None,
+        *,
+        rank: float | None = None,
+        sparsity: float | None = None,
+        layers: Any = "hidden",
+        criterion: str = "learned",
+        tradeoff: float | None = None,
+        hessian: str = "fisher",
+        n_steps: int = 1,
+        refine: str | None = "spectrum",
+        balance: str | None = "auto",
+        max_steps: int = 300,
+        compress: bool = False,
+        constraint: str = "equalized_odds",
+        tolerance: float = 0.05,
+        tolerance_fraction: float = 0.4,
+        utility: Any = "auto",
+        threshold: Any = "tune",
+        pos_label: Any = None,
+        sensitive_columns: Any = None,
+        missing_group: str = "raise",
+        validation: Any = 0.25,
+        batch_size: int = 256,
+        device: Any = None,
+        output: str = "features",
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.network = network
+        self.rank = rank
+        self.sparsity = sparsity
+        self.layers = layers
+        self.criterion = criterion
+        self.tradeoff = tradeoff
+        self.hessian = hessian
+        self.n_steps = n_steps
+        self.refine = refine
+        self.balance = balance
+        self.max_steps = max_steps
+        self.compress = compress
+        self.constraint = constraint
+        self.tolerance = tolerance
+        self.tolerance_fraction = tolerance_fraction
+        self.utility = utility
+        self.threshold = threshold
+        self.pos_label = pos_label
+        self.sensitive_columns = sensitive_columns
+        self.missing_group = missing_group
+        self.validation = validation
+        self.batch_size = batch_size
+        self.device = device
+        self.output = output
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _edit(
+        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
+    ) -> Iterator[Candidate]:
+        names = select_layers(module, self.layers, data.output_layer)
+        ranks = resolve_ranks(module, names, self.rank)
+        full = resolve_ranks(module, names, None)
+        factors = {name: factorise(module.get_submodule(name), ranks[name]) for name in names}
+        privileged = self._privileged(module, data)
+        shared = {
+            "privileged_group_": None if privileged is None else data.group_labels[privileged],
+            "balance_": constraint.balance,
+        }
+        attributes = {**shared, **untouched_attributes(factors, full)}
+        yield Candidate({}, {"stage": "untouched"}, attributes)
+        learned = self.criterion == "learned" and self.sparsity != 0
+        start: Edit | None = None
+        if not learned:
+            start = _unmasked(factors)
+            best = None
+            for params, edit in self._removals(module, data, factors, privileged, rng):
+                candidate = edit.candidate({"stage": "removal", **params}, shared, self.compress)
+                logits = data.logits(module, candidate.state)
+                verdict = data.judge(logits)
+                rank = data.judge(logits, START_FRACTION * constraint.tolerance).rank
+                if best is None or rank > best:
+                    best, start = rank, edit
+                yield replace(candidate, verdict=verdict)
+        if learned or self.refine is not None:
+            paths = self._paths(module, data, constraint, factors, shared, rng)
+            yield from self._run(paths, start)
+
+    def _privileged(self, module: nn.Module, data: EditData) -> int | None:
+        if not data.has_groups:
+            return None
+        judge = data.judge
+        predicted = shifted(data.logits(module, {}), data.margin).argmax(dim=1).numpy()
+        return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
+
+    def _removals(
+        self,
+        module: nn.Module,
+        data: EditData,
+        factors: dict[str, Factors],
+        privileged: int | None,
+        rng: np.random.Generator,
+    ) -> Iterator[tuple[dict[str, object], Edit]]:
+        full = all(f.S.shape[1] == min(f.U.shape[1], f.V.shape[1]) for f in factors.values())
+        if self.sparsity == 0:
+            # At full rank that is the untouched network, a candidate already.
+            if not full:
+                yield {"sparsity": 0.0}, _unmasked(factors)
+            return
+        removal = Removal(
+            module=module,
+            data=data,
+            factors=factors,
+            criterion=self.criterion,
+            sparsities=SPARSITIES if self.sparsity is None else (self.sparsity,),
+            tradeoff=self.tradeoff,
+            hessian=self.hessian,
+            n_steps=self.n_steps,
+            privileged=privileged,
+            rng=rng,
+        )
+        yield from removal.edits()
+
+    def _paths(
+        self,
+        module: nn.Module,
+        data: EditData,
+        constraint: Constraint,
+        factors: dict[str, Factors],
+        shared: dict[str, Any],
+        rng: np.random.Generator,
+    ) -> list[Path]:
+        n_steps = min(self.max_steps, max(30, len(data.editing)))
+        budget = Budget(n_steps, max(1, n_steps // N_CANDIDATES))
+        tradeoffs = TRADEOFFS if self.tradeoff is None else (self.tradeoff,)
+        if not data.has_groups:
+            tradeoffs = (0.0,)
+        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
+        return [
+            Path(
+                module=copy.deepcopy(module),
+                data=data,
+                constraint=constraint,
+                factors=factors,
+                tradeoff=float(tradeoff),
+                max_removed=self.sparsity,
+                budget=budget,
+                compress=self.compress,
+                seed=seed,
+                attributes=shared,
+            )
+            for tradeoff, seed in zip(tradeoffs, seeds, strict=True)
+        ]
+
+    def _run(self, paths: list[Path], start: Edit | None) -> Iterator[Candidate]:
+        refine = self.refine is not None
+        if effective_n_jobs(self.n_jobs) == 1 or len(paths) == 1:
+            for path in paths:
+                yield from run_path(path, start, refine)
+            return
+        parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
+        for candidates in parallel(delayed(_whole)(path, start, refine) for path in paths):
+            yield from candidates
+
+
+def _whole(path: Path, start: Edit | None, refine: bool) -> list[Candidate]:
+    return list(run_path(path, start, refine))
+
+
+def _unmasked(factors: dict[str, Factors]) -> Edit:
+    ones = {name: torch.ones_like(v, dtype=torch.bool) for name, v in entries(factors).items()}
+    return masked_factors(factors, ones)

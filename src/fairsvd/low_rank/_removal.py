@@ -1,0 +1,160 @@
+"""Removal by a score: the paper's own procedure, reconstructed, and its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .._rng import torch_generator
+from ..base import EditData
+from ..curvature import group_curvature
+from ..layers import Factors
+from ..networks import to_logits
+from ..objective import shifted
+from ._edits import Edit, masked_factors
+from ._scores import (
+    curvature_scores,
+    entries,
+    lowest_masks,
+    magnitude_scores,
+    pooled,
+    random_scores,
+)
+
+__all__ = ["SPARSITIES", "Removal", "privileged_group"]
+
+SPARSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+
+# Weights of the other side's curvature that are searched: FairPrune's choice and equal weight.
+TRADEOFFS = (1 / 3, 1.0)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Everything that removal by a score needs.
+
+    Attributes
+    ----------
+    module : nn.Module
+    data : EditData
+    factors : dict of name to Factors
+    criterion : {"curvature", "magnitude", "random"}
+    sparsities : sequence of float
+    tradeoff : float or None
+        None: searched, with both signs.
+    hessian : {"fisher", "ggn"}
+    n_steps : int
+        Rounds of removal, re-scored before each.
+    privileged : int or None
+        Code of the privileged group.
+    rng : numpy.random.Generator
+    """
+
+    module: nn.Module
+    data: EditData
+    factors: dict[str, Factors]
+    criterion: str
+    sparsities: Sequence[float]
+    tradeoff: float | None
+    hessian: str
+    n_steps: int
+    privileged: int | None
+    rng: np.random.Generator
+
+    def edits(self) -> Iterator[tuple[dict[str, object], Edit]]:
+        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        values = entries(self.factors)
+        if self.criterion == "magnitude":
+            yield from self._one_shot({}, magnitude_scores(values))
+        elif self.criterion == "random":
+            yield from self._one_shot({}, random_scores(values, torch_generator(self.rng)))
+        else:
+            first = self._curvature(self.factors)
+            for params in self._forms():
+                yield from self._by_curvature(params, first)
+
+    def _forms(self) -> list[dict[str, object]]:
+        if self.privileged is None:
+            return [{"tradeoff": 0.0, "protects": "all"}]
+        if self.tradeoff is not None:
+            return [{"tradeoff": self.tradeoff, "protects": "unprivileged"}]
+        sides = ("unprivileged", "privileged")
+        return [{"tradeoff": t, "protects": side} for side in sides for t in TRADEOFFS]
+
+    def _one_shot(
+        self, params: dict[str, object], scores: Mapping[str, Tensor]
+    ) -> Iterator[tuple[dict[str, object], Edit]]:
+        for fraction in self.sparsities:
+            masks = lowest_masks(scores, fraction)
+            yield {**params, "sparsity": fraction}, masked_factors(self.factors, masks)
+
+    def _by_curvature(
+        self, params: dict[str, object], first: Mapping[str, Tensor]
+    ) -> Iterator[tuple[dict[str, object], Edit]]:
+        if self.n_steps == 1:
+            yield from self._one_shot(params, self._scores(self.factors, first, params))
+            return
+        for fraction in self.sparsities:
+            masks: dict[str, Tensor] | None = None
+            edit, curvature = Edit(self.factors, {}), first
+            for round_ in range(1, self.n_steps + 1):
+                scores = self._scores(edit.factors, curvature, params)
+                masks = lowest_masks(scores, fraction * round_ / self.n_steps, masks)
+                edit = masked_factors(self.factors, masks)
+                if round_ < self.n_steps:
+                    curvature = self._curvature(edit.factors)
+            yield {**params, "sparsity": fraction}, edit
+
+    def _curvature(self, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+        """Per-group curvature of every entry, (n_groups, ...), at the operating threshold."""
+        data = self.data
+        found = group_curvature(
+            self.module,
+            {name: (f.U, f.S, f.V) for name, f in factors.items()},
+            data.editing_batches(),
+            n_groups=data.n_groups,
+            to_logits=lambda out: shifted(to_logits(out, data.kind), data.margin),
+            hessian=self.hessian,
+        )
+        return {f"{n}/{side}": h for n, pair in found.items() for side, h in zip("UV", pair, strict=True)}
+
+    def _scores(
+        self,
+        factors: Mapping[str, Factors],
+        curvature: Mapping[str, Tensor],
+        params: Mapping[str, object],
+    ) -> dict[str, Tensor]:
+        rows = np.bincount(self.data.editing.groups.numpy(), minlength=self.data.n_groups)
+        others = rows.copy()
+        if self.privileged is not None:
+            others[self.privileged] = 0
+        unprivileged = {name: pooled(h, others) for name, h in curvature.items()}
+        privileged = {name: pooled(h, rows - others) for name, h in curvature.items()}
+        protect, sacrifice = unprivileged, privileged
+        if params["protects"] == "privileged":
+            protect, sacrifice = privileged, unprivileged
+        weight = params["tradeoff"]
+        return curvature_scores(entries(factors), protect, sacrifice, float(weight))  # type: ignore[arg-type]
+
+
+def privileged_group(
+    y: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int
+) -> int:
+    """Find the group whose mean recall over the classes leads most over the rest pooled."""
+    leads = []
+    for g in range(n_groups):
+        own = groups == g
+        leads.append(_recall(y[own], predicted[own]) - _recall(y[~own], predicted[~own]))
+    return int(np.nanargmax(leads)) if np.isfinite(leads).any() else 0
+
+
+def _recall(y: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
+    classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    if len(classes) == 0:
+        return float("nan")
+    return float(np.mean(np.bincount(codes, weights=y == predicted) / counts))

@@ -1,0 +1,68 @@
+"""Straight-through masks on any named tensors: learned, then hardened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["START", "clamp_masks", "harden", "mask_variables", "removed_fraction", "straight_through"]
+
+# An entry is kept while its variable is positive. From one half, at most twice a half to go:
+# few enough steps to reach zero, enough that one noisy gradient removes nothing.
+START = 0.5
+
+
+def mask_variables(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make one trainable mask variable for every entry of every tensor."""
+    return {name: torch.full_like(v, START).requires_grad_() for name, v in values.items()}
+
+
+def straight_through(variable: Tensor) -> Tensor:
+    """Return the 0/1 mask of a variable; its gradient passes as if it were the variable."""
+    hard = (variable.detach() > 0).to(variable.dtype)
+    return hard + (variable - variable.detach())
+
+
+def clamp_masks(variables: Mapping[str, Tensor]) -> None:
+    """Keep variables in [-1, 1], in place, so that a removed entry can come back."""
+    with torch.no_grad():
+        for variable in variables.values():
+            variable.clamp_(-1, 1)
+
+
+def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) -> dict[str, Tensor]:
+    """Turn variables into boolean masks, True where an entry is kept.
+
+    Parameters
+    ----------
+    variables : mapping of name to Tensor
+    max_removed : float in [0, 1], optional
+        Cap on the share of removed entries over all tensors together: the variables that fell
+        furthest go first. None: no cap.
+
+    Returns
+    -------
+    masks : dict of name to boolean Tensor
+    """
+    kept = {name: variable.detach() > 0 for name, variable in variables.items()}
+    if max_removed is None:
+        return kept
+    allowed = int(max_removed * sum(mask.numel() for mask in kept.values()))
+    if sum(int((~mask).sum()) for mask in kept.values()) <= allowed:
+        return kept
+    flat = torch.cat([variable.detach().flatten() for variable in variables.values()])
+    mask = torch.ones_like(flat, dtype=torch.bool)
+    mask[torch.argsort(flat, stable=True)[:allowed]] = False
+    parts = torch.split(mask, [variable.numel() for variable in variables.values()])
+    return {
+        name: part.reshape(variable.shape)
+        for (name, variable), part in zip(variables.items(), parts, strict=True)
+    }
+
+
+def removed_fraction(masks: Mapping[str, Tensor]) -> float:
+    """Share of entries removed over all masks together, in [0, 1]."""
+    total = sum(mask.numel() for mask in masks.values())
+    return sum(int((~mask).sum()) for mask in masks.values()) / total if total else 0.0

@@ -1,0 +1,8 @@
+"""Splits in which every fold holds every (label, group) cell, and the choice under a gap limit."""
+
+from __future__ import annotations
+
+from ._choice import best_under_gap
+from ._split import JointStratifiedKFold
+
+__all__ = ["JointStratifiedKFold", "best_under_gap"]

@@ -1,0 +1,192 @@
+"""Cross-validation in which every fold holds every (label, group) cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import check_random_state
+
+from ..groups import Groups, cell_codes, encode_groups, find_sensitive
+
+__all__ = ["JointStratifiedKFold"]
+
+
+class JointStratifiedKFold(BaseCrossValidator):
+    """K folds, each with its share of every (label, group) cell.
+
+    A fold without some cell has no true or false positive rate for that group, so that its gap
+    is missing or flatters.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds, at least 2.
+    shuffle : bool, default=False
+        Whether to shuffle the rows of each cell before they are dealt to the folds.
+    random_state : int, RandomState instance or None, default=None
+        Orders the rows if ``shuffle``.
+    sensitive_columns : str, int or list of these, default=None
+        Where the attribute is when ``split`` gets none: names (or positions) of columns of X,
+        else levels of X's index, else of y's index. The only way that needs no metadata routing.
+
+    See Also
+    --------
+    fairness_scorer : Gaps as scores, found in the same places.
+
+    Notes
+    -----
+    With metadata routing on, ``sensitive_features`` is requested without ``set_split_request``.
+    Rows whose group is missing are dealt evenly too, but need not reach every fold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fairsvd import JointStratifiedKFold
+    >>> y, sex = np.repeat([0, 1], 6), np.tile(["f", "m"], 6)
+    >>> folds = JointStratifiedKFold(3)
+    >>> for _, test in folds.split(np.zeros((12, 1)), y, sensitive_features=sex):
+    ...     print(y[test], sex[test])
+    [0 0 1 1] ['f' 'm' 'f' 'm']
+    [0 0 1 1] ['f' 'm' 'f' 'm']
+    [0 0 1 1] ['f' 'm' 'f' 'm']
+    """
+
+    __metadata_request__split = {"sensitive_features": True}  # noqa: RUF012 (scikit-learn's form)
+
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        shuffle: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        sensitive_columns: str | int | list[str | int] | None = None,
+    ) -> None:
+        if isinstance(n_splits, bool) or not isinstance(n_splits, (int, np.integer)):
+            raise ValueError(f"n_splits={n_splits!r}: wanted an integer of at least 2.")
+        if n_splits < 2:
+            raise ValueError(f"n_splits={n_splits}: at least 2 folds are needed, one to test on.")
+        self.n_splits = n_splits
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.sensitive_columns = sensitive_columns
+
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None, *, sensitive_features: Any = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Generate the rows of each split.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Gives the number of rows, and its columns or index where ``sensitive_columns`` says so.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        groups : array-like of shape (n_samples,) or None, default=None
+            The sensitive feature, if it comes neither below nor by ``sensitive_columns``.
+        sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns), \
+                default=None
+            The sensitive features; several columns are intersected.
+
+        Yields
+        ------
+        train, test : ndarray of int64
+            Row positions, ascending.
+
+        Raises
+        ------
+        ValueError
+            If y or the sensitive features are missing, or a cell has fewer than ``n_splits`` rows.
+        """
+        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        encoded, codes = self._read(X, y, groups, sensitive_features, n_rows)
+        labels, y_codes = codes
+        self._check_cells(encoded, labels, y_codes)
+        fold = self._deal(y_codes, encoded)
+        for k in range(self.n_splits):
+            yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+    def get_n_splits(
+        self, X: Any = None, y: Any = None, groups: Any = None, **metadata: Any
+    ) -> int:
+        """Return the number of folds; every argument is ignored.
+
+        Parameters
+        ----------
+        X : object, default=None
+            Ignored.
+        y : object, default=None
+            Ignored.
+        groups : object, default=None
+            Ignored.
+        **metadata : object
+            Ignored; scikit-learn 1.9 passes what ``split`` requests here too.
+
+        Returns
+        -------
+        n_splits : int
+            The number of folds.
+        """
+        return int(self.n_splits)
+
+    def _read(
+        self, X: Any, y: Any, groups: Any, sensitive_features: Any, n_rows: int
+    ) -> tuple[Groups, tuple[NDArray[Any], NDArray[np.int64]]]:
+        if y is None:
+            raise ValueError("y is None: JointStratifiedKFold needs the labels to stratify on.")
+        names = None
+        if sensitive_features is None and self.sensitive_columns is not None:
+            located = find_sensitive(X, y, self.sensitive_columns)
+            sensitive_features, names = located.values, located.names
+        sensitive_features = groups if sensitive_features is None else sensitive_features
+        if sensitive_features is None:
+            raise ValueError(
+                "JointStratifiedKFold got no sensitive features: pass sensitive_features= (with "
+                "metadata routing on, to the search or to cross_validate), or name them in "
+                "sensitive_columns=, or pass groups=."
+            )
+        encoded = encode_groups(sensitive_features, n_rows, missing="ignore", names=names)
+        labels, y_codes = np.unique(np.asarray(y), return_inverse=True)
+        if y_codes.shape != (n_rows,):
+            raise ValueError(
+                f"y has shape {np.shape(y)}, X has {n_rows} rows: one class label for each row "
+                "was wanted."
+            )
+        return encoded, (labels, y_codes)
+
+    def _check_cells(
+        self, encoded: Groups, labels: NDArray[Any], y_codes: NDArray[np.int64]
+    ) -> None:
+        """Refuse a cell that cannot reach every fold; a cell without any row is none."""
+        cells = cell_codes(y_codes, encoded.codes, encoded.n_groups)
+        counts = np.bincount(cells[cells >= 0], minlength=len(labels) * encoded.n_groups)
+        small = np.flatnonzero((counts > 0) & (counts < self.n_splits))
+        if len(small):
+            which = ", ".join(
+                f"(y={labels[cell // encoded.n_groups]}, "
+                f"group={encoded.labels[cell % encoded.n_groups]}): {counts[cell]} rows"
+                for cell in small[:10]
+            )
+            raise ValueError(
+                f"n_splits={self.n_splits} is more than the rows of {len(small)} (label, group) "
+                f"cell(s), so that they cannot be in every fold: {which}. Use fewer splits (at "
+                f"most {counts[small].min()}), merge groups, or leave these rows out."
+            )
+
+    def _deal(self, y_codes: NDArray[np.int64], encoded: Groups) -> NDArray[np.int64]:
+        """Deal the rows, sorted by cell, to the folds in turn, like cards.
+
+        The rows of one cell are neighbours, so that it reaches all folds with counts that differ
+        by at most one; the same holds for the sizes of the folds.
+        """
+        rows = np.arange(len(y_codes))
+        if self.shuffle:
+            check_random_state(self.random_state).shuffle(rows)
+        # Code -1 (missing) sorts before the groups of its class.
+        by_cell = rows[np.lexsort((encoded.codes[rows], y_codes[rows]))]
+        fold = np.empty(len(y_codes), dtype=np.int64)
+        fold[by_cell] = np.arange(len(y_codes)) % self.n_splits
+        return fold

@@ -1,0 +1,24 @@
+"""Networks: the defaults, and how any network of the user's is taken in."""
+
+from __future__ import annotations
+
+from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
+from ._inference import all_features, all_logits, fast_logits
+from ._modules import MLP, ConvNet
+from ._outputs import ShiftedNetwork, fold_offset, raw_output, to_logits
+
+__all__ = [
+    "MLP",
+    "AdoptedNetwork",
+    "ConvNet",
+    "ShiftedNetwork",
+    "adopt",
+    "all_features",
+    "all_logits",
+    "fast_logits",
+    "fold_offset",
+    "known_classes",
+    "probe_rows",
+    "raw_output",
+    "to_logits",
+]

@@ -1,0 +1,265 @@
+"""Take in whatever the user calls a network and hand out one trained module that is ours."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
+from sklearn.base import BaseEstimator, clone
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from .._rng import seeded_globally
+from ..arrays import Batches, LabelledRows
+from ..exceptions import IgnoredWeightsWarning, NetworkError
+from ._default import RowDataset, default_net, fit_net
+from ._outputs import last_leaf, output_layer, raw_output, to_logits
+
+__all__ = ["AdoptedNetwork", "adopt", "known_classes"]
+
+
+@dataclass(frozen=True)
+class AdoptedNetwork:
+    """A trained network in evaluation mode that nobody else holds.
+
+    Attributes
+    ----------
+    module : nn.Module
+    kind : {"logits", "one_logit", "probabilities", "one_probability"}
+        What the module returns.
+    output_layer : str
+        Name of the layer that makes the logits.
+    net : skorch net or None
+        Where the module came from, or None for a bare module.
+    frozen : bool
+        True where the network was trained before, on rows that may be unknown.
+    notes : tuple of str
+        What the user should know about how it was read.
+    """
+
+    module: nn.Module
+    kind: str
+    output_layer: str
+    net: Any
+    frozen: bool
+    notes: tuple[str, ...] = ()
+
+
+def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
+    """Say which class each output column means: the frozen net's word, else the sorted labels.
+
+    A net that was trained on codes 0..K-1 says nothing about the labels, and one whose
+    parameters were loaded from a file has no classes to tell.
+    """
+    inner = network.estimator if isinstance(network, FrozenEstimator) else None
+    if not isinstance(inner, NeuralNet):
+        return labels
+    known = np.asarray(getattr(inner, "classes_", labels))
+    if set(labels.tolist()) <= set(known.tolist()):
+        return known
+    if len(known) == len(labels) and np.array_equal(known, np.arange(len(known))):
+        return labels
+    raise NetworkError(
+        f"y holds the labels {labels.tolist()}, but the frozen network was trained for "
+        f"{known.tolist()}. Encode y as it was when the network was trained."
+    )
+
+
+def adopt(
+    network: Any,
+    rows: LabelledRows,
+    classes: NDArray[Any],
+    *,
+    batch_size: int,
+    rng: np.random.Generator,
+    device: str | None = None,
+) -> AdoptedNetwork:
+    """Get a trained module out of ``network``, training it on ``rows`` where it is not trained.
+
+    Parameters
+    ----------
+    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module
+        None: the default network is built and trained. A skorch net: a clone of it is trained. A
+        frozen net or a module: a copy is taken as it is.
+    rows : LabelledRows
+        Training rows.
+    classes : ndarray of shape (n_classes,)
+        What the codes in ``rows.y`` stand for.
+    batch_size : int
+        For the default network.
+    rng : numpy.random.Generator
+        The only source of randomness.
+    device : str, optional
+        Where the copy goes; default: where the network already is.
+
+    Returns
+    -------
+    adopted : AdoptedNetwork
+
+    Raises
+    ------
+    NetworkError
+        The object is not a network that is understood, or does not fit the rows or the classes.
+    """
+    if network is None:
+        place = device or "cpu"
+        net = default_net(
+            rows, classes, batch_size=batch_size, rng=rng, device=place
+        )
+        adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
+    elif isinstance(network, FrozenEstimator):
+        adopted = _frozen(network.estimator)
+    elif isinstance(network, NeuralNet):
+        adopted = _trained(network, rows, rng, device)
+    elif isinstance(network, nn.Module):
+        adopted = AdoptedNetwork(copy.deepcopy(network), "logits", "", None, frozen=True)
+    else:
+        raise NetworkError(_not_a_network(network))
+    module = adopted.module.eval()
+    if device is not None:
+        module = module.to(device)
+    return _inspected(replace(adopted, module=module), rows.X, len(classes))
+
+
+def _not_a_network(network: Any) -> str:
+    wanted = "None, a skorch net, FrozenEstimator(skorch net) or a torch.nn.Module"
+    cure = ""
+    if isinstance(network, BaseEstimator) and hasattr(network, "steps"):
+        cure = (
+            " Of a Pipeline only the network is wanted: put its scaler, frozen, before this "
+            "estimator: make_pipeline(FrozenEstimator(scaler), Editor(FrozenEstimator(net)))."
+        )
+    elif isinstance(network, type):
+        cure = " A class was passed: pass an instance."
+    return f"network must be {wanted}; got {type(network).__name__}.{cure}"
+
+
+def _frozen(inner: Any) -> AdoptedNetwork:
+    if isinstance(inner, nn.Module):
+        return AdoptedNetwork(copy.deepcopy(inner), "logits", "", None, frozen=True)
+    if not isinstance(inner, NeuralNet):
+        raise NetworkError(_not_a_network(inner))
+    if not getattr(inner, "initialized_", False):
+        raise NetworkError(
+            "network is FrozenEstimator(net), but the net was never fitted or initialised: fit "
+            "it, or pass it unfrozen to have it trained here."
+        )
+    # A forward pass in training mode would change normalisation statistics: copy before any.
+    module = copy.deepcopy(inner.module_)
+    return AdoptedNetwork(module, _kind_of_net(inner), "", inner, frozen=True)
+
+
+def _trained(
+    network: Any, rows: LabelledRows, rng: np.random.Generator, device: str | None
+) -> AdoptedNetwork:
+    if getattr(network, "initialized_", False):
+        warnings.warn(
+            "network is a fitted skorch net: a clone of it is trained anew and its weights are "
+            "not used. Wrap it in sklearn.frozen.FrozenEstimator to edit it as it is.",
+            IgnoredWeightsWarning,
+            stacklevel=2,
+        )
+    net = clone(network)
+    if device is not None:
+        net.set_params(device=device)
+    binary = isinstance(net, NeuralNetBinaryClassifier)
+    labels = rows.y.to(torch.float32) if binary else rows.y
+    # Inside the lock: the user's module and callbacks draw from the global generators.
+    with seeded_globally(int(rng.integers(2**31))):
+        if _in_memory(rows):
+            fit_net(net, rows.X[:].numpy(), labels.numpy())
+        else:
+            fit_net(net, RowDataset(rows, labels), None)
+    return AdoptedNetwork(net.module_, _kind_of_net(net), "", net, frozen=False)
+
+
+def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:
+    # An array is what train_split and most callbacks expect; 2 GiB: above it rows are streamed.
+    return len(rows) * int(np.prod(rows.X.item_shape)) * 4 <= limit
+
+
+def _kind_of_net(net: Any) -> str:
+    criterion = getattr(net, "criterion_", None)
+    if isinstance(criterion, nn.NLLLoss) and isinstance(net, NeuralNetClassifier):
+        return "probabilities"
+    if isinstance(criterion, nn.BCELoss):
+        return "one_probability"
+    return "one_logit" if isinstance(criterion, nn.BCEWithLogitsLoss) else "logits"
+
+
+def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetwork:
+    """Run a few rows through the network and complete what is known about its output."""
+    probe = probe_rows(adopted.module, X)
+    output = _try_forward(adopted.module, probe, X.item_shape)
+    _check_width(output, n_classes)
+    kind = _kind_of_output(adopted, output, probe)
+    notes = list(adopted.notes)
+    if "probabilit" in kind:
+        notes.append("The network returns probabilities; they are read as log-probabilities.")
+    name = output_layer(adopted.module, probe)
+    if name is None:
+        raise NetworkError(
+            "network has no Linear or Conv2d layer that runs, so that nothing can be edited."
+        )
+    _check_finite(to_logits(output, kind))
+    return replace(adopted, kind=kind, output_layer=name, notes=tuple(notes))
+
+
+def probe_rows(module: nn.Module, X: Batches, n_rows: int = 32) -> Tensor:
+    """Read a few rows in the module's dtype and on its device."""
+    parameter = next(module.parameters(), torch.zeros(()))
+    return X[:n_rows].to(parameter.device, parameter.dtype)
+
+
+def _try_forward(module: nn.Module, probe: Tensor, item_shape: tuple[int, ...]) -> Tensor:
+    try:
+        with torch.no_grad():
+            output = raw_output(module, probe)
+    except (RuntimeError, ValueError, IndexError) as error:
+        first = next((m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))), None)
+        raise NetworkError(
+            f"the network failed on rows of X, whose shape is {item_shape} each; its first layer "
+            f"is {first}. Pass X as the network was trained on it (same columns, same scaling). "
+            f"The network said: {error}"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise NetworkError(f"the network must return (n, n_classes) scores; it returned {shape}.")
+    return output
+
+
+def _check_width(output: Tensor, n_classes: int) -> None:
+    width = output.shape[1]
+    if width != n_classes and not (width == 1 and n_classes == 2):
+        raise NetworkError(
+            f"the network has {width} outputs, but y holds {n_classes} classes. It must have one "
+            "output a class (or one for two classes): pass rows of every class that the network "
+            "knows, or another network."
+        )
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise NetworkError(
+            "the network returns NaN or infinite logits on X: its training diverged, or X is not "
+            "scaled as it was for training."
+        )
+
+
+def _kind_of_output(adopted: AdoptedNetwork, output: Tensor, probe: Tensor) -> str:
+    """Tell logits from probabilities by the net's criterion, else by the values returned."""
+    if output.shape[1] == 1:
+        closes = isinstance(last_leaf(adopted.module, probe), nn.Sigmoid)
+        return "one_probability" if closes else "one_logit"
+    if adopted.kind == "probabilities":
+        return "probabilities"
+    sums = output.sum(dim=1)
+    in_range = bool((output >= 0).all() and (output <= 1).all())
+    adds_up = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    return "probabilities" if in_range and adds_up else "logits"

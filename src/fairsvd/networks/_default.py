@@ -1,0 +1,152 @@
+"""The network that is built and trained when the user brings none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .._rng import torch_generator
+from ..arrays import LabelledRows
+from ._modules import MLP, ConvNet
+
+__all__ = ["RowDataset", "default_net", "fit_net"]
+
+# Enough for tables of tens of thousands of rows, and near nothing for the tiny ones of a unit
+# test: at least 20 epochs, and as many steps as there are rows up to 1,500.
+MIN_EPOCHS, MAX_STEPS = 20, 1500
+
+
+class RowDataset(Dataset[Any]):
+    """Rows and labels as a torch dataset.
+
+    Parameters
+    ----------
+    rows : LabelledRows
+    labels : Tensor of shape (n_rows,)
+        In the dtype that the criterion wants.
+    """
+
+    def __init__(self, rows: LabelledRows, labels: Tensor) -> None:
+        self.rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Read one row."""
+        return self.rows.X[position : position + 1][0], self.labels[position]
+
+
+class BatchDataset(RowDataset):
+    """The same, reading a whole batch at once."""
+
+    def __getitems__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
+        """Read the rows of a batch; ``collate_fn`` must pass it through."""
+        return self.rows.X[np.asarray(positions)], self.labels[positions]
+
+
+def pass_through(batch: Any) -> Any:
+    """Collate what is a batch already."""
+    return batch
+
+
+def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, Tensor]:
+    """Mean and scale of every feature (or image channel) in one pass, in float64.
+
+    A constant feature has scale 1, so that it becomes zero and not infinity.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    shift: Tensor | None = None
+    for X in rows.X.astype(torch.float64).blocks(block):
+        axes = [0, *range(2, X.ndim)]
+        if shift is None:
+            # Sums of squares around a value near the mean do not cancel.
+            shift = X.mean(dim=axes, keepdim=True)
+        centred = X - shift
+        total = total + centred.sum(dim=axes)
+        squares = squares + centred.square().sum(dim=axes)
+        count += X.numel() // X.shape[1]
+    offset = total / count
+    deviation = (squares / count - offset.square()).clamp_min(0).sqrt()
+    mean = offset + (shift.flatten() if shift is not None else 0)
+    tiny = 10 * torch.finfo(torch.float32).eps * mean.abs()
+    return mean, torch.where(deviation > tiny, deviation, torch.ones_like(deviation))
+
+
+def build_module(rows: LabelledRows, n_outputs: int, generator: torch.Generator) -> nn.Module:
+    """Build the default network for tables or images, its input statistics filled in."""
+    mean, scale = channel_statistics(rows)
+    kind = MLP if len(rows.X.item_shape) == 1 else ConvNet
+    return kind(rows.X.item_shape[0], n_outputs, mean=mean, scale=scale, generator=generator)
+
+
+def default_net(
+    rows: LabelledRows,
+    classes: NDArray[Any],
+    *,
+    batch_size: int,
+    rng: np.random.Generator,
+    device: str,
+    callbacks: Sequence[Callback] = (),
+) -> NeuralNetClassifier:
+    """Build and train the default skorch net on ``rows``.
+
+    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps), drawing from ``rng``
+    only.
+    """
+    steps_an_epoch = -(-len(rows) // batch_size)
+    epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_an_epoch))
+    net = NeuralNetClassifier(
+        build_module(rows, len(classes), torch_generator(rng)),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=1e-3,
+        batch_size=batch_size,
+        max_epochs=epochs,
+        classes=np.arange(len(classes)),
+        train_split=None,
+        iterator_train__shuffle=True,
+        iterator_train__generator=torch_generator(rng),
+        iterator_train__collate_fn=pass_through,
+        callbacks=list(callbacks),
+        verbose=0,
+        device=device,
+    )
+    fit_net(net, BatchDataset(rows, rows.y), None)
+    # What was needed to train from our own rows would only hinder the user who goes on with it.
+    net.set_params(iterator_train__collate_fn=torch.utils.data.default_collate)
+    return net
+
+
+def fit_net(net: Any, X: Any, y: Any) -> None:
+    """Train a skorch net as its ``fit`` does, but let a keyboard interrupt through.
+
+    skorch catches KeyboardInterrupt and returns a half-trained net as if it were finished. Its
+    early-stopping callbacks raise the same exception, so where it came from decides.
+    """
+    net.initialize()
+    net.notify("on_train_begin", X=X, y=y)
+    try:
+        net.fit_loop(X, y)
+    except KeyboardInterrupt as interrupt:
+        if not _raised_by_callback(interrupt):
+            raise
+    net.notify("on_train_end", X=X, y=y)
+
+
+def _raised_by_callback(interrupt: BaseException) -> bool:
+    trace = interrupt.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    owner = trace.tb_frame.f_locals.get("self") if trace is not None else None
+    return isinstance(owner, Callback)

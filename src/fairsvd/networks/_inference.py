@@ -1,0 +1,56 @@
+"""Logits and features of many rows, each independent of the rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Batches
+from ._outputs import raw_output, recording_inputs, to_logits
+
+__all__ = ["all_features", "all_logits", "fast_logits"]
+
+# Matrix products of another number of rows round differently; in blocks of one constant size a
+# row's output is a function of the row alone.
+BLOCK = 64
+
+
+def _placed(module: nn.Module, X: Tensor) -> Tensor:
+    parameter = next(module.parameters(), torch.zeros(()))
+    return X.to(parameter.device, parameter.dtype)
+
+
+def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches) -> Tensor:
+    parts = []
+    with torch.no_grad():
+        for block in X.blocks(BLOCK):
+            missing = BLOCK - len(block)
+            padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
+            parts.append(run(padded)[: len(block)].cpu())
+    return torch.cat(parts)
+
+
+def all_logits(module: nn.Module, X: Batches, kind: str) -> Tensor:
+    """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it."""
+    return _in_blocks(lambda x: to_logits(raw_output(module, _placed(module, x)), kind), X)
+
+
+def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
+    """What enters ``layer`` for every row, flattened to (n_rows, width)."""
+
+    def run(x: Tensor) -> Tensor:
+        record: list[tuple[str, Tensor]] = []
+        with recording_inputs(module, record):
+            raw_output(module, _placed(module, x))
+        entered = [value for name, value in record if name == layer]
+        return entered[-1].reshape(len(x), -1)
+
+    return _in_blocks(run, X)
+
+
+def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 4096) -> Tensor:
+    """Logits in large blocks, for scoring candidates: equal up to rounding."""
+    with torch.no_grad():
+        return torch.cat([run(block).cpu() for block in X.blocks(size)])

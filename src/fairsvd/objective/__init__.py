@@ -1,0 +1,30 @@
+"""What is asked of an edit and how candidates are judged."""
+
+from __future__ import annotations
+
+from ._constraint import UTILITIES, Constraint, is_unbalanced, utility_from_counts
+from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
+from ._judge import Judge, Verdict, margin_of_threshold
+from ._loss import edit_loss, shifted
+from ._uncertainty import gap_interval, noise_floor
+
+__all__ = [
+    "GAPS",
+    "UTILITIES",
+    "Constraint",
+    "Judge",
+    "Rates",
+    "Verdict",
+    "count_table",
+    "edit_loss",
+    "gap",
+    "gap_interval",
+    "is_unbalanced",
+    "margin_of_threshold",
+    "noise_floor",
+    "rates",
+    "ratio",
+    "shifted",
+    "soft_gap",
+    "utility_from_counts",
+]

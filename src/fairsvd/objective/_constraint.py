@@ -1,0 +1,117 @@
+"""What an edit is asked for, and the utilities it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["UTILITIES", "Constraint", "chance_utility", "is_unbalanced", "utility_from_counts"]
+
+UTILITIES = (
+    "balanced_accuracy",
+    "cell_balanced_accuracy",
+    "accuracy",
+    "worst_cell_accuracy",
+)
+
+# A cell below half of what independent labels and groups would give it.
+UNBALANCED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The request of one fit, resolved.
+
+    Attributes
+    ----------
+    gap : str
+        One of ``GAPS``.
+    tolerance : float in [0, 1]
+        The gap that the user accepts.
+    fraction : float in (0, 1]
+        Candidates are held to ``fraction * tolerance`` on the rows they are chosen on, since the
+        gap on unseen rows is larger by the noise.
+    utility : str or callable
+        One of ``UTILITIES`` or ``f(y_true, y_pred) -> float`` on class codes.
+    threshold : float or None
+        Fixed probability of the positive class ``classes_[1]``, or None: tuned.
+    pos : int
+        Code of the class that counts as positive for two classes.
+    balance : {"cells", "classes"} or None
+        How the cross-entropy of an edit weighs rows.
+    """
+
+    gap: str
+    tolerance: float
+    fraction: float
+    utility: str | Callable[[NDArray[Any], NDArray[Any]], float]
+    threshold: float | None
+    pos: int
+    balance: str | None
+
+    @property
+    def limit(self) -> float:
+        """Largest gap of a feasible candidate."""
+        return self.fraction * self.tolerance
+
+
+def is_unbalanced(table: NDArray[Any]) -> bool:
+    """Tell whether label and group go together so far that some cell is nearly empty.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_classes, n_groups)
+        Rows in each cell.
+    """
+    table = np.asarray(table, dtype=np.float64)
+    independent = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    return bool((table < UNBALANCED_SHARE * independent).any())
+
+
+def utility_from_counts(counts: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Compute a utility from counts (..., n_groups, n_classes, n_classes) [group, true, predicted].
+
+    Cells without rows are left out.
+
+    Returns
+    -------
+    utility : ndarray of shape (...,), float64, in [0, 1]
+    """
+    if name in ("balanced_accuracy", "accuracy"):
+        counts = counts.sum(axis=-3, keepdims=True)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    total = counts.sum(axis=-1)
+    if name == "accuracy":
+        return right.sum(axis=(-2, -1)) / total.sum(axis=(-2, -1))
+    recall = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
+    if name == "worst_cell_accuracy":
+        return np.nanmin(recall, axis=(-2, -1))
+    return np.nanmean(recall, axis=(-2, -1))
+
+
+def chance_utility(
+    y: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    table: NDArray[Any],
+    utility: str | Callable[[NDArray[Any], NDArray[Any]], float],
+) -> float:
+    """Return the best utility of a constant prediction: what a collapsed network earns.
+
+    Parameters
+    ----------
+    y, groups : ndarray of shape (n,), int64
+    table : ndarray of shape (n_classes, n_groups)
+        Rows in each cell.
+    utility : str or callable
+    """
+    n_classes = len(table)
+    if callable(utility):
+        return max(float(utility(y, np.full_like(y, k))) for k in range(n_classes))
+    counts = np.zeros((n_classes, *table.T.shape, n_classes))
+    for k in range(n_classes):
+        counts[k, :, :, k] = table.T
+    return float(utility_from_counts(counts, utility).max())

@@ -1,0 +1,235 @@
+"""The only copy of the gap arithmetic: rates of groups, gaps and ratios between them.
+
+Everything starts from one table of counts, so that thresholds, bootstrap draws and candidates
+are leading dimensions of one array and cost no Python loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._gap_names import GAPS, compared
+from ._soft_gap import soft_gap
+
+__all__ = ["GAPS", "Rates", "count_table", "gap", "rates", "ratio", "soft_gap"]
+
+
+class Rates(NamedTuple):
+    """Rates of every group, NaN where a group has no row to measure one on.
+
+    Attributes
+    ----------
+    selection : ndarray of shape (..., n_groups, C), float64
+        Share of a group's rows predicted positive.
+    tpr, fpr : ndarray of shape (..., n_groups, C), float64
+        The same among a group's positive and among its negative rows.
+    accuracy : ndarray of shape (..., n_groups, 1), float64
+        Share of a group's rows predicted right.
+    """
+
+    selection: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    fpr: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+def count_table(
+    y: NDArray[np.integer],
+    predictions: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    n_classes: int,
+    n_groups: int,
+) -> NDArray[np.int64]:
+    """Count the rows of every (group, true class, predicted class).
+
+    Parameters
+    ----------
+    y, predictions : ndarray of shape (n,), integer
+        Class codes in [0, n_classes).
+    groups : ndarray of shape (n,), integer
+        Group codes in [0, n_groups); rows with code -1 are left out.
+    n_classes, n_groups : int
+        Sizes of the table.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Indexed [group, true, predicted].
+
+    Raises
+    ------
+    ValueError
+        If a code lies outside its range.
+    """
+    known = groups >= 0
+    codes = tuple(np.asarray(a)[known].astype(np.int64) for a in (groups, y, predictions))
+    shape = (n_groups, n_classes, n_classes)
+    for what, code, size in zip(("groups", "y", "predictions"), codes, shape, strict=True):
+        if code.size and not 0 <= int(code.min()) <= int(code.max()) < size:
+            raise ValueError(
+                f"{what} holds codes from {code.min()} to {code.max()}, codes in [0, {size}) were "
+                "wanted: encode the labels first, or give the right number of classes and groups."
+            )
+    cells = (codes[0] * n_classes + codes[1]) * n_classes + codes[2]
+    return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide; NaN where the denominator is 0."""
+    empty = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    return np.divide(top, bottom, out=empty, where=bottom > 0)
+
+
+def _sum(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Sum over a short axis: adding slices is several times faster than a reduction there."""
+    parts = np.moveaxis(array, axis, 0)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _positive_counts(counts: NDArray[Any], pos: int | None) -> tuple[NDArray[Any], ...]:
+    """Count selected, truly positive and rightly selected rows, each (..., n_groups, C)."""
+    n_classes = counts.shape[-1]
+    if n_classes == 2 and pos is not None:
+        own = slice(pos, pos + 1)
+        selected = _sum(counts[..., own], -2)
+        positive = _sum(counts[..., own, :], -1)
+        return selected, positive, counts[..., pos, own]
+    return _sum(counts, -2), _sum(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float64]:
+    total = _sum(_sum(counts, -1), -1)[..., None]
+    if which == "accuracy":
+        right = _sum(np.diagonal(counts, axis1=-2, axis2=-1), -1)
+        return _divide(right[..., None], total)
+    selected, positive, hit = _positive_counts(counts, pos)
+    if which == "selection":
+        return _divide(selected, total)
+    if which == "tpr":
+        return _divide(hit, positive)
+    return _divide(selected - hit, total - positive)
+
+
+def rates(counts: NDArray[Any], pos: int | None = None) -> Rates:
+    """Compute the rates of every group from a table of counts.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (..., n_groups, n_classes, n_classes)
+        Indexed [group, true, predicted], as of :func:`count_table`; any leading dimensions. Sums
+        of weights or of probabilities may stand in for counts.
+    pos : int or None, default=None
+        With two classes the code of the positive one, then ``C = 1``. None, and more than two
+        classes: every class against the rest, ``C = n_classes``.
+
+    Returns
+    -------
+    rates : Rates
+        Four arrays of shape (..., n_groups, C), in [0, 1], NaN where the denominator is 0.
+    """
+    return Rates(*(_rate(counts, which, pos) for which in Rates._fields))
+
+
+def _reduce(values: NDArray[np.float64], ufunc: np.ufunc) -> NDArray[np.float64]:
+    """Reduce over the groups, the last axis but one; ``fmax`` and ``fmin`` skip NaN."""
+    parts = np.moveaxis(values, -2, 0)
+    result = parts[0]
+    for part in parts[1:]:
+        result = ufunc(result, part)
+    return result
+
+
+def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest and smallest rate over groups; NaN where fewer than two have one."""
+    high, low = _reduce(values, np.fmax), _reduce(values, np.fmin)
+    lonely = _reduce((~np.isnan(values)).astype(np.int64), np.add) < 2
+    if lonely.any():
+        high = np.where(lonely, np.nan, high)
+    return high, low
+
+
+def _mean(values: list[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over the first axis, skipping NaN; NaN where nothing is left."""
+    stack = np.asarray(values)
+    if len(stack) == 1:
+        return stack[0]
+    seen = ~np.isnan(stack)
+    return _divide(np.where(seen, stack, 0.0).sum(axis=0), seen.sum(axis=0))
+
+
+def _combine(values: list[NDArray[np.float64]], ufunc: np.ufunc | None) -> NDArray[np.float64]:
+    """Combine the TPR's value with the FPR's, then average over the classes."""
+    combined = _mean(values) if ufunc is None else ufunc(*values)
+    return _mean(np.moveaxis(combined, -1, 0))
+
+
+def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.float64]:
+    """Measure a gap between groups: the largest minus the smallest rate.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (..., n_groups, n_classes, n_classes)
+        As for :func:`rates`.
+    name : {"demographic_parity", "equal_opportunity", "equalized_odds", "average_odds", \
+            "accuracy_parity"}
+        The rates compared: selection; TPR; the larger of the gaps in TPR and in FPR; the mean of
+        these two gaps; accuracy.
+    pos : int or None, default=None
+        As for :func:`rates`. Over several classes the gaps are averaged.
+
+    Returns
+    -------
+    gap : ndarray of shape (...), float64
+        Difference of rates, in [0, 1]. NaN where no rate of no class can be compared, that is,
+        fewer than two groups have a row to measure it on.
+
+    Raises
+    ------
+    ValueError
+        If ``name`` is unknown.
+
+    Notes
+    -----
+    Groups without a row for a rate are skipped (fairlearn counts that rate as 0), and so is,
+    for equalized and average odds, whichever of TPR and FPR cannot be compared. Average odds of
+    two groups is AIF360's average absolute odds difference (arXiv:1810.01943); equalized odds
+    takes the worse of both gaps, as fairlearn does.
+    """
+    extremes = [_extremes(_rate(counts, which, pos)) for which in compared(name)]
+    worse = np.fmax if name == "equalized_odds" else None
+    return _combine([high - low for high, low in extremes], worse)
+
+
+def ratio(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.float64]:
+    """Measure a ratio between groups: the smallest over the largest rate.
+
+    Parameters
+    ----------
+    counts, name, pos
+        As for :func:`gap`; equalized odds is the smaller of both ratios, average odds their mean.
+
+    Returns
+    -------
+    ratio : ndarray of shape (...), float64
+        In [0, 1], 1 means equal. NaN where nothing can be compared, and where the largest rate is
+        0, as in fairlearn 0.15.
+
+    Raises
+    ------
+    ValueError
+        If ``name`` is unknown.
+
+    Notes
+    -----
+    Where only one of the ratios of TPR and FPR exists, it is the result. Fairlearn's
+    ``equalized_odds_ratio`` does the same if the FPR's is missing, but answers NaN if the TPR's is.
+    """
+    extremes = [_extremes(_rate(counts, which, pos)) for which in compared(name)]
+    worse = np.fmin if name == "equalized_odds" else None
+    return _combine([_divide(low, high) for high, low in extremes], worse)

@@ -1,0 +1,184 @@
+"""Choice among candidates and thresholds: utility under a gap, and never a collapsed network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ._constraint import Constraint, chance_utility, utility_from_counts
+from ._gaps import count_table, gap
+from ._sweep import Cuts, sweep
+
+__all__ = ["Judge", "Verdict", "margin_of_threshold"]
+
+# A callable utility is asked at this many quantiles of the margin instead of at every value.
+N_CALLABLE_CUTS = 101
+
+# Margins beyond this are probabilities that differ from 0 and 1 by less than 1e-13.
+MAX_MARGIN = 30.0
+
+
+def margin_of_threshold(threshold: float) -> float:
+    """Convert a probability in (0, 1) to the logit margin it stands for."""
+    return float(np.log(threshold / (1 - threshold)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one candidate does at its best threshold.
+
+    Attributes
+    ----------
+    margin : float
+        The threshold, in units of the logit margin; 0 for more than two classes.
+    utility, gap : float
+        On the rows it was judged on.
+    feasible : bool
+        Gap within the limit and utility above the floor.
+    value : float
+        What candidates of equal feasibility are ranked by.
+    """
+
+    margin: float
+    utility: float
+    gap: float
+    feasible: bool
+    value: float
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Larger is better; equal ranks go to the earlier candidate."""
+        return self.feasible, self.value
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Rows with known labels and groups, on which candidates are compared.
+
+    Attributes
+    ----------
+    y, groups : ndarray of shape (n,), int64
+    parts : ndarray of shape (n,), int64
+        0 for validation rows, 1 for editing rows.
+    n_classes, n_groups : int
+    constraint : Constraint
+    separate : bool
+        Hold validation and editing rows to the limit each on its own, and take the utility on
+        validation alone: for networks that are over-fitted to the editing rows.
+    floor : float
+        Least utility of a candidate that may be chosen.
+    """
+
+    y: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    n_classes: int
+    n_groups: int
+    constraint: Constraint
+    separate: bool = False
+    floor: float = -np.inf
+
+    def against(self, logits: Tensor) -> Judge:
+        """Set the floor: chance plus half of the untouched network's lead over chance."""
+        mask = self.parts == 0 if self.separate else np.ones(len(self.y), dtype=bool)
+        y, groups = self.y[mask], self.groups[mask]
+        table = np.bincount(y * self.n_groups + groups, minlength=self.n_classes * self.n_groups)
+        table = table.reshape(self.n_classes, self.n_groups)
+        chance = chance_utility(y, groups, table, self.constraint.utility)
+        best = self.for_utility(logits).utility
+        return replace(self, floor=chance + max(0.0, best - chance) / 2)
+
+    def for_utility(self, logits: Tensor) -> Verdict:
+        """Find the threshold of highest utility, whatever the gap."""
+        return self._best(logits, limit=np.inf, floor=-np.inf)
+
+    def __call__(self, logits: Tensor, limit: float | None = None) -> Verdict:
+        """Find the best threshold of a candidate.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes)
+            Of the judge's rows, in order.
+        limit : float, optional
+            In place of the constraint's.
+        """
+        chosen = self.constraint.limit if limit is None else limit
+        return self._best(logits, limit=chosen, floor=self.floor)
+
+    def _best(self, logits: Tensor, limit: float, floor: float) -> Verdict:
+        best = Verdict(0.0, -np.inf, np.inf, False, -np.inf)
+        if not bool(logits.isfinite().all()):
+            return best
+        for cuts in self._cuts(logits.double().numpy()):
+            utility, gaps = self._utility(cuts), self._gap(cuts.counts)
+            above = utility >= floor
+            feasible = above & (gaps <= limit)
+            value = utility - np.where(feasible, 0, np.maximum(0, gaps - limit))
+            value = np.where(above, value, -np.inf)
+            if feasible.any():
+                value = np.where(feasible, value, -np.inf)
+            i = int(np.argmax(value))
+            found = Verdict(
+                float(np.clip(cuts.thresholds[i], -MAX_MARGIN, MAX_MARGIN)),
+                float(utility[i]),
+                float(gaps[i]),
+                bool(feasible[i]),
+                float(value[i]),
+            )
+            best = max(best, found, key=lambda v: v.rank)
+        return best
+
+    def _cuts(self, logits: NDArray[np.float64]) -> Iterator[Cuts]:
+        if self.n_classes > 2:
+            yield Cuts(np.zeros(1), self._count(logits.argmax(axis=1))[None])
+            return
+        margins = logits[:, 1] - logits[:, 0]
+        tuned = self.constraint.threshold is None
+        if tuned and not callable(self.constraint.utility):
+            yield from sweep(margins, self.y, self.groups, self.parts, self.n_groups, 2)
+            return
+        cuts = [margin_of_threshold(self.constraint.threshold or 0.5)]
+        if tuned:
+            cuts = np.quantile(margins, np.linspace(0, 1, N_CALLABLE_CUTS)).tolist()
+        for cut in cuts:
+            yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
+
+    def _count(self, predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+        shape = (self.n_classes, self.n_groups)
+        parts = [self.parts == 0, self.parts == 1]
+        return np.stack(
+            [count_table(self.y[p], predictions[p], self.groups[p], *shape) for p in parts]
+        )
+
+    def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
+        counts = cuts.counts[:, 0] if self.separate else cuts.counts.sum(axis=1)
+        name = self.constraint.utility
+        if not callable(name):
+            return utility_from_counts(counts, name)
+        return np.array([name(*_pairs(table)) for table in counts], dtype=np.float64)
+
+    def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.n_groups < 2:
+            return np.zeros(len(counts))
+        name, pos = self.constraint.gap, self.constraint.pos
+        if not self.separate:
+            return _or_infinite(gap(counts.sum(axis=1), name, pos))
+        both = gap(counts, name, pos)
+        return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
+
+
+def _or_infinite(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    # A gap that cannot be measured is not met.
+    return np.where(np.isnan(gaps), np.inf, gaps)
+
+
+def _pairs(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write a table [group, true, predicted] out as two vectors for a user's function."""
+    n_classes = table.shape[-1]
+    flat = table.sum(axis=0).ravel()
+    true, predicted = np.divmod(np.arange(n_classes**2), n_classes)
+    return np.repeat(true, flat), np.repeat(predicted, flat)

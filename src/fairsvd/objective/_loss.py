@@ -1,0 +1,66 @@
+"""The loss of an edit: cross-entropy plus the soft gap, both at the operating threshold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..training import Batch
+from ._constraint import Constraint
+from ._gaps import soft_gap
+
+__all__ = ["edit_loss", "shifted"]
+
+# The step from one decision to the other is smoothed over about a unit of margin: wide enough
+# for gradients, narrow enough that the soft gap falls together with the hard one.
+SHARPNESS = 4.0
+
+
+def shifted(logits: Tensor, margin: float) -> Tensor:
+    """Lower the second of two logits, so that the decision at ``margin`` is the argmax."""
+    if margin == 0:
+        return logits
+    return torch.stack([logits[:, 0], logits[:, 1] - margin], dim=1)
+
+
+def edit_loss(
+    logits: Tensor,
+    batch: Batch,
+    constraint: Constraint,
+    *,
+    margin: float,
+    tradeoff: float,
+    n_groups: int,
+) -> Tensor:
+    """Weighted cross-entropy plus ``tradeoff`` times the soft gap.
+
+    Both are taken at the operating threshold. A gap penalised at margin 0, where an unbalanced
+    task is never run, costs balanced accuracy and buys nothing.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, n_classes)
+    batch : Batch
+    constraint : Constraint
+    margin : float
+        Operating threshold, in units of the logit margin.
+    tradeoff : float
+        Weight of the soft gap; at 0 it is not computed.
+    n_groups : int
+    """
+    logits = shifted(logits, margin)
+    losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none")
+    loss = (losses * batch.loss_weights).mean()
+    if tradeoff == 0:
+        return loss
+    probabilities = torch.softmax(SHARPNESS * logits, dim=1)
+    penalty = soft_gap(
+        probabilities,
+        batch.y,
+        batch.groups,
+        batch.gap_weights,
+        constraint.gap,
+        constraint.pos,
+        n_groups,
+    )
+    return loss + tradeoff * penalty

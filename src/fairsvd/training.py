@@ -1,0 +1,182 @@
+"""The one loop that tunes anything: cell-stratified batches, candidates along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .arrays import LabelledRows
+
+__all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step, on the device of the network.
+
+    Attributes
+    ----------
+    X : Tensor of shape (n, ...)
+    y, groups : Tensor of shape (n,), int64
+    loss_weights : Tensor of shape (n,)
+        Weights that give the batch the shares that the cross-entropy is to see; mean 1.
+    gap_weights : Tensor of shape (n,)
+        Weights that give the batch the true shares of the cells; mean 1.
+    """
+
+    X: Tensor
+    y: Tensor
+    groups: Tensor
+    loss_weights: Tensor
+    gap_weights: Tensor
+
+
+def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64]:
+    """Share of the loss that each (label, group) cell gets.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_classes, n_groups)
+        Rows in each cell.
+    balance : {"cells", "classes"} or None
+        "cells": every cell that has rows gets the same share. "classes": every class the same,
+        split within the class as the rows are. None: as the rows are.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_classes, n_groups), adding up to 1
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    if balance == "cells":
+        shares = (counts > 0).astype(np.float64)
+    elif balance == "classes":
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    else:
+        shares = counts
+    return shares / shares.sum()
+
+
+class CellBatches:
+    """Endless batches in which every (label, group) cell stands with equally many rows.
+
+    Small cells are seen in every step instead of by luck; weights put the shares right. Where
+    there are more cells than ``batch_size``, each batch holds one row of that many cells.
+
+    Parameters
+    ----------
+    rows : LabelledRows
+    n_classes, n_groups : int
+    batch_size : int
+        Rows a batch; rounded down to a multiple of the number of cells.
+    balance : {"cells", "classes"} or None
+        See :func:`cell_shares`.
+    generator : torch.Generator
+    device : torch.device
+    dtype : torch.dtype
+        Of X and of the weights.
+    """
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        n_classes: int,
+        n_groups: int,
+        *,
+        batch_size: int,
+        balance: str | None,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        cells = rows.y * n_groups + rows.groups
+        counts = torch.bincount(cells, minlength=n_classes * n_groups)
+        table = counts.reshape(n_classes, n_groups).numpy()
+        self.rows, self.generator, self.device, self.dtype = rows, generator, device, dtype
+        self.order = torch.argsort(cells, stable=True)
+        self.present = torch.nonzero(counts).flatten()
+        self.counts = counts[self.present]
+        self.starts = counts.cumsum(0)[self.present] - self.counts
+        self.n_cells = min(len(self.present), batch_size)
+        self.per_cell = max(1, batch_size // len(self.present))
+        scale = len(self.present)
+        chosen = self.present.numpy()
+        self.loss_shares = torch.as_tensor(cell_shares(table, balance).flat[chosen] * scale)
+        self.gap_shares = torch.as_tensor(cell_shares(table, None).flat[chosen] * scale)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw batches with replacement, for ever."""
+        while True:
+            cells = self._cells()
+            draws = torch.rand(len(cells), generator=self.generator, dtype=torch.float64)
+            within = (draws * self.counts[cells]).long()
+            yield self._read(self.order[self.starts[cells] + within], cells)
+
+    def _cells(self) -> Tensor:
+        cells = torch.arange(len(self.present))
+        if self.n_cells < len(cells):
+            cells = torch.randperm(len(cells), generator=self.generator)[: self.n_cells]
+        return cells.repeat_interleave(self.per_cell)
+
+    def _read(self, positions: Tensor, cells: Tensor) -> Batch:
+        rows, place = self.rows, {"device": self.device, "dtype": self.dtype}
+        return Batch(
+            rows.X[positions.numpy()].to(**place),
+            rows.y[positions].to(self.device),
+            rows.groups[positions].to(self.device),
+            self.loss_shares[cells].to(**place),
+            self.gap_shares[cells].to(**place),
+        )
+
+
+def tune(
+    loss: Callable[[Batch], Tensor],
+    parameters: Sequence[Tensor],
+    batches: CellBatches,
+    *,
+    n_steps: int,
+    learning_rate: float,
+    every: int,
+    after_step: Callable[[], None] | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Iterator[int]:
+    """Minimise a loss over ``parameters`` with Adam, pausing at every candidate.
+
+    Parameters
+    ----------
+    loss : callable
+        Maps a :class:`Batch` to a scalar.
+    parameters : sequence of Tensor
+        Leaves that require gradients; changed in place.
+    batches : CellBatches
+    n_steps : int
+    learning_rate : float
+    every : int
+        Steps between two candidates; the last step is always one.
+    after_step : callable, optional
+        Called after each update (a projection, say).
+    progress : callable, optional
+        Called once a step.
+
+    Yields
+    ------
+    step : int
+        Steps made so far; the caller reads the parameters before it asks for the next.
+    """
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+    for step, batch in zip(range(1, n_steps + 1), batches, strict=False):
+        optimizer.zero_grad(set_to_none=True)
+        loss(batch).backward()
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+        if progress is not None:
+            progress()
+        if step % every == 0 or step == n_steps:
+            yield step

@@ -1,0 +1,243 @@
+"""The shape of the package: floors, cycles, lengths and imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import fairsvd
+
+PACKAGE = Path(fairsvd.__file__).parent
+PROJECT = Path(__file__).parents[1]
+
+# Low to high. A unit is a file or a folder of the package; it imports only from floors below its
+# own. A new file or folder has to be given its place here.
+FLOORS = (
+    {"exceptions", "_rng"},
+    {"groups", "datasets"},
+    {"arrays"},
+    {"networks"},
+    {"training"},
+    {"masks", "layers", "curvature"},
+    {"objective"},
+    {"model_selection", "metrics"},
+    {"base"},
+    {"low_rank"},
+    {"report"},
+    {"cli"},
+)
+LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
+
+MAX_LINES = 300
+LONGER_FILES: dict[str, str] = {}  # "folder/file.py": the reason why it may not be split
+MAX_BODY = 50
+
+# Slow to import and needed by few users: only inside the function that needs them.
+LATE_LIBRARIES = {"aif360", "dask", "distributed", "fairlearn", "matplotlib", "pandas", "tqdm"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+def module_name(path: Path) -> str:
+    """Dotted name below the package; the package itself is the empty string."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def sources() -> dict[str, Path]:
+    return {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(sources()[name].read_text(encoding="utf-8"))
+
+
+def unit(name: str) -> str:
+    return name.split(".")[0]
+
+
+UNITS = sorted({unit(name) for name in sources()} - {""})
+FILES = sorted(name for name in sources() if name)
+
+
+def anchor(name: str, level: int) -> str:
+    """Return the module that `level` leading dots mean inside the file of that name."""
+    parts = name.split(".") if name else []
+    up = level - 1 if sources()[name].name == "__init__.py" else level
+    return ".".join(parts[: len(parts) - up])
+
+
+def from_targets(name: str, node: ast.ImportFrom) -> Iterator[str]:
+    """Modules of this package that one `from ... import ...` reaches."""
+    module = node.module or ""
+    if node.level:
+        base = ".".join(filter(None, [anchor(name, node.level), module]))
+    elif module == "fairsvd" or module.startswith("fairsvd."):
+        base = module.removeprefix("fairsvd").removeprefix(".")
+    else:
+        return
+    for alias in node.names:
+        below = ".".join(filter(None, [base, alias.name]))
+        if below in sources():
+            yield below
+        elif below != "__version__":  # a constant of the root, there before anything else
+            yield base
+
+
+def own_imports(name: str) -> set[str]:
+    """Modules of this package that a file imports, at any depth and under TYPE_CHECKING too."""
+    found: set[str] = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom):
+            found.update(from_targets(name, node))
+        elif isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names)
+            found.update(n[8:] for n in names if n == "fairsvd" or n.startswith("fairsvd."))
+    return found
+
+
+def imported_libraries(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return {(node.module or "").split(".")[0]}
+    return set()
+
+
+def run_on_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what executes when a file is imported: no function bodies, nothing for types only."""
+    for child in ast.iter_child_nodes(node):
+        function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not function and not typing_only:
+            yield child
+            yield from run_on_import(child)
+
+
+def upward_imports(name: str) -> set[str]:
+    """Imports from the file's own floor or above, its own folder excepted."""
+    here = unit(name)
+    others = {target for target in own_imports(name) if unit(target) != here}
+    return {target for target in others if LEVEL.get(unit(target), len(FLOORS)) >= LEVEL[here]}
+
+
+def test_every_file_has_its_floor_and_every_floor_its_files():
+    assert sorted(LEVEL) == UNITS
+
+
+def test_no_unit_stands_on_two_floors():
+    assert sum(map(len, FLOORS)) == len(LEVEL)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_only_from_lower_floors(name):
+    assert upward_imports(name) == set()
+
+
+@pytest.mark.parametrize("unit_name", UNITS)
+def test_no_cycle_inside_a_folder(unit_name):
+    members = [name for name in FILES if unit(name) == unit_name]
+    graph = {name: {t for t in own_imports(name) if unit(t) == unit_name} for name in members}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_the_reader_of_imports_sees_every_form(monkeypatch):
+    code = """
+import fairsvd.metrics
+from . import masks
+from ..groups import encode_groups
+from fairsvd import FairLRFTransformer
+from fairsvd.objective import gap
+from .. import __version__
+def f():
+    from .deeper import g
+if TYPE_CHECKING:
+    from ..base import NetworkEditor
+"""
+    files = dict.fromkeys(
+        ["metrics", "folder.masks", "groups", "objective", "folder.deeper", "base", ""], PACKAGE
+    )
+    monkeypatch.setattr(
+        f"{__name__}.sources", lambda: {**files, "folder.file": PACKAGE / "folder" / "file.py"}
+    )
+    monkeypatch.setattr(f"{__name__}.tree", lambda name: ast.parse(code))
+    assert own_imports("folder.file") == set(files)
+
+
+def test_an_import_from_above_would_be_seen(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.own_imports", lambda name: {"base", "groups", "low_rank.x"})
+    assert upward_imports("base.file") == {"low_rank.x"}
+    assert upward_imports("metrics") == {"base", "low_rank.x"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_import_by_name_goes_round_the_floors(name):
+    calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
+    dynamic = [
+        ast.unparse(call)
+        for call in calls
+        if ast.unparse(call.func).split(".")[-1] in {"import_module", "__import__"}
+        and re.search(r"fairsvd|__name__|__package__|['\"]\.", ast.unparse(call))
+    ]
+    assert dynamic == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_is_too_long(name):
+    path = sources()[name]
+    if path.relative_to(PACKAGE).as_posix() not in LONGER_FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_longer_files_exist_and_have_a_reason():
+    for path, reason in LONGER_FILES.items():
+        assert (PACKAGE / path).is_file()
+        assert len(reason.split()) >= 5
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function after its signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_function_is_too_long(name):
+    functions = [
+        node
+        for node in ast.walk(tree(name))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert {f.name: body_lines(f) for f in functions if body_lines(f) > MAX_BODY} == {}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_slow_libraries_are_imported_late(name):
+    loaded = set().union(*(imported_libraries(node) for node in run_on_import(tree(name))))
+    assert loaded & LATE_LIBRARIES == set()
+
+
+def declared_requirements() -> set[str]:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["images"], *extras["scale"]]
+    return {re.split(r"[^\w-]", requirement)[0] for requirement in required}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_library_is_a_declared_requirement(name):
+    libraries = set().union(*(imported_libraries(node) for node in ast.walk(tree(name))))
+    foreign = libraries - sys.stdlib_module_names - {"fairsvd"}
+    assert {DISTRIBUTIONS.get(library, library) for library in foreign} <= declared_requirements()

@@ -1,0 +1,183 @@
+"""The benchmark's protocol: its split, its selection rule and its scores."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("tasks", monkeypatch)
+
+
+@pytest.fixture
+def protocol(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("protocol", monkeypatch)
+
+
+def random_rows(tasks: ModuleType, n: int = 600, seed: int = 0) -> tuple[object, np.ndarray]:
+    """Rows whose scores lean towards label 1 and towards group 1."""
+    rng = np.random.default_rng(seed)
+    y, g = rng.integers(2, size=n), rng.integers(2, size=n)
+    return tasks.Rows(np.zeros((n, 1)), y, g), rng.normal(size=n) + 1.5 * y + g
+
+
+def test_split_is_stratified_disjoint_and_repeatable(tasks: ModuleType) -> None:
+    strata = np.repeat([0, 1, 2, 3], [400, 300, 200, 100])
+    parts = tasks.split(strata, 3)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
+    for part, share in zip(parts, (0.49, 0.21, 0.30), strict=True):
+        counts = np.bincount(strata[part])
+        assert np.abs(counts - share * np.array([400, 300, 200, 100])).max() <= 1
+    again, other = tasks.split(strata, 3), tasks.split(strata, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+    assert not np.array_equal(parts[2], other[2])
+
+
+def test_encoding_uses_training_rows_only(tasks: ModuleType) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"age": [1.0, 3.0, 100.0, np.nan], "job": ["a", None, "b", "a"]})
+    X = tasks.encode(frame, np.array([0, 1]))
+    assert X.dtype == np.float32
+    assert X[:, 0].tolist() == [-1.0, 1.0, 98.0, 0.0]
+    assert X[:, 1:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_psi_and_phi(protocol: ModuleType) -> None:
+    assert protocol.psi(0.7, 0.03) == 0.7
+    assert protocol.psi(0.7, 0.15) == pytest.approx(0.6)
+    assert protocol.phi(0.7, 0.049) == 0.7
+    assert protocol.phi(0.7, 0.05) == 0.0
+
+
+@pytest.mark.parametrize("name", ["equalized_odds", "demographic_parity"])
+def test_measures_agree_with_fairlearn(tasks: ModuleType, protocol: ModuleType, name: str) -> None:
+    metrics = pytest.importorskip("fairlearn.metrics")
+    rows, scores = random_rows(tasks)
+    predictions = (scores > 1).astype(int)
+    measured = protocol.evaluate(predictions, rows, name)
+    wanted = getattr(metrics, f"{name}_difference")(rows.y, predictions, sensitive_features=rows.g)
+    assert measured[f"{name}_difference"] == pytest.approx(wanted, abs=1e-12)
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    balanced = sklearn_metrics.balanced_accuracy_score(rows.y, predictions)
+    assert measured["balanced_accuracy"] == pytest.approx(balanced, abs=1e-12)
+    assert measured["psi"] == pytest.approx(protocol.psi(balanced, wanted))
+
+
+def test_change_of_rates_is_zero_against_itself(tasks: ModuleType, protocol: ModuleType) -> None:
+    rows, scores = random_rows(tasks)
+    predictions = (scores > 1).astype(int)
+    same = protocol.evaluate(predictions, rows, "equalized_odds", predictions)
+    assert same["tpr_change"] == same["fpr_change"] == [0.0, 0.0]
+    stricter = protocol.evaluate((scores > 2).astype(int), rows, "equalized_odds", predictions)
+    assert max(stricter["tpr_change"]) < 0
+
+
+def hand_made(tasks: ModuleType) -> tuple[object, list[np.ndarray]]:
+    """Eighty rows, twenty a cell: an unfair perfect-for-one-group, a fair and a constant scorer."""
+    y, g = np.repeat([0, 0, 1, 1], 20), np.repeat([0, 1, 0, 1], 20)
+    inside = np.tile(np.arange(20), 4)
+    unfair = np.where((y == 1) & ((g == 0) | (inside < 10)), 1.0, 0.0)
+    fair = np.where((y == 1) & (inside < 16), 1.0, 0.0)
+    constant = np.zeros(80)
+    return tasks.Rows(np.zeros((80, 1)), y, g), [unfair, fair, constant]
+
+
+def test_rule_prefers_the_best_utility_under_the_gap(
+    tasks: ModuleType, protocol: ModuleType
+) -> None:
+    rows, scorers = hand_made(tasks)
+    choice = protocol.choose([(s, s) for s in scorers], (rows, rows), "equalized_odds")
+    assert (choice.candidate, choice.met) == (1, True)
+    assert choice.threshold == 0.5
+    assert choice.utility == pytest.approx(0.9)
+    assert choice.gap == pytest.approx(0.0)
+
+
+def test_rule_never_takes_a_collapsed_candidate(tasks: ModuleType, protocol: ModuleType) -> None:
+    rows, (unfair, _, constant) = hand_made(tasks)
+    choice = protocol.choose([(unfair, unfair), (constant,) * 2], (rows, rows), "equalized_odds")
+    assert (choice.candidate, choice.met) == (0, False)
+    assert choice.gap == pytest.approx(0.5)
+
+
+def test_rule_gives_ties_to_the_earlier_candidate(tasks: ModuleType, protocol: ModuleType) -> None:
+    rows, (unfair, fair, _) = hand_made(tasks)
+    candidates = [(unfair, unfair), (fair, fair), (2 * fair, 2 * fair)]
+    assert protocol.choose(candidates, (rows, rows), "equalized_odds").candidate == 1
+
+
+def test_rule_can_leave_the_untouched_network_out(tasks: ModuleType, protocol: ModuleType) -> None:
+    rows, (unfair, _, constant) = hand_made(tasks)
+    candidates = [(unfair, unfair), (constant, constant)]
+    choice = protocol.choose(candidates, (rows, rows), "equalized_odds", first=1)
+    assert (choice.candidate, choice.met) == (1, False)
+
+
+def test_rule_judges_the_sets_apart_where_overfitted(
+    tasks: ModuleType, protocol: ModuleType
+) -> None:
+    rows, (_, fair, _) = hand_made(tasks)
+    flipped = np.where(rows.g == 1, fair, np.roll(fair, 8))
+    assert protocol.overfitted((np.roll(fair, 15), fair), (rows, rows), "balanced_accuracy")
+    assert not protocol.overfitted((fair, fair), (rows, rows), "balanced_accuracy")
+    apart = protocol.sweep((flipped, fair), (rows, rows), "equalized_odds", "accuracy", True)
+    together = protocol.sweep((flipped, fair), (rows, rows), "equalized_odds", "accuracy", False)
+    assert apart.gap[0] == pytest.approx(2 * together.gap[0])
+
+
+def test_interval_holds_the_mean_and_table_names_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summary = load("summary", monkeypatch)
+    values = {"a": np.array([0.6, 0.7, 0.8]), "b": np.array([0.5, 0.5, 0.6])}
+    low, high = summary.bootstrap_interval(values)
+    assert low < summary.task_mean(values) < high
+    row = {"task": "a", "form": "blind", "seed": 0, "constraint": "equalized_odds"}
+    failed = {**row, "method": "m", "needs_group": False, "error": "ValueError: no | luck"}
+    assert "1 failed: ValueError: no / luck" in summary.markdown([failed], {"m": "method m"})
+
+
+def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("bench_methods", monkeypatch)
+
+    def broken(context: object, constraint: str) -> None:
+        raise RuntimeError("out of luck")
+
+    def small(name: str, form: str, seed: int, *, dev: bool) -> object:
+        rng = np.random.default_rng(seed)
+        parts = []
+        for n in (300, 150, 150):
+            X = rng.normal(size=(n, 4)).astype(np.float32)
+            g = rng.integers(2, size=n)
+            y = (X[:, 0] + 0.5 * g + rng.normal(size=n) > 0).astype(np.int64)
+            parts.append(tasks.Rows(X, y, g))
+        return tasks.Problem(name, form, seed, *parts, groups=("a", "b"))
+
+    monkeypatch.setattr(bench, "load_problem", small)
+    monkeypatch.setitem(bench.METHODS, "reweighing", bench.Method(broken, False, "broken"))
+    out = tmp_path / "rows.jsonl"
+    base = ["--tasks", "compas-race", "--forms", "blind", "--seeds", "1", "--out", str(out)]
+    base += ["--constraints", "equalized_odds", "--table", str(tmp_path / "table.md"), "--resume"]
+    bench.main([*base, "--methods", "untouched-utility"])
+    bench.main([*base, "--methods", "untouched-utility,untouched-gap,reweighing"])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["untouched-utility", "untouched-gap", "reweighing"]
+    assert rows[2]["error"] == "RuntimeError: out of luck"
+    assert rows[0]["tpr_change"] == [0.0, 0.0]
+    assert "1 failed: RuntimeError: out of luck" in (tmp_path / "table.md").read_text()
+    assert "benchmarks" in str(Path(sys.modules["bench_methods"].__file__ or "").parent)
