@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -105,13 +105,13 @@ class Context:
         return (margins(self.network, self.test_X) > self.operating_threshold).astype(int)
 
     def select(
-        self, scorers: list[Callable[[np.ndarray], np.ndarray]], constraint: str, first: int = 0
+        self, scorers: Sequence[Callable[[np.ndarray], np.ndarray]], constraint: str, first: int = 0
     ) -> tuple[Outcome, int]:
         """Apply the selection rule to candidates and predict the test rows with the winner.
 
         Parameters
         ----------
-        scorers : list of callable
+        scorers : sequence of callable
             Each maps features to scores; the base network is added as candidate 0.
         constraint : str
         first : {0, 1}, default=0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from context import Context, Method, Outcome
 from nets import fine_tune, margins
 from torch import nn
@@ -109,6 +111,44 @@ def edit_at_equal_share(context: Context, constraint: str, criterion: str) -> Ou
     return edit(context, constraint, criterion=criterion, sparsity=share, refine=None)
 
 
+def rebuilt(network: nn.Module, *, share: float, rank: float, seed: int) -> nn.Module:
+    """Copy a network, truncate its hidden layers' SVD and remove entries of U and V at random.
+
+    Parameters
+    ----------
+    network : nn.Module
+    share : float in [0, 1]
+        Chance of every entry of U and V to be removed.
+    rank : float in (0, 1]
+        Share of the singular values that stays.
+    seed : int
+    """
+    generator, made = torch.Generator().manual_seed(seed), copy.deepcopy(network)
+    layers = [m for m in made.modules() if isinstance(m, nn.Linear | nn.Conv2d)][:-1]
+    for layer in layers:
+        weight = layer.weight.data
+        factors = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        kept = max(1, round(rank * len(factors[1])))
+        U, S, V = factors[0][:, :kept], factors[1][:kept], factors[2][:kept]
+        U, V = (F * (torch.rand(F.shape, generator=generator) >= share) for F in (U, V))
+        layer.weight.data = ((U * S) @ V).reshape(weight.shape)
+    return made
+
+
+def removal_as_it_is(context: Context, constraint: str, random: bool) -> Outcome:
+    """Remove without the way back to the untouched network that the selection rule gives.
+
+    ``FairLRFTransformer`` has the untouched network among its candidates, so that its control rows
+    may show that network; here the removal itself has to answer, with its one threshold chosen.
+    """
+    if random and constraint not in context.shares:
+        default_edit(context, constraint)
+    share, rank = (context.shares[constraint], 1.0) if random else (0.0, 0.5)
+    module = rebuilt(context.network, share=share, rank=rank, seed=context.seed)
+    outcome, _ = context.select([partial(margins, module)], constraint, first=1)
+    return Outcome(outcome.predictions, {**outcome.notes, "share": share})
+
+
 CONTROLS = {
     "untouched": Method(at_half, False, "untouched, threshold .5"),
     "untouched-utility": Method(for_utility, False, "untouched, threshold for utility"),
@@ -128,6 +168,12 @@ OURS = {
     ),
     "fairlrf-magnitude": Method(
         partial(edit_at_equal_share, criterion="magnitude"), False, "magnitude removal, equal share"
+    ),
+    "removal-as-it-is": Method(
+        partial(removal_as_it_is, random=True), False, "random removal, equal share, no way back"
+    ),
+    "svd-as-it-is": Method(
+        partial(removal_as_it_is, random=False), False, "truncated SVD, rank .5, no way back"
     ),
     "truncated-svd": Method(
         partial(edit, rank=0.5, sparsity=0.0, refine=None), False, "truncated SVD, rank .5"

@@ -44,18 +44,18 @@ class Problem:
 
     Attributes
     ----------
-    train, validation, test : Rows
     groups : tuple of str
         The name of each group code.
+    train, validation, test : Rows
     """
 
     task: str
     form: str
     seed: int
+    groups: tuple[str, ...]
     train: Rows
     validation: Rows
     test: Rows
-    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Task:
 
 TASKS = {
     "adult-sex": Task("load_adult", "sex"),
-    # The charge in words makes 370 sparse columns, which 2,600 training rows let a network memorise.
+    # The charge in words makes 370 sparse columns: a network memorises its 2,600 rows by them.
     "compas-race": Task(
         "load_compas",
         "race",
@@ -199,5 +199,5 @@ def load_problem(name: str, form: str, seed: int, *, dev: bool = False) -> Probl
         inside = np.sort(np.concatenate([train, validation]))
         train, validation, test = (inside[part] for part in split(strata[inside], seed))
     X = encode(frame, train)
-    parts = [Rows(X[part], y[part], g[part]) for part in (train, validation, test)]
-    return Problem(name, form, seed, *parts, groups=tuple(map(str, groups)))
+    parts = (Rows(X[part], y[part], g[part]) for part in (train, validation, test))
+    return Problem(name, form, seed, tuple(map(str, groups)), *parts)

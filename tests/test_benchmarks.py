@@ -152,6 +152,21 @@ def test_interval_holds_the_mean_and_table_names_failures(
     assert "1 failed: ValueError: no / luck" in summary.markdown([failed], {"m": "method m"})
 
 
+def test_removal_as_it_is_leaves_the_network_alone_and_removes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nets, controls = load("nets", monkeypatch), load("controls", monkeypatch)
+    network, X = nets.mlp(5, 0), np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    before = nets.margins(network, X)
+    identity = controls.rebuilt(network, share=0.0, rank=1.0, seed=0)
+    assert np.abs(nets.margins(identity, X) - before).max() < 1e-5
+    empty = controls.rebuilt(network, share=1.0, rank=1.0, seed=0)
+    assert [bool(empty[i].weight.detach().any()) for i in (0, 2, 4)] == [False, False, True]
+    halved = controls.rebuilt(network, share=0.0, rank=0.5, seed=0)
+    assert np.linalg.matrix_rank(halved[2].weight.detach().numpy(), tol=1e-4) == 32
+    assert np.array_equal(nets.margins(network, X), before)
+
+
 def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("bench_methods", monkeypatch)
 
@@ -166,7 +181,7 @@ def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.M
             g = rng.integers(2, size=n)
             y = (X[:, 0] + 0.5 * g + rng.normal(size=n) > 0).astype(np.int64)
             parts.append(tasks.Rows(X, y, g))
-        return tasks.Problem(name, form, seed, *parts, groups=("a", "b"))
+        return tasks.Problem(name, form, seed, ("a", "b"), *parts)
 
     monkeypatch.setattr(bench, "load_problem", small)
     monkeypatch.setitem(bench.METHODS, "reweighing", bench.Method(broken, False, "broken"))

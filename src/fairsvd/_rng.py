@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +20,7 @@ STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4}
 
 _GLOBAL_STATE = threading.RLock()
 _THREADS = threading.Lock()
-_threads_in_use = 0
-_threads_before = 1
+_INSIDE = threading.local()
 
 
 def resolve_seed(random_state: Any) -> int:
@@ -49,41 +50,57 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
 
 
+def _in_new_thread(call: Callable[..., int | None], *args: int) -> int | None:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *args).result()
+
+
+def _set_num_threads(here: int, elsewhere: int) -> None:
+    """Set torch's number of threads for this Python thread, and for those that come."""
+    torch.set_num_threads(here)
+    _in_new_thread(torch.set_num_threads, elsewhere)
+
+
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Run a block under one torch thread and restore the number afterwards.
 
     Sums over several threads round differently, so results would depend on the machine and on
-    ``n_jobs``. Blocks may overlap in several Python threads: the number found by the first to
-    enter is what each of them restores.
+    ``n_jobs``. Blocks may overlap in several Python threads: torch keeps the number of each
+    Python thread and a default that those take over which use torch for the first time, and the
+    block changes the first only. A block inside another does nothing.
     """
-    global _threads_in_use, _threads_before
+    if getattr(_INSIDE, "block", False):
+        yield
+        return
     with _THREADS:
-        if _threads_in_use == 0:
-            _threads_before = torch.get_num_threads()
-        _threads_in_use += 1
-    torch.set_num_threads(1)
+        here, elsewhere = torch.get_num_threads(), _in_new_thread(torch.get_num_threads)
     try:
+        _INSIDE.block = True
+        with _THREADS:
+            _set_num_threads(1, elsewhere or here)
         yield
     finally:
         with _THREADS:
-            _threads_in_use -= 1
-            torch.set_num_threads(_threads_before)
+            _set_num_threads(here, elsewhere or here)
+        _INSIDE.block = False
 
 
 @contextmanager
 def seeded_globally(seed: int) -> Iterator[None]:
-    """Seed torch's and numpy's global generators for a block, then put their state back.
+    """Seed torch's, numpy's and Python's global generators for a block, then restore them.
 
     For code that is not ours and draws from them. ``torch.random.fork_rng`` alone is not safe
     between threads, hence one lock for the whole process.
     """
     with _GLOBAL_STATE:
-        numpy_state = np.random.get_state()
+        numpy_state, python_state = np.random.get_state(), random.getstate()
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 np.random.seed(seed % 2**32)
+                random.seed(seed)
                 yield
         finally:
             np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["START", "clamp_masks", "harden", "mask_variables", "removed_fraction", "straight_through"]
+__all__ = [
+    "START",
+    "clamp_masks",
+    "harden",
+    "mask_variables",
+    "removed_fraction",
+    "share_of",
+    "straight_through",
+]
 
 # An entry is kept while its variable is positive. From one half, at most twice a half to go:
 # few enough steps to reach zero, enough that one noisy gradient removes nothing.
@@ -32,6 +41,14 @@ def clamp_masks(variables: Mapping[str, Tensor]) -> None:
             variable.clamp_(-1, 1)
 
 
+def share_of(fraction: float, total: int) -> int:
+    """Count the entries that a share of ``total`` is, rounded down.
+
+    0.29 of 100 is 29, although the product of the floats is a little below.
+    """
+    return min(total, math.floor(fraction * total + 1e-6))
+
+
 def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) -> dict[str, Tensor]:
     """Turn variables into boolean masks, True where an entry is kept.
 
@@ -49,7 +66,7 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     kept = {name: variable.detach() > 0 for name, variable in variables.items()}
     if max_removed is None:
         return kept
-    allowed = int(max_removed * sum(mask.numel() for mask in kept.values()))
+    allowed = share_of(max_removed, sum(mask.numel() for mask in kept.values()))
     if sum(int((~mask).sum()) for mask in kept.values()) <= allowed:
         return kept
     flat = torch.cat([variable.detach().flatten() for variable in variables.values()])

@@ -170,10 +170,12 @@ def tune(
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+    optimizer.zero_grad(set_to_none=True)
     for step, batch in zip(range(1, n_steps + 1), batches, strict=False):
-        optimizer.zero_grad(set_to_none=True)
         loss(batch).backward()
         optimizer.step()
+        # Here, not before the next step: nobody who gets the parameters finds gradients on them.
+        optimizer.zero_grad(set_to_none=True)
         if after_step is not None:
             after_step()
         if progress is not None:

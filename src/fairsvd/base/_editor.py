@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from sklearn.base import (
@@ -236,7 +235,8 @@ class NetworkEditor(
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict labels, shape (n,): the most probable after the threshold's shift."""
-        return self.classes_[self._logits(X).argmax(axis=1)]
+        codes = self._logits(X).argmax(axis=1)
+        return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute shifted probabilities, (n, n_classes), in the order of ``classes_``.

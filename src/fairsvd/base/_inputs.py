@@ -79,7 +79,9 @@ def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> 
     batches, y, notes = _validated(estimator, X, y)
     labels, codes = _encoded_labels(y)
     classes = known_classes(estimator.network, labels)
-    codes = np.searchsorted(classes, labels)[codes] if len(classes) > len(labels) else codes
+    # The network's classes may be more than those of y, and in another order.
+    place = {label: k for k, label in enumerate(classes.tolist())}
+    codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
     if sensitive_features is None:
         _warn_missing()
@@ -118,6 +120,8 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
         y = column_or_1d(np.asarray(y), warn=True)
         if len(X) != len(y):
             raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label a row.")
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)  # an earlier fit on a table knew them
         return as_batches(X), y, ()
     X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
     if X.ndim not in (2, 4):
@@ -188,7 +192,8 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     if is_dataset(X):
         return as_batches(X)
     if estimator.sensitive_source_ == "columns of X" or estimator.sensitive_columns is not None:
-        X = drop_sensitive(X, estimator.sensitive_columns, getattr(estimator, "n_features_in_", None))
+        width = getattr(estimator, "n_features_in_", None)
+        X = drop_sensitive(X, estimator.sensitive_columns, width)
     X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
     if X.ndim not in (2, 4):
         raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from fairsvd.curvature._engine import Batch, CurvaturePass
-from fairsvd.curvature._func import per_sample_gradients
+from ._engine import Batch, CurvaturePass
+from ._func import per_sample_gradients
 
 __all__ = ["group_curvature", "group_weight_curvature", "per_sample_gradients"]
 

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 from torch import Tensor, nn
 
-from fairsvd.curvature._record import Use
-from fairsvd.curvature._sums import Factors
+from ._record import Use
+from ._sums import Factors
 
 __all__ = [
     "check_factors",
@@ -44,14 +44,13 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
 def find_weight(name: str, layer: nn.Module) -> Tensor:
     """Give the weight of a layer if it can be read as matrices."""
     weight = getattr(layer, "weight", None)
-    floating = isinstance(weight, Tensor) and weight.is_floating_point()
-    if not floating or weight.dim() < 2:
-        raise ValueError(
-            f"factors: layer {name!r} is a {type(layer).__name__}, which has no floating-point "
-            "weight of at least two dimensions. Supported are nn.Linear and nn.Conv2d, and through "
-            "torch.func any layer with such a parameter 'weight'. Leave this layer out."
-        )
-    return weight
+    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.dim() >= 2:
+        return weight
+    raise ValueError(
+        f"factors: layer {name!r} is a {type(layer).__name__}, which has no floating-point "
+        "weight of at least two dimensions. Supported are nn.Linear and nn.Conv2d, and through "
+        "torch.func any layer with such a parameter 'weight'. Leave this layer out."
+    )
 
 
 def weight_shape(layer: nn.Module, weight: Tensor) -> tuple[int, int, int]:

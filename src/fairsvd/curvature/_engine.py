@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairsvd.curvature._checks import (
+from ._checks import (
     check_factors,
     check_logits,
     check_options,
@@ -19,11 +19,11 @@ from fairsvd.curvature._checks import (
     unchanged_inputs,
     weight_shape,
 )
-from fairsvd.curvature._func import per_sample_gradients
-from fairsvd.curvature._kernels import make_kernel
-from fairsvd.curvature._record import Use, evaluating, recording
-from fairsvd.curvature._rows import Rows, sort_rows
-from fairsvd.curvature._sums import GradientSums, LayerSums
+from ._func import per_sample_gradients
+from ._kernels import make_kernel
+from ._record import Use, evaluating, recording
+from ._rows import Rows, sort_rows
+from ._sums import GradientSums, LayerSums
 
 __all__ = ["Batch", "CurvaturePass"]
 
@@ -58,6 +58,7 @@ class CurvaturePass:
         check_options(n_groups, hessian, max_bytes)
         self.module, self.n_groups, self.max_bytes = module, n_groups, max_bytes
         self.to_logits, self.hessian = to_logits, hessian
+        self.names = list(factors)
         self.layers: dict[str, nn.Module] = {}
         self.hooked: dict[str, LayerSums] = {}
         self.others: dict[str, GradientSums] = {}
@@ -88,7 +89,8 @@ class CurvaturePass:
                     seen |= self._add_batch(rows, x, y)
                     counts += torch.tensor(rows.bounds).diff()
         check_seen(set(self.layers) - seen, bool(counts.any()))
-        return {name: sums.means(counts) for name, sums in (self.hooked | self.others).items()}
+        sums = self.hooked | self.others
+        return {name: sums[name].means(counts) for name in self.names}
 
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
         with torch.enable_grad(), recording(self.layers) as recorded:

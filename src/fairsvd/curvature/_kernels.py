@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["ConvKernel", "Kernel", "LinearKernel", "make_kernel"]
 
@@ -105,7 +106,7 @@ class ConvKernel:
 
     def workspace(self, x: Tensor, positions: int) -> int:
         """Count the values of the unfolded input where it has to be made."""
-        unfolded = not (self.pointwise or _has_fast_groups(x))
+        unfolded = not (self.pointwise or self._grouped(x, positions))
         return math.prod(self.shape[::2]) * positions if unfolded else 0
 
     def project(self, x: Tensor, V: Tensor) -> Tensor:
@@ -117,11 +118,19 @@ class ConvKernel:
 
     def outer(self, x: Tensor, d: Tensor) -> Tensor:
         """Sum d a^T over the positions: (k, c, e, n)."""
-        if not self.pointwise and _has_fast_groups(x):
+        if not self.pointwise and self._grouped(x, d.shape[-1]):
             return self._weight_gradient(x, d)
         k, (c, _, n) = len(x), self.shape
         unfolded = x if self.pointwise else self._unfold(x)
         return torch.matmul(d, unfolded.reshape(k, c, n, -1).mT)
+
+    def _grouped(self, x: Tensor, positions: int) -> bool:
+        """Say whether one convolution group a row is faster than unfolding (measured on a CPU)."""
+        # oneDNN, which serves float32 on the CPU, does it at full speed, but falls back to
+        # unfolding on maps of 8 x 8 and less; other libraries have slow weight gradients of groups.
+        served = x.device.type == "cpu" and x.dtype == torch.float32
+        worth = self.shape[0] > 1 or positions > 64
+        return served and worth and torch.backends.mkldnn.is_available()
 
     def _unfold(self, x: Tensor) -> Tensor:
         return F.unfold(x, self.window[1:], self.dilation, self.padding, self.stride)
@@ -131,7 +140,7 @@ class ConvKernel:
         # the library's own loops and without unfolding.
         k, (c, _, n), e = len(x), self.shape, d.shape[2]
         height, width = self._map_size(x)
-        gradient = torch.nn.grad.conv2d_weight(
+        gradient = conv2d_weight(
             x.reshape(1, -1, *x.shape[2:]),
             (k * c * e, *self.window),
             d.reshape(1, k * c * e, height, width),
@@ -170,9 +179,3 @@ def _split_padding(layer: nn.Conv2d) -> tuple[list[int], tuple[int, ...]]:
     if layer.padding_mode == "zeros" and all(low == high for low, high in sides):
         return [0, 0, 0, 0], tuple(low for low, _ in sides)
     return [*sides[1], *sides[0]], (0, 0)
-
-
-def _has_fast_groups(x: Tensor) -> bool:
-    # oneDNN, which serves float32 on the CPU, is fast with one group a row; others are not.
-    served = x.device.type == "cpu" and x.dtype == torch.float32
-    return served and torch.backends.mkldnn.is_available()

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairsvd.curvature._kernels import Kernel
-from fairsvd.curvature._rows import Rows
+from ._kernels import Kernel
+from ._rows import Rows
 
 __all__ = ["Factors", "GradientSums", "LayerSums"]
 

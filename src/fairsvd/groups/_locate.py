@@ -35,8 +35,8 @@ class Located(NamedTuple):
 
 
 def _as_list(columns: Any) -> list[Hashable]:
-    single = isinstance(columns, (str, int, np.integer))
-    wanted = [columns] if single else list(columns)
+    several = isinstance(columns, (list, tuple)) or getattr(columns, "ndim", 0) == 1
+    wanted = list(columns) if several else [columns]
     strange = [
         c for c in wanted if isinstance(c, bool) or not isinstance(c, (str, int, np.integer))
     ]

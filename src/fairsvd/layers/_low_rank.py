@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from ._factors import Factors
 
 __all__ = ["LowRankConv2d", "LowRankLinear", "compress_layer"]
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    # Contiguous: a transposed view is slower to run, and file formats refuse it.
+    return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
 
 
 class LowRankLinear(nn.Module):
@@ -26,9 +33,9 @@ class LowRankLinear(nn.Module):
 
     def __init__(self, left: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.left = nn.Parameter(left.detach().clone())
-        self.right = nn.Parameter(right.detach().clone())
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.left = _parameter(left)
+        self.right = _parameter(right)
+        self.bias = None if bias is None else _parameter(bias)
 
     @property
     def weight(self) -> Tensor:
@@ -69,26 +76,33 @@ class LowRankConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d, factors: Factors) -> None:
         super().__init__()
         blocks, rank = factors.S.shape
-        self.thin = nn.Conv2d(
+        # skip_init: an initialisation would draw from torch's global generator for nothing.
+        self.thin = skip_init(
+            nn.Conv2d,
             layer.in_channels,
             blocks * rank,
-            layer.kernel_size,  # type: ignore[arg-type]
-            stride=layer.stride,  # type: ignore[arg-type]
-            padding=layer.padding,  # type: ignore[arg-type]
-            dilation=layer.dilation,  # type: ignore[arg-type]
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
             groups=blocks,
             bias=False,
             padding_mode=layer.padding_mode,
         )
-        self.mix = nn.Conv2d(
-            blocks * rank, layer.out_channels, 1, groups=blocks, bias=layer.bias is not None
+        self.mix = skip_init(
+            nn.Conv2d,
+            blocks * rank,
+            layer.out_channels,
+            1,
+            groups=blocks,
+            bias=layer.bias is not None,
         )
         self.shape = factors.shape
         left = factors.U * factors.S.unsqueeze(1)
-        self.thin.weight = nn.Parameter(factors.V.mT.reshape(self.thin.weight.shape).clone())
-        self.mix.weight = nn.Parameter(left.reshape(self.mix.weight.shape).clone())
+        self.thin.weight = _parameter(factors.V.mT.reshape(self.thin.weight.shape))
+        self.mix.weight = _parameter(left.reshape(self.mix.weight.shape))
         if layer.bias is not None:
-            self.mix.bias = nn.Parameter(layer.bias.detach().clone())
+            self.mix.bias = _parameter(layer.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -111,12 +125,13 @@ class LowRankConv2d(nn.Module):
 def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
     """Replace a layer by its factors where they hold fewer numbers than its weight.
 
-    Every place that shares the layer gets the same replacement. Returns whether it was replaced.
+    Every place that shares the layer gets the same replacement. Returns whether it was replaced;
+    a network that is itself the layer (``name=""``) has no place to replace it in.
     """
     layer = module.get_submodule(name)
-    blocks, rank = factors.S.shape
+    rank = factors.S.shape[1]
     rows, columns = factors.U.shape[1], factors.V.shape[1]
-    if rank * (rows + columns) >= rows * columns:
+    if not name or rank * (rows + columns) >= rows * columns:
         return False
     if isinstance(layer, nn.Conv2d):
         thin: nn.Module = LowRankConv2d(layer, factors)

@@ -6,6 +6,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -19,15 +20,17 @@ __all__ = ["editable_layers", "resolve_ranks", "select_layers"]
 def editable_layers(module: nn.Module) -> dict[str, nn.Module]:
     """Find every linear and convolution layer that runs its own weight, by name, each once.
 
-    The projection inside an attention layer is left out: attention reads its weight without
-    running it.
+    Of several layers that share one weight the first stands for all. The projection inside an
+    attention layer is left out: attention reads its weight without running it.
     """
-    return {
+    found = {
         name: layer
         for name, layer in module.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d))
         and not isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
     }
+    first = {id(layer.weight): name for name, layer in reversed(found.items())}
+    return {name: layer for name, layer in found.items() if first[id(layer.weight)] == name}
 
 
 def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str]:
@@ -92,7 +95,7 @@ def resolve_ranks(module: nn.Module, names: list[str], rank: float | None) -> di
     full = {name: full_rank(module.get_submodule(name)) for name in names}
     if rank is None:
         return full
-    if isinstance(rank, float):
+    if not isinstance(rank, Integral):  # numpy's float32 is no float
         return {name: max(1, round(rank * r)) for name, r in full.items()}
     if rank > max(full.values()):
         raise ValueError(

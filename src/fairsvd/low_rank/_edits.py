@@ -39,7 +39,8 @@ class Edit:
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
-        return {f"{name}.weight": f.weight() for name, f in self.factors.items()}
+        # A network that is a single layer has the empty name.
+        return {f"{name}.weight".lstrip("."): f.weight() for name, f in self.factors.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""

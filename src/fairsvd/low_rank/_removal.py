@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..base import EditData
+from ..base import Candidate, EditData, edited_copy
 from ..curvature import group_curvature
 from ..layers import Factors
 from ..networks import to_logits
@@ -111,10 +111,13 @@ class Removal:
             yield {**params, "sparsity": fraction}, edit
 
     def _curvature(self, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-        """Per-group curvature of every entry, (n_groups, ...), at the operating threshold."""
+        """Per-group curvature of every entry, (n_groups, ...), at the operating threshold.
+
+        Gradients are those of the network with the factors in it, truncated and masked as they are.
+        """
         data = self.data
         found = group_curvature(
-            self.module,
+            edited_copy(self.module, Candidate(Edit(dict(factors), {}).weights())),
             {name: (f.U, f.S, f.V) for name, f in factors.items()},
             data.editing_batches(),
             n_groups=data.n_groups,

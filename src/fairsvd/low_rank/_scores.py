@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layers import Factors
+from ..masks import share_of
 
 __all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "pooled", "random_scores"]
 
@@ -84,7 +85,7 @@ def lowest_masks(
             gone = torch.cat([~kept[key].flatten() for key in keys])
             flat = flat.masked_fill(gone, -torch.inf)
         mask = torch.ones_like(flat, dtype=torch.bool)
-        mask[torch.argsort(flat, stable=True)[: int(fraction * len(flat))]] = False
+        mask[torch.argsort(flat, stable=True)[: share_of(fraction, len(flat))]] = False
         parts = torch.split(mask, [scores[key].numel() for key in keys])
         for key, part in zip(keys, parts, strict=True):
             masks[key] = part.reshape(scores[key].shape)

@@ -67,7 +67,7 @@ class _BestUnderGap:
         utility, gap = self._columns(cv_results)
         best = self._choose(utility, gap)
         table = pd.DataFrame({"params": list(cv_results["params"]), "utility": utility, "gap": gap})
-        table["feasible"] = gap <= self.limit
+        table["feasible"] = np.isfinite(utility) & (gap <= self.limit)
         table["chosen"] = np.arange(len(table)) == best
         table["reason"] = [self._reason(utility, gap, best, k) for k in range(len(table))]
         return table
@@ -75,7 +75,10 @@ class _BestUnderGap:
     def _columns(
         self, cv_results: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Read the mean utility and the mean gap, made positive."""
+        """Read the mean utility and the mean gap, made positive.
+
+        Rounded, so that what differs by the order of a sum is a tie, and the limit is no trap.
+        """
         present = [
             key.removeprefix("mean_test_") for key in cv_results if key.startswith("mean_test_")
         ]
@@ -92,7 +95,8 @@ class _BestUnderGap:
                 "scorer of a difference returns minus the gap, so this is a ratio or another "
                 'score. Use fairness_scorer("..._difference").'
             )
-        return np.asarray(cv_results[f"mean_test_{self.utility}"], dtype=np.float64), np.abs(scores)
+        utility = np.asarray(cv_results[f"mean_test_{self.utility}"], dtype=np.float64)
+        return utility.round(12), np.abs(scores).round(12)
 
     def _choose(self, utility: NDArray[np.float64], gap: NDArray[np.float64]) -> int:
         usable = np.isfinite(utility) & np.isfinite(gap)
@@ -107,7 +111,7 @@ class _BestUnderGap:
         feasible = usable & (gap <= self.limit)
         if feasible.any():
             return int(np.argmax(np.where(feasible, utility, -np.inf)))
-        penalised = utility - np.maximum(0.0, gap - self.limit)
+        penalised = np.round(utility - np.maximum(0.0, gap - self.limit), 12)
         return int(np.argmax(np.where(usable, penalised, -np.inf)))
 
     def _reason(
@@ -121,7 +125,7 @@ class _BestUnderGap:
             return f"chosen: the largest {self.utility} {rule}"
         if gap[k] > self.limit:
             excess = f"{self.gap} exceeds the limit by {gap[k] - self.limit:.4g}"
-            return excess if met else f"{excess}; {self.utility} minus excess gap is smaller"
+            return excess if met else f"{excess}; {self.utility} minus excess gap is not larger"
         tie = utility[k] == utility[best]
         return f"{self.utility} {'is equal, an earlier candidate wins' if tie else 'is smaller'}"
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 
 from .._rng import seeded_globally
@@ -109,9 +109,7 @@ def adopt(
     """
     if network is None:
         place = device or "cpu"
-        net = default_net(
-            rows, classes, batch_size=batch_size, rng=rng, device=place
-        )
+        net = default_net(rows, classes, batch_size=batch_size, rng=rng, device=place)
         adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
     elif isinstance(network, FrozenEstimator):
         adopted = _frozen(network.estimator)
@@ -255,6 +253,8 @@ def _check_finite(logits: Tensor) -> None:
 def _kind_of_output(adopted: AdoptedNetwork, output: Tensor, probe: Tensor) -> str:
     """Tell logits from probabilities by the net's criterion, else by the values returned."""
     if output.shape[1] == 1:
+        if adopted.kind in ("one_logit", "one_probability"):
+            return adopted.kind
         closes = isinstance(last_leaf(adopted.module, probe), nn.Sigmoid)
         return "one_probability" if closes else "one_logit"
     if adopted.kind == "probabilities":

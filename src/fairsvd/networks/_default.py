@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from .._rng import torch_generator
 from ..arrays import LabelledRows
@@ -51,13 +51,16 @@ class BatchDataset(RowDataset):
     """The same, reading a whole batch at once."""
 
     def __getitems__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
-        """Read the rows of a batch; ``collate_fn`` must pass it through."""
+        """Read the rows of a batch; for :func:`collate`."""
         return self.rows.X[np.asarray(positions)], self.labels[positions]
 
 
-def pass_through(batch: Any) -> Any:
-    """Collate what is a batch already."""
-    return batch
+def collate(batch: Any) -> Any:
+    """Let a batch that was read as a whole pass; collate a list of rows as torch does.
+
+    The second is for the user who trains the net further on arrays of their own.
+    """
+    return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
 def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, Tensor]:
@@ -117,14 +120,12 @@ def default_net(
         train_split=None,
         iterator_train__shuffle=True,
         iterator_train__generator=torch_generator(rng),
-        iterator_train__collate_fn=pass_through,
+        iterator_train__collate_fn=collate,
         callbacks=list(callbacks),
         verbose=0,
         device=device,
     )
     fit_net(net, BatchDataset(rows, rows.y), None)
-    # What was needed to train from our own rows would only hinder the user who goes on with it.
-    net.set_params(iterator_train__collate_fn=torch.utils.data.default_collate)
     return net
 
 

@@ -13,7 +13,8 @@ from ._outputs import raw_output, recording_inputs, to_logits
 __all__ = ["all_features", "all_logits", "fast_logits"]
 
 # Matrix products of another number of rows round differently; in blocks of one constant size a
-# row's output is a function of the row alone.
+# row's output is a function of the row alone. (Where a layer's width is no multiple of 4, the
+# alignment in memory, and with it the last bit, also depends on the row's place in the block.)
 BLOCK = 64
 
 
@@ -38,7 +39,7 @@ def all_logits(module: nn.Module, X: Batches, kind: str) -> Tensor:
 
 
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
-    """What enters ``layer`` for every row, flattened to (n_rows, width)."""
+    """Collect what enters ``layer`` for every row, flattened to (n_rows, width)."""
 
     def run(x: Tensor) -> Tensor:
         record: list[tuple[str, Tensor]] = []

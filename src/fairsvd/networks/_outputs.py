@@ -116,7 +116,8 @@ class ShiftedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.kind = kind
-        self.register_buffer("shift", torch.tensor(offset))
+        dtype = next(network.parameters(), torch.zeros(())).dtype
+        self.register_buffer("shift", torch.tensor(offset, dtype=dtype))
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to the shifted output."""
@@ -161,10 +162,10 @@ def fold_offset(module: nn.Module, kind: str, offset: float, probe: Tensor) -> n
         name = output_layer(folded, probe)
         layer = folded.get_submodule(name) if name is not None else None
         if isinstance(layer, nn.Linear) and layer.out_features in (1, 2):
-            shift = torch.zeros(layer.out_features, device=probe.device)
+            shift = torch.zeros_like(layer.weight[:, 0])
             shift[-1] = offset
-            bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
-            layer.bias = nn.Parameter(bias - shift.to(bias.dtype))
+            bias = torch.zeros_like(shift) if layer.bias is None else layer.bias
+            layer.bias = nn.Parameter(bias - shift)
         tolerance = 1e-4 * (1 + wanted.abs().max())
         if torch.allclose(_margin(folded, kind, probe), wanted, atol=float(tolerance)):
             return folded

@@ -54,7 +54,7 @@ def sweep(
     Yields
     ------
     cuts : Cuts
-        From the highest threshold to the lowest.
+        From the highest threshold to the lowest; at least one each.
     """
     order = np.argsort(-margins, kind="stable")
     margins = np.asarray(margins, dtype=np.float64)[order]
@@ -78,6 +78,9 @@ def sweep(
         positive += reached
         reached = positive[-1].copy()
         chosen = distinct[start : start + size]
+        if not chosen.any():
+            # A long run of equal margins, say of a constant network.
+            continue
         positive = positive[chosen]
         counts = np.stack([totals - positive, positive], axis=-1)
         shape = (len(positive), n_parts, n_groups, 2, 2)

@@ -39,6 +39,7 @@ def gap_interval(
     Returns
     -------
     low, high : float in [0, 1]
+        NaN where too few groups have the rows that the gap compares.
     """
     total = int(counts.sum())
     drawn = rng.multinomial(total, counts.ravel() / total, size=n_draws)
@@ -68,6 +69,7 @@ def noise_floor(
     Returns
     -------
     floor : float in [0, 1]
+        NaN where too few groups have the rows that the gap compares.
     """
     n_groups, n_classes, _ = counts.shape
     if name == "accuracy_parity":
@@ -76,7 +78,7 @@ def noise_floor(
         hits = rng.binomial(rows, right.sum() / rows.sum(), size=(n_draws, n_groups))
         drawn = np.zeros((n_draws, n_groups, 2, 2), dtype=np.int64)
         drawn[..., 0, 0], drawn[..., 0, 1] = hits, rows - hits
-        return float(np.nanmean(gap(drawn, name, 1)))
+        return _mean(gap(drawn, name, 1))
     shared = counts.sum(axis=0).astype(np.float64)
     if name == "demographic_parity":
         shared = np.broadcast_to(shared.sum(axis=0), shared.shape)
@@ -84,4 +86,10 @@ def noise_floor(
     p = np.where(total > 0, shared / np.maximum(total, 1), 1 / n_classes)
     cells = counts.sum(axis=2)
     drawn = rng.multinomial(cells, p, size=(n_draws, *cells.shape))
-    return float(np.nanmean(gap(drawn, name, pos)))
+    return _mean(gap(drawn, name, pos))
+
+
+def _mean(gaps: NDArray[np.float64]) -> float:
+    """Average the draws that can be measured; NaN, without a warning, where none can."""
+    measured = gaps[np.isfinite(gaps)]
+    return float(measured.mean()) if len(measured) else float("nan")

@@ -1,0 +1,215 @@
+"""``fairsvd demo``: train, edit, and show what changed on held-out rows."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+from .. import __version__
+from .._rng import one_torch_thread, stage_rng
+from ..exceptions import FairsvdWarning
+from ..low_rank import FairLRFTransformer
+from ..metrics import hard_counts, rates_frame
+from ..objective import gap, utility_from_counts
+from ..report import (
+    before_after,
+    chosen_candidate,
+    format_table,
+    gap_estimates,
+    plot_tradeoff,
+    removed_frame,
+    resolved_utility,
+)
+from ._tasks import Rows, Task, load_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["run_demo"]
+
+UNTOUCHED = {"sparsity": 0, "refine": None}
+POSITIVE = 1  # both tasks have the labels 0 and 1
+OVERALL = ("accuracy", "balanced_accuracy", "worst_cell_accuracy")
+
+
+class Fits(NamedTuple):
+    """The three Pipelines that are compared, and the seconds that training and edit took."""
+
+    plain: Pipeline
+    tuned: Pipeline
+    edited: Pipeline
+    training: float
+    edit: float
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Print the tables and save the plot.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        data, plot, constraint, tolerance, max_steps, seed.
+
+    Raises
+    ------
+    ValueError
+        An option is out of its range.
+    OSError
+        The data is not there, or the plot cannot be written.
+    """
+    started = perf_counter()
+    _check_plot(options.plot)
+    _say(f"fairsvd {__version__}: FairLRF-style editing of a trained network\n")
+    task = load_task(options.data, options.seed)
+    for line in task.about:
+        _say(line)
+    n_fit, n_held = len(task.fit.y), len(task.held_out.y)
+    _say(f"Split    {n_fit:,} rows to fit, a quarter of them for the choice; {n_held:,} held out")
+    # Small networks are slower on several threads, and results then depend on their number.
+    with one_torch_thread(), warnings.catch_warnings():
+        # What the edit warns of is printed from report_.notes.
+        warnings.simplefilter("ignore", FairsvdWarning)
+        fits = _fit(task, options)
+        counts = {name: _count(getattr(fits, name), task.held_out) for name in Fits._fields[:3]}
+    _print_groups(counts, task.held_out)
+    _print_gaps(counts, options)
+    _print_overall(counts, options.constraint)
+    _print_edit(fits.edited[-1])
+    _save_plot(fits.edited[-1], counts, options.plot)
+    _say(f"\nTrade-off plot: {options.plot}")
+    seconds = perf_counter() - started
+    _say(f"Time: training {fits.training:.1f} s, edit {fits.edit:.1f} s, in all {seconds:.1f} s")
+
+
+def _say(line: str) -> None:
+    # At once, also into a pipe: a fit takes seconds.
+    print(line, flush=True)
+
+
+def _check_plot(path: Path) -> None:
+    """Make the plot's folder and refuse a format that cannot be written, before the long part."""
+    from matplotlib.figure import Figure
+
+    formats = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise ValueError(f"--plot {path} must end in one of .{', .'.join(formats)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _fit(task: Task, options: argparse.Namespace) -> Fits:
+    shared = {
+        "constraint": options.constraint,
+        "tolerance": options.tolerance,
+        "max_steps": options.max_steps,
+        "sensitive_columns": task.fit.y.index.name,
+        "random_state": options.seed,
+    }
+    start = perf_counter()
+    # The identity edit: it trains the default network and leaves it as it is.
+    editor = FairLRFTransformer(threshold=0.5, **UNTOUCHED, **shared)
+    plain = Pipeline([*task.steps, ("fairlrf", editor)]).fit(task.fit.X, task.fit.y)
+    trained = perf_counter()
+    # The same seed sets the same validation rows apart: the network has not seen them.
+    frozen = [(name, FrozenEstimator(step)) for name, step in plain.steps[:-1]]
+    network = plain[-1].module_
+    editor = FairLRFTransformer(network, **shared)
+    edited = Pipeline([*frozen, ("fairlrf", editor)]).fit(task.fit.X, task.fit.y)
+    done = perf_counter()
+    editor = FairLRFTransformer(network, **UNTOUCHED, **shared)
+    tuned = Pipeline([*frozen, ("fairlrf", editor)]).fit(task.fit.X, task.fit.y)
+    return Fits(plain, tuned, edited, trained - start, done - trained)
+
+
+def _count(pipe: Pipeline, rows: Rows) -> NDArray[np.int64]:
+    """Count rows by [group, true, predicted]; the group serves the count only."""
+    return hard_counts(rows.y, pipe.predict(rows.X), rows.y.index, labels=[0, 1])[0]
+
+
+def _print_groups(counts: dict[str, NDArray[np.int64]], rows: Rows) -> None:
+    labels, name = sorted(set(rows.y.index)), str(rows.y.index.name)
+    tables = [rates_frame(counts[k], POSITIVE, labels, [name]) for k in ("plain", "edited")]
+    _say("\nRates of every group on the held-out rows: untouched network -> edited network\n")
+    _say(format_table(before_after(*tables)))
+
+
+def _print_gaps(counts: dict[str, NDArray[np.int64]], options: argparse.Namespace) -> None:
+    rng = stage_rng(options.seed, "bootstrap")
+    tables = [gap_estimates(counts[k], POSITIVE, rng) for k in ("plain", "edited")]
+    _say("\nGaps on the held-out rows, with 95 % bootstrap intervals. Noise floor: the gap that")
+    _say("equal treatment would show on that many rows.\n")
+    _say(format_table(_gap_frame(*tables)))
+    asked = options.constraint.replace("_", " ")
+    _say(f"\nAsked for: {asked} of at most {options.tolerance:g}")
+
+
+def _gap_frame(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    frame = before[["difference"]].rename(columns={"difference": "before"})
+    frame["before_95_%"] = _intervals(before)
+    frame["after"] = after["difference"]
+    frame["after_95_%"] = _intervals(after)
+    frame["noise_floor"] = after["noise_floor"]
+    frame.index = frame.index.str.replace("_", " ")
+    return frame
+
+
+def _intervals(table: pd.DataFrame) -> list[str]:
+    pairs = zip(table["low"], table["high"], strict=True)
+    return [f"{low:.3f} to {high:.3f}" for low, high in pairs]
+
+
+def _print_overall(counts: dict[str, NDArray[np.int64]], constraint: str) -> None:
+    import pandas as pd
+
+    names = ("untouched network", "only its threshold tuned", "edited network")
+    tables = list(counts.values())
+    columns: dict[str, Any] = {u: [float(utility_from_counts(t, u)) for t in tables] for u in OVERALL}
+    columns[f"{constraint}_gap"] = [float(gap(t, constraint, POSITIVE)) for t in tables]
+    _say("\nOverall on the held-out rows\n")
+    _say(format_table(pd.DataFrame(columns, index=names)))
+
+
+def _print_edit(editor: FairLRFTransformer) -> None:
+    history = editor.history_
+    place = chosen_candidate(history)
+    chosen = history.iloc[place]
+    _say(f"\nRemoved: {editor.removed_fraction_:.1%} of the entries of U and V, by layer\n")
+    _say(format_table(removed_frame(editor)))
+    _say(f"\nChosen: candidate {place} of {len(history) - 1}, {_params(chosen)}, with threshold")
+    utility = (resolved_utility(editor) or "utility").replace("_", " ")
+    met = "within" if chosen["feasible"] else "beyond"
+    limit = editor.tolerance_fraction * editor.tolerance
+    _say(
+        f"{editor.threshold_:.3f}; on the rows of the choice {utility} {chosen['utility']:.3f} "
+        f"and gap {chosen['gap']:.3f}, {met} the limit of {limit:.3g}"
+    )
+    for note in editor.report_.notes:
+        _say(f"Note: {note}")
+
+
+def _params(chosen: pd.Series) -> str:
+    stage = f"stage {chosen['stage']}"
+    told = [n for n in ("tradeoff", "step") if n in chosen and np.isfinite(chosen[n])]
+    return ", ".join([stage, *(f"{name} {chosen[name]:g}" for name in told)])
+
+
+def _save_plot(
+    editor: FairLRFTransformer, counts: dict[str, NDArray[np.int64]], path: Path
+) -> None:
+    utility = resolved_utility(editor) or "balanced_accuracy"
+    labels = {"plain": "held-out rows, untouched", "edited": "held-out rows, edited"}
+    points = {
+        label: (
+            float(gap(counts[name], editor.constraint, POSITIVE)),
+            float(utility_from_counts(counts[name], utility)),
+        )
+        for name, label in labels.items()
+    }
+    plot_tradeoff(editor, points=points).figure.savefig(path)

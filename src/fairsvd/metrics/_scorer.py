@@ -1,0 +1,236 @@
+"""Gaps and ratios as scikit-learn scorers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.utils.metadata_routing import MetadataRequest
+
+from ..groups import encode_groups, find_sensitive
+from ..objective import count_table
+from ._scores import encode_labels, measure, split_name
+
+__all__ = ["fairness_scorer"]
+
+_RESPONSES = ("predict", "predict_proba", "decision_function")
+
+
+@dataclass(eq=False, repr=False)
+class _FairnessScorer:
+    """The callable that :func:`fairness_scorer` returns: ``scorer(estimator, X, y)``."""
+
+    name: str
+    sensitive_columns: str | int | Sequence[str | int] | None
+    pos_label: Any
+    response_method: str
+    missing_group: str
+
+    def __post_init__(self) -> None:
+        # Columns that were named must not be overruled by metadata meant for the estimator.
+        self._request: bool | str | None = self.sensitive_columns is None
+
+    def __repr__(self) -> str:
+        defaults = {"response_method": "predict", "missing_group": "raise"}
+        fields = ("sensitive_columns", "pos_label", "response_method", "missing_group")
+        changed = [
+            f", {field}={getattr(self, field)!r}"
+            for field in fields
+            if getattr(self, field) != defaults.get(field)
+        ]
+        return f"fairness_scorer({self.name!r}{''.join(changed)})"
+
+    def __call__(
+        self, estimator: Any, X: Any, y_true: Any, *, sensitive_features: Any = None
+    ) -> float:
+        """Score a fitted classifier: minus a difference, or a ratio; NaN without a comparison."""
+        names = None
+        if sensitive_features is None:
+            sensitive_features, names = self._find(X, y_true)
+        counts, pos = self._counts(estimator, X, y_true, sensitive_features, names)
+        value = measure(counts, self.name, pos)
+        return value if split_name(self.name)[1] else 0.0 - value
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Tell scikit-learn which metadata ``score`` wants.
+
+        Returns
+        -------
+        routing : MetadataRequest
+            ``sensitive_features`` is requested unless ``sensitive_columns`` were named.
+        """
+        routing = MetadataRequest(owner=self)
+        routing.score.add_request(param="sensitive_features", alias=self._request)
+        return routing
+
+    def set_score_request(self, *, sensitive_features: bool | str | None) -> _FairnessScorer:
+        """Change what is requested, for instance to score two attributes in one search.
+
+        Parameters
+        ----------
+        sensitive_features : bool, str or None
+            True or False: take it or not; a string: take the metadata of that name instead;
+            None: an error if it is passed.
+
+        Returns
+        -------
+        self : scorer
+            This scorer.
+
+        Raises
+        ------
+        RuntimeError
+            If metadata routing is off.
+        """
+        if not sklearn.get_config()["enable_metadata_routing"]:
+            raise RuntimeError(
+                "set_score_request works with metadata routing only: switch it on with "
+                "sklearn.set_config(enable_metadata_routing=True)."
+            )
+        self._request = sensitive_features
+        return self
+
+    def _accept_sample_weight(self) -> bool:
+        # Without routing, scikit-learn 1.9 asks every scorer of a dictionary.
+        return False
+
+    def _find(self, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
+        if self.sensitive_columns is None:
+            raise ValueError(
+                f"{self!r} got no sensitive_features. Either switch metadata routing on "
+                "(sklearn.set_config(enable_metadata_routing=True)) and pass sensitive_features= "
+                "to the search's fit, or in params= to cross_validate; or name columns of X, or "
+                "index levels of X or y, in fairness_scorer(..., sensitive_columns=...); or call "
+                "scorer(estimator, X, y, sensitive_features=...)."
+            )
+        located = find_sensitive(X, y, self.sensitive_columns)
+        return located.values, located.names
+
+    def _counts(
+        self, estimator: Any, X: Any, y_true: Any, sensitive_features: Any, names: Any
+    ) -> tuple[NDArray[Any], int | None]:
+        arrays = {"y": y_true}
+        known = getattr(estimator, "classes_", None)
+        shares = None
+        if self.response_method == "predict":
+            arrays["predictions"] = estimator.predict(X)
+        else:
+            shares = self._shares(estimator, X, known)
+        classes, codes, pos = encode_labels(arrays, known, self.pos_label)
+        groups = encode_groups(
+            sensitive_features, len(codes[0]), missing=self.missing_group, names=names
+        )
+        sizes = len(classes), groups.n_groups
+        if shares is None:
+            return count_table(codes[0], codes[1], groups.codes, *sizes), pos
+        return _share_table(codes[0], shares, groups.codes, *sizes), pos
+
+    def _shares(self, estimator: Any, X: Any, known: Any) -> NDArray[np.float64]:
+        """Ask for probabilities, or for decisions as 0/1 shares, of shape (n, n_classes)."""
+        if known is None:
+            raise ValueError(
+                f"{type(estimator).__name__} has no classes_, which response_method="
+                f"{self.response_method!r} needs to tell what its columns mean: use 'predict'."
+            )
+        scores = np.asarray(getattr(estimator, self.response_method)(X), dtype=np.float64)
+        n_classes = len(known)
+        if scores.ndim == 1 and n_classes == 2:
+            return np.eye(2)[(scores > 0).astype(np.int64)]
+        if scores.ndim != 2 or scores.shape[1] != n_classes:
+            raise ValueError(
+                f"{self.response_method} gave shape {scores.shape} for {n_classes} classes: wanted "
+                "one column for each class (an SVC: decision_function_shape='ovr')."
+            )
+        if self.response_method == "decision_function":
+            return np.eye(n_classes)[scores.argmax(axis=1)]
+        return scores
+
+
+def _share_table(
+    y: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    n_classes: int,
+    n_groups: int,
+) -> NDArray[np.float64]:
+    """Sum shares as ``count_table`` counts rows; classes beyond the columns get nothing."""
+    table = np.zeros((n_groups, n_classes, n_classes))
+    known = groups >= 0
+    cells = groups[known] * n_classes + y[known]
+    for k in range(shares.shape[1]):
+        sums = np.bincount(cells, weights=shares[known, k], minlength=n_groups * n_classes)
+        table[:, :, k] = sums.reshape(n_groups, n_classes)
+    return table
+
+
+def fairness_scorer(
+    name: str,
+    *,
+    sensitive_columns: str | int | Sequence[str | int] | None = None,
+    pos_label: Any = None,
+    response_method: str = "predict",
+    missing_group: str = "raise",
+) -> _FairnessScorer:
+    """Make a scikit-learn scorer of a gap or ratio between groups.
+
+    Parameters
+    ----------
+    name : str
+        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
+        "accuracy_parity", followed by "_difference" or "_ratio".
+    sensitive_columns : str, int or list of these, default=None
+        Where the groups are when the scorer gets none: names (or positions) of columns of X,
+        else levels of X's index, else of y's index. The only way without metadata routing; X
+        goes to the estimator as it is. None means that ``sensitive_features`` is requested.
+    pos_label : label or None, default=None
+        The positive one of two classes; None means ``classes_[1]``.
+    response_method : {"predict", "predict_proba", "decision_function"}, default="predict"
+        "predict": rates of predicted labels. "predict_proba": means of probabilities in the place
+        of rates, smoother and independent of a threshold. "decision_function": labels by its sign
+        or its largest column.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        What to do with rows whose group is missing.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y, *, sensitive_features=None)`` -> float; greater is better: minus
+        a difference, in [-1, 0], or a ratio, in [0, 1]. It can be pickled, and stand alone or in
+        a dictionary in any ``scoring=``. ``set_score_request(sensitive_features="name")`` takes
+        metadata of another name.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown; when called: if there are no sensitive features, or as
+        :func:`fairness_score` does.
+
+    Notes
+    -----
+    The groups are those of the rows that are scored. With fewer than two of them, or with no rate
+    that two of them share, the score is NaN, never a perfect 0: split with
+    ``JointStratifiedKFold`` to have every (label, group) cell in every fold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from fairsvd import fairness_scorer
+    >>> X, sex = np.arange(8.0).reshape(-1, 1), ["f"] * 4 + ["m"] * 4
+    >>> classifier = LogisticRegression().fit(X, X[:, 0] > 3.5)
+    >>> scorer = fairness_scorer("demographic_parity_difference")
+    >>> scorer(classifier, X, X[:, 0] > 3.5, sensitive_features=sex)
+    -1.0
+    """
+    split_name(name)
+    for what, value, choices in (
+        ("response_method", response_method, _RESPONSES),
+        ("missing_group", missing_group, ("raise", "ignore", "own_group")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{what}={value!r}: wanted one of {', '.join(choices)}.")
+    return _FairnessScorer(name, sensitive_columns, pos_label, response_method, missing_group)

@@ -1,0 +1,229 @@
+"""One gap or ratio as a plain number, and the encoding of labels that all of this folder shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..groups import Groups, encode_groups
+from ..objective import GAPS, count_table, gap, ratio
+
+__all__ = ["METRICS", "Encoded", "encode_labels", "fairness_score", "hard_counts", "split_name"]
+
+METRICS = tuple(f"{name}_{kind}" for name in GAPS for kind in ("difference", "ratio"))
+
+
+class Encoded(NamedTuple):
+    """Labels as codes: the classes, the codes of each array, and the code of the positive class."""
+
+    classes: list[Any]
+    codes: list[NDArray[np.int64]]
+    pos: int | None  # None with more than two classes: one versus the rest
+
+
+def split_name(name: str) -> tuple[str, bool]:
+    """Split a metric's name into the gap's name and whether it is a ratio.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric; it names the nearest.
+    """
+    if name not in METRICS:
+        near = get_close_matches(str(name), METRICS, n=2, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"Unknown metric {name!r}: wanted one of {', '.join(METRICS)}.{hint}")
+    stem, kind = name.rsplit("_", 1)
+    return stem, kind == "ratio"
+
+
+def measure(counts: NDArray[Any], name: str, pos: int | None) -> float:
+    """Measure a metric of ``METRICS`` on a table of counts (n_groups, n_classes, n_classes)."""
+    stem, is_ratio = split_name(name)
+    return float((ratio if is_ratio else gap)(counts, stem, pos))
+
+
+def _distinct(array: Any, what: str) -> tuple[list[Any], NDArray[np.int64]]:
+    values = np.asarray(array)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"{what} has shape {values.shape}: wanted one class label for each row, and at least "
+            "one row."
+        )
+    try:
+        labels, codes = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"{what} mixes labels of types that do not compare ({error}): wanted labels of one "
+            "type, none missing."
+        ) from error
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ValueError(f"{what} holds NaN: wanted a class label in every row.")
+    return labels.tolist(), codes
+
+
+def _all_classes(found: list[Any], labels: Sequence[Any] | None, pos_label: Any) -> list[Any]:
+    """Put the classes in order: those given first, else sorted; two at least."""
+    given = [] if labels is None else list(np.asarray(labels).tolist())
+    extra = [label for label in dict.fromkeys(found) if label not in given]
+    try:
+        classes = given + sorted(extra)
+    except TypeError as error:
+        raise ValueError(
+            f"The labels {extra[:10]} are of types that do not compare: give y_true and y_pred "
+            "labels of the same type."
+        ) from error
+    if len(classes) == 1:
+        # As fairlearn reads them: a lone 0 or 1 is one of a pair.
+        default = [0, 1] if classes[0] in (0, 1) else classes
+        classes = default if pos_label is None or pos_label in default else [*classes, pos_label]
+    if len(classes) < 2:
+        raise ValueError(
+            f"y_true and y_pred hold the single label {classes[0]!r}: name both classes in "
+            "labels=, or the positive one in pos_label=."
+        )
+    return classes
+
+
+def _positive(classes: list[Any], pos_label: Any) -> int | None:
+    if len(classes) > 2:
+        if pos_label is not None:
+            raise ValueError(
+                f"pos_label={pos_label!r} was given with {len(classes)} classes: each class is "
+                "compared with the rest, leave pos_label=None (or make y binary)."
+            )
+        return None
+    if pos_label is None:
+        return 1
+    if pos_label not in classes:
+        raise ValueError(f"pos_label={pos_label!r} is not among the classes {classes}.")
+    return classes.index(pos_label)
+
+
+def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_label: Any) -> Encoded:
+    """Encode arrays of labels alike.
+
+    Parameters
+    ----------
+    arrays : dict of str to array-like of shape (n_samples,)
+        Labels under the name that errors call them.
+    labels : sequence or None
+        Classes in the order of their codes; labels beyond these come after them, sorted.
+    pos_label : label or None
+        None means the second class.
+
+    Returns
+    -------
+    encoded : Encoded
+        Classes, codes and the positive code.
+
+    Raises
+    ------
+    ValueError
+        If labels are missing or do not compare, lengths differ, there is a single class, or
+        ``pos_label`` is not a class or was given with more than two.
+    """
+    distinct = {what: _distinct(array, what) for what, array in arrays.items()}
+    lengths = {what: len(codes) for what, (_, codes) in distinct.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The lengths differ: {lengths}. Wanted one entry for each row in all.")
+    found = [label for values, _ in distinct.values() for label in values]
+    classes = _all_classes(found, labels, pos_label)
+    place = {label: k for k, label in enumerate(classes)}
+    codes = [
+        np.array([place[v] for v in values], dtype=np.int64)[codes]
+        for values, codes in distinct.values()
+    ]
+    return Encoded(classes, codes, _positive(classes, pos_label))
+
+
+def hard_counts(
+    y_true: Any,
+    y_pred: Any,
+    sensitive_features: Any,
+    *,
+    pos_label: Any = None,
+    labels: Sequence[Any] | None = None,
+    missing_group: str = "raise",
+) -> tuple[NDArray[np.int64], int | None, Groups]:
+    """Count rows by group, true and predicted class; also the positive code and the groups."""
+    arrays = {"y_true": y_true, "y_pred": y_pred}
+    classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
+    groups = encode_groups(sensitive_features, len(true), missing=missing_group)
+    counts = count_table(true, predicted, groups.codes, len(classes), groups.n_groups)
+    return counts, pos, groups
+
+
+def fairness_score(
+    name: str,
+    y_true: Any,
+    y_pred: Any,
+    *,
+    sensitive_features: Any,
+    pos_label: Any = None,
+    labels: Sequence[Any] | None = None,
+    missing_group: str = "raise",
+) -> float:
+    """Measure a gap or ratio between groups on predictions.
+
+    Parameters
+    ----------
+    name : str
+        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
+        "accuracy_parity", followed by "_difference" or "_ratio".
+    y_true : array-like of shape (n_samples,)
+        True class labels, of any type.
+    y_pred : array-like of shape (n_samples,)
+        Predicted class labels.
+    sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
+        Groups, of any type; several columns are intersected.
+    pos_label : label or None, default=None
+        The positive one of two classes; None means the second.
+    labels : sequence or None, default=None
+        All classes in order; None means those in ``y_true`` and ``y_pred``, sorted.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        What to do with rows whose group is missing.
+
+    Returns
+    -------
+    score : float
+        Difference or ratio of rates, in [0, 1]; over more than two classes the mean of one versus
+        the rest. NaN where fewer than two groups can be compared, and for a ratio where the
+        largest rate is 0.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, lengths differ, labels or groups are missing, or ``pos_label``
+        does not fit.
+
+    Notes
+    -----
+    Equal to fairlearn's functions of the same names where every group has rows of both labels;
+    cells without rows are skipped here. Average odds of two groups is AIF360's average absolute
+    odds difference (arXiv:1810.01943).
+
+    Examples
+    --------
+    >>> from fairsvd import fairness_score
+    >>> y_true, y_pred = [0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0]
+    >>> sex = ["f", "f", "f", "m", "m", "m"]
+    >>> fairness_score("equal_opportunity_difference", y_true, y_pred, sensitive_features=sex)
+    0.5
+    """
+    split_name(name)  # a misspelt name is told before anything about the data
+    counts, pos, _ = hard_counts(
+        y_true,
+        y_pred,
+        sensitive_features,
+        pos_label=pos_label,
+        labels=labels,
+        missing_group=missing_group,
+    )
+    return measure(counts, name, pos)

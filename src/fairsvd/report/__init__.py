@@ -1,0 +1,18 @@
+"""What a fit and an audit look like: text tables for the terminal, and the trade-off plot."""
+
+from __future__ import annotations
+
+from ._fit import chosen_candidate, removed_frame, resolved_utility
+from ._plot import plot_tradeoff
+from ._tables import before_after, format_table, gap_estimates, small_cells
+
+__all__ = [
+    "before_after",
+    "chosen_candidate",
+    "format_table",
+    "gap_estimates",
+    "plot_tradeoff",
+    "removed_frame",
+    "resolved_utility",
+    "small_cells",
+]

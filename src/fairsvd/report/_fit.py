@@ -1,0 +1,89 @@
+"""What a fitted editor says about itself: the chosen candidate, its utility, what was removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["chosen_candidate", "removed_frame", "resolved_utility"]
+
+# How "auto" is resolved goes together for the losses and for the utility.
+UTILITY_OF_BALANCE = {"cells": "cell_balanced_accuracy", "classes": "balanced_accuracy"}
+
+
+def chosen_candidate(history: pd.DataFrame) -> int:
+    """Find the candidate that was chosen.
+
+    Parameters
+    ----------
+    history : DataFrame
+        ``history_`` of a fitted editor, with the columns feasible and value.
+
+    Returns
+    -------
+    position : int
+        The first of the highest value among the feasible ones, or among all where none is.
+    """
+    ranks = list(zip(history["feasible"].tolist(), history["value"].tolist(), strict=True))
+    return max(range(len(ranks)), key=ranks.__getitem__)
+
+
+def resolved_utility(editor: Any) -> str | None:
+    """Say which utility an editor was judged by.
+
+    Parameters
+    ----------
+    editor : NetworkEditor
+        Fitted.
+
+    Returns
+    -------
+    name : str or None
+        One of ``objective.UTILITIES``; None for a callable, and where ``utility="auto"`` but the
+        editor does not tell how it was resolved.
+    """
+    if isinstance(editor.utility, str) and editor.utility != "auto":
+        return str(editor.utility)
+    told = editor.utility == "auto" and getattr(editor, "balance", "auto") == "auto"
+    return UTILITY_OF_BALANCE.get(getattr(editor, "balance_", "")) if told else None
+
+
+def _share_removed(mask: NDArray[np.bool_]) -> float:
+    return float(1 - mask.mean())
+
+
+def removed_frame(editor: Any) -> pd.DataFrame:
+    """Tabulate what was removed from which layer.
+
+    Parameters
+    ----------
+    editor : FairLRFTransformer
+        Fitted.
+
+    Returns
+    -------
+    table : DataFrame
+        Index: the edited layers. Columns: weight (its shape, text), rank ("kept of full", text),
+        and U_removed and V_removed, shares of the entries in [0, 1].
+    """
+    import pandas as pd
+
+    rows = []
+    for name, masks in editor.masks_.items():
+        weight = editor.module_.get_submodule(name).weight
+        full = min(masks["U"].shape[-2], masks["V"].shape[-2])
+        rows.append(
+            {
+                "layer": name,
+                "weight": " x ".join(map(str, weight.shape)),
+                "rank": f"{editor.ranks_[name]} of {full}",
+                "U_removed": _share_removed(masks["U"]),
+                "V_removed": _share_removed(masks["V"]),
+            }
+        )
+    return pd.DataFrame(rows).set_index("layer")

@@ -1,0 +1,154 @@
+"""The trade-off plot: the gap of every candidate of a fit against its utility."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._fit import chosen_candidate, resolved_utility
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_tradeoff"]
+
+# Okabe and Ito's palette, distinct for colour-blind eyes too.
+STAGE_COLORS = {"masks": "#56B4E9", "spectrum": "#E69F00", "removal": "#009E73"}
+OTHER_COLOR = "#CC79A7"
+CHOSEN_COLOR = "#D55E00"
+INK, PALE = "#222222", "#8A8A8A"
+
+# Candidates that miss the limit stay visible, but behind those that do not.
+MISSED_ALPHA = 0.4
+
+
+def plot_tradeoff(
+    estimator: Any,
+    *,
+    ax: Axes | None = None,
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> Axes:
+    """Plot the gap of every candidate of a fit against its utility.
+
+    Both are measured on the rows that candidates are chosen on: the validation rows and a sample
+    of the editing rows. Candidates are coloured by stage, pale where they miss the limit; the
+    untouched network, the chosen one, the tolerance and the limit of the choice
+    (``tolerance_fraction * tolerance``) are marked.
+
+    Parameters
+    ----------
+    estimator : NetworkEditor
+        Fitted; FairLRF-style editing is ``FairLRFTransformer``.
+    ax : matplotlib Axes, default=None
+        Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save it
+        with ``ax.figure.savefig(path)``.
+    points : mapping of str to (gap, utility), default=None
+        Further points, for example measured on held-out rows, joined by an arrow in order.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        x: the gap, a difference of rates in [0, 1]; y: the utility.
+
+    Raises
+    ------
+    NotFittedError
+        The estimator is not fitted.
+    ValueError
+        There is nothing to plot: no candidate has a finite gap and utility.
+
+    Examples
+    --------
+    >>> from fairsvd import FairLRFTransformer
+    >>> from fairsvd.datasets import make_biased_classification
+    >>> from fairsvd.report import plot_tradeoff
+    >>> task = make_biased_classification(600, random_state=0)
+    >>> editor = FairLRFTransformer(tolerance=0.2, max_steps=30, random_state=0)
+    >>> editor = editor.fit(task.data, task.target, sensitive_features=task.sensitive_features)
+    >>> plot_tradeoff(editor).get_xlabel()
+    'equalized odds gap (difference of rates)'
+    """
+    history = estimator.history_
+    shown = history[np.isfinite(history["gap"]) & np.isfinite(history["utility"])]
+    if shown.empty:
+        raise ValueError(
+            "history_ holds no candidate with a finite gap and utility, so there is nothing to "
+            "plot: the network's outputs are not usable on any row. Check its training."
+        )
+    ax = _new_axes() if ax is None else ax
+    _draw_limits(ax, estimator)
+    _draw_candidates(ax, shown)
+    _draw_point(ax, history.iloc[0], "untouched, threshold tuned", "s", INK, 70)
+    _draw_point(ax, history.iloc[chosen_candidate(history)], "chosen", "*", CHOSEN_COLOR, 330)
+    _draw_further(ax, points or {})
+    _dress(ax, estimator, len(shown))
+    return ax
+
+
+def _new_axes() -> Axes:
+    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 5.0), dpi=150, layout="constrained")
+    return figure.add_subplot()
+
+
+def _draw_limits(ax: Axes, estimator: Any) -> None:
+    limit = estimator.tolerance_fraction * estimator.tolerance
+    ax.axvspan(0, limit, color=STAGE_COLORS["removal"], alpha=0.08, lw=0, zorder=0)
+    label = f"limit of the choice, {limit:.3g}"
+    ax.axvline(limit, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1, label=label)
+    label = f"tolerance, {estimator.tolerance:.3g}"
+    ax.axvline(estimator.tolerance, color=INK, lw=1.1, zorder=1, label=label)
+
+
+def _draw_candidates(ax: Axes, shown: pd.DataFrame) -> None:
+    for stage, rows in shown[shown["stage"] != "untouched"].groupby("stage", sort=False):
+        alpha = np.where(rows["feasible"], 1.0, MISSED_ALPHA)
+        color = STAGE_COLORS.get(str(stage), OTHER_COLOR)
+        style = {"s": 38, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+        points = ax.scatter(rows["gap"], rows["utility"], color=color, alpha=alpha, **style)
+        points.set_gid(f"stage {stage}")
+        # The legend gets a full colour also where the first candidate of a stage is pale.
+        ax.scatter([], [], color=color, s=38, label=f"{stage}: {len(rows)} candidates")
+
+
+def _draw_point(
+    ax: Axes, row: pd.Series, label: str, marker: str, color: str, size: float
+) -> None:
+    if not np.isfinite([row["gap"], row["utility"]]).all():
+        return
+    style = {"edgecolors": "white", "linewidths": 1.0, "zorder": 5}
+    ax.scatter(row["gap"], row["utility"], marker=marker, s=size, c=color, label=label, **style)
+
+
+def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    places = list(points.values())
+    for start, end in zip(places[:-1], places[1:], strict=True):
+        arrow = {"arrowstyle": "-|>", "color": PALE, "lw": 1.2, "shrinkA": 7, "shrinkB": 7}
+        ax.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=4)
+    fills = np.linspace(0, 1, len(places)) if len(places) > 1 else [1.0]
+    for (label, place), fill in zip(points.items(), fills, strict=True):
+        face = CHOSEN_COLOR if fill == 1 else "white"
+        style = {"marker": "D", "s": 52, "edgecolors": INK, "linewidths": 1.2, "zorder": 6}
+        ax.scatter(*place, c=face, label=label, **style)
+
+
+def _dress(ax: Axes, estimator: Any, n_shown: int) -> None:
+    utility = resolved_utility(estimator) or "utility"
+    gap = estimator.constraint.replace("_", " ")
+    ax.set_xlabel(f"{gap} gap (difference of rates)")
+    ax.set_ylabel(utility.replace("_", " "))
+    what = "FairLRF-style edit" if hasattr(estimator, "masks_") else type(estimator).__name__
+    ax.set_title(f"{what}: {n_shown} candidates, gap against utility", loc="left", color=INK)
+    ax.set_xlim(left=0)
+    ax.margins(y=0.08)
+    ax.grid(color="#E6E6E6", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(PALE)
+    ax.tick_params(colors=INK, length=3)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelspacing=0.9)

@@ -1,0 +1,155 @@
+"""Tables of numbers as text, and the uncertainty of gaps as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..objective import GAPS, gap, gap_interval, noise_floor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["before_after", "format_table", "gap_estimates", "small_cells"]
+
+SPACE = "  "  # between two columns
+
+
+def format_table(frame: pd.DataFrame, *, decimals: int = 3) -> str:
+    """Write a table as aligned plain text, in ASCII where its labels are.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Every level of its index becomes a column on the left.
+    decimals : int, default=3
+        Of floats.
+
+    Returns
+    -------
+    text : str
+        A line of headings, a rule and a line a row, without a newline at the end. Numbers are
+        right-aligned, integers with thousands separators, NaN is "-".
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from fairsvd.report import format_table
+    >>> print(format_table(pd.DataFrame({"n": [1200, 7], "tpr": [0.5, None]}, index=["f", "m"])))
+           n    tpr
+    -  -----  -----
+    f  1,200  0.500
+    m      7      -
+    """
+    levels = [frame.index.get_level_values(k).tolist() for k in range(frame.index.nlevels)]
+    names = ["" if name is None else str(name) for name in frame.index.names]
+    columns = [_left(name, level) for name, level in zip(names, levels, strict=True)]
+    for name in frame.columns:
+        columns.append(_column(str(name).replace("_", " "), frame[name].tolist(), decimals))
+    return "\n".join(SPACE.join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _left(name: str, values: list[Any]) -> list[str]:
+    cells = [str(value) for value in values]
+    width = max(map(len, [name, *cells]))
+    return [cell.ljust(width) for cell in (name, "-" * width, *cells)]
+
+
+def _column(name: str, values: list[Any], decimals: int) -> list[str]:
+    if any(isinstance(value, str) for value in values):
+        return _left(name, values)
+    cells = [_number(value, decimals) for value in values]
+    width = max(map(len, [name, *cells]))
+    return [cell.rjust(width) for cell in (name, "-" * width, *cells)]
+
+
+def _number(value: Any, decimals: int) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value != value:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{decimals}f}"
+
+
+def before_after(before: pd.DataFrame, after: pd.DataFrame, *, decimals: int = 3) -> pd.DataFrame:
+    """Put two tables of equal form into one of texts, ``before -> after``.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        Equal index and columns; columns of integers are taken from ``after`` as they are.
+    decimals : int, default=3
+
+    Returns
+    -------
+    table : DataFrame
+    """
+    both = after.copy()
+    for name in after.columns:
+        if after[name].dtype.kind == "f":
+            pairs = zip(before[name].tolist(), after[name].tolist(), strict=True)
+            both[name] = [f"{_number(b, decimals)} -> {_number(a, decimals)}" for b, a in pairs]
+    return both
+
+
+def gap_estimates(
+    counts: NDArray[np.int64], pos: int | None, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Tabulate every gap with its uncertainty.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Rows by [group, true, predicted].
+    pos : int or None
+        Code of the positive class; None or more than two classes: mean of one versus the rest.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    table : DataFrame
+        Index: the names of the gaps. Columns, differences of rates in [0, 1]: difference, low and
+        high (95 % bootstrap interval), noise_floor (the mean gap that equal treatment would show
+        on that many rows). NaN where a gap cannot be measured.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name in GAPS:
+        found = float(gap(counts, name, pos))
+        measured = np.isfinite(found)
+        low, high = gap_interval(counts, name, pos, rng) if measured else (np.nan, np.nan)
+        floor = noise_floor(counts, name, pos, rng) if measured else np.nan
+        rows[name] = {"difference": found, "low": low, "high": high, "noise_floor": floor}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
+
+
+def small_cells(
+    counts: NDArray[np.int64], classes: Sequence[Any], labels: Sequence[Any], fewest: int
+) -> list[str]:
+    """Name the (label, group) cells with too few rows.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Rows by [group, true, predicted].
+    classes, labels : sequence
+        Labels of the classes and of the groups.
+    fewest : int
+        Cells with fewer rows are named.
+
+    Returns
+    -------
+    cells : list of str
+        The smallest first.
+    """
+    rows = counts.sum(axis=2)
+    found = sorted((int(rows[g, k]), k, g) for g, k in np.argwhere(rows < fewest).tolist())
+    return [f"(label {classes[k]}, group {_group(labels[g])}): {n:,}" for n, k, g in found]
+
+
+def _group(label: Any) -> str:
+    return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)

@@ -1,0 +1,134 @@
+"""Small data and small networks that several test files share."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import pickle
+import random
+from typing import NamedTuple
+
+import numpy as np
+import sklearn
+import torch
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from torch import nn
+
+from fairsvd import FairLRFTransformer
+from fairsvd.datasets import make_biased_classification
+
+# Warnings that few rows and few steps must raise; a test module ignores exactly these.
+SMALL_DATA = (
+    "ConstantPredictionsWarning",
+    "ConstraintNotMetWarning",
+    "LevellingDownWarning",
+    "OverfittedNetworkWarning",
+    "SmallCellWarning",
+)
+IGNORE_SMALL_DATA = [f"ignore::fairsvd.exceptions.{name}" for name in SMALL_DATA]
+
+
+class Rows(NamedTuple):
+    """A task: inputs, class codes, group codes."""
+
+    X: np.ndarray
+    y: np.ndarray
+    group: np.ndarray
+
+
+def table(n_rows: int = 120, n_classes: int = 2, n_groups: int = 2, seed: int = 0) -> Rows:
+    """Draw a table with 6 float32 columns, every (label, group) cell filled."""
+    data = make_biased_classification(
+        n_rows, n_features=6, n_classes=n_classes, n_groups=n_groups, random_state=seed
+    )
+    return Rows(data.data.astype(np.float32), data.target, data.groups)
+
+
+def images(n_rows: int = 64, n_classes: int = 2, seed: int = 0) -> Rows:
+    """Draw images (n, 4, 6, 6): the class brightens one channel, the group the last one."""
+    rng = np.random.default_rng(seed)
+    y, group = np.arange(n_rows) % n_classes, np.arange(n_rows) // n_classes % 2
+    X = rng.normal(size=(n_rows, 4, 6, 6))
+    X[np.arange(n_rows), y % 3] += 0.7
+    X[:, 3] += group[:, None, None]
+    return Rows(X.astype(np.float32), y, group)
+
+
+def mlp(n_outputs: int = 2, *end: nn.Module, width: int = 8) -> nn.Sequential:
+    """Build a network for 6 columns; the caller's generator is not touched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hidden = [nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(width, n_outputs), *end)
+
+
+def convolutions(n_outputs: int = 2, groups: int = 1) -> nn.Sequential:
+    """Build a network for images (4, 6, 6); ``groups`` is that of the second convolution."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(4, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, groups=groups),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, n_outputs),
+        )
+
+
+def trained(module: nn.Module, rows: Rows, n_steps: int = 40) -> nn.Module:
+    """Train a copy that returns logits or one logit; deterministic, in evaluation mode."""
+    module, X, y = copy.deepcopy(module).train(), torch.tensor(rows.X), torch.tensor(rows.y)
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        logits = module(X)
+        if logits.ndim == 1 or logits.shape[1] == 1:
+            logits = torch.stack([torch.zeros(len(X)), logits.reshape(-1)], dim=1)
+        nn.functional.cross_entropy(logits, y).backward()
+        optimizer.step()
+    module.zero_grad()
+    return module.eval()
+
+
+def skorch_net(module: nn.Module, **settings: object) -> NeuralNetClassifier:
+    """Wrap a module that returns logits."""
+    defaults = {"criterion": nn.CrossEntropyLoss, "max_epochs": 2, "train_split": None}
+    return NeuralNetClassifier(module, **{**defaults, "verbose": 0, **settings})
+
+
+def binary_net(module: nn.Module, **settings: object) -> NeuralNetBinaryClassifier:
+    """Wrap a module that returns one logit."""
+    defaults = {"max_epochs": 2, "train_split": None, "verbose": 0}
+    return NeuralNetBinaryClassifier(module, **{**defaults, **settings})
+
+
+def quick(network: object = None, **settings: object) -> FairLRFTransformer:
+    """Make an editor of a few steps and one trade-off."""
+    defaults = {"max_steps": 4, "tradeoff": 1.0, "random_state": 0}
+    return FairLRFTransformer(network, **{**defaults, **settings})
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash every parameter and buffer, their flags and the mode of every part."""
+    digest = hashlib.sha256(repr([(n, m.training) for n, m in module.named_modules()]).encode())
+    for name, value in module.state_dict(keep_vars=True).items():
+        digest.update(f"{name} {value.dtype} {value.requires_grad} {value.grad}".encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def global_state() -> dict[str, object]:
+    """Everything process-wide that a fit could move."""
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": pickle.dumps(np.random.get_state()),
+        "python": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "errors": repr(np.geterr()),
+        "sklearn": sklearn.get_config(),
+    }

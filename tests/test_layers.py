@@ -1,0 +1,201 @@
+"""Factored layers: the decomposition, and the choice of layers and ranks."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fairsvd.exceptions import NetworkError, RankWarning
+from fairsvd.layers import editable_layers, factorise, full_rank, resolve_ranks, select_layers
+
+# Name, layer, shape of one block of its weight as a matrix.
+LAYERS = {
+    "wide linear": (lambda: nn.Linear(9, 5), (5, 9)),
+    "tall linear": (lambda: nn.Linear(4, 11, bias=False), (11, 4)),
+    "conv": (lambda: nn.Conv2d(3, 8, (2, 3)), (8, 18)),
+    "grouped": (lambda: nn.Conv2d(6, 9, 3, groups=3), (3, 18)),
+    "depthwise": (lambda: nn.Conv2d(5, 10, 3, groups=5), (2, 9)),
+}
+PRECISION = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+def make(kind, dtype=torch.float64, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LAYERS[kind][0]().to(dtype)
+
+
+def blocks_of(layer):
+    """Blocks of the weight as numpy matrices, in float64."""
+    weight = layer.weight.detach().double()
+    groups = getattr(layer, "groups", 1)
+    return weight.reshape(groups, weight.shape[0] // groups, -1).numpy()
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_full_rank_gives_the_weight_back(kind, dtype):
+    layer = make(kind, dtype)
+    rank = full_rank(layer)
+    assert rank == min(LAYERS[kind][1])
+    factors = factorise(layer, rank)
+    blocks = getattr(layer, "groups", 1)
+    m, n = LAYERS[kind][1]
+    assert factors.U.shape == (blocks, m, rank)
+    assert factors.S.shape == (blocks, rank)
+    assert factors.V.shape == (blocks, n, rank)
+    assert factors.U.dtype == factors.S.dtype == factors.V.dtype == dtype
+    back = factors.weight()
+    assert back.shape == layer.weight.shape
+    torch.testing.assert_close(back, layer.weight.detach(), rtol=0, atol=PRECISION[dtype])
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_columns_are_orthonormal_and_values_sorted(kind, dtype):
+    factors = factorise(make(kind, dtype), min(LAYERS[kind][1]))
+    eye = torch.eye(factors.S.shape[1], dtype=dtype).expand(len(factors.S), -1, -1)
+    for side in (factors.U, factors.V):
+        torch.testing.assert_close(side.mT @ side, eye, rtol=0, atol=10 * PRECISION[dtype])
+    assert bool((factors.S >= 0).all())
+    assert bool((factors.S.diff(dim=1) <= 0).all())
+
+
+@given(
+    st.sampled_from(["linear", "conv", "grouped"]),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 99),
+)
+def test_truncation_is_the_best_approximation(kind, m, n, rank, seed):
+    """Eckart-Young: the squared error is the sum of the squares of what was cut off."""
+    torch.manual_seed(seed)
+    layer = {
+        "linear": lambda: nn.Linear(n, m),
+        "conv": lambda: nn.Conv2d(n, m, 2),
+        "grouped": lambda: nn.Conv2d(2 * n, 2 * m, 2, groups=2),
+    }[kind]().double()
+    rank = min(rank, full_rank(layer))
+    error = blocks_of(layer) - (
+        factorise(layer, rank).weight().reshape(blocks_of(layer).shape).numpy()
+    )
+    for block, difference in zip(blocks_of(layer), error, strict=True):
+        cut = np.linalg.svd(block, compute_uv=False)[rank:]
+        assert np.square(difference).sum() == pytest.approx(np.square(cut).sum(), abs=1e-12)
+        assert np.linalg.norm(difference, 2) == pytest.approx(max(cut, default=0), abs=1e-7)
+
+
+@given(st.integers(2, 7), st.integers(2, 7), st.floats(0.01, 100), st.integers(0, 99))
+def test_permuting_and_scaling_a_weight_permutes_and_scales_its_factors(m, n, scale, seed):
+    torch.manual_seed(seed)
+    layer, other = nn.Linear(n, m).double(), nn.Linear(n, m).double()
+    rows, columns = torch.randperm(m), torch.randperm(n)
+    with torch.no_grad():
+        other.weight.copy_(scale * layer.weight[rows][:, columns])
+    rank = max(1, full_rank(layer) - 1)
+    ours, theirs = factorise(layer, rank), factorise(other, rank)
+    torch.testing.assert_close(theirs.S, scale * ours.S)
+    expected = scale * ours.weight()[rows][:, columns]
+    torch.testing.assert_close(theirs.weight(), expected, atol=1e-9 * scale, rtol=1e-6)
+
+
+def test_masked_zeroes_entries_and_leaves_the_rest():
+    factors = factorise(make("grouped"), 2)
+    keep_u, keep_v = torch.rand(factors.U.shape) > 0.5, torch.rand(factors.V.shape) > 0.5
+    masked = factors.masked(keep_u, keep_v)
+    for block in range(3):
+        u = factors.U[block].numpy() * keep_u[block].numpy()
+        v = factors.V[block].numpy() * keep_v[block].numpy()
+        np.testing.assert_allclose(
+            masked.weight().reshape(3, 3, 18)[block], u @ np.diag(factors.S[block]) @ v.T
+        )
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3),
+            nn.Flatten(),
+            nn.Linear(6, 10),
+            nn.LayerNorm(10),
+            nn.Linear(10, 4),
+            nn.Linear(4, 2),
+        )
+
+
+NAMES = ["0", "2", "4", "5"]
+
+
+def test_ranks():
+    net = network()
+    full = {"0": 6, "2": 6, "4": 4, "5": 2}
+    assert resolve_ranks(net, NAMES, None) == full
+    assert resolve_ranks(net, NAMES, 1.0) == full
+    assert resolve_ranks(net, NAMES, 0.5) == {"0": 3, "2": 3, "4": 2, "5": 1}
+    assert resolve_ranks(net, NAMES, np.float32(0.5)) == {"0": 3, "2": 3, "4": 2, "5": 1}
+    assert resolve_ranks(net, NAMES, 0.01) == dict.fromkeys(NAMES, 1)
+    assert resolve_ranks(net, NAMES, 4) == {"0": 4, "2": 4, "4": 4, "5": 2}
+    assert resolve_ranks(net, NAMES, np.int64(6)) == full
+    with pytest.raises(ValueError, match=r"rank=7 is above .* Use an int up to 6"):
+        resolve_ranks(net, NAMES, 7)
+    with pytest.warns(RankWarning, match="rank=1 .an int. keeps one"):
+        assert resolve_ranks(net, NAMES, 1) == dict.fromkeys(NAMES, 1)
+
+
+def test_selection():
+    net = network()
+    assert select_layers(net, "all", "5") == NAMES
+    assert select_layers(net, "hidden", "5") == ["0", "2", "4"]
+    assert select_layers(net, ["4", "0"], "5") == ["0", "4"]  # in the network's order
+    assert select_layers(net, re.compile("[45]"), "5") == ["4", "5"]
+    named = nn.ModuleDict({"encoder": nn.Linear(3, 3), "encoded": nn.ReLU(), "head": net[5]})
+    with pytest.raises(
+        NetworkError, match=r"layers names 'encodr', .*nearest.*\['encoder', 'head'"
+    ):
+        select_layers(named, ["encodr"], "head")
+    with pytest.raises(NetworkError, match="'encoded', which is no Linear or Conv2d"):
+        select_layers(named, ["encoded"], "head")
+    with pytest.raises(NetworkError, match="leaves no Linear or Conv2d layer"):
+        select_layers(net, re.compile("nothing"), "5")
+    with pytest.raises(NetworkError, match="layers='all'"):
+        select_layers(nn.Sequential(nn.Linear(2, 2)), "hidden", "0")
+
+
+class Shared(nn.Module):
+    """One layer in two places, and two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.again = nn.Sequential(self.first, nn.ReLU())
+        self.tied = nn.Linear(6, 6)
+        self.tied.weight = self.first.weight
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, X):
+        return self.out(self.tied(self.again(self.first(X))))
+
+
+def test_shared_layers_and_weights_are_listed_once_and_attention_is_left_out():
+    assert list(editable_layers(Shared())) == ["first", "out"]
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    assert isinstance(encoder.self_attn.out_proj, nn.Linear)
+    assert list(editable_layers(encoder)) == ["linear1", "linear2"]
+    assert list(editable_layers(nn.Linear(2, 2))) == [""]
+
+
+def test_factors_are_detached_copies():
+    layer = make("conv", torch.float32)
+    factors = factorise(layer, 2)
+    assert not any(t.requires_grad for t in (factors.U, factors.S, factors.V))
+    before = layer.weight.detach().clone()
+    factors.U.zero_()
+    assert torch.equal(layer.weight, before)

@@ -1,0 +1,267 @@
+"""Scores, masks and removal in rounds: the pure parts of the low-rank edits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fairsvd.arrays import LabelledRows, as_batches
+from fairsvd.base import EditData
+from fairsvd.curvature import group_curvature
+from fairsvd.layers import factorise, full_rank
+from fairsvd.low_rank import _removal
+from fairsvd.low_rank._edits import masked_factors, untouched_attributes
+from fairsvd.low_rank._removal import Removal, privileged_group
+from fairsvd.low_rank._scores import (
+    curvature_scores,
+    entries,
+    lowest_masks,
+    magnitude_scores,
+    pooled,
+    random_scores,
+)
+from fairsvd.masks import removed_fraction, share_of
+from fairsvd.objective import Constraint, Judge
+
+CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 2)
+        ).requires_grad_(False)
+
+
+def edit_data(n=200, n_groups=2, margin=0.3):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 5))
+    y, groups = rng.integers(2, size=n), rng.integers(n_groups, size=n)
+    rows = LabelledRows(as_batches(X), torch.as_tensor(y), torch.as_tensor(groups))
+    return EditData(
+        editing=rows,
+        judged=rows.X,
+        judge=Judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
+        kind="logits",
+        output_layer="4",
+        n_classes=2,
+        n_groups=n_groups,
+        group_labels=tuple(range(n_groups)),
+        margin=margin,
+        batch_size=64,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+def removal(**options):
+    net = network()
+    defaults = {
+        "module": net,
+        "data": edit_data(),
+        "factors": {n: factorise(net.get_submodule(n), 4) for n in ("0", "2")},
+        "criterion": "curvature",
+        "sparsities": (0.1, 0.3),
+        "tradeoff": None,
+        "hessian": "fisher",
+        "n_steps": 1,
+        "privileged": 1,
+        "rng": np.random.default_rng(0),
+    }
+    return Removal(**{**defaults, **options})
+
+
+SCORES = {
+    "a/U": torch.arange(12.0).reshape(1, 4, 3),
+    "a/V": torch.arange(12.0, 0, -2).reshape(1, 2, 3),
+    "b/U": torch.full((2, 2, 2), -5.0),
+    "b/V": torch.full((2, 3, 2), -4.0),
+}
+
+
+def test_the_lowest_scores_of_each_layer_go_its_sides_ranked_together():
+    masks = lowest_masks(SCORES, 0.25)
+    # Of layer a the four lowest of 18 are 0, 1 and 2 in U and 2 in V.
+    assert masks["a/U"].flatten().tolist() == [False] * 3 + [True] * 9
+    assert masks["a/V"].flatten().tolist() == [True] * 5 + [False]
+    # Layer b loses as large a share, although every score of it is lower than those of a.
+    assert int((~masks["b/U"]).sum()) == 5
+    assert masks["b/V"].all()
+    assert all(masks[key].shape == SCORES[key].shape for key in SCORES)
+
+
+@given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1))
+def test_the_count_is_exact_and_masks_are_nested(seed, one, other):
+    values = {key: s.clone() for key, s in SCORES.items()}
+    scores = random_scores(values, torch.Generator().manual_seed(seed))
+    few, many = (lowest_masks(scores, fraction) for fraction in sorted([one, other]))
+    for masks, fraction in ((few, min(one, other)), (many, max(one, other))):
+        for layer, size in (("a", 18), ("b", 20)):
+            gone = sum(int((~masks[f"{layer}/{side}"]).sum()) for side in "UV")
+            assert gone == share_of(fraction, size)
+    assert all(not bool((~few[key] & many[key]).any()) for key in few)
+
+
+@given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1))
+def test_what_was_removed_before_stays_removed_and_counts(seed, one, other):
+    first, second = (
+        random_scores(SCORES, torch.Generator().manual_seed(seed + k)) for k in (0, 1000)
+    )
+    low, high = sorted([one, other])
+    kept = lowest_masks(first, low)
+    masks = lowest_masks(second, high, kept)
+    assert all(not bool((masks[key] & ~kept[key]).any()) for key in masks)
+    assert sum(int((~masks[f"a/{side}"]).sum()) for side in "UV") == share_of(high, 18)
+
+
+def test_curvature_scores_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    values, protect, sacrifice = (
+        {key: torch.rand(s.shape, generator=generator) for key, s in SCORES.items()}
+        for _ in range(3)
+    )
+    scores = curvature_scores(values, protect, sacrifice, 0.4)
+    for key in SCORES:
+        flat = [d[key].flatten().tolist() for d in (values, protect, sacrifice, scores)]
+        for u, own, others, score in zip(*flat, strict=True):
+            assert score == pytest.approx(0.5 * u * u * (own - 0.4 * others), rel=1e-5, abs=1e-7)
+    assert any(bool((s < 0).any()) for s in scores.values())
+
+
+def test_the_controls_score_size_and_nothing():
+    values = {"a/U": torch.tensor([-3.0, 1.0, -2.0])}
+    assert magnitude_scores(values)["a/U"].tolist() == [3.0, 1.0, 2.0]
+    draws = [random_scores(SCORES, torch.Generator().manual_seed(k)) for k in (0, 0, 1)]
+    assert all(torch.equal(draws[0][key], draws[1][key]) for key in SCORES)
+    assert not torch.equal(draws[0]["a/U"], draws[2]["a/U"])
+
+
+def test_pooled_is_the_mean_over_rows():
+    h = torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]], [[100.0, 100.0]]])
+    assert pooled(h, np.array([30, 10, 0])).tolist() == [[1.5, 3.0]]
+    assert pooled(h, np.array([0, 0, 0])).tolist() == [[0.0, 0.0]]
+
+
+def test_the_privileged_group_leads_most_in_recall_over_the_rest_pooled():
+    y = np.tile([0, 0, 0, 0, 1, 1], 3)
+    groups = np.repeat([0, 1, 2], 6)
+    predicted = y.copy()
+    predicted[:6] = [0, 0, 0, 0, 0, 0]  # recalls 1 and 0
+    predicted[12:] = [1, 0, 0, 0, 1, 1]  # recalls 3/4 and 1
+    assert privileged_group(y, predicted, groups, 3) == 1
+    assert privileged_group(y, predicted, np.array([2, 0, 1])[groups], 3) == 0  # relabelled
+    # By accuracy group 0 of these two would lead; by the mean recall it does not.
+    y = np.array([0] * 9 + [1] + [0, 1] * 5)
+    predicted = np.array([0] * 10 + [0, 1, 0, 1, 0, 1, 0, 1, 1, 0])
+    assert privileged_group(y, predicted, np.repeat([0, 1], 10), 2) == 1
+    assert privileged_group(y, predicted, np.zeros(20, dtype=np.int64), 2) == 0
+
+
+@pytest.mark.parametrize("criterion", ["curvature", "magnitude", "random"])
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_every_removal_has_its_exact_share_in_every_layer(criterion, n_steps):
+    task = removal(criterion=criterion, n_steps=n_steps, sparsities=(0.0, 0.1, 0.29, 1.0))
+    sizes = {name: f.U.numel() + f.V.numel() for name, f in task.factors.items()}
+    found = list(task.edits())
+    assert len(found) == 4 * (4 if criterion == "curvature" else 1)
+    for params, edit in found:
+        for name, size in sizes.items():
+            gone = sum(int((~edit.masks[f"{name}/{side}"]).sum()) for side in "UV")
+            assert gone == share_of(params["sparsity"], size)
+            assert torch.equal(edit.factors[name].U, task.factors[name].U * edit.masks[f"{name}/U"])
+            assert torch.equal(edit.factors[name].V, task.factors[name].V * edit.masks[f"{name}/V"])
+            assert torch.equal(edit.factors[name].S, task.factors[name].S)
+
+
+def test_the_forms_of_the_score():
+    def tried(**options):
+        return {(p["tradeoff"], p["protects"]) for p, _ in removal(**options).edits()}
+
+    both = {(t, side) for t in (1 / 3, 1.0) for side in ("privileged", "unprivileged")}
+    assert tried() == both
+    assert tried(tradeoff=0.7) == {(0.7, "unprivileged")}
+    assert tried(privileged=None) == {(0.0, "all")}
+
+
+def curvature_by_hand(task, factors):
+    """Mean squared gradient of the loss at the operating threshold, row by row, by side."""
+    data, out = task.data, {}
+    rows = next(data.editing_batches(len(data.editing)))
+    for i in range(len(data.editing)):
+        X, y, group = (part[i : i + 1] for part in rows)
+        leaves = {
+            (n, side): getattr(f, side).double().clone().requires_grad_()
+            for n, f in factors.items()
+            for side in "UV"
+        }
+        state = {
+            f"{n}.weight": ((leaves[n, "U"] * f.S.double()[:, None]) @ leaves[n, "V"].mT)[0]
+            for n, f in factors.items()
+        }
+        logits = data.forward(network().double(), state, X.double())
+        logits = logits - torch.tensor([0.0, data.margin])
+        nn.functional.cross_entropy(logits, y).backward()
+        side_of = "privileged" if int(group) == task.privileged else "unprivileged"
+        for (n, side), leaf in leaves.items():
+            out.setdefault((side_of, f"{n}/{side}"), []).append(leaf.grad.square())
+    return {key: torch.stack(values).mean(dim=0) for key, values in out.items()}
+
+
+@pytest.mark.parametrize("protects", ["unprivileged", "privileged"])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_removal_by_curvature_equals_a_plain_loop(n_steps, protects):
+    task = removal(n_steps=n_steps, sparsities=(0.3,), data=edit_data(n_groups=3))
+    masks = None
+    factors = task.factors
+    for round_ in range(1, n_steps + 1):
+        h = curvature_by_hand(task, factors)
+        other = {"privileged": "unprivileged", "unprivileged": "privileged"}[protects]
+        scores = {
+            key: 0.5 * u.double().square() * (h[protects, key] - h[other, key])
+            for key, u in entries(factors).items()
+        }
+        masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks)
+        factors = masked_factors(task.factors, masks).factors
+    wanted = {"tradeoff": 1.0, "protects": protects, "sparsity": 0.3}
+    edit = next(edit for params, edit in task.edits() if params == wanted)
+    assert removed_fraction(masks) > 0.25
+    for key, mask in masks.items():
+        assert torch.equal(edit.masks[key], mask)
+
+
+def test_rounds_score_again_with_what_is_left(monkeypatch):
+    seen = []
+
+    def spy(module, factors, *args, **kwargs):
+        seen.append(sum(int((part == 0).sum()) for f in factors.values() for part in (f[0], f[2])))
+        return group_curvature(module, factors, *args, **kwargs)
+
+    monkeypatch.setattr(_removal, "group_curvature", spy)
+    task = removal(n_steps=3, sparsities=(0.3,), tradeoff=1.0)
+    ((_, in_rounds),) = task.edits()
+    sizes = [f.U.numel() + f.V.numel() for f in task.factors.values()]
+    assert seen == [sum(share_of(k / 10, size) for size in sizes) for k in range(3)]
+    seen.clear()
+    ((_, at_once),) = removal(sparsities=(0.3,), tradeoff=1.0).edits()
+    assert seen == [0]
+    assert any(not torch.equal(in_rounds.masks[k], at_once.masks[k]) for k in at_once.masks)
+
+
+def test_attributes_of_an_editor_that_edited_nothing():
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Linear(5, 7))
+    full = {name: full_rank(net.get_submodule(name)) for name in "01"}
+    factors = {name: factorise(net.get_submodule(name), 2) for name in "01"}
+    attributes = untouched_attributes(factors, full)
+    assert attributes["ranks_"] == {"0": 3, "1": 5}
+    assert attributes["removed_fraction_"] == 0
+    shapes = {n: {s: m.shape for s, m in both.items()} for n, both in attributes["masks_"].items()}
+    assert shapes == {
+        "0": {"U": (2, 3, 3), "V": (2, 18, 3)},
+        "1": {"U": (7, 5), "V": (5, 5)},
+    }
+    assert all(m.all() for both in attributes["masks_"].values() for m in both.values())
