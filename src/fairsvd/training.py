@@ -124,13 +124,13 @@ class CellBatches:
         return cells.repeat_interleave(self.per_cell)
 
     def _read(self, positions: Tensor, cells: Tensor) -> Batch:
-        rows, place = self.rows, {"device": self.device, "dtype": self.dtype}
+        rows, device, dtype = self.rows, self.device, self.dtype
         return Batch(
-            rows.X[positions.numpy()].to(**place),
-            rows.y[positions].to(self.device),
-            rows.groups[positions].to(self.device),
-            self.loss_shares[cells].to(**place),
-            self.gap_shares[cells].to(**place),
+            rows.X[positions.numpy()].to(device, dtype),
+            rows.y[positions].to(device),
+            rows.groups[positions].to(device),
+            self.loss_shares[cells].to(device, dtype),
+            self.gap_shares[cells].to(device, dtype),
         )
 
 

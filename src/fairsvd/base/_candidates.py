@@ -99,8 +99,11 @@ class EditData:
 
     def logits(self, module: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
         """Logits of the judged rows."""
-        place = {"device": self.device, "dtype": self.dtype}
-        return fast_logits(lambda X: self.forward(module, state, X.to(**place)), self.judged)
+
+        def run(X: Tensor) -> Tensor:
+            return self.forward(module, state, X.to(self.device, self.dtype))
+
+        return fast_logits(run, self.judged)
 
 
 @dataclass(frozen=True)
@@ -167,5 +170,3 @@ def edited_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
     if candidate.finish is not None:
         edited = candidate.finish(edited)
     return edited.eval()
-
-

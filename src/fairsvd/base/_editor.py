@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
+from ..arrays import as_batches
 from ..networks import AdoptedNetwork, adopt, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint, count_table
 from ._candidates import Candidate, EditData, Outcome, choose, edited_copy
@@ -115,8 +116,8 @@ class NetworkEditor(
             return self._fit(X, y, sensitive_features)
         except BaseException:
             # Also after an interrupt: half a fit must not pass for a fitted estimator.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
@@ -174,8 +175,8 @@ class NetworkEditor(
     def _transform_width(self) -> int:
         if self.output != "features":
             return len(self.classes_)
-        layer = self.module_.get_submodule(self._adopted.output_layer)
-        return int(layer.weight[0].numel())
+        row = as_batches(self._probe[:1])
+        return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     def _describe(
         self,
@@ -187,15 +188,22 @@ class NetworkEditor(
         seed: int,
     ) -> ReportData:
         rows = inputs.rows.subset(held)
-        tables = []
-        for module, offset in ((adopted.module, 0.0), (self.module_, self.offset_)):
+
+        def counts(module: nn.Module, offset: float) -> NDArray[np.int64]:
             logits = all_logits(module, rows.X, adopted.kind).double().numpy()
             logits[:, 1] -= offset
-            predicted = logits.argmax(axis=1)
-            shape = (len(inputs.classes), inputs.n_groups)
-            tables.append(count_table(rows.y.numpy(), predicted, rows.groups.numpy(), *shape))
-        labels = inputs.group_labels
-        return ReportData(*tables, labels, constraint, outcome.verdict, inputs.classes, seed)
+            codes = rows.y.numpy(), logits.argmax(axis=1), rows.groups.numpy()
+            return count_table(*codes, len(inputs.classes), inputs.n_groups)
+
+        return ReportData(
+            before=counts(adopted.module, 0.0),
+            after=counts(self.module_, self.offset_),
+            labels=inputs.group_labels,
+            constraint=constraint,
+            verdict=outcome.verdict,
+            classes=inputs.classes,
+            seed=seed,
+        )
 
     @property
     def report_(self) -> Bunch:

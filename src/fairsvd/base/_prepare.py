@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from .._rng import stage_rng
 from ..groups import cell_codes
@@ -125,7 +125,11 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
 
 
 def make_data(
-    batch_size: int, inputs: FitInputs, parts: Parts, adopted: AdoptedNetwork, constraint: Constraint
+    batch_size: int,
+    inputs: FitInputs,
+    parts: Parts,
+    adopted: AdoptedNetwork,
+    constraint: Constraint,
 ) -> EditData:
     """Gather what an edit may look at, the judge's floor and the operating threshold set.
 
@@ -142,10 +146,12 @@ def make_data(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
-    place = {"device": probe.device, "dtype": probe.dtype}
-    logits = fast_logits(
-        lambda X: to_logits(raw_output(adopted.module, X.to(**place)), adopted.kind), judged.X
-    )
+
+    def run(X: Tensor) -> Tensor:
+        output = raw_output(adopted.module, X.to(probe.device, probe.dtype))
+        return to_logits(output, adopted.kind)
+
+    logits = fast_logits(run, judged.X)
     if not bool(logits.isfinite().all()):
         raise ValueError(
             "the network returns NaN or infinite logits on some rows of X: its training "

@@ -81,9 +81,8 @@ def load_task(name: str, seed: int) -> Task:
 
 
 def _has_adult() -> bool:
-    folder = os.environ.get("FAIRSVD_DATA")
-    names = ("adult.data", "adult.test")
-    return bool(folder) and all((Path(folder).expanduser() / "adult" / n).is_file() for n in names)
+    folder = Path(os.environ.get("FAIRSVD_DATA") or "-").expanduser() / "adult"
+    return all((folder / name).is_file() for name in ("adult.data", "adult.test"))
 
 
 def _labels(y: Any, groups: Any, name: str) -> pd.Series:
@@ -116,8 +115,8 @@ def _adult(seed: int) -> Task:
         f"Data     UCI Adult, {len(y):,} people; label: income above 50,000 dollars; groups: sex,",
         "         which is not among the features",
     )
-    parts = [Rows(X.iloc[rows], y.iloc[rows]) for rows in (fit, held)]
-    return Task(about, *parts, [("prepare", prepare)])
+    to_fit, held_out = (Rows(X.iloc[rows], y.iloc[rows]) for rows in (fit, held))
+    return Task(about, to_fit, held_out, [("prepare", prepare)])
 
 
 def _digits(seed: int) -> Task:

@@ -38,16 +38,16 @@ class Factors:
         return replace(self, U=self.U * keep_u, V=self.V * keep_v)
 
 
-def weight_groups(layer: nn.Module) -> int:
-    """Count the independent blocks of a layer's weight."""
-    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+def weight_blocks(layer: nn.Module) -> Tensor:
+    """Read a layer's weight as (c, m, n): c independent blocks of m x n."""
+    weight = layer.get_parameter("weight").detach()
+    blocks = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return weight.reshape(blocks, weight.shape[0] // blocks, -1)
 
 
 def full_rank(layer: nn.Module) -> int:
     """Return the highest rank that a layer's weight (each block of it) can have."""
-    weight = layer.weight
-    blocks = weight_groups(layer)
-    return min(weight.shape[0] // blocks, weight[0].numel())
+    return min(weight_blocks(layer).shape[1:])
 
 
 def factorise(layer: nn.Module, rank: int) -> Factors:
@@ -61,10 +61,8 @@ def factorise(layer: nn.Module, rank: int) -> Factors:
     rank : int
         At most :func:`full_rank` of the layer.
     """
-    weight = layer.weight.detach()
-    blocks = weight_groups(layer)
-    matrix = weight.reshape(blocks, weight.shape[0] // blocks, -1).to(torch.float64)
-    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    weight = layer.get_parameter("weight")
+    U, S, Vh = torch.linalg.svd(weight_blocks(layer).double(), full_matrices=False)
     U, S, V = U[..., :rank], S[..., :rank], Vh[..., :rank, :].mT
     dtype = weight.dtype
     return Factors(U.to(dtype), S.to(dtype), V.to(dtype).contiguous(), tuple(weight.shape))

@@ -137,7 +137,8 @@ def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
         thin: nn.Module = LowRankConv2d(layer, factors)
     else:
         left = factors.U[0] * factors.S[0]
-        thin = LowRankLinear(left, factors.V[0].T, layer.bias)
+        bias = getattr(layer, "bias", None)
+        thin = LowRankLinear(left, factors.V[0].T, bias)
     thin.train(layer.training)
     # named_children lists a shared layer once only.
     for parent in list(module.modules()):

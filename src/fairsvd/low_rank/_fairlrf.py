@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from numbers import Integral, Real
 from re import Pattern
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from joblib import Parallel, delayed, effective_n_jobs
 from torch import nn
 
 from ..base import (
@@ -24,19 +21,16 @@ from ..base import (
     positive_int,
 )
 from ..layers import Factors, factorise, resolve_ranks, select_layers
-from ..objective import Constraint, shifted
-from ._edits import Edit, masked_factors, untouched_attributes
-from ._learned import START_FRACTION, Budget, Path, run_path
-from ._removal import SPARSITIES, Removal, privileged_group
-from ._scores import entries
+from ..objective import Constraint
+from ._edits import untouched_attributes
+from ._learned import Path
+from ._removal import SPARSITIES, Removal, find_privileged
+from ._run import removed, run_paths
 
 __all__ = ["FairLRFTransformer"]
 
 # Weights of the soft gap that are tried; every one of them is chosen on some task.
 TRADEOFFS = (0.3, 1.0, 3.0)
-
-# Candidates that each phase leaves.
-N_CANDIDATES = 10
 
 
 class FairLRFTransformer(NetworkEditor):
@@ -234,54 +228,32 @@ class FairLRFTransformer(NetworkEditor):
     ) -> Iterator[Candidate]:
         names = select_layers(module, self.layers, data.output_layer)
         ranks = resolve_ranks(module, names, self.rank)
-        full = resolve_ranks(module, names, None)
         factors = {name: factorise(module.get_submodule(name), ranks[name]) for name in names}
-        privileged = self._privileged(module, data)
+        privileged = find_privileged(module, data)
         shared = {
             "privileged_group_": None if privileged is None else data.group_labels[privileged],
             "balance_": constraint.balance,
         }
+        full = resolve_ranks(module, names, None)
         attributes = {**shared, **untouched_attributes(factors, full)}
         yield Candidate({}, {"stage": "untouched"}, attributes)
-        learned = self.criterion == "learned" and self.sparsity != 0
-        start: Edit | None = None
-        if not learned:
-            start = _unmasked(factors)
-            best = None
-            for params, edit in self._removals(module, data, factors, privileged, rng):
-                candidate = edit.candidate({"stage": "removal", **params}, shared, self.compress)
-                logits = data.logits(module, candidate.state)
-                verdict = data.judge(logits)
-                rank = data.judge(logits, START_FRACTION * constraint.tolerance).rank
-                if best is None or rank > best:
-                    best, start = rank, edit
-                yield replace(candidate, verdict=verdict)
-        if learned or self.refine is not None:
+        start = None
+        if self.criterion != "learned" or self.sparsity == 0:
+            removal = self._removal(module, data, factors, privileged, rng)
+            start = yield from removed(removal, constraint, shared, self.compress)
+        if start is None or self.refine is not None:
             paths = self._paths(module, data, constraint, factors, shared, rng)
-            yield from self._run(paths, start)
+            yield from run_paths(paths, start, self.refine is not None, self.n_jobs)
 
-    def _privileged(self, module: nn.Module, data: EditData) -> int | None:
-        if not data.has_groups:
-            return None
-        judge = data.judge
-        predicted = shifted(data.logits(module, {}), data.margin).argmax(dim=1).numpy()
-        return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
-
-    def _removals(
+    def _removal(
         self,
         module: nn.Module,
         data: EditData,
         factors: dict[str, Factors],
         privileged: int | None,
         rng: np.random.Generator,
-    ) -> Iterator[tuple[dict[str, object], Edit]]:
-        full = all(f.S.shape[1] == min(f.U.shape[1], f.V.shape[1]) for f in factors.values())
-        if self.sparsity == 0:
-            # At full rank that is the untouched network, a candidate already.
-            if not full:
-                yield {"sparsity": 0.0}, _unmasked(factors)
-            return
-        removal = Removal(
+    ) -> Removal:
+        return Removal(
             module=module,
             data=data,
             factors=factors,
@@ -293,7 +265,6 @@ class FairLRFTransformer(NetworkEditor):
             privileged=privileged,
             rng=rng,
         )
-        yield from removal.edits()
 
     def _paths(
         self,
@@ -304,43 +275,23 @@ class FairLRFTransformer(NetworkEditor):
         shared: dict[str, Any],
         rng: np.random.Generator,
     ) -> list[Path]:
-        n_steps = min(self.max_steps, max(30, len(data.editing)))
-        budget = Budget(n_steps, max(1, n_steps // N_CANDIDATES))
-        tradeoffs = TRADEOFFS if self.tradeoff is None else (self.tradeoff,)
+        tradeoffs = TRADEOFFS if self.tradeoff is None else (float(self.tradeoff),)
         if not data.has_groups:
             tradeoffs = (0.0,)
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
         return [
             Path(
+                # Parallel tasks must not share a module.
                 module=copy.deepcopy(module),
                 data=data,
                 constraint=constraint,
                 factors=factors,
-                tradeoff=float(tradeoff),
+                tradeoff=tradeoff,
                 max_removed=self.sparsity,
-                budget=budget,
+                n_steps=min(self.max_steps, max(30, len(data.editing))),
                 compress=self.compress,
                 seed=seed,
                 attributes=shared,
             )
             for tradeoff, seed in zip(tradeoffs, seeds, strict=True)
         ]
-
-    def _run(self, paths: list[Path], start: Edit | None) -> Iterator[Candidate]:
-        refine = self.refine is not None
-        if effective_n_jobs(self.n_jobs) == 1 or len(paths) == 1:
-            for path in paths:
-                yield from run_path(path, start, refine)
-            return
-        parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
-        for candidates in parallel(delayed(_whole)(path, start, refine) for path in paths):
-            yield from candidates
-
-
-def _whole(path: Path, start: Edit | None, refine: bool) -> list[Candidate]:
-    return list(run_path(path, start, refine))
-
-
-def _unmasked(factors: dict[str, Factors]) -> Edit:
-    ones = {name: torch.ones_like(v, dtype=torch.bool) for name, v in entries(factors).items()}
-    return masked_factors(factors, ones)

@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from .._rng import one_torch_thread, torch_generator
+from .._rng import torch_generator
 from ..base import Candidate, EditData
 from ..layers import Factors
 from ..masks import clamp_masks, harden, mask_variables, straight_through
@@ -19,29 +18,14 @@ from ..objective import Constraint, edit_loss
 from ..training import Batch, CellBatches, tune
 from ._edits import Edit, masked_factors
 
-__all__ = ["Budget", "Path", "learned_masks", "run_path", "spectrum"]
+__all__ = ["Path", "learned_masks", "spectrum"]
 
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
 SPECTRUM_RATE = 1e-2
 
-# The masks that the spectrum starts from may miss the limit by this factor of the tolerance.
-START_FRACTION = 0.6
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Steps of each phase and how many candidates they leave.
-
-    Attributes
-    ----------
-    n_steps : int
-    every : int
-        Steps between two candidates.
-    """
-
-    n_steps: int
-    every: int
+# Candidates that each phase leaves.
+N_CANDIDATES = 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,8 @@ class Path:
         Weight of the soft gap.
     max_removed : float or None
         Cap on the removed share.
-    budget : Budget
+    n_steps : int
+        Of each phase.
     compress : bool
     seed : numpy.random.SeedSequence
     attributes : dict
@@ -72,10 +57,15 @@ class Path:
     factors: dict[str, Factors]
     tradeoff: float
     max_removed: float | None
-    budget: Budget
+    n_steps: int
     compress: bool
     seed: np.random.SeedSequence
     attributes: dict[str, Any]
+
+    @property
+    def every(self) -> int:
+        """Steps between two candidates."""
+        return max(1, self.n_steps // N_CANDIDATES)
 
     def batches(self, rng: np.random.Generator) -> CellBatches:
         """Cell-stratified batches of the editing rows."""
@@ -107,21 +97,24 @@ class Path:
 
         return of_batch
 
-    def candidate(self, edit: Edit, **params: Any) -> Candidate:
+    def logits(self, edit: Edit) -> Tensor:
+        """Logits of the judged rows."""
+        return self.data.logits(self.module, edit.state())
+
+    def candidate(self, edit: Edit, logits: Tensor, stage: str, step: int) -> Candidate:
         """Judge an edit and pack it."""
-        verdict = self.data.judge(self.data.logits(self.module, edit.state()))
-        return edit.candidate(
-            {"tradeoff": self.tradeoff, **params}, self.attributes, self.compress, verdict
-        )
+        params = {"tradeoff": self.tradeoff, "stage": stage, "step": step}
+        verdict = self.data.judge(logits)
+        return edit.candidate(params, self.attributes, self.compress, verdict)
 
 
-def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[Edit, Candidate]]:
+def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:
     """Learn which entries of U and V to remove, the weights untouched.
 
     Yields
     ------
-    edit, candidate
-        The masks hardened, every ``budget.every`` steps.
+    step, edit
+        The masks hardened, every tenth of the steps.
     """
     values = {f"{n}/{side}": getattr(f, side) for n, f in path.factors.items() for side in "UV"}
     variables = mask_variables(values)
@@ -134,26 +127,24 @@ def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[Edit, 
         path.loss(state, path.data.margin),
         list(variables.values()),
         path.batches(rng),
-        n_steps=path.budget.n_steps,
+        n_steps=path.n_steps,
         learning_rate=MASK_RATE,
-        every=path.budget.every,
+        every=path.every,
         after_step=partial(clamp_masks, variables),
     )
     for step in steps:
-        edit = masked_factors(path.factors, harden(variables, path.max_removed))
-        yield edit, path.candidate(edit, stage="masks", step=step)
+        yield step, masked_factors(path.factors, harden(variables, path.max_removed))
 
 
-def spectrum(path: Path, start: Edit, rng: np.random.Generator) -> Iterator[Candidate]:
+def spectrum(path: Path, start: Edit, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:
     """Tune singular values and biases, the removed entries staying removed.
 
     Yields
     ------
-    candidate : Candidate
-        Every ``budget.every`` steps.
+    step, edit
+        Every tenth of the steps.
     """
-    logits = path.data.logits(path.module, start.state())
-    margin = path.data.judge.for_utility(logits).margin
+    margin = path.data.judge.for_utility(path.logits(start)).margin
     values = {name: f.S.clone().requires_grad_() for name, f in start.factors.items()}
     biases = {
         name: p.detach().clone().requires_grad_()
@@ -169,64 +160,14 @@ def spectrum(path: Path, start: Edit, rng: np.random.Generator) -> Iterator[Cand
         path.loss(lambda: edited().state(), margin),
         [*values.values(), *biases.values()],
         path.batches(rng),
-        n_steps=path.budget.n_steps,
+        n_steps=path.n_steps,
         learning_rate=SPECTRUM_RATE,
-        every=path.budget.every,
+        every=path.every,
     )
     for step in steps:
-        with torch.no_grad():
-            yield path.candidate(edited().detached(), stage="spectrum", step=step)
+        yield step, edited().detached()
 
 
 def _belongs(module: nn.Module, name: str) -> bool:
     """Tell whether a bias is a linear or convolution layer's (not a normalisation's)."""
     return isinstance(module.get_submodule(name.rpartition(".")[0]), (nn.Linear, nn.Conv2d))
-
-
-def run_path(path: Path, start: Edit | None, refine: bool) -> Iterator[Candidate]:
-    """Run the phases of one trade-off.
-
-    Parameters
-    ----------
-    path : Path
-    start : Edit or None
-        Masks that are given; None: they are learned first.
-    refine : bool
-        Tune the spectrum afterwards.
-
-    Yields
-    ------
-    candidate : Candidate
-        Its state is left out where an earlier one of the path ranks at least as high.
-    """
-    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
-    best: tuple[bool, float] | None = None
-    with one_torch_thread():
-        if start is None:
-            found: list[tuple[tuple[bool, float], Edit]] = []
-            for edit, candidate in learned_masks(path, rngs[0]):
-                found = _better(found, path, edit)
-                best, lighter = _lighten(candidate, best)
-                yield lighter
-            start = found[0][1]
-        if refine:
-            for candidate in spectrum(path, start, rngs[1]):
-                best, lighter = _lighten(candidate, best)
-                yield lighter
-
-
-def _better(
-    found: list[tuple[tuple[bool, float], Edit]], path: Path, edit: Edit
-) -> list[tuple[tuple[bool, float], Edit]]:
-    limit = START_FRACTION * path.constraint.tolerance
-    rank = path.data.judge(path.data.logits(path.module, edit.state()), limit).rank
-    return [(rank, edit)] if not found or rank > found[0][0] else found
-
-
-def _lighten(
-    candidate: Candidate, best: tuple[bool, float] | None
-) -> tuple[tuple[bool, float], Candidate]:
-    rank = candidate.verdict.rank if candidate.verdict else (False, -np.inf)
-    if best is None or rank > best:
-        return rank, candidate
-    return best, replace(candidate, state={}, attributes={}, finish=None)

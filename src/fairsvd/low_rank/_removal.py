@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..base import Candidate, EditData, edited_copy
+from ..base import EditData
 from ..curvature import group_curvature
 from ..layers import Factors
 from ..networks import to_logits
@@ -26,7 +27,7 @@ from ._scores import (
     random_scores,
 )
 
-__all__ = ["SPARSITIES", "Removal", "privileged_group"]
+__all__ = ["SPARSITIES", "Removal", "find_privileged", "privileged_group"]
 
 SPARSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 
@@ -66,10 +67,23 @@ class Removal:
     privileged: int | None
     rng: np.random.Generator
 
+    def nothing(self) -> Edit:
+        """Return the factors with every entry kept."""
+        values = entries(self.factors)
+        ones = {name: torch.ones_like(v, dtype=torch.bool) for name, v in values.items()}
+        return masked_factors(self.factors, ones)
+
+    def _truncated(self) -> bool:
+        return any(f.S.shape[1] < min(f.U.shape[1], f.V.shape[1]) for f in self.factors.values())
+
     def edits(self) -> Iterator[tuple[dict[str, object], Edit]]:
         """Yield what was tried and the edit, for every sparsity and every form of the score."""
         values = entries(self.factors)
-        if self.criterion == "magnitude":
+        if tuple(self.sparsities) == (0,):
+            # At full rank that is the untouched network, a candidate already.
+            if self._truncated():
+                yield {"sparsity": 0.0}, self.nothing()
+        elif self.criterion == "magnitude":
             yield from self._one_shot({}, magnitude_scores(values))
         elif self.criterion == "random":
             yield from self._one_shot({}, random_scores(values, torch_generator(self.rng)))
@@ -115,16 +129,21 @@ class Removal:
 
         Gradients are those of the network with the factors in it, truncated and masked as they are.
         """
-        data = self.data
+        data, edited = self.data, copy.deepcopy(self.module)
+        edited.load_state_dict(Edit(dict(factors), {}).weights(), strict=False)
         found = group_curvature(
-            edited_copy(self.module, Candidate(Edit(dict(factors), {}).weights())),
+            edited,
             {name: (f.U, f.S, f.V) for name, f in factors.items()},
             data.editing_batches(),
             n_groups=data.n_groups,
             to_logits=lambda out: shifted(to_logits(out, data.kind), data.margin),
             hessian=self.hessian,
         )
-        return {f"{n}/{side}": h for n, pair in found.items() for side, h in zip("UV", pair, strict=True)}
+        return {
+            f"{n}/{side}": h
+            for n, pair in found.items()
+            for side, h in zip("UV", pair, strict=True)
+        }
 
     def _scores(
         self,
@@ -143,6 +162,15 @@ class Removal:
             protect, sacrifice = privileged, unprivileged
         weight = params["tradeoff"]
         return curvature_scores(entries(factors), protect, sacrifice, float(weight))  # type: ignore[arg-type]
+
+
+def find_privileged(module: nn.Module, data: EditData) -> int | None:
+    """Find the privileged group on the judged rows, untouched network; None without groups."""
+    if not data.has_groups:
+        return None
+    judge = data.judge
+    predicted = shifted(data.logits(module, {}), data.margin).argmax(dim=1).numpy()
+    return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
 
 
 def privileged_group(

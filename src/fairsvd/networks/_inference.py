@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..arrays import Batches
-from ._outputs import raw_output, recording_inputs, to_logits
+from ._outputs import raw_output, to_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
 
@@ -40,12 +41,21 @@ def all_logits(module: nn.Module, X: Batches, kind: str) -> Tensor:
 
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
     """Collect what enters ``layer`` for every row, flattened to (n_rows, width)."""
+    thread, target = threading.get_ident(), module.get_submodule(layer)
 
     def run(x: Tensor) -> Tensor:
-        record: list[tuple[str, Tensor]] = []
-        with recording_inputs(module, record):
+        entered: list[Tensor] = []
+
+        def note(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # The same network may be running in another thread.
+            if threading.get_ident() == thread:
+                entered.append(inputs[0])
+
+        handle = target.register_forward_pre_hook(note)
+        try:
             raw_output(module, _placed(module, x))
-        entered = [value for name, value in record if name == layer]
+        finally:
+            handle.remove()
         return entered[-1].reshape(len(x), -1)
 
     return _in_blocks(run, X)

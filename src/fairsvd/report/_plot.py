@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,10 +82,13 @@ def plot_tradeoff(
     ax = _new_axes() if ax is None else ax
     _draw_limits(ax, estimator)
     _draw_candidates(ax, shown)
-    _draw_point(ax, history.iloc[0], "untouched, threshold tuned", "s", INK, 70)
+    tuned = estimator.threshold == "tune" and estimator.threshold_ is not None
+    untouched = "untouched, threshold tuned" if tuned else "untouched network"
+    _draw_point(ax, history.iloc[0], untouched, "s", INK, 70)
     _draw_point(ax, history.iloc[chosen_candidate(history)], "chosen", "*", CHOSEN_COLOR, 330)
     _draw_further(ax, points or {})
-    _dress(ax, estimator, len(shown))
+    _dress(ax, estimator)
+    _explain(ax, estimator)
     return ax
 
 
@@ -106,49 +110,61 @@ def _draw_limits(ax: Axes, estimator: Any) -> None:
 
 
 def _draw_candidates(ax: Axes, shown: pd.DataFrame) -> None:
+    from matplotlib.colors import to_rgba
+
     for stage, rows in shown[shown["stage"] != "untouched"].groupby("stage", sort=False):
-        alpha = np.where(rows["feasible"], 1.0, MISSED_ALPHA)
         color = STAGE_COLORS.get(str(stage), OTHER_COLOR)
-        style = {"s": 38, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-        points = ax.scatter(rows["gap"], rows["utility"], color=color, alpha=alpha, **style)
-        points.set_gid(f"stage {stage}")
+        colors = [to_rgba(color, 1.0 if met else MISSED_ALPHA) for met in rows["feasible"]]
+        style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+        drawn = ax.scatter(rows["gap"], rows["utility"], s=38, c=colors, **style)
+        drawn.set_gid(f"stage {stage}")
         # The legend gets a full colour also where the first candidate of a stage is pale.
         ax.scatter([], [], color=color, s=38, label=f"{stage}: {len(rows)} candidates")
 
 
-def _draw_point(
-    ax: Axes, row: pd.Series, label: str, marker: str, color: str, size: float
-) -> None:
+def _draw_point(ax: Axes, row: pd.Series, label: str, marker: str, color: str, size: float) -> None:
     if not np.isfinite([row["gap"], row["utility"]]).all():
         return
-    style = {"edgecolors": "white", "linewidths": 1.0, "zorder": 5}
+    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 1.0, "zorder": 5}
     ax.scatter(row["gap"], row["utility"], marker=marker, s=size, c=color, label=label, **style)
 
 
 def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     places = list(points.values())
-    for start, end in zip(places[:-1], places[1:], strict=True):
+    for start, end in pairwise(places):
         arrow = {"arrowstyle": "-|>", "color": PALE, "lw": 1.2, "shrinkA": 7, "shrinkB": 7}
         ax.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=4)
     fills = np.linspace(0, 1, len(places)) if len(places) > 1 else [1.0]
     for (label, place), fill in zip(points.items(), fills, strict=True):
         face = CHOSEN_COLOR if fill == 1 else "white"
-        style = {"marker": "D", "s": 52, "edgecolors": INK, "linewidths": 1.2, "zorder": 6}
+        style: dict[str, Any] = {
+            "marker": "D",
+            "s": 52,
+            "edgecolors": INK,
+            "linewidths": 1.2,
+            "zorder": 6,
+        }
         ax.scatter(*place, c=face, label=label, **style)
 
 
-def _dress(ax: Axes, estimator: Any, n_shown: int) -> None:
+def _dress(ax: Axes, estimator: Any) -> None:
     utility = resolved_utility(estimator) or "utility"
     gap = estimator.constraint.replace("_", " ")
     ax.set_xlabel(f"{gap} gap (difference of rates)")
     ax.set_ylabel(utility.replace("_", " "))
-    what = "FairLRF-style edit" if hasattr(estimator, "masks_") else type(estimator).__name__
-    ax.set_title(f"{what}: {n_shown} candidates, gap against utility", loc="left", color=INK)
+    ax.margins(x=0.05, y=0.08)
     ax.set_xlim(left=0)
-    ax.margins(y=0.08)
     ax.grid(color="#E6E6E6", lw=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(PALE)
     ax.tick_params(colors=INK, length=3)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelspacing=0.9)
+
+
+def _explain(ax: Axes, estimator: Any) -> None:
+    method = "FairLRF-style editing" if hasattr(estimator, "masks_") else type(estimator).__name__
+    ax.set_title(f"{method}: the trade-off", loc="left", color=INK, weight="bold", pad=24)
+    text = "Candidates on the rows they are chosen on, pale beyond the limit. Better: up and left."
+    place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 9)}
+    ax.annotate(text, **place, textcoords="offset points", color=PALE, fontsize=8.5)
