@@ -528,6 +528,22 @@ def test_a_layer_that_never_runs_is_refused():
         attempt(module=module, factors=factorise(module, ["used", "idle"]))
 
 
+def test_a_weight_that_is_computed_is_taken_where_the_layer_is_known():
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    _, _, rows = make("mlp")
+    wanted = curvature(module, factorise(module, ["0"]), [rows])
+    nn.utils.parametrizations.weight_norm(module[0])
+    assert not isinstance(module[0].weight, nn.Parameter)
+    assert_same(curvature(module, factorise(module, ["0"]), [rows]), wanted)
+
+
+def test_a_weight_that_is_computed_is_refused_elsewhere():
+    module = nn.Sequential(Doubled(6, 3)).double()
+    nn.utils.parametrizations.weight_norm(module[0])
+    with pytest.raises(ValueError, match="without a floating-point parameter"):
+        attempt(module=module, factors=factorise(module, ["0"]))
+
+
 def test_an_input_without_one_entry_a_row_is_refused():
     module = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(0, 1), nn.Linear(3, 3))
     module = nn.Sequential(*module, nn.Unflatten(0, (-1, 2)), Mean()).double()

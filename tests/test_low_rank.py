@@ -222,12 +222,12 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, protects):
         h = curvature_by_hand(task, factors)
         other = {"privileged": "unprivileged", "unprivileged": "privileged"}[protects]
         scores = {
-            key: 0.5 * u.double().square() * (h[protects, key] - h[other, key])
+            key: 0.5 * u.double().square() * (h[protects, key] - h[other, key] / 3)
             for key, u in entries(factors).items()
         }
         masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks)
         factors = masked_factors(task.factors, masks).factors
-    wanted = {"tradeoff": 1.0, "protects": protects, "sparsity": 0.3}
+    wanted = {"tradeoff": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)
     assert removed_fraction(masks) > 0.25
     for key, mask in masks.items():

@@ -118,11 +118,11 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
         if y is None:
             raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
         y = column_or_1d(np.asarray(y), warn=True)
-        if len(X) != len(y):
-            raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label a row.")
+        _check_lengths(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # an earlier fit on a table knew them
         return as_batches(X), y, ()
+    _check_lengths(X, y)
     X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
     if X.ndim not in (2, 4):
         raise ValueError(
@@ -133,6 +133,20 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
     if X.dtype == np.uint8 and estimator.network is not None:
         notes = ("X is uint8 and was cast to float without scaling, as the given network gets it.",)
     return as_batches(X), y, notes
+
+
+def _length(data: Any) -> int | None:
+    """Count the rows, or return None where scikit-learn is to say what is wrong with the data."""
+    shape = getattr(data, "shape", None)
+    if shape is None:
+        return len(data) if hasattr(data, "__len__") else None
+    return int(shape[0]) if shape else None
+
+
+def _check_lengths(X: Any, y: Any) -> None:
+    n_rows, n_labels = _length(X), _length(y)
+    if None not in (n_rows, n_labels) and n_rows != n_labels:
+        raise ValueError(f"X has {n_rows} rows but y has {n_labels}: pass one label a row.")
 
 
 def _encoded_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -170,8 +184,9 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
     """
     counts = np.zeros((table.shape[1], len(table), len(table)), dtype=np.int64)
     counts[:, :, 0] = table.T
+    labels = inputs.classes.tolist()
     empty = [
-        f"(label {inputs.classes[k]!r}, group {inputs.group_labels[g]!r})"
+        f"(label {labels[k]!r}, group {inputs.group_labels[g]!r})"
         for k, g in np.argwhere(table == 0)
     ]
     if np.isnan(gap(counts, name, pos)):

@@ -41,8 +41,14 @@ def run_audit(options: argparse.Namespace) -> None:
         A file cannot be read or written.
     """
     sensitive = [name.strip() for name in options.sensitive.split(",") if name.strip()]
-    frame = _read(options.file, options.target, options.pred, sensitive)
-    classes = _classes(frame, options.target, options.pred)
+    try:
+        frame = _read(options.file, options.target, options.pred, sensitive)
+        _check_values(frame, options.target, options.pred)
+        if options.missing_group == "raise":
+            _check_groups(frame[sensitive])
+        classes = _classes(frame, options.target, options.pred)
+    except ValueError as error:
+        raise ValueError(f"{options.file}: {error}") from error
     counts, pos, groups = hard_counts(
         frame[options.target],
         frame[options.pred],
@@ -69,16 +75,11 @@ def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.Da
     if not sensitive:
         raise ValueError("--sensitive names no column: give one, or several with commas.")
     wanted = list(dict.fromkeys([target, pred, *sensitive]))
-    try:
-        columns = pd.read_csv(path, nrows=0).columns.tolist()
-        missing = [name for name in wanted if name not in columns]
-        if missing:
-            raise ValueError(f"there is no column {', '.join(missing)}; it has {_some(columns)}")
-        frame = pd.read_csv(path, usecols=wanted, low_memory=False)
-        _check_values(frame, target, pred)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return frame
+    columns = pd.read_csv(path, nrows=0).columns.tolist()
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise ValueError(f"there is no column {', '.join(missing)}; it has {_some(columns)}")
+    return pd.read_csv(path, usecols=wanted, low_memory=False)
 
 
 def _some(names: Sequence[str], most: int = 20) -> str:
@@ -92,11 +93,17 @@ def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
     for name in (target, pred):
         empty = np.flatnonzero(frame[name].isna())
         if len(empty):
-            # The headings are line 1.
             raise ValueError(
-                f"column {name} has {len(empty)} missing values, the first in data row "
-                f"{empty[0] + 1}: fill them or leave these rows out"
+                f"column {name} is empty in {len(empty)} rows, first in data row {empty[0] + 1}: "
+                "fill it or leave these rows out"
             )
+
+
+def _check_groups(groups: pd.DataFrame) -> None:
+    empty = {name: int(n) for name, n in groups.isna().sum().items() if n}
+    if empty:
+        told = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{told}: fill it, or choose --missing-group ignore or own_group")
 
 
 def _classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
+from textwrap import fill
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,7 @@ __all__ = ["run_demo"]
 
 UNTOUCHED: dict[str, Any] = {"sparsity": 0, "refine": None}
 POSITIVE = 1  # both tasks have the labels 0 and 1
+WIDTH = 88  # of lines of text
 OVERALL = ("accuracy", "balanced_accuracy", "worst_cell_accuracy")
 
 
@@ -189,16 +191,17 @@ def _print_edit(editor: FairLRFTransformer) -> None:
     chosen = history.iloc[place]
     _say(f"\nRemoved: {editor.removed_fraction_:.1%} of the entries of U and V, by layer\n")
     _say(format_table(removed_frame(editor)))
-    _say(f"\nChosen: candidate {place} of {len(history) - 1}, {_params(chosen)}, with threshold")
     utility = (resolved_utility(editor) or "utility").replace("_", " ")
     met = "within" if chosen["feasible"] else "beyond"
     limit = editor.tolerance_fraction * editor.tolerance
-    _say(
+    text = (
+        f"Chosen: candidate {place} of {len(history) - 1}, {_params(chosen)}, with threshold "
         f"{editor.threshold_:.3f}; on the rows of the choice {utility} {chosen['utility']:.3f} "
-        f"and gap {chosen['gap']:.3f}, {met} the limit of {limit:.3g}"
+        f"and gap {chosen['gap']:.3f}, {met} the limit of {limit:.3g}."
     )
+    _say("\n" + fill(text, WIDTH))
     for note in editor.report_.notes:
-        _say(f"Note: {note}")
+        _say(fill(f"Note: {note}", WIDTH))
 
 
 def _params(chosen: pd.Series) -> str:

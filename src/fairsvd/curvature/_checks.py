@@ -41,15 +41,16 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     return layers[name]
 
 
-def find_weight(name: str, layer: nn.Module) -> Tensor:
-    """Give the weight of a layer if it can be read as matrices."""
+def find_weight(name: str, layer: nn.Module, *, needs_parameter: bool) -> Tensor:
+    """Give the weight of a layer if it can be read as matrices and differentiated."""
     weight = getattr(layer, "weight", None)
-    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.dim() >= 2:
+    wanted = nn.Parameter if needs_parameter else Tensor
+    if isinstance(weight, wanted) and weight.is_floating_point() and weight.dim() >= 2:
         return weight
     raise ValueError(
-        f"factors: layer {name!r} is a {type(layer).__name__}, which has no floating-point "
-        "weight of at least two dimensions. Supported are nn.Linear and nn.Conv2d, and through "
-        "torch.func any layer with such a parameter 'weight'. Leave this layer out."
+        f"factors: layer {name!r} is a {type(layer).__name__} without a floating-point parameter "
+        "'weight' of at least two dimensions. Supported are nn.Linear and nn.Conv2d, and through "
+        "torch.func any layer with such a parameter. Leave this layer out."
     )
 
 

@@ -67,11 +67,11 @@ class CurvaturePass:
 
     def _add_layer(self, name: str, triple: tuple[Tensor, Tensor, Tensor] | None) -> None:
         layer = find_layer(self.module, name)
-        weight = find_weight(name, layer)
+        kernel = make_kernel(layer)
+        weight = find_weight(name, layer, needs_parameter=kernel is None)
         shape = weight_shape(layer, weight)
         like = weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
         factors = None if triple is None else check_factors(name, triple, shape, like)
-        kernel = make_kernel(layer)
         if kernel is None:
             self.others[name] = GradientSums(shape, factors, self.n_groups, like)
         else:

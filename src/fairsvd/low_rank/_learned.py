@@ -24,6 +24,10 @@ __all__ = ["Path", "learned_masks", "spectrum"]
 MASK_RATE = 3e-2
 SPECTRUM_RATE = 1e-2
 
+# The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
+# a step sees this many batches' rows, which left smaller gaps at equal utility.
+TABLE_BATCHES = 4
+
 # Candidates that each phase leaves.
 N_CANDIDATES = 10
 
@@ -67,6 +71,14 @@ class Path:
         """Steps between two candidates."""
         return max(1, self.n_steps // N_CANDIDATES)
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of one step: never more than memory was meant for, nor many times the data."""
+        size, editing = self.data.batch_size, self.data.editing
+        if len(editing.X.item_shape) != 1:
+            return size
+        return min(TABLE_BATCHES * size, max(size, len(editing)))
+
     def batches(self, rng: np.random.Generator) -> CellBatches:
         """Cell-stratified batches of the editing rows."""
         data = self.data
@@ -74,7 +86,7 @@ class Path:
             data.editing,
             data.n_classes,
             data.n_groups,
-            batch_size=data.batch_size,
+            batch_size=self.rows_a_step,
             balance=self.constraint.balance,
             generator=torch_generator(rng),
             device=data.device,

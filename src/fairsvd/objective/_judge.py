@@ -110,33 +110,34 @@ class Judge:
         return self._best(logits, limit=chosen, floor=self.floor)
 
     def _best(self, logits: Tensor, limit: float, floor: float) -> Verdict:
-        best = Verdict(0.0, -np.inf, np.inf, False, -np.inf)
         if not bool(logits.isfinite().all()):
-            return best
-        for cuts in self._cuts(logits.double().numpy()):
-            utility, gaps = self._utility(cuts), self._gap(cuts.counts)
-            above = utility >= floor
-            feasible = above & (gaps <= limit)
-            value = utility - np.where(feasible, 0, np.maximum(0, gaps - limit))
-            value = np.where(above, value, -np.inf)
-            if feasible.any():
-                value = np.where(feasible, value, -np.inf)
-            i = int(np.argmax(value))
-            found = Verdict(
-                float(np.clip(cuts.thresholds[i], -MAX_MARGIN, MAX_MARGIN)),
-                float(utility[i]),
-                float(gaps[i]),
-                bool(feasible[i]),
-                float(value[i]),
-            )
-            best = max(best, found, key=lambda v: v.rank)
-        return best
+            return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
+        cuts = self._cuts(logits.double().numpy())
+        return max((self._best_of(c, limit, floor) for c in cuts), key=lambda v: v.rank)
+
+    def _best_of(self, cuts: Cuts, limit: float, floor: float) -> Verdict:
+        utility, gaps = self._utility(cuts), self._gap(cuts.counts)
+        feasible = (utility >= floor) & (gaps <= limit)
+        # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
+        excess = np.maximum(0, gaps - limit) if np.isfinite(limit) else 0.0
+        value = np.where(feasible, utility, utility - excess)
+        allowed = feasible if feasible.any() else utility >= floor
+        # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
+        i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
+        return Verdict(
+            float(cuts.thresholds[i]),
+            float(utility[i]),
+            float(gaps[i]),
+            bool(feasible[i]),
+            float(value[i]) if allowed[i] else -np.inf,
+        )
 
     def _cuts(self, logits: NDArray[np.float64]) -> Iterator[Cuts]:
         if self.n_classes > 2:
             yield Cuts(np.zeros(1), self._count(logits.argmax(axis=1))[None])
             return
-        margins = logits[:, 1] - logits[:, 0]
+        # One less than the largest threshold, so that the cuts beyond both ends stay in range.
+        margins = np.clip(logits[:, 1] - logits[:, 0], 1 - MAX_MARGIN, MAX_MARGIN - 1)
         tuned = self.constraint.threshold is None
         if tuned and not callable(self.constraint.utility):
             yield from sweep(margins, self.y, self.groups, self.parts, self.n_groups, 2)

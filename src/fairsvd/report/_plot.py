@@ -134,17 +134,10 @@ def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     for start, end in pairwise(places):
         arrow = {"arrowstyle": "-|>", "color": PALE, "lw": 1.2, "shrinkA": 7, "shrinkB": 7}
         ax.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=4)
-    fills = np.linspace(0, 1, len(places)) if len(places) > 1 else [1.0]
-    for (label, place), fill in zip(points.items(), fills, strict=True):
-        face = CHOSEN_COLOR if fill == 1 else "white"
-        style: dict[str, Any] = {
-            "marker": "D",
-            "s": 52,
-            "edgecolors": INK,
-            "linewidths": 1.2,
-            "zorder": 6,
-        }
-        ax.scatter(*place, c=face, label=label, **style)
+    for number, (label, place) in enumerate(points.items(), start=1):
+        face = CHOSEN_COLOR if number == len(points) else "white"
+        style: dict[str, Any] = {"marker": "D", "s": 52, "edgecolors": INK, "zorder": 6}
+        ax.scatter(*place, c=face, label=label, linewidths=1.2, **style)
 
 
 def _dress(ax: Axes, estimator: Any) -> None:
@@ -167,4 +160,4 @@ def _explain(ax: Axes, estimator: Any) -> None:
     ax.set_title(f"{method}: the trade-off", loc="left", color=INK, weight="bold", pad=24)
     text = "Candidates on the rows they are chosen on, pale beyond the limit. Better: up and left."
     place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 9)}
-    ax.annotate(text, **place, textcoords="offset points", color=PALE, fontsize=8.5)
+    ax.annotate(text, **place, textcoords="offset points", color="#666666", fontsize=8.5)
