@@ -449,5 +449,5 @@ def test_the_demo_on_adult_in_its_own_process(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "a.png").stat().st_size > 10_000
     untouched, _, edited = tables(done.stdout)[""][1:]
-    assert float(edited[-1]) < 0.06 < float(untouched[-1])
-    assert float(edited[2]) > float(untouched[2]) - 0.01  # balanced accuracy
+    assert float(edited[-1]) < 0.8 * float(untouched[-1])
+    assert float(edited[3]) > float(untouched[3])  # the worst cell

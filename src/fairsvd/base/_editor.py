@@ -141,6 +141,8 @@ class NetworkEditor(
         self._keep(inputs, adopted, outcome)
         self._report = self._describe(inputs, parts.validation, adopted, constraint, outcome, seed)
         self._report.notes.extend([*inputs.notes, *parts.notes, *adopted.notes])
+        if not outcome.candidate.state:
+            self._report.notes.append("The untouched network was chosen: no edit did better.")
         self._report.warn(excess_fit(data, adopted.module))
         return self
 

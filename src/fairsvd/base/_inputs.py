@@ -198,7 +198,7 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
         warnings.warn(
             f"No rows in {', '.join(empty)}: their rates are left out of the gap.",
             SmallCellWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -206,7 +206,7 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     """Validate X for prediction; sensitive columns that ``fit`` took out may be there or not."""
     if is_dataset(X):
         return as_batches(X)
-    if estimator.sensitive_source_ == "columns of X" or estimator.sensitive_columns is not None:
+    if estimator.sensitive_columns is not None:
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
     X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)

@@ -117,7 +117,7 @@ class ReportData:
             return
         for category, text in self._complaints(overfitted):
             self.notes.append(text)
-            warnings.warn(text, category, stacklevel=5)
+            warnings.warn(text, category, stacklevel=4)
 
     def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
         found: list[tuple[type[Warning], str]] = []

@@ -161,7 +161,7 @@ def _trained(
             "network is a fitted skorch net: a clone of it is trained anew and its weights are "
             "not used. Wrap it in sklearn.frozen.FrozenEstimator to edit it as it is.",
             IgnoredWeightsWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
     net = clone(network)
     if device is not None:
@@ -198,6 +198,11 @@ def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNe
     _check_width(output, n_classes)
     kind = _kind_of_output(adopted, output, probe)
     notes = list(adopted.notes)
+    if adopted.frozen:
+        notes.append(
+            "The network came trained: whether it was trained on these rows is not known. Rows that "
+            "it was trained on make the choice among candidates too hopeful."
+        )
     if "probabilit" in kind:
         notes.append("The network returns probabilities; they are read as log-probabilities.")
     name = output_layer(adopted.module, probe)
