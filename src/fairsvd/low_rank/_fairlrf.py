@@ -236,7 +236,7 @@ class FairLRFTransformer(NetworkEditor):
         }
         full = resolve_ranks(module, names, None)
         attributes = {**shared, **untouched_attributes(factors, full)}
-        yield Candidate({}, {"stage": "untouched"}, attributes)
+        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, attributes)
         start = None
         if self.criterion != "learned" or self.sparsity == 0:
             removal = self._removal(module, data, factors, privileged, rng)
