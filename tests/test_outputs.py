@@ -278,3 +278,18 @@ def test_the_exported_module_survives_torch_export(form):
         assert torch.allclose(exported(X), module(X), atol=1e-5)
         codes = exported(X).argmax(dim=1).numpy()
     assert np.array_equal(editor.classes_[codes], editor.predict(rows.X))
+
+
+def test_features_of_a_convolution_that_makes_the_logits():
+    rows, body = images(), list(convolutions())[:4]
+    head = nn.Sequential(*body, nn.Conv2d(8, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    editor = quick(head).fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert editor.transform(rows.X).shape == (len(rows.X), 8 * 3 * 3)
+    assert len(editor.get_feature_names_out()) == 8 * 3 * 3
+
+
+def test_bytes_of_a_dataset_are_noted_as_those_of_an_array():
+    rows = images()
+    dataset = TensorDataset(torch.tensor(rows.X).mul(60).add(120).clamp(0, 255).to(torch.uint8))
+    editor = quick(convolutions()).fit(dataset, rows.y, sensitive_features=rows.group)
+    assert any("without scaling" in note for note in editor.report_.notes)

@@ -12,6 +12,8 @@ from torch import nn
 
 from helpers import (
     IGNORE_SMALL_DATA,
+    LastWins,
+    binary_net,
     convolutions,
     fingerprint,
     global_state,
@@ -46,22 +48,18 @@ def with_gradients():
     return module
 
 
+def tied():
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(6, 2))
+
+
 NETWORKS = {
     "plain": (mlp, table),
     "BatchNorm and Dropout": (normalised, table),
     "images": (normalised_convolutions, images),
     "half frozen": (with_gradients, table),
-    "tied layers": (lambda: nn.Sequential(*tied(), nn.Linear(6, 2)), table),
+    "tied layers": (tied, table),
 }
-
-
-def tied():
-    layer = nn.Linear(6, 6)
-    return layer, nn.ReLU(), layer
-
-
-def settings_of(wrap):
-    return {"learned": {}, "curvature": {"criterion": "curvature", "sparsity": 0.3}}[wrap]
 
 
 @pytest.mark.parametrize("criterion", ["learned", "curvature"])
@@ -71,7 +69,7 @@ def test_the_network_stays_bit_identical(name, mode, criterion):
     make, data = NETWORKS[name]
     rows, module = data(), make().train(mode == "training")
     before = fingerprint(module)
-    editor = quick(module, **settings_of(criterion), threshold=0.5)
+    editor = quick(module, LastWins, criterion=criterion, threshold=0.5)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     editor.predict_proba(rows.X)
     editor.to_skorch().partial_fit(rows.X, rows.y)
@@ -161,3 +159,24 @@ def test_an_interrupt_while_the_users_net_trains_comes_through():
 def test_skorch_alone_would_have_hidden_the_interrupt():
     rows = table()
     assert skorch_net(Interrupted(), max_epochs=20).fit(rows.X, rows.y).initialized_
+
+
+@pytest.mark.parametrize("name", ["none", "module"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_were_switched_off_stay_so_and_do_no_harm(name, mode):
+    rows = table()
+    network = mlp() if name == "module" else None
+    wanted = quick(network).fit(rows.X, rows.y, sensitive_features=rows.group)
+    with mode():
+        editor = quick(network).fit(rows.X, rows.y, sensitive_features=rows.group)
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert np.array_equal(editor.predict_proba(rows.X), wanted.predict_proba(rows.X))
+
+
+def test_the_threshold_of_a_binary_net_is_not_used_twice():
+    rows = table()
+    net = binary_net(trained(mlp(1), rows), threshold=0.9).initialize()
+    editor = quick(FrozenEstimator(net)).fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert np.array_equal(editor.to_skorch().predict(rows.X), editor.predict(rows.X))
+    assert net.threshold == 0.9

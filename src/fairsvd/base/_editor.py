@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from sklearn.base import (
@@ -113,7 +114,9 @@ class NetworkEditor(
         """
         before = dict(vars(self))
         try:
-            return self._fit(X, y, sensitive_features)
+            # An edit needs gradients, also in a script that has switched them off.
+            with torch.inference_mode(False), torch.enable_grad():
+                return self._fit(X, y, sensitive_features)
         except BaseException:
             # Also after an interrupt: half a fit must not pass for a fitted estimator.
             self.__dict__.clear()

@@ -35,6 +35,8 @@ def net_around(module: nn.Module, kind: str, template: Any, n_classes: int) -> A
     if isinstance(net.module, nn.Module):
         # An instance is what the next initialize() would start from.
         net.module = module
+    if isinstance(net, NeuralNetBinaryClassifier):
+        net.threshold = 0.5  # the threshold is in the module
     net.initialize_optimizer()
     return net
 

@@ -121,7 +121,9 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
         _check_lengths(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # an earlier fit on a table knew them
-        return as_batches(X), y, ()
+        batches = as_batches(X)
+        is_bytes = batches.fetch(batches.index[:1]).dtype == torch.uint8
+        return batches, y, _notes(estimator, is_bytes)
     _check_lengths(X, y)
     X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
     if X.ndim not in (2, 4):
@@ -129,10 +131,13 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
             f"X has {X.ndim} dimensions; it must be a table (n, n_features) or images "
             "(n, channels, height, width)."
         )
-    notes: tuple[str, ...] = ()
-    if X.dtype == np.uint8 and estimator.network is not None:
-        notes = ("X is uint8 and was cast to float without scaling, as the given network gets it.",)
-    return as_batches(X), y, notes
+    return as_batches(X), y, _notes(estimator, X.dtype == np.uint8)
+
+
+def _notes(estimator: Any, is_bytes: bool) -> tuple[str, ...]:
+    if not is_bytes or estimator.network is None:
+        return ()
+    return ("X is uint8 and was cast to float without scaling, as the given network gets it.",)
 
 
 def _length(data: Any) -> int | None:

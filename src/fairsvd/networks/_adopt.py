@@ -200,8 +200,8 @@ def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNe
     notes = list(adopted.notes)
     if adopted.frozen:
         notes.append(
-            "The network came trained: whether it was trained on these rows is not known. Rows that "
-            "it was trained on make the choice among candidates too hopeful."
+            "The network came trained: whether it was trained on these rows is not known. Rows "
+            "that it was trained on make the choice among candidates too hopeful."
         )
     if "probabilit" in kind:
         notes.append("The network returns probabilities; they are read as log-probabilities.")
