@@ -140,7 +140,7 @@ class Interrupted(nn.Module):
 
     def forward(self, X):
         self.passes += self.training
-        if self.passes > 3:
+        if self.training and self.passes > 3:
             press_ctrl_c()
         return self.inner(X)
 
