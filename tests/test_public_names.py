@@ -66,6 +66,8 @@ def test_public_names_are_annotated():
     bare = []
     for name, value in public_objects().items():
         callable_ = value.__init__ if inspect.isclass(value) else value
+        if callable_ is object.__init__:
+            continue  # an abstract class without parameters of its own
         parameters = list(inspect.signature(callable_).parameters.values())
         bare += [f"{name}({p.name})" for p in parameters if _unannotated(p)]
         if not inspect.isclass(value) and "return" not in callable_.__annotations__:

@@ -24,13 +24,13 @@ from torch import nn
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, adopt, all_features, all_logits, fold_offset, probe_rows
-from ..objective import Constraint, count_table
+from ..objective import Constraint
 from ._candidates import Candidate, EditData, Outcome, choose, edited_copy
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS
 from ._prepare import as_device, excess_fit, make_constraint, make_data, make_parts
-from ._report import ReportData
+from ._report import describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,8 @@ class NetworkEditor(
             data = make_data(self.batch_size, inputs, parts, adopted, constraint)
             outcome = choose(adopted.module, self._progress(adopted, data, constraint, seed), data)
         self._keep(inputs, adopted, outcome)
-        self._report = self._describe(inputs, parts.validation, adopted, constraint, outcome, seed)
+        after = self.module_, self.offset_
+        self._report = describe(inputs, parts.validation, adopted, after, constraint, outcome, seed)
         self._report.notes.extend([*inputs.notes, *parts.notes, *adopted.notes])
         if not outcome.candidate.state:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
@@ -183,33 +184,6 @@ class NetworkEditor(
         row = as_batches(self._probe[:1])
         return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
-    def _describe(
-        self,
-        inputs: FitInputs,
-        held: NDArray[np.int64],
-        adopted: AdoptedNetwork,
-        constraint: Constraint,
-        outcome: Outcome,
-        seed: int,
-    ) -> ReportData:
-        rows = inputs.rows.subset(held)
-
-        def counts(module: nn.Module, offset: float) -> NDArray[np.int64]:
-            logits = all_logits(module, rows.X, adopted.kind).double().numpy()
-            logits[:, 1] -= offset
-            codes = rows.y.numpy(), logits.argmax(axis=1), rows.groups.numpy()
-            return count_table(*codes, len(inputs.classes), inputs.n_groups)
-
-        return ReportData(
-            before=counts(adopted.module, 0.0),
-            after=counts(self.module_, self.offset_),
-            labels=inputs.group_labels,
-            constraint=constraint,
-            verdict=outcome.verdict,
-            classes=inputs.classes,
-            seed=seed,
-        )
-
     @property
     def report_(self) -> Bunch:
         """Tables of every group and every gap on the validation rows, and notes."""
@@ -247,19 +221,39 @@ class NetworkEditor(
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict labels, shape (n,): the most probable after the threshold's shift."""
+        """Predict the label that is most probable after the threshold's shift.
+
+        Parameters
+        ----------
+        X : as in ``decision_function``
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), of the labels' dtype
+        """
         codes = self._logits(X).argmax(axis=1)
         return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Compute shifted probabilities, (n, n_classes), in the order of ``classes_``.
+        """Compute probabilities, shifted by the threshold and therefore not calibrated.
 
-        The tuned threshold is part of them, so that 0.5 is the decision; they are not calibrated.
+        Parameters
+        ----------
+        X : as in ``decision_function``
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes), float64
+            In the order of ``classes_``; the largest is the prediction.
         """
         return softmax(self._logits(X), axis=1)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Map rows to what ``output`` names.
+
+        Parameters
+        ----------
+        X : as in ``decision_function``
 
         Returns
         -------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
+from torch import nn
 
 from .._rng import stage_rng
 from ..exceptions import (
@@ -18,12 +19,24 @@ from ..exceptions import (
     OverfittedNetworkWarning,
     SmallCellWarning,
 )
-from ..objective import GAPS, Constraint, Verdict, gap, gap_interval, noise_floor, rates
+from ..networks import AdoptedNetwork, all_logits
+from ..objective import (
+    GAPS,
+    Constraint,
+    Verdict,
+    count_table,
+    gap,
+    gap_interval,
+    noise_floor,
+    rates,
+)
+from ._candidates import Outcome
+from ._inputs import FitInputs
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReportData"]
+__all__ = ["ReportData", "describe"]
 
 RATES = ("selection_rate", "tpr", "fpr", "accuracy")
 
@@ -168,6 +181,50 @@ class ReportData:
             f"{0.25 / max(tolerance, 1e-3) ** 2:.0f} a cell are needed; read the gap beside its "
             "interval and noise floor in report_.gaps."
         )
+
+
+def describe(
+    inputs: FitInputs,
+    held: NDArray[np.int64],
+    adopted: AdoptedNetwork,
+    after: tuple[nn.Module, float],
+    constraint: Constraint,
+    outcome: Outcome,
+    seed: int,
+) -> ReportData:
+    """Count what the network predicted for the rows ``held`` back, before and after.
+
+    Parameters
+    ----------
+    inputs : FitInputs
+    held : ndarray of int64
+        Validation rows.
+    adopted : AdoptedNetwork
+        As it came.
+    after : (nn.Module, float)
+        The edited network and its threshold, in units of the margin.
+    constraint : Constraint
+    outcome : Outcome
+    seed : int
+        Of the bootstrap.
+    """
+    rows = inputs.rows.subset(held)
+
+    def counts(module: nn.Module, offset: float) -> NDArray[np.int64]:
+        logits = all_logits(module, rows.X, adopted.kind).double().numpy()
+        logits[:, 1] -= offset
+        codes = rows.y.numpy(), logits.argmax(axis=1), rows.groups.numpy()
+        return count_table(*codes, len(inputs.classes), inputs.n_groups)
+
+    return ReportData(
+        before=counts(adopted.module, 0.0),
+        after=counts(*after),
+        labels=inputs.group_labels,
+        constraint=constraint,
+        verdict=outcome.verdict,
+        classes=inputs.classes,
+        seed=seed,
+    )
 
 
 def _balanced(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
