@@ -11,7 +11,7 @@ import torch
 from joblib import parallel_config
 
 from fairsvd import FairLRFTransformer
-from fairsvd.base import _editor
+from fairsvd.base import _editor, _report
 from fairsvd.exceptions import FairsvdWarning, SmallCellWarning
 from fairsvd.low_rank import _learned
 from fairsvd.networks import _default
@@ -55,7 +55,7 @@ PLACES = {
     "the middle of the edit": (_learned, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),
     "copying the result": (_editor, "edited_copy", 1),
-    "the tables of the report": (_editor, "count_table", 0),
+    "the tables of the report": (_report, "count_table", 1),
     "the report's warnings": (_editor, "excess_fit", 0),
 }
 ERRORS = (KeyboardInterrupt(), RuntimeError("out of memory"), SystemExit(1))

@@ -135,8 +135,9 @@ class FairLRFTransformer(NetworkEditor):
     (arXiv:2203.02110), whose two re-implementations agree; the curvature is the mean of squared
     per-sample gradients, exact, in one pass; full rank unless asked; the output layer is left
     out; entries are ranked within a layer; removal is one-shot unless ``n_steps`` says otherwise;
-    both signs are searched. Removal by curvature did no better than random removal on the tables
-    it was measured on, which is why the default learns the masks and tunes the spectrum.
+    both signs are searched. Removal by curvature alone stayed little ahead of random removal and
+    far behind the default on the tables it was measured on (``docs/results``), which is why the
+    default learns the masks and tunes the spectrum.
 
     Examples
     --------
