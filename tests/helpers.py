@@ -17,6 +17,7 @@ from torch import nn
 
 from fairsvd import FairLRFTransformer
 from fairsvd.datasets import make_biased_classification
+from fairsvd.objective import count_table
 
 # Warnings that few rows and few steps must raise; a test module ignores exactly these.
 SMALL_DATA = (
@@ -150,3 +151,17 @@ def global_state() -> dict[str, object]:
         "errors": repr(np.geterr()),
         "sklearn": sklearn.get_config(),
     }
+
+
+EXACT = {"rtol": 0, "atol": 1e-12}
+
+
+def draw(seed, *, n=400, n_groups=2, n_classes=2):
+    """Biased rows in which every (group, true, predicted) cell holds some."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(n_groups, size=n)
+    y = rng.integers(n_classes, size=n)
+    stay = rng.random(n) < 0.5 + 0.4 * group / n_groups
+    predictions = np.where(stay, y, rng.integers(n_classes, size=n))
+    assert count_table(y, predictions, group, n_classes, n_groups).min() > 0
+    return y, predictions, group

@@ -1,0 +1,102 @@
+"""The soft gap: equal to the hard one on certain predictions, and differentiable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fairsvd.objective import GAPS, count_table, gap, soft_gap
+from helpers import EXACT, draw
+
+
+def soft(probabilities, y, group, name, *, weights=None, pos=1, n_groups=None):
+    n_groups = n_groups or int(group.max()) + 1
+    weights = None if weights is None else torch.as_tensor(weights)
+    return soft_gap(
+        torch.as_tensor(probabilities),
+        torch.as_tensor(y),
+        torch.as_tensor(group),
+        weights,
+        name,
+        pos,
+        n_groups,
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("n_groups", [2, 3])
+@pytest.mark.parametrize("name", GAPS)
+def test_soft_gap_of_certain_predictions_is_the_hard_gap(name, n_groups, n_classes):
+    y, predictions, group = draw(5, n=900, n_groups=n_groups, n_classes=n_classes)
+    counts = count_table(y, predictions, group, n_classes, n_groups)
+    expected = gap(counts, name, 1)
+    if name in ("equalized_odds", "average_odds"):
+        expected = 2 * gap(counts, "average_odds", 1)  # the sum of both gaps
+    value = soft(np.eye(n_classes)[predictions], y, group, name, weights=np.full(900, 0.5))
+    assert value.shape == ()
+    np.testing.assert_allclose(value.item(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equal_opportunity"])
+@pytest.mark.parametrize("seed", [0, 1, 4, 5])
+def test_soft_gap_skips_the_classes_that_the_hard_gap_skips(name, seed):
+    y, predictions = np.random.default_rng(seed).integers(5, size=(2, 12))
+    group = np.arange(12) % 3
+    counts = count_table(y, predictions, group, 5, 3)
+    assert ((counts.sum(axis=2) > 0).sum(axis=0) == 1).any()  # a label in one group only
+    value = soft(np.eye(5)[predictions], y, group, name)
+    np.testing.assert_allclose(value.item(), gap(counts, name), **EXACT)
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_weights_are_repetitions(name):
+    y, _, group = draw(6, n=60, n_groups=3)
+    probabilities = np.random.default_rng(0).dirichlet([1, 1], size=60)
+    times = np.random.default_rng(1).integers(0, 4, size=60)
+    repeated = [np.repeat(a, times, axis=0) for a in (probabilities, y, group)]
+    np.testing.assert_allclose(
+        soft(probabilities, y, group, name, weights=times), soft(*repeated, name), **EXACT
+    )
+
+
+@pytest.mark.parametrize("pos", [None, 1])
+@pytest.mark.parametrize("name", GAPS)
+def test_gradient_of_the_soft_gap(name, pos):
+    rng = np.random.default_rng(2)
+    logits = torch.tensor(rng.normal(size=(24, 2)), requires_grad=True)
+    y, group = torch.tensor(rng.integers(2, size=24)), torch.tensor(rng.integers(-1, 2, size=24))
+    weights = torch.tensor(rng.random(24))
+
+    def loss(z):
+        return soft_gap(z.softmax(dim=1), y, group, weights, name, pos, 2)
+
+    assert torch.autograd.gradcheck(loss, (logits,))
+    (gradient,) = torch.autograd.grad(loss(logits), logits)
+    assert (gradient[group == -1] == 0).all()
+    assert gradient.abs().sum() > 0.01
+    assert loss(logits - 0.1 * gradient) < loss(logits)
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_absent_groups_are_skipped_without_nan_gradients(name):
+    rng = np.random.default_rng(3)
+    y, group = torch.tensor(rng.integers(2, size=40)), torch.tensor(rng.integers(2, size=40) * 2)
+    logits = torch.tensor(rng.normal(size=(40, 2)), requires_grad=True)
+    value = soft_gap(logits.softmax(dim=1), y, group, None, name, 1, 4)
+    close_up = soft_gap(logits.softmax(dim=1), y, group // 2, None, name, 1, 2)
+    torch.testing.assert_close(value, close_up)
+    value.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_nothing_to_compare_is_zero_with_a_zero_gradient(name):
+    logits = torch.randn(5, 2, requires_grad=True)
+    group = torch.zeros(5, dtype=torch.int64)
+    value = soft_gap(logits.softmax(dim=1), group, group, None, name, 1, 2)
+    value.backward()
+    assert value.item() == 0
+    assert (logits.grad == 0).all()
+    assert value.dtype == torch.float32
