@@ -47,6 +47,7 @@ def edit_data(n=200, n_groups=2, margin=0.3):
         editing=rows,
         judged=rows.X,
         judge=Judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
+        untouched=network()(torch.as_tensor(X, dtype=torch.float32)),
         kind="logits",
         output_layer="4",
         n_classes=2,

@@ -54,6 +54,8 @@ class EditData:
     judged : Batches
         Rows of the judge: validation, then a sample of the editing rows.
     judge : Judge
+    untouched : Tensor of shape (n_judged, n_classes)
+        Logits of the judged rows before any edit.
     kind : str
         What the module's output is (see ``networks.to_logits``).
     output_layer : str
@@ -72,6 +74,7 @@ class EditData:
     editing: LabelledRows
     judged: Batches
     judge: Judge
+    untouched: Tensor
     kind: str
     output_layer: str
     n_classes: int
@@ -130,7 +133,7 @@ def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -
     attributes to set when nothing was edited yields a candidate with an empty state first.
     """
     best = Candidate({})
-    verdict = data.judge(data.logits(module, {}))
+    verdict = data.judge(data.untouched)
     history: list[dict[str, Any]] = []
     for candidate in candidates:
         if not candidate.state and not history:

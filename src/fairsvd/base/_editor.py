@@ -147,7 +147,7 @@ class NetworkEditor(
         self._report.notes.extend([*inputs.notes, *parts.notes, *adopted.notes])
         if not outcome.candidate.state:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
-        self._report.warn(excess_fit(data, adopted.module))
+        self._report.warn(excess_fit(data))
         return self
 
     def _progress(

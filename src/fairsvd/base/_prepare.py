@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._rng import stage_rng
 from ..groups import cell_codes
@@ -164,6 +164,7 @@ def make_data(
         editing=inputs.rows.subset(parts.editing),
         judged=judged.X,
         judge=judge,
+        untouched=logits,
         kind=adopted.kind,
         output_layer=adopted.output_layer,
         n_classes=n_classes,
@@ -190,8 +191,8 @@ def _excess(judge: Judge, logits: NDArray[Any], margin: float) -> float:
     return scores[1] - scores[0]
 
 
-def excess_fit(data: EditData, module: nn.Module) -> float | None:
+def excess_fit(data: EditData) -> float | None:
     """Return how far the network is over-fitted, or None where it is not."""
     if not data.judge.separate:
         return None
-    return _excess(data.judge, data.logits(module, {}).numpy(), data.margin)
+    return _excess(data.judge, data.untouched.numpy(), data.margin)

@@ -98,7 +98,8 @@ class FairLRFTransformer(NetworkEditor):
         Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
         of exactly one split.
     batch_size : int, default=256
-        Rows a step.
+        Rows a training step of the base network, and a step of an edit on images; on tables a
+        step of an edit sees up to four times as many.
     device : str, torch.device or None, default=None
         Where the copy of the network is edited; None: where it is.
     output : {"features", "logits", "probabilities"}, default="features"
@@ -230,7 +231,7 @@ class FairLRFTransformer(NetworkEditor):
         names = select_layers(module, self.layers, data.output_layer)
         ranks = resolve_ranks(module, names, self.rank)
         factors = {name: factorise(module.get_submodule(name), ranks[name]) for name in names}
-        privileged = find_privileged(module, data)
+        privileged = find_privileged(data)
         shared = {
             "privileged_group_": None if privileged is None else data.group_labels[privileged],
             "balance_": constraint.balance,

@@ -164,12 +164,12 @@ class Removal:
         return curvature_scores(entries(factors), protect, sacrifice, float(weight))  # type: ignore[arg-type]
 
 
-def find_privileged(module: nn.Module, data: EditData) -> int | None:
+def find_privileged(data: EditData) -> int | None:
     """Find the privileged group on the judged rows, untouched network; None without groups."""
     if not data.has_groups:
         return None
     judge = data.judge
-    predicted = shifted(data.logits(module, {}), data.margin).argmax(dim=1).numpy()
+    predicted = shifted(data.untouched, data.margin).argmax(dim=1).numpy()
     return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
 
 
