@@ -24,6 +24,7 @@ FLOORS = (
     {"exceptions", "_rng"},
     {"groups", "datasets"},
     {"arrays"},
+    {"caching"},
     {"networks"},
     {"training"},
     {"masks", "layers", "curvature"},

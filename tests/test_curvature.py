@@ -128,9 +128,9 @@ def test_order_and_batches_of_the_rows_do_not_matter(data):
     factors = factorise(module, names)
     order = torch.tensor(data.draw(st.permutations(range(12))))
     size = data.draw(st.integers(1, 12))
-    max_bytes = data.draw(st.sampled_from([1, 5000, 2**28]))
+    max_memory = data.draw(st.sampled_from([1, 5000, 2**28]))
     shuffled = in_batches([part[order] for part in rows], size)
-    found = curvature(module, factors, shuffled, max_bytes=max_bytes)
+    found = curvature(module, factors, shuffled, max_memory=max_memory)
     assert_same(found, curvature(module, factors, [rows]))
 
 

@@ -119,7 +119,7 @@ X, CODES = torch.zeros(4, 6).double(), torch.zeros(4, dtype=torch.int64)
     [
         ({"hessian": "exact"}, "hessian must be 'fisher' or 'ggn', got 'exact'"),
         ({"n_groups": 0}, "n_groups must be at least 1, got 0"),
-        ({"max_bytes": 0}, "max_bytes must be positive, got 0"),
+        ({"max_memory": 0}, "max_memory must be positive, got 0"),
         ({"factors": {"nothing": TRIPLE}}, "no layer 'nothing'"),
         ({"factors": {"1": TRIPLE}}, r"'1' is a ReLU.*nn.Linear and nn.Conv2d"),
         ({"factors": {"2": TRIPLE}}, r"factors\['2'\]: U, S, V must have the shapes"),

@@ -11,7 +11,7 @@ import torch
 from joblib import parallel_config
 
 from fairsvd import FairLRFTransformer
-from fairsvd.base import _editor, _report
+from fairsvd.base import _editor, _prepare, _report
 from fairsvd.exceptions import FairsvdWarning, SmallCellWarning
 from fairsvd.low_rank import _learned
 from fairsvd.networks import _default
@@ -48,9 +48,9 @@ def after(n_calls, call, error):
 # Where a fit may be cut off: module, attribute, calls that still work.
 PLACES = {
     "reading": (_editor, "read_fit_inputs", 0),
-    "splitting": (_editor, "make_parts", 0),
+    "splitting": (_prepare, "make_parts", 0),
     "the default network's training": (_default, "fit_net", 0),
-    "the first judgement": (_editor, "make_data", 0),
+    "the first judgement": (_prepare, "make_data", 0),
     "the first candidate": (_learned, "edit_loss", 0),
     "the middle of the edit": (_learned, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),

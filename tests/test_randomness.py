@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from fairsvd._rng import one_torch_thread, resolve_seed, seeded_globally, stage_rng
-from fairsvd.base import _editor
+from fairsvd.base import _prepare
 from helpers import (
     IGNORE_SMALL_DATA,
     convolutions,
@@ -192,14 +192,14 @@ def test_the_number_of_jobs_does_not_change_a_bit_in_processes(two_threads):
 
 def base_networks(monkeypatch, settings):
     """Fit once for each setting and fingerprint the network before it was edited."""
-    seen, adopt = [], _editor.adopt
+    seen, adopt = [], _prepare.adopt
 
     def spy(*args, **kwargs):
         adopted = adopt(*args, **kwargs)
         seen.append(fingerprint(adopted.module))
         return adopted
 
-    monkeypatch.setattr(_editor, "adopt", spy)
+    monkeypatch.setattr(_prepare, "adopt", spy)
     histories = [fit(**each).history_ for each in settings]
     return seen, histories
 

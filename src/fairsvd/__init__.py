@@ -14,6 +14,7 @@ __all__ = [
     "MLP",
     "ConvNet",
     "FairLRFTransformer",
+    "FairLRFTransformerCV",
     "JointStratifiedKFold",
     "LowRankConv2d",
     "LowRankLinear",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from . import datasets, exceptions
     from .base import NetworkEditor
     from .layers import LowRankConv2d, LowRankLinear
-    from .low_rank import FairLRFTransformer
+    from .low_rank import FairLRFTransformer, FairLRFTransformerCV
     from .metrics import fairness_score, fairness_scorer, group_table
     from .model_selection import JointStratifiedKFold, best_under_gap
     from .networks import MLP, ConvNet
@@ -41,6 +42,7 @@ else:
     _HOMES = {
         "ConvNet": "networks",
         "FairLRFTransformer": "low_rank",
+        "FairLRFTransformerCV": "low_rank",
         "JointStratifiedKFold": "model_selection",
         "LowRankConv2d": "layers",
         "LowRankLinear": "layers",

@@ -68,9 +68,10 @@ def one_torch_thread() -> Iterator[None]:
     Sums over several threads round differently, so results would depend on the machine and on
     ``n_jobs``. Blocks may overlap in several Python threads: torch keeps the number of each
     Python thread and a default that those take over which use torch for the first time, and the
-    block changes the first only. A block inside another does nothing.
+    block changes the first only. A block inside another does nothing, nor does one where there
+    is one thread already.
     """
-    if getattr(_INSIDE, "block", False):
+    if getattr(_INSIDE, "block", False) or torch.get_num_threads() == 1:
         yield
         return
     with _THREADS:

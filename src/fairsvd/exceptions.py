@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CacheWarning",
     "ConstantPredictionsWarning",
     "ConstraintNotMetWarning",
     "DatasetNotFoundError",
@@ -32,6 +33,10 @@ class DatasetNotFoundError(OSError):
 
 class FairsvdWarning(UserWarning):
     """Base class of every warning of this package, so that one filter reaches them all."""
+
+
+class CacheWarning(FairsvdWarning):
+    """``memory=`` cannot be used for something, or an entry of it was damaged."""
 
 
 class MissingSensitiveFeaturesWarning(FairsvdWarning):

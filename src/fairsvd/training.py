@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .arrays import LabelledRows
+from .arrays import LabelledRows, to_device
 
 __all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
 
@@ -126,11 +126,11 @@ class CellBatches:
     def _read(self, positions: Tensor, cells: Tensor) -> Batch:
         rows, device, dtype = self.rows, self.device, self.dtype
         return Batch(
-            rows.X[positions.numpy()].to(device, dtype),
-            rows.y[positions].to(device),
-            rows.groups[positions].to(device),
-            self.loss_shares[cells].to(device, dtype),
-            self.gap_shares[cells].to(device, dtype),
+            to_device(rows.X[positions.numpy()], device, dtype),
+            to_device(rows.y[positions], device),
+            to_device(rows.groups[positions], device),
+            to_device(self.loss_shares[cells], device, dtype),
+            to_device(self.gap_shares[cells], device, dtype),
         )
 
 

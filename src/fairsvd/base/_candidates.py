@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows
+from ..caching import Cache
 from ..networks import fast_logits, to_logits
 from ..objective import Judge, Verdict
 
@@ -34,6 +36,8 @@ class Candidate:
         Changes the structure of the chosen network (compression).
     verdict : Verdict, optional
         Where the editor has judged it already.
+    logits : Tensor, optional
+        Of the judged rows, where the editor has them.
     """
 
     state: Mapping[str, Tensor]
@@ -41,6 +45,7 @@ class Candidate:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[nn.Module], nn.Module] | None = None
     verdict: Verdict | None = None
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class EditData:
     device : torch.device
     dtype : torch.dtype
         Of the network.
+    before : Verdict, optional
+        Of the untouched network, where it is known.
+    autocast : torch.dtype or None
+        What passes run in under ``torch.autocast``; None: as the network is.
+    cache : Cache
+        Its scope covers the rows, the groups and the untouched network.
     """
 
     editing: LabelledRows
@@ -84,6 +95,9 @@ class EditData:
     batch_size: int
     device: torch.device
     dtype: torch.dtype
+    before: Verdict | None = None
+    autocast: torch.dtype | None = None
+    cache: Cache = field(default_factory=Cache)
 
     @property
     def has_groups(self) -> bool:
@@ -91,22 +105,38 @@ class EditData:
         return len(self.group_labels) > 0
 
     def forward(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
-        """Logits of the module with some entries of its state replaced; differentiable."""
+        """Logits of the module with some entries of its state replaced, for a loss.
+
+        Differentiable; in mixed precision where that was asked for, and returned in full.
+        """
+        with self.in_precision():
+            logits = self._run(module, state, X)
+        return logits.to(self.dtype)
+
+    def _run(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
         output = functional_call(module, dict(state), (X,)) if state else module(X)
         return to_logits(output, self.kind)
+
+    def in_precision(self) -> AbstractContextManager[Any]:
+        """Run a block in mixed precision where that was asked for."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
 
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) of all editing rows in order, for passes without training."""
         for X, y, groups in self.editing.batches(size, self.device):
             yield X.to(self.dtype), y, groups
 
-    def logits(self, module: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
-        """Logits of the judged rows."""
+    def logits(
+        self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches | None = None
+    ) -> Tensor:
+        """Logits of the judged rows (or others) in full precision, as predictions are made."""
 
         def run(X: Tensor) -> Tensor:
-            return self.forward(module, state, X.to(self.device, self.dtype))
+            return self._run(module, state, X.to(self.device, self.dtype))
 
-        return fast_logits(run, self.judged)
+        return fast_logits(run, self.judged if rows is None else rows)
 
 
 @dataclass(frozen=True)
@@ -119,11 +149,19 @@ class Outcome:
     verdict : Verdict
     history : list of dict
         A row for each candidate.
+    logits : Tensor, optional
+        Of the judged rows for the chosen one, where they are known.
     """
 
     candidate: Candidate
     verdict: Verdict
     history: list[dict[str, Any]]
+    logits: Tensor | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Give the row of the chosen candidate."""
+        return _record(self.candidate, self.verdict)
 
 
 def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -> Outcome:
@@ -133,7 +171,8 @@ def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -
     attributes to set when nothing was edited yields a candidate with an empty state first.
     """
     best = Candidate({})
-    verdict = data.judge(data.untouched)
+    verdict = data.before or data.judge(data.untouched)
+    logits: Tensor | None = data.untouched
     history: list[dict[str, Any]] = []
     for candidate in candidates:
         if not candidate.state and not history:
@@ -142,13 +181,16 @@ def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -
             continue
         if not history:
             history.append(_record(best, verdict))
-        found = candidate.verdict or data.judge(data.logits(module, candidate.state))
+        own = candidate.logits
+        if candidate.verdict is None and own is None:
+            own = data.logits(module, candidate.state)
+        found = candidate.verdict or data.judge(own)
         history.append(_record(candidate, found))
         if found.rank > verdict.rank:
-            best, verdict = candidate, found
+            best, verdict, logits = candidate, found, own
     if not history:
         history.append(_record(best, verdict))
-    return Outcome(best, verdict, history)
+    return Outcome(best, verdict, history, logits)
 
 
 def _record(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:

@@ -23,14 +23,15 @@ from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
-from ..networks import AdoptedNetwork, adopt, all_features, all_logits, fold_offset, probe_rows
+from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint
 from ._candidates import Candidate, EditData, Outcome, choose, edited_copy
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS
-from ._prepare import as_device, excess_fit, make_constraint, make_data, make_parts
+from ._prepare import excess_fit, prepare
 from ._report import describe
+from ._request import make_constraint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,26 +126,25 @@ class NetworkEditor(
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
-        device = as_device(self.device)
         seed = resolve_seed(self.random_state)
         inputs = read_fit_inputs(self, X, y, sensitive_features)
         constraint = make_constraint(self, inputs)
-        parts = make_parts(self.validation, inputs, seed)
-        adopted = adopt(
-            self.network,
-            inputs.rows.subset(parts.editing),
-            inputs.classes,
-            batch_size=self.batch_size,
-            rng=stage_rng(seed, "base"),
-            device=device,
-        )
+        self._search(inputs, constraint, seed)
+        return self._edit_chosen(inputs, constraint, seed)
+
+    def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> None:
+        """Settle parameters that are left open, on folds of all rows; most editors have none."""
+
+    def _edit_chosen(self, inputs: FitInputs, constraint: Constraint, seed: int) -> Self:
+        ready = prepare(self, inputs, constraint, seed)
+        adopted, data = ready.adopted, ready.data
         with one_torch_thread():
-            data = make_data(self.batch_size, inputs, parts, adopted, constraint)
             outcome = choose(adopted.module, self._progress(adopted, data, constraint, seed), data)
-        self._keep(inputs, adopted, outcome)
-        after = self.module_, self.offset_
-        self._report = describe(inputs, parts.validation, adopted, after, constraint, outcome, seed)
-        self._report.notes.extend([*inputs.notes, *parts.notes, *adopted.notes])
+            self._keep(inputs, adopted, outcome)
+            after = self.module_, self.offset_
+            held = inputs.rows.subset(ready.parts.validation)
+            self._report = describe(inputs, held, data, after, constraint, outcome, seed)
+        self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
         self._report.warn(excess_fit(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _num_samples, column_or_1d, validate_data
 
-from ..arrays import Batches, LabelledRows, as_batches, is_dataset
+from ..arrays import Batches, LabelledRows, LazyRows, as_batches, is_dataset, is_lazy
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import drop_sensitive, encode_groups, find_sensitive
 from ..networks import known_classes
@@ -67,6 +68,7 @@ def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> 
     """
     names: tuple[Any, ...] = ()
     source = None
+    X = _opened(X)
     if sensitive_features is not None:
         source = "sensitive_features"
         names = _names_of(sensitive_features)
@@ -113,12 +115,49 @@ def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
     return (name,) if name is not None else ()
 
 
+def _opened(X: Any) -> Any:
+    """Wrap an array that is not in memory, so that nothing reads it as a whole."""
+    if not is_lazy(X):
+        return X
+    shape = tuple(X.shape)
+    _check_dimensions(len(shape))
+    if not all(isinstance(size, Integral) for size in shape) or len(X) != shape[0]:
+        raise ValueError(
+            f"X has the shape {shape} and {len(X)} rows: both must be known and agree."
+        )
+    if 0 in shape:
+        raise ValueError(f"X has the shape {shape}: pass at least one row and one feature.")
+    if not _is_numeric(X.dtype):
+        raise ValueError(f"X has the dtype {X.dtype}: pass real numbers of up to 64 bits.")
+    return LazyRows(X)
+
+
+def _is_numeric(dtype: Any) -> bool:
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        return False
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def _check_dimensions(n_dims: int) -> None:
+    if n_dims not in (2, 4):
+        raise ValueError(
+            f"X has {n_dims} dimensions; it must be a table (n, n_features) or images "
+            "(n, channels, height, width)."
+        )
+
+
 def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str, ...]]:
+    if isinstance(X, LazyRows):
+        # scikit-learn notes the number of features; values are checked where rows are read.
+        validate_data(estimator, X, y, skip_check_array=True)
+        batches, y = as_batches(X), _plain_labels(X, y)
+        return batches, y, _notes(estimator, X.dtype == np.uint8)
     if is_dataset(X):
         if y is None:
             raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
-        y = column_or_1d(np.asarray(y), warn=True)
-        _check_lengths(X, y)
+        y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # an earlier fit on a table knew them
         batches = as_batches(X)
@@ -126,12 +165,14 @@ def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str,
         return batches, y, _notes(estimator, is_bytes)
     _check_lengths(X, y)
     X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
-    if X.ndim not in (2, 4):
-        raise ValueError(
-            f"X has {X.ndim} dimensions; it must be a table (n, n_features) or images "
-            "(n, channels, height, width)."
-        )
+    _check_dimensions(X.ndim)
     return as_batches(X), y, _notes(estimator, X.dtype == np.uint8)
+
+
+def _plain_labels(X: Any, y: Any) -> NDArray[Any]:
+    y = column_or_1d(np.asarray(y), warn=True)
+    _check_lengths(X, y)
+    return y
 
 
 def _notes(estimator: Any, is_bytes: bool) -> tuple[str, ...]:
@@ -209,14 +250,16 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
 
 def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     """Validate X for prediction; sensitive columns that ``fit`` took out may be there or not."""
-    if is_dataset(X):
-        return as_batches(X)
-    if estimator.sensitive_columns is not None:
+    X = _opened(X)
+    if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
-    if X.ndim not in (2, 4):
-        raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
+    if isinstance(X, LazyRows):
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    elif not is_dataset(X):
+        X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
+        if X.ndim not in (2, 4):
+            raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
     if _num_samples(X) == 0:
         raise ValueError("X has 0 rows: pass at least one.")
     return as_batches(X)

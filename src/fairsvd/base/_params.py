@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ SHARED_CONSTRAINTS: dict[str, Any] = {
     "device": [str, torch.device, None],
     "output": [StrOptions({"features", "logits", "probabilities"})],
     "n_jobs": [Integral, None],
+    "memory": [str, PathLike, HasMethods(["cache"]), None],
+    "precision": [StrOptions({"full", "mixed"})],
     "verbose": ["verbose"],
     "random_state": ["random_state"],
 }

@@ -1,8 +1,9 @@
-"""From parameters and inputs to what an edit works on."""
+"""From inputs to what an edit works on: parts, a trained network, a judge."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._rng import stage_rng
+from .._rng import one_torch_thread, stage_rng
+from ..caching import Cache, open_cache
+from ..exceptions import CacheWarning
 from ..groups import cell_codes
-from ..networks import AdoptedNetwork, fast_logits, probe_rows, raw_output, to_logits
-from ..objective import Constraint, Judge, count_table, is_unbalanced, utility_from_counts
+from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows, raw_output, to_logits
+from ..objective import Constraint, Judge, count_table, utility_from_counts
 from ._candidates import EditData
-from ._inputs import FitInputs, check_cells
+from ._inputs import FitInputs
+from ._request import as_device
 from ._split import draw_sample, split_rows
 
-__all__ = ["Parts", "as_device", "excess_fit", "make_constraint", "make_data", "make_parts"]
+__all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
 
 # Editing rows that candidates are judged on beside the validation rows.
 SAMPLE_SIZE = 4000
@@ -38,74 +42,49 @@ class Parts:
     notes: tuple[str, ...] = ()
 
 
-def as_device(device: Any) -> str | None:
-    """Check that a device is there.
+@dataclass(frozen=True)
+class Prepared:
+    """All that comes before an edit: a trained network, and the data to edit and judge it on.
 
-    Raises
-    ------
-    ValueError
-        It is not a device, or not on this machine.
+    Attributes
+    ----------
+    parts : Parts
+    adopted : AdoptedNetwork
+    data : EditData
     """
-    if device is None:
-        return None
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "
-            "None for where the network already is, or 'cpu'."
-        ) from error
-    return str(device)
+
+    parts: Parts
+    adopted: AdoptedNetwork
+    data: EditData
 
 
-def _table(inputs: FitInputs) -> NDArray[np.int64]:
-    known = inputs.rows.groups.numpy() >= 0
-    y, groups = inputs.rows.y.numpy()[known], inputs.rows.groups.numpy()[known]
-    cells = cell_codes(y, groups, inputs.n_groups)
-    size = len(inputs.classes) * inputs.n_groups
-    return np.bincount(cells, minlength=size).reshape(-1, inputs.n_groups)
+def prepare(editor: Any, inputs: FitInputs, constraint: Constraint, seed: int) -> Prepared:
+    """Split the rows, train or take over the network, and gather what an edit may look at.
 
-
-def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
-    """Resolve what the user asked for; "auto" by how label and group go together.
-
-    Raises
-    ------
-    ValueError
-        ``pos_label`` is no class; the gap cannot be measured on these cells.
+    Parameters
+    ----------
+    editor : NetworkEditor
+        Gives the shared parameters.
+    inputs : FitInputs
+    constraint : Constraint
+    seed : int
     """
-    table = _table(inputs)
-    pos = _positive_code(editor.pos_label, inputs.classes)
-    if inputs.has_groups:
-        check_cells(table, inputs, editor.constraint, pos)
-    unbalanced = inputs.has_groups and is_unbalanced(table)
-    utility, balance = editor.utility, getattr(editor, "balance", "auto")
-    if isinstance(utility, str) and utility == "auto":
-        utility = "cell_balanced_accuracy" if unbalanced else "balanced_accuracy"
-    if balance == "auto":
-        balance = "cells" if unbalanced else "classes"
-    threshold = None if editor.threshold == "tune" else float(editor.threshold)
-    return Constraint(
-        gap=editor.constraint,
-        tolerance=float(editor.tolerance),
-        fraction=float(editor.tolerance_fraction),
-        utility=utility,
-        threshold=threshold,
-        pos=pos,
-        balance=balance,
+    device = as_device(editor.device)
+    cache = make_cache(editor, inputs)
+    parts = make_parts(editor.validation, inputs, seed)
+    cache = cache.within(parts.editing)
+    adopted = adopt(
+        editor.network,
+        inputs.rows.subset(parts.editing),
+        inputs.classes,
+        batch_size=editor.batch_size,
+        rng=stage_rng(seed, "base"),
+        device=device,
+        cache=cache,
     )
-
-
-def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
-    if pos_label is None:
-        return 1
-    found = np.flatnonzero(classes == pos_label)
-    if len(found) != 1:
-        raise ValueError(
-            f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
-            "them, or None for the second."
-        )
-    return int(found[0])
+    with one_torch_thread():
+        data = make_data(editor, inputs, parts, adopted, constraint, cache)
+    return Prepared(parts, adopted, data)
 
 
 def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
@@ -118,20 +97,32 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     if ignored:
         editing, held = editing[groups[editing] >= 0], held[groups[held] >= 0]
         notes = (f"{ignored} rows without a group were left out of fit (missing_group='ignore').",)
-    if len(np.intersect1d(editing, held)):
+    is_editing = np.zeros(len(y), dtype=bool)
+    is_editing[editing] = True
+    if is_editing[held].any():
         notes = (*notes, "Too few rows to set any apart: candidates are chosen on all rows.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)
 
 
 def make_data(
-    batch_size: int,
+    editor: Any,
     inputs: FitInputs,
     parts: Parts,
     adopted: AdoptedNetwork,
     constraint: Constraint,
+    cache: Cache,
 ) -> EditData:
     """Gather what an edit may look at, the judge's floor and the operating threshold set.
+
+    Parameters
+    ----------
+    editor : NetworkEditor
+        Gives ``batch_size`` and ``precision``.
+    inputs, parts, adopted, constraint
+        What came of the earlier steps of a fit.
+    cache : Cache
+        Its scope covers the inputs and the parts.
 
     Raises
     ------
@@ -157,24 +148,50 @@ def make_data(
             "the network returns NaN or infinite logits on some rows of X: its training "
             "diverged, or X is not scaled as it was for training."
         )
-    operating = judge.for_utility(logits)
-    overfitted = _excess(judge, logits.numpy(), operating.margin) > OVERFIT
-    judge = Judge(**{**vars(judge), "separate": overfitted and inputs.has_groups}).against(logits)
+    curves = judge.curves(logits)
+    operating = judge.for_utility(curves)
+    if inputs.has_groups and _excess(judge, logits.numpy(), operating.margin) > OVERFIT:
+        judge = replace(judge, separate=True)
+        curves = judge.curves(logits)
+    judge = judge.against(curves)
     return EditData(
         editing=inputs.rows.subset(parts.editing),
         judged=judged.X,
         judge=judge,
         untouched=logits,
+        before=judge(curves),
         kind=adopted.kind,
         output_layer=adopted.output_layer,
         n_classes=n_classes,
         n_groups=inputs.n_groups,
         group_labels=inputs.group_labels,
         margin=operating.margin,
-        batch_size=batch_size,
+        batch_size=editor.batch_size,
         device=probe.device,
         dtype=probe.dtype,
+        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
+        cache=cache.within(adopted.module, adopted.kind, probe.device.type, editor.precision),
     )
+
+
+def make_cache(editor: Any, inputs: FitInputs) -> Cache:
+    """Open the cache of a fit, its scope being the rows, the labels and the groups.
+
+    What is drawn anew in every fit is found in none, so that nothing is kept for it.
+    """
+    cache = open_cache(editor.memory)
+    if not cache.keeps:
+        return cache
+    if editor.random_state is None:
+        warnings.warn(
+            "memory= has no effect with random_state=None: every fit draws other numbers, so "
+            "that no earlier result fits. Pass an integer as random_state.",
+            CacheWarning,
+            stacklevel=5,
+        )
+        return Cache()
+    rows = inputs.rows
+    return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
 
 
 def _excess(judge: Judge, logits: NDArray[Any], margin: float) -> float:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
-from torch import nn
+from torch import Tensor, nn
 
 from .._rng import stage_rng
+from ..arrays import LabelledRows
 from ..exceptions import (
     ConstantPredictionsWarning,
     ConstraintNotMetWarning,
@@ -19,7 +20,6 @@ from ..exceptions import (
     OverfittedNetworkWarning,
     SmallCellWarning,
 )
-from ..networks import AdoptedNetwork, all_logits
 from ..objective import (
     GAPS,
     Constraint,
@@ -30,7 +30,7 @@ from ..objective import (
     noise_floor,
     rates,
 )
-from ._candidates import Outcome
+from ._candidates import EditData, Outcome
 from ._inputs import FitInputs
 
 if TYPE_CHECKING:
@@ -185,22 +185,21 @@ class ReportData:
 
 def describe(
     inputs: FitInputs,
-    held: NDArray[np.int64],
-    adopted: AdoptedNetwork,
+    held: LabelledRows,
+    data: EditData,
     after: tuple[nn.Module, float],
     constraint: Constraint,
     outcome: Outcome,
     seed: int,
 ) -> ReportData:
-    """Count what the network predicted for the rows ``held`` back, before and after.
+    """Count what the network predicted for the rows held back, before and after.
 
     Parameters
     ----------
     inputs : FitInputs
-    held : ndarray of int64
-        Validation rows.
-    adopted : AdoptedNetwork
-        As it came.
+    held : LabelledRows
+        Validation rows, the first of those that the judge knows.
+    data : EditData
     after : (nn.Module, float)
         The edited network and its threshold, in units of the margin.
     constraint : Constraint
@@ -208,17 +207,19 @@ def describe(
     seed : int
         Of the bootstrap.
     """
-    rows = inputs.rows.subset(held)
 
-    def counts(module: nn.Module, offset: float) -> NDArray[np.int64]:
-        logits = all_logits(module, rows.X, adopted.kind).double().numpy()
-        logits[:, 1] -= offset
-        codes = rows.y.numpy(), logits.argmax(axis=1), rows.groups.numpy()
+    def counts(logits: Tensor, offset: float) -> NDArray[np.int64]:
+        # The judge's rows begin with those held back.
+        shifted = logits[: len(held)].numpy().astype(np.float64)
+        shifted[:, 1] -= offset
+        codes = held.y.numpy(), shifted.argmax(axis=1), held.groups.numpy()
         return count_table(*codes, len(inputs.classes), inputs.n_groups)
 
+    module, offset = after
+    edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     return ReportData(
-        before=counts(adopted.module, 0.0),
-        after=counts(*after),
+        before=counts(data.untouched, 0.0),
+        after=counts(edited, offset),
         labels=inputs.group_labels,
         constraint=constraint,
         verdict=outcome.verdict,

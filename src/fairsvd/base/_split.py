@@ -33,7 +33,8 @@ def split_rows(
         editing, held = _from_splitter(validation, y)
     else:
         editing, held = _from_fraction(validation, cells, rng)
-    missing = np.setdiff1d(y, y[editing])
+    missing = np.flatnonzero(np.bincount(y) > 0)
+    missing = missing[np.bincount(y[editing], minlength=int(y.max()) + 1)[missing] == 0]
     if len(missing):
         raise ValueError(
             f"validation takes every row of the classes with codes {missing.tolist()}, so that "
@@ -60,7 +61,9 @@ def _from_fraction(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     shuffled = rng.permutation(len(cells))
     order = shuffled[np.argsort(cells[shuffled], kind="stable")]
-    _, starts, counts = np.unique(cells[order], return_index=True, return_counts=True)
+    # Rows without a group have negative cells.
+    counts = np.bincount(cells - cells.min())
+    starts = np.cumsum(counts) - counts
     wanted = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
     wanted = np.where(counts == 1, 0, wanted)
     place = np.arange(len(order)) - np.repeat(starts, counts)
@@ -68,7 +71,9 @@ def _from_fraction(
     if len(held) == 0:
         everything = np.arange(len(cells))
         return everything, everything
-    return np.setdiff1d(np.arange(len(cells)), held), np.sort(held)
+    is_held = np.zeros(len(cells), dtype=bool)
+    is_held[held] = True
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def draw_sample(

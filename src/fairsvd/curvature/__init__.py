@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from ._engine import Batch, CurvaturePass
+from ._engine import CurvaturePass
 from ._func import per_sample_gradients
+from ._rows import Batch
 
 __all__ = ["group_curvature", "group_weight_curvature", "per_sample_gradients"]
 
@@ -26,7 +28,8 @@ def group_curvature(
     n_groups: int,
     to_logits: Callable[[Tensor], Tensor],
     hessian: str = "fisher",
-    max_bytes: int = 2**28,
+    max_memory: int = 2**28,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Measure how much each group's loss curves along every entry of some layers' factors.
 
@@ -46,7 +49,8 @@ def group_curvature(
         its weight being read as (c, shape[0] / c, rest).
     batches : iterable of (x, y, group)
         Read once. x (n, ...) is what the module takes, y (n,) int64 class codes, group (n,) int64
-        codes in [0, n_groups), -1 for rows to leave out; all on the module's device.
+        codes in [0, n_groups), -1 for rows to leave out; all on the module's device. With several
+        groups, rows of successive batches are sorted together and run in batches of that size.
     n_groups : int
         Number of groups.
     to_logits : callable
@@ -54,9 +58,14 @@ def group_curvature(
     hessian : {"fisher", "ggn"}, default="fisher"
         "fisher": squares of each row's own gradient. "ggn": diagonal of the generalised
         Gauss-Newton matrix, without the labels, in (n_classes - 1) backward passes.
-    max_bytes : int, default=2**28
-        Limit in bytes of the temporary tensors that hold gradients of single rows. At least one
-        row is always held.
+    max_memory : int, default=2**28
+        Limit in bytes of the temporary memory: half of it for gradients of single rows, which
+        convolutions form in chunks, half for batches that wait to be sorted by group. One row and
+        one batch are always held.
+    autocast : torch.dtype or None, default=None
+        Precision in which the module runs forward and backward under ``torch.autocast``
+        (``torch.bfloat16`` or ``torch.float16``). Logits, squares and sums keep at least float32.
+        None: the module's own precision, also where the caller has entered another.
 
     Returns
     -------
@@ -102,7 +111,8 @@ def group_curvature(
         n_groups=n_groups,
         to_logits=to_logits,
         hessian=hessian,
-        max_bytes=max_bytes,
+        max_memory=max_memory,
+        autocast=autocast,
     ).run(batches)
     return {name: (hU, hV) for name, (hU, hV) in curvature.items()}
 
@@ -115,13 +125,14 @@ def group_weight_curvature(
     n_groups: int,
     to_logits: Callable[[Tensor], Tensor],
     hessian: str = "fisher",
-    max_bytes: int = 2**28,
+    max_memory: int = 2**28,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Measure how much each group's loss curves along every entry of some layers' weights.
 
     Parameters
     ----------
-    module, batches, n_groups, to_logits, hessian, max_bytes
+    module, batches, n_groups, to_logits, hessian, max_memory, autocast
         As in :func:`group_curvature`.
     names : sequence of str
         Layers.
@@ -157,6 +168,7 @@ def group_weight_curvature(
         n_groups=n_groups,
         to_logits=to_logits,
         hessian=hessian,
-        max_bytes=max_bytes,
+        max_memory=max_memory,
+        autocast=autocast,
     ).run(batches)
     return {name: squares for name, (squares,) in curvature.items()}

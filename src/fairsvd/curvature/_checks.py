@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor, nn
 
 from ._record import Use
@@ -22,14 +23,21 @@ __all__ = [
 ]
 
 
-def check_options(n_groups: int, hessian: str, max_bytes: int) -> None:
+def check_options(
+    n_groups: int, hessian: str, max_memory: int, autocast: torch.dtype | None
+) -> None:
     """Refuse options outside their ranges."""
     if hessian not in ("fisher", "ggn"):
         raise ValueError(f"hessian must be 'fisher' or 'ggn', got {hessian!r}.")
     if n_groups < 1:
         raise ValueError(f"n_groups must be at least 1, got {n_groups}.")
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be positive, got {max_bytes}.")
+    if max_memory < 1:
+        raise ValueError(f"max_memory must be positive, got {max_memory}.")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}. None keeps "
+            "the precision of the module."
+        )
 
 
 def find_layer(module: nn.Module, name: str) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +20,12 @@ from ._checks import (
 )
 from ._func import per_sample_gradients
 from ._kernels import make_kernel
+from ._precision import autocasting, wide_logits, widened_dtype
 from ._record import Use, evaluating, recording
-from ._rows import Rows, sort_rows
+from ._rows import Batch, Rows, sorted_batches
 from ._sums import GradientSums, LayerSums
 
 __all__ = ["Batch", "CurvaturePass"]
-
-Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class CurvaturePass:
@@ -42,7 +40,8 @@ class CurvaturePass:
     n_groups : int
     to_logits : callable
     hessian : {"fisher", "ggn"}
-    max_bytes : int
+    max_memory : int
+    autocast : torch.dtype or None
     """
 
     def __init__(
@@ -53,11 +52,14 @@ class CurvaturePass:
         n_groups: int,
         to_logits: Callable[[Tensor], Tensor],
         hessian: str,
-        max_bytes: int,
+        max_memory: int,
+        autocast: torch.dtype | None,
     ) -> None:
-        check_options(n_groups, hessian, max_bytes)
-        self.module, self.n_groups, self.max_bytes = module, n_groups, max_bytes
-        self.to_logits, self.hessian = to_logits, hessian
+        check_options(n_groups, hessian, max_memory, autocast)
+        self.module, self.n_groups = module, n_groups
+        self.to_logits, self.hessian, self.autocast = to_logits, hessian, autocast
+        # Half for the rows that wait to be sorted, half for the gradients of single rows.
+        self.half = max_memory // 2
         self.names = list(factors)
         self.layers: dict[str, nn.Module] = {}
         self.hooked: dict[str, LayerSums] = {}
@@ -70,31 +72,30 @@ class CurvaturePass:
         kernel = make_kernel(layer)
         weight = find_weight(name, layer, needs_parameter=kernel is None)
         shape = weight_shape(layer, weight)
-        like = weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
+        like = weight.new_empty(0, dtype=widened_dtype(weight.dtype))
         factors = None if triple is None else check_factors(name, triple, shape, like)
         if kernel is None:
             self.others[name] = GradientSums(shape, factors, self.n_groups, like)
         else:
             self.layers[name] = layer
-            self.hooked[name] = LayerSums(kernel, factors, self.n_groups, like, self.max_bytes)
+            self.hooked[name] = LayerSums(kernel, factors, self.n_groups, like, self.half)
 
     def run(self, batches: Iterable[Batch]) -> dict[str, tuple[Tensor, ...]]:
         """Pass once over the batches and return the means of each layer over each group."""
         counts = torch.zeros(self.n_groups, dtype=torch.int64)
         seen: set[str] = set()
         with evaluating(self.module):
-            for batch in batches:
-                rows, x, y = sort_rows(*batch, self.n_groups)
-                if len(rows):
+            for rows, x, y in sorted_batches(batches, self.n_groups, self.half):
+                with autocasting(x.device, None):
                     seen |= self._add_batch(rows, x, y)
-                    counts += torch.tensor(rows.bounds).diff()
+                counts += torch.tensor(rows.bounds).diff()
         check_seen(set(self.layers) - seen, bool(counts.any()))
         sums = self.hooked | self.others
         return {name: sums[name].means(counts) for name in self.names}
 
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
         with torch.enable_grad(), recording(self.layers) as recorded:
-            logits = self.to_logits(self.module(x))
+            logits = wide_logits(self.module, x, self.to_logits, self.autocast)
         with torch.no_grad():
             check_logits(logits, y)
             uses = {name: calls for name, calls in recorded.items() if calls}
@@ -103,8 +104,6 @@ class CurvaturePass:
             for cotangent, last in _cotangents(logits, y, self.hessian):
                 self._add_hooked(uses, logits, cotangent, last)
                 self._add_others(rows, x, cotangent)
-            for name in uses:
-                self.hooked[name].end()
         return set(uses)
 
     def _add_hooked(
@@ -121,16 +120,23 @@ class CurvaturePass:
             # A use that does not reach the logits comes back as None: zero.
             found = [_or_zero(next(gradients), use) for use in calls]
             self.hooked[name].add_pass(found)
+            if last:
+                self.hooked[name].end()
 
     def _add_others(self, rows: Rows, x: Tensor, cotangent: Tensor) -> None:
         if not self.others:
             return
         row_bytes = sum(sums.row_bytes for sums in self.others.values())
-        step = max(1, self.max_bytes // row_bytes)
+        step = max(1, self.half // row_bytes)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             gradients = per_sample_gradients(
-                self.module, list(self.others), x[part], cotangent[part], self.to_logits
+                self.module,
+                list(self.others),
+                x[part],
+                cotangent[part],
+                self.to_logits,
+                self.autocast,
             )
             for name, sums in self.others.items():
                 sums.add(rows, gradients[name], start)

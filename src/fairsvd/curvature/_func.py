@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+
+from ._precision import wide_logits
 
 __all__ = ["per_sample_gradients"]
 
@@ -17,6 +20,7 @@ def per_sample_gradients(
     x: Tensor,
     cotangents: Tensor,
     to_logits: Callable[[Tensor], Tensor],
+    autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Differentiate (cotangent . logits) of each row with respect to the weights of some layers.
 
@@ -32,6 +36,8 @@ def per_sample_gradients(
         Derivative of what is to be differentiated with respect to the logits of each row.
     to_logits : callable
         Maps the output of the module to logits (n, n_classes).
+    autocast : torch.dtype or None, default=None
+        Precision of the forward and backward passes; None for that of the module.
 
     Returns
     -------
@@ -40,7 +46,8 @@ def per_sample_gradients(
     weights = {f"{name}.weight": module.get_parameter(f"{name}.weight").detach() for name in names}
 
     def weighted_logit(weights: dict[str, Tensor], row: Tensor, cotangent: Tensor) -> Tensor:
-        logits = to_logits(functional_call(module, weights, (row[None],)))
+        forward = partial(functional_call, module, weights)
+        logits = wide_logits(forward, row[None], to_logits, autocast)
         return torch.dot(logits[0], cotangent)
 
     gradients = vmap(grad(weighted_logit), in_dims=(None, 0, 0))(weights, x, cotangents)

@@ -1,15 +1,23 @@
-"""The rows of one batch, sorted by group, and sums of squares over each group."""
+"""Batches sorted by group, and sums of squares over each group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "sort_rows"]
+__all__ = ["Batch", "Rows", "sorted_batches"]
+
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+# Rows collected for each group: products over fewer than about a hundred rows do not run at the
+# full speed of a processor.
+ROWS_PER_GROUP = 256
+COPIES = 2  # of the collected rows: as they came, and joined
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class Rows:
             if low < high:
                 yield group, slice(low - start, high - start)
 
+    def part(self, start: int, size: int) -> Rows:
+        """Give the rows from ``start`` on, at most ``size`` of them."""
+        return Rows(tuple(min(max(bound - start, 0), size) for bound in self.bounds))
+
     def add_squares(self, total: Tensor, values: Tensor, start: int) -> None:
         """Square ``values`` in place and add them, row by row, to their groups in ``total``.
 
@@ -51,34 +63,86 @@ class Rows:
             total[group] += values[part].sum(0)
 
 
-def sort_rows(x: Tensor, y: Tensor, group: Tensor, n_groups: int) -> tuple[Rows, Tensor, Tensor]:
-    """Sort a batch by group and drop the rows without one.
+def sorted_batches(
+    batches: Iterable[Batch], n_groups: int, max_memory: int
+) -> Iterator[tuple[Rows, Tensor, Tensor]]:
+    """Sort batches by group and drop the rows without one.
+
+    With several groups, some batches are collected and sorted together, so that each batch that
+    comes out holds few groups and the products over the rows of a group stay thick.
 
     Parameters
     ----------
-    x : Tensor of shape (n, ...)
-    y : Tensor of shape (n,), int64
-        Class codes.
-    group : Tensor of shape (n,), int64
-        Group codes in [0, n_groups); -1 marks a row to leave out.
+    batches : iterable of (x, y, group)
+        x (n, ...); y (n,) class codes; group (n,) codes in [0, n_groups), -1 for rows to leave out.
     n_groups : int
+    max_memory : int
+        Limit in bytes of all copies of the collected rows; one batch is always taken.
 
-    Returns
-    -------
+    Yields
+    ------
     rows : Rows
     x, y : Tensor
-        The kept rows in the order of ``rows``.
+        The kept rows in the order of ``rows``, no more than the largest of the batches had.
 
     Raises
     ------
     ValueError
         If the lengths differ or a group code lies outside [-1, n_groups).
     """
-    if not len(x) == len(y) == len(group):
+    window: list[Batch] = []
+    held = 0
+    for batch in batches:
+        n_rows = _check_lengths(batch)
+        if window and not _alike(window[0], batch):
+            yield from _sort(window, n_groups)
+            held = 0
+        window.append(batch)
+        held += n_rows
+        if held + n_rows > _capacity(batch, n_groups, max_memory):
+            yield from _sort(window, n_groups)
+            held = 0
+        else:
+            # Copied, as the caller may fill the same tensors anew for the next batch.
+            window[-1] = batch[0].clone(), batch[1].clone(), batch[2].clone()
+    if window:
+        yield from _sort(window, n_groups)
+
+
+def _check_lengths(batch: Batch) -> int:
+    n_rows = [len(part) for part in batch]
+    if len(set(n_rows)) > 1:
         raise ValueError(
             "batches: x, y and group of a batch must have the same length, got "
-            f"{len(x)}, {len(y)} and {len(group)}."
+            f"{n_rows[0]}, {n_rows[1]} and {n_rows[2]}."
         )
+    return n_rows[0]
+
+
+def _alike(one: Batch, other: Batch) -> bool:
+    return one[0].shape[1:] == other[0].shape[1:] and one[0].dtype == other[0].dtype
+
+
+def _capacity(batch: Batch, n_groups: int, max_memory: int) -> int:
+    """Give the number of rows to collect: 0 where there is nothing to gain."""
+    if n_groups == 1 or not len(batch[0]):
+        return 0
+    row_bytes = sum(part[0].nbytes for part in batch)
+    return min(ROWS_PER_GROUP * n_groups, max_memory // (COPIES * row_bytes))
+
+
+def _sort(window: list[Batch], n_groups: int) -> Iterator[tuple[Rows, Tensor, Tensor]]:
+    """Empty the window, in batches of the size of its largest one."""
+    size = max(1, *(len(y) for _, y, _ in window))
+    x, y, group = window[0] if len(window) == 1 else map(torch.cat, zip(*window, strict=True))
+    window.clear()
+    order, bounds = _order(group, n_groups)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        yield Rows(bounds).part(start, size), x[part], y[part]
+
+
+def _order(group: Tensor, n_groups: int) -> tuple[Tensor, tuple[int, ...]]:
     # Code -1 is counted in slot 0 and, sorted, comes first.
     counts = torch.bincount((group + 1).clamp_min(0), minlength=n_groups + 1).tolist()
     if len(counts) > n_groups + 1 or (len(group) and int(group.min()) < -1):
@@ -86,8 +150,4 @@ def sort_rows(x: Tensor, y: Tensor, group: Tensor, n_groups: int) -> tuple[Rows,
             f"batches: group codes must lie in [0, {n_groups}), or be -1 to leave a row out; got "
             f"codes from {int(group.min())} to {int(group.max())}. Check n_groups={n_groups}."
         )
-    order = torch.argsort(group, stable=True)[counts[0] :]
-    bounds = [0]
-    for count in counts[1:]:
-        bounds.append(bounds[-1] + count)
-    return Rows(tuple(bounds)), x[order], y[order]
+    return torch.argsort(group, stable=True)[counts[0] :], (0, *accumulate(counts[1:]))

@@ -70,11 +70,13 @@ class GradientSums:
     def means(self, counts: Tensor) -> tuple[Tensor, ...]:
         """Divide by the number of rows of each group (0 rows: zeros)."""
         scale = counts.clamp_min(1).to(self.totals[0])[:, None, None, None]
+        for total in self.totals:
+            total /= scale
         if self.factors is None:
-            return (self.totals[0] / scale,)
+            return (self.totals[0],)
         squares = self.factors.S.square()[:, None, :]
         hU, hV = self.totals
-        return hU * squares / scale, hV.mT * squares / scale
+        return hU.mul_(squares), hV.mT.mul_(squares)
 
 
 class LayerSums(GradientSums):
@@ -90,17 +92,17 @@ class LayerSums(GradientSums):
     factors : Factors or None
     n_groups : int
     like : Tensor
-    max_bytes : int
+    max_memory : int
         Limit of the temporary memory of the sums over positions.
     """
 
     def __init__(
-        self, kernel: Kernel, factors: Factors | None, n_groups: int, like: Tensor, max_bytes: int
+        self, kernel: Kernel, factors: Factors | None, n_groups: int, like: Tensor, max_memory: int
     ) -> None:
         super().__init__(kernel.shape, factors, n_groups, like)
         self.kernel = kernel
         cached = like.device.type == "cpu"
-        self.max_bytes = min(max_bytes, CACHE_BYTES) if cached else max_bytes
+        self.max_memory = min(max_memory, CACHE_BYTES) if cached else max_memory
         self.dtype = like.dtype
 
     def begin(self, rows: Rows, uses: Sequence[Tensor]) -> None:
@@ -173,7 +175,7 @@ class LayerSums(GradientSums):
     def _chunks(self, gradients: list[Tensor]) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
         positions = gradients[0].shape[-1]
         copied = self.kernel.workspace(self.x[0], positions) * gradients[0].element_size()
-        size = max(1, self.max_bytes // (self.row_bytes + copied))
+        size = max(1, self.max_memory // (self.row_bytes + copied))
         for start in range(0, len(self.rows), size):
             part = slice(start, start + size)
             yield start, [x[part] for x in self.x], [d[part] for d in gradients]

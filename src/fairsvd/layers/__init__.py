@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._factors import Factors, factorise, full_rank
+from ._factors import Factors, factorise, full_rank, resolve_solver
 from ._low_rank import LowRankConv2d, LowRankLinear, compress_layer
 from ._select import editable_layers, resolve_ranks, select_layers
 
@@ -15,5 +15,6 @@ __all__ = [
     "factorise",
     "full_rank",
     "resolve_ranks",
+    "resolve_solver",
     "select_layers",
 ]

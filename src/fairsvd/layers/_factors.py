@@ -33,6 +33,13 @@ class Factors:
         """Multiply the factors out, in the shape of the layer's weight."""
         return ((self.U * self.S.unsqueeze(1)) @ self.V.mT).reshape(self.shape)
 
+    def truncated(self, rank: int) -> Factors:
+        """Keep the first singular vectors; all of them where the rank is not smaller."""
+        if rank >= self.S.shape[1]:
+            return self
+        U, V = self.U[..., :rank].contiguous(), self.V[..., :rank].contiguous()
+        return replace(self, U=U, S=self.S[:, :rank], V=V)
+
     def masked(self, keep_u: Tensor, keep_v: Tensor) -> Factors:
         """Zero the entries of U and V whose mask is zero or False."""
         return replace(self, U=self.U * keep_u, V=self.V * keep_v)
@@ -50,7 +57,12 @@ def full_rank(layer: nn.Module) -> int:
     return min(weight_blocks(layer).shape[1:])
 
 
-def factorise(layer: nn.Module, rank: int) -> Factors:
+def resolve_solver(layer: nn.Module, rank: int, solver: str) -> str:
+    """Placeholder until the randomised solver is in."""
+    return "full"
+
+
+def factorise(layer: nn.Module, rank: int, solver: str = "auto") -> Factors:
     """Factor a layer's weight as U S V^T, truncated to ``rank``.
 
     The decomposition runs in float64 on the weight's device and is returned in its dtype.

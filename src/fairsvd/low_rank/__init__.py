@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._fairlrf import FairLRFTransformer
+from ._search import FairLRFTransformerCV
 
-__all__ = ["FairLRFTransformer"]
+__all__ = ["FairLRFTransformer", "FairLRFTransformerCV"]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..base import Candidate
-from ..layers import Factors, compress_layer
+from ..caching import Cache, Entry
+from ..layers import Factors, compress_layer, factorise, full_rank, resolve_solver
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Edit", "masked_factors", "untouched_attributes"]
+__all__ = ["Edit", "factors_of", "masked_factors", "untouched_attributes"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Edit:
         attributes: Mapping[str, Any],
         compress: bool,
         verdict: Verdict | None = None,
+        logits: Tensor | None = None,
     ) -> Candidate:
         """Pack as a candidate with its fitted attributes."""
         removed = removed_fraction(self.masks)
@@ -68,7 +70,36 @@ class Edit:
             state = {name: value.detach().clone() for name, value in self.state().items()}
         finish = partial(_compressed, factors=self.factors) if compress else None
         record = {**params, "removed_fraction": removed}
-        return Candidate(state, record, fitted, finish, verdict)
+        return Candidate(state, record, fitted, finish, verdict, logits)
+
+
+def factors_of(
+    module: nn.Module, ranks: Mapping[str, int], solver: str, cache: Cache
+) -> dict[str, Factors]:
+    """Factor layers before truncation, so that one decomposition serves every rank.
+
+    Where the solver is the randomised one, which computes no more than was asked for, the
+    factors are of the given rank.
+    """
+    layers = {name: module.get_submodule(name) for name in ranks}
+    solvers = {name: resolve_solver(layers[name], r, solver) for name, r in ranks.items()}
+    wanted = {
+        name: r if solvers[name] == "randomized" else full_rank(layers[name])
+        for name, r in ranks.items()
+    }
+
+    def compute() -> Entry:
+        found = {n: factorise(layers[n], wanted[n], solvers[n]) for n in layers}
+        parts = {f"{n}/{side}": getattr(f, side) for n, f in found.items() for side in "USV"}
+        return Entry(parts)
+
+    tensors = cache.fetch("factors", {"ranks": wanted, "solvers": solvers}, compute).tensors
+    found = {}
+    for name, layer in layers.items():
+        weight = layer.get_parameter("weight")
+        U, S, V = (tensors[f"{name}/{side}"].to(weight.device) for side in "USV")
+        found[name] = Factors(U, S, V, tuple(weight.shape))
+    return found
 
 
 def masked_factors(factors: Mapping[str, Factors], masks: Mapping[str, Tensor]) -> Edit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Real
 from re import Pattern
 from typing import Any, ClassVar
 
@@ -20,9 +20,9 @@ from ..base import (
     StrOptions,
     positive_int,
 )
-from ..layers import Factors, factorise, resolve_ranks, select_layers
+from ..layers import Factors, resolve_ranks, select_layers
 from ..objective import Constraint
-from ._edits import untouched_attributes
+from ._edits import factors_of, untouched_attributes
 from ._learned import Path
 from ._removal import SPARSITIES, Removal, find_privileged
 from ._run import removed, run_paths
@@ -73,6 +73,9 @@ class FairLRFTransformer(NetworkEditor):
         independence of label and group would give it, else "classes".
     max_steps : int, default=300
         Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
+    svd_solver : {"auto", "full", "randomized"}, default="auto"
+        "randomized" approximates the leading singular vectors, its error within 1 % of the
+        smallest that the rank allows; "auto" does so for large layers cut to a small rank.
     compress : bool, default=False
         Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
         fewer numbers than the weight.
@@ -104,6 +107,15 @@ class FairLRFTransformer(NetworkEditor):
         Where the copy of the network is edited; None: where it is.
     output : {"features", "logits", "probabilities"}, default="features"
         What ``transform`` returns.
+    memory : None, str, path or joblib.Memory, default=None
+        Folder in which trained base networks, factors, curvature and learned masks are kept, so
+        that a later fit that depends on the same ones does not compute them again. Entries are
+        checked when they are read. Needs an integer ``random_state``.
+    precision : {"full", "mixed"}, default="full"
+        "mixed" computes losses and curvature under ``torch.autocast`` in bfloat16, and sums in
+        float32; candidates are judged, and predictions made, in full.
+    max_memory : int, default=2**28
+        Limit in bytes of the temporary memory of the curvature.
     n_jobs : int or None, default=None
         Parallel trade-offs; does not change the result.
     verbose : int, default=0
@@ -162,7 +174,9 @@ class FairLRFTransformer(NetworkEditor):
         "n_steps": [positive_int()],
         "refine": [StrOptions({"spectrum"}), None],
         "balance": [StrOptions({"auto", "cells", "classes"}), None],
-        "max_steps": [Interval(Integral, 1, None, closed="left")],
+        "max_steps": [positive_int()],
+        "svd_solver": [StrOptions({"auto", "full", "randomized"})],
+        "max_memory": [positive_int()],
         "compress": ["boolean"],
     }
 
@@ -180,6 +194,7 @@ class FairLRFTransformer(NetworkEditor):
         refine: str | None = "spectrum",
         balance: str | None = "auto",
         max_steps: int = 300,
+        svd_solver: str = "auto",
         compress: bool = False,
         constraint: str = "equalized_odds",
         tolerance: float = 0.05,
@@ -193,6 +208,9 @@ class FairLRFTransformer(NetworkEditor):
         batch_size: int = 256,
         device: Any = None,
         output: str = "features",
+        memory: Any = None,
+        precision: str = "full",
+        max_memory: int = 2**28,
         n_jobs: int | None = None,
         verbose: int = 0,
         random_state: Any = None,
@@ -208,6 +226,7 @@ class FairLRFTransformer(NetworkEditor):
         self.refine = refine
         self.balance = balance
         self.max_steps = max_steps
+        self.svd_solver = svd_solver
         self.compress = compress
         self.constraint = constraint
         self.tolerance = tolerance
@@ -221,6 +240,9 @@ class FairLRFTransformer(NetworkEditor):
         self.batch_size = batch_size
         self.device = device
         self.output = output
+        self.memory = memory
+        self.precision = precision
+        self.max_memory = max_memory
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.random_state = random_state
@@ -230,7 +252,8 @@ class FairLRFTransformer(NetworkEditor):
     ) -> Iterator[Candidate]:
         names = select_layers(module, self.layers, data.output_layer)
         ranks = resolve_ranks(module, names, self.rank)
-        factors = {name: factorise(module.get_submodule(name), ranks[name]) for name in names}
+        measured = factors_of(module, ranks, self.svd_solver, data.cache)
+        factors = {name: f.truncated(ranks[name]) for name, f in measured.items()}
         privileged = find_privileged(data)
         shared = {
             "privileged_group_": None if privileged is None else data.group_labels[privileged],
@@ -239,34 +262,29 @@ class FairLRFTransformer(NetworkEditor):
         full = resolve_ranks(module, names, None)
         attributes = {**shared, **untouched_attributes(factors, full)}
         yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, attributes)
-        start = None
+        start, refine = None, self.refine is not None
         if self.criterion != "learned" or self.sparsity == 0:
-            removal = self._removal(module, data, factors, privileged, rng)
-            start = yield from removed(removal, constraint, shared, self.compress)
-        if start is None or self.refine is not None:
-            paths = self._paths(module, data, constraint, factors, shared, rng)
-            yield from run_paths(paths, start, self.refine is not None, self.n_jobs)
-
-    def _removal(
-        self,
-        module: nn.Module,
-        data: EditData,
-        factors: dict[str, Factors],
-        privileged: int | None,
-        rng: np.random.Generator,
-    ) -> Removal:
-        return Removal(
-            module=module,
-            data=data,
-            factors=factors,
-            criterion=self.criterion,
-            sparsities=SPARSITIES if self.sparsity is None else (self.sparsity,),
-            tradeoff=self.tradeoff,
-            hessian=self.hessian,
-            n_steps=self.n_steps,
-            privileged=privileged,
-            rng=rng,
-        )
+            removal = Removal(
+                module=module,
+                data=data,
+                factors=factors,
+                measured=measured,
+                criterion=self.criterion,
+                sparsities=SPARSITIES if self.sparsity is None else (self.sparsity,),
+                tradeoff=self.tradeoff,
+                hessian=self.hessian,
+                n_steps=self.n_steps,
+                max_memory=self.max_memory,
+                privileged=privileged,
+                rng=rng,
+            )
+            start = yield from removed(
+                removal, constraint, shared, compress=self.compress, refine=refine
+            )
+            if not refine:
+                return
+        paths = self._paths(module, data, constraint, factors, shared, rng)
+        yield from run_paths(paths, start, refine, self.n_jobs)
 
     def _paths(
         self,

@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .._rng import torch_generator
 from ..base import Candidate, EditData
+from ..caching import Cache
 from ..layers import Factors
 from ..masks import clamp_masks, harden, mask_variables, straight_through
-from ..objective import Constraint, edit_loss
+from ..objective import Constraint, Verdict, edit_loss
 from ..training import Batch, CellBatches, tune
 from ._edits import Edit, masked_factors
 
@@ -30,6 +32,9 @@ TABLE_BATCHES = 4
 
 # Candidates that each phase leaves.
 N_CANDIDATES = 10
+
+# Mask variables of more bytes, those of large networks, are not kept for another cap: 256 MiB.
+MAX_KEPT = 2**28
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,18 @@ class Path:
             return size
         return min(TABLE_BATCHES * size, max(size, len(editing)))
 
+    def key(self) -> dict[str, Any]:
+        """Tell what a training of masks depends on, beside the scope of the data's cache."""
+        return {
+            "factors": {name: (f.S.shape[1], f.shape) for name, f in self.factors.items()},
+            "tradeoff": self.tradeoff,
+            "margin": self.data.margin,
+            "constraint": vars(self.constraint),
+            "n_steps": self.n_steps,
+            "rows": self.rows_a_step,
+            "seed": [self.seed.entropy, self.seed.spawn_key],
+        }
+
     def batches(self, rng: np.random.Generator) -> CellBatches:
         """Cell-stratified batches of the editing rows."""
         data = self.data
@@ -113,15 +130,19 @@ class Path:
         """Logits of the judged rows."""
         return self.data.logits(self.module, edit.state())
 
-    def candidate(self, edit: Edit, logits: Tensor, stage: str, step: int) -> Candidate:
-        """Judge an edit and pack it."""
+    def candidate(
+        self, edit: Edit, logits: Tensor, stage: str, step: int, verdict: Verdict
+    ) -> Candidate:
+        """Pack a judged edit."""
         params = {"tradeoff": self.tradeoff, "stage": stage, "step": step}
-        verdict = self.data.judge(logits)
-        return edit.candidate(params, self.attributes, self.compress, verdict)
+        return edit.candidate(params, self.attributes, self.compress, verdict, logits)
 
 
 def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:
     """Learn which entries of U and V to remove, the weights untouched.
+
+    The training does not depend on the cap, which acts when masks are hardened: with a cache one
+    training serves every cap.
 
     Yields
     ------
@@ -129,6 +150,22 @@ def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, E
         The masks hardened, every tenth of the steps.
     """
     values = {f"{n}/{side}": getattr(f, side) for n, f in path.factors.items() for side in "UV"}
+    size = N_CANDIDATES * sum(value.nbytes for value in values.values())
+    cache = path.data.cache if size <= MAX_KEPT else Cache()
+    for step, variables in cache.stream("masks", path.key(), lambda: _trained(path, values, rng)):
+        masks = harden(variables, path.max_removed)
+        yield step, masked_factors(path.factors, on_device(masks, path.data.device))
+
+
+def on_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move named tensors; what is there already is not copied."""
+    return {name: value.to(device) for name, value in tensors.items()}
+
+
+def _trained(
+    path: Path, values: Mapping[str, Tensor], rng: np.random.Generator
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield the mask variables, which go on changing, every tenth of the steps."""
     variables = mask_variables(values)
 
     def state() -> dict[str, Tensor]:
@@ -145,7 +182,7 @@ def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, E
         after_step=partial(clamp_masks, variables),
     )
     for step in steps:
-        yield step, masked_factors(path.factors, harden(variables, path.max_removed))
+        yield step, variables
 
 
 def spectrum(path: Path, start: Edit, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._rng import torch_generator
 from ..base import EditData
+from ..caching import Entry
 from ..curvature import group_curvature
 from ..layers import Factors
 from ..networks import to_logits
@@ -23,7 +24,6 @@ from ._scores import (
     entries,
     lowest_masks,
     magnitude_scores,
-    pooled,
     random_scores,
 )
 
@@ -44,6 +44,9 @@ class Removal:
     module : nn.Module
     data : EditData
     factors : dict of name to Factors
+    measured : dict of name to Factors
+        The factors before truncation, with which the curvature is measured: one measurement
+        serves every rank.
     criterion : {"curvature", "magnitude", "random"}
     sparsities : sequence of float
     tradeoff : float or None
@@ -51,6 +54,8 @@ class Removal:
     hessian : {"fisher", "ggn"}
     n_steps : int
         Rounds of removal, re-scored before each.
+    max_memory : int
+        Limit in bytes of the temporary memory of the curvature.
     privileged : int or None
         Code of the privileged group.
     rng : numpy.random.Generator
@@ -59,11 +64,13 @@ class Removal:
     module: nn.Module
     data: EditData
     factors: dict[str, Factors]
+    measured: dict[str, Factors]
     criterion: str
     sparsities: Sequence[float]
     tradeoff: float | None
     hessian: str
     n_steps: int
+    max_memory: int
     privileged: int | None
     rng: np.random.Generator
 
@@ -88,7 +95,7 @@ class Removal:
         elif self.criterion == "random":
             yield from self._one_shot({}, random_scores(values, torch_generator(self.rng)))
         else:
-            first = self._curvature(self.factors)
+            first = self._first_curvature()
             for params in self._forms():
                 yield from self._by_curvature(params, first)
 
@@ -121,23 +128,38 @@ class Removal:
                 masks = lowest_masks(scores, fraction * round_ / self.n_steps, masks)
                 edit = masked_factors(self.factors, masks)
                 if round_ < self.n_steps:
-                    curvature = self._curvature(edit.factors)
+                    curvature = self._curvature(self._edited(edit.factors), edit.factors)
             yield {**params, "sparsity": fraction}, edit
 
-    def _curvature(self, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-        """Per-group curvature of every entry, (n_groups, ...), at the operating threshold.
+    def _first_curvature(self) -> dict[str, Tensor]:
+        """Curvature of the untouched network's loss, cut to the rank of the factors."""
+        parts = {
+            "criterion": "curvature",
+            "factors": {name: (f.S.shape[1], f.shape) for name, f in self.measured.items()},
+            "hessian": self.hessian,
+            "margin": self.data.margin,
+            "privileged": self.privileged,
+        }
+        entry = self.data.cache.fetch(
+            "curvature", parts, lambda: Entry(self._curvature(self.module, self.measured))
+        )
+        return {
+            key: h[..., : self.factors[key.rpartition("/")[0]].S.shape[1]].to(self.data.device)
+            for key, h in entry.tensors.items()
+        }
 
-        Gradients are those of the network with the factors in it, truncated and masked as they are.
-        """
-        data, edited = self.data, copy.deepcopy(self.module)
-        edited.load_state_dict(Edit(dict(factors), {}).weights(), strict=False)
+    def _curvature(self, module: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+        """Curvature of every entry at the operating threshold, (2, ...): see :meth:`_sides`."""
+        data = self.data
         found = group_curvature(
-            edited,
+            module,
             {name: (f.U, f.S, f.V) for name, f in factors.items()},
-            data.editing_batches(),
-            n_groups=data.n_groups,
+            self._sides(),
+            n_groups=2,
             to_logits=lambda out: shifted(to_logits(out, data.kind), data.margin),
             hessian=self.hessian,
+            max_memory=self.max_memory,
+            autocast=data.autocast,
         )
         return {
             f"{n}/{side}": h
@@ -145,21 +167,29 @@ class Removal:
             for side, h in zip("UV", pair, strict=True)
         }
 
+    def _sides(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches whose group is 1 for the privileged rows and 0 for all others.
+
+        The score compares these two sides whatever the number of groups.
+        """
+        for X, y, groups in self.data.editing_batches():
+            yield X, y, (groups == (-1 if self.privileged is None else self.privileged)).long()
+
+    def _edited(self, factors: Mapping[str, Factors]) -> nn.Module:
+        edited = copy.deepcopy(self.module)
+        edited.load_state_dict(Edit(dict(factors), {}).weights(), strict=False)
+        return edited
+
     def _scores(
         self,
         factors: Mapping[str, Factors],
         curvature: Mapping[str, Tensor],
         params: Mapping[str, object],
     ) -> dict[str, Tensor]:
-        rows = np.bincount(self.data.editing.groups.numpy(), minlength=self.data.n_groups)
-        others = rows.copy()
-        if self.privileged is not None:
-            others[self.privileged] = 0
-        unprivileged = {name: pooled(h, others) for name, h in curvature.items()}
-        privileged = {name: pooled(h, rows - others) for name, h in curvature.items()}
-        protect, sacrifice = unprivileged, privileged
+        protect = {name: h[0] for name, h in curvature.items()}
+        sacrifice = {name: h[1] for name, h in curvature.items()}
         if params["protects"] == "privileged":
-            protect, sacrifice = privileged, unprivileged
+            protect, sacrifice = sacrifice, protect
         weight = params["tradeoff"]
         return curvature_scores(entries(factors), protect, sacrifice, float(weight))  # type: ignore[arg-type]
 

@@ -39,8 +39,13 @@ class _Best:
 
 
 def removed(
-    removal: Removal, constraint: Constraint, attributes: Mapping[str, Any], compress: bool
-) -> Generator[Candidate, None, Edit]:
+    removal: Removal,
+    constraint: Constraint,
+    attributes: Mapping[str, Any],
+    *,
+    compress: bool,
+    refine: bool,
+) -> Generator[Candidate, None, Edit | None]:
     """Judge every removal by a score.
 
     Yields
@@ -49,19 +54,21 @@ def removed(
 
     Returns
     -------
-    start : Edit
-        The best of them, for the spectrum to start from.
+    start : Edit or None
+        The best of them, for the spectrum to start from; None where nothing comes after.
     """
     start, best = _Best(), _Best()
     limit = START_FRACTION * constraint.tolerance
     for params, edit in removal.edits():
         logits = removal.data.logits(removal.module, edit.state())
-        verdict = removal.data.judge(logits)
-        start.offer(removal.data.judge(logits, limit).rank, edit)
+        judge = removal.data.judge
+        curves = judge.curves(logits)
+        if refine:
+            start.offer(judge(curves, limit).rank, edit)
         record = {"stage": "removal", **params}
-        candidate = edit.candidate(record, attributes, compress, verdict)
+        candidate = edit.candidate(record, attributes, compress, judge(curves), logits)
         yield _lighten(candidate, best)
-    return start.edit or removal.nothing()
+    return (start.edit or removal.nothing()) if refine else None
 
 
 def run_paths(
@@ -111,22 +118,24 @@ def run_path(path: Path, start: Edit | None, refine: bool) -> Iterator[Candidate
         memory holds few networks.
     """
     rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
-    limit = START_FRACTION * path.constraint.tolerance
+    limit, judge = START_FRACTION * path.constraint.tolerance, path.data.judge
     best, chosen = _Best(), _Best()
     chosen.edit = start
     with one_torch_thread():
         if start is None:
             for step, edit in learned_masks(path, rngs[0]):
                 logits = path.logits(edit)
-                chosen.offer(path.data.judge(logits, limit).rank, edit)
-                yield _lighten(path.candidate(edit, logits, "masks", step), best)
+                curves = judge.curves(logits)
+                chosen.offer(judge(curves, limit).rank, edit)
+                yield _lighten(path.candidate(edit, logits, "masks", step, judge(curves)), best)
         if refine and chosen.edit is not None:
             for step, edit in spectrum(path, chosen.edit, rngs[1]):
-                candidate = path.candidate(edit, path.logits(edit), "spectrum", step)
+                logits = path.logits(edit)
+                candidate = path.candidate(edit, logits, "spectrum", step, judge(logits))
                 yield _lighten(candidate, best)
 
 
 def _lighten(candidate: Candidate, best: _Best) -> Candidate:
     if candidate.verdict is None or best.offer(candidate.verdict.rank):
         return candidate
-    return replace(candidate, state={}, attributes={}, finish=None)
+    return replace(candidate, state={}, attributes={}, finish=None, logits=None)

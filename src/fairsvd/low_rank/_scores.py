@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layers import Factors
 from ..masks import share_of
 
-__all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "pooled", "random_scores"]
-
-
-def pooled(h: Tensor, weights: NDArray[np.int64]) -> Tensor:
-    """Average a per-group curvature (n_groups, ...) over groups, weighted by their rows."""
-    w = torch.as_tensor(weights, dtype=h.dtype, device=h.device)
-    return torch.einsum("g,g...->...", w / w.sum().clamp_min(1), h)
+__all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "random_scores"]
 
 
 def curvature_scores(

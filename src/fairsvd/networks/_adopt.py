@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
-from .._rng import seeded_globally
 from ..arrays import Batches, LabelledRows
-from ..exceptions import IgnoredWeightsWarning, NetworkError
-from ._default import RowDataset, default_net, fit_net
+from ..caching import Cache
+from ..exceptions import NetworkError
 from ._outputs import last_leaf, output_layer, raw_output, to_logits
+from ._trained import own_net, users_net
 
 __all__ = ["AdoptedNetwork", "adopt", "known_classes"]
 
@@ -79,6 +78,7 @@ def adopt(
     batch_size: int,
     rng: np.random.Generator,
     device: str | None = None,
+    cache: Cache | None = None,
 ) -> AdoptedNetwork:
     """Get a trained module out of ``network``, training it on ``rows`` where it is not trained.
 
@@ -97,6 +97,8 @@ def adopt(
         The only source of randomness.
     device : str, optional
         Where the copy goes; default: where the network already is.
+    cache : Cache, optional
+        Keeps what a training leaves; its scope says on which rows.
 
     Returns
     -------
@@ -107,14 +109,15 @@ def adopt(
     NetworkError
         The object is not a network that is understood, or does not fit the rows or the classes.
     """
+    cache = cache or Cache()
     if network is None:
-        place = device or "cpu"
-        net = default_net(rows, classes, batch_size=batch_size, rng=rng, device=place)
+        net = own_net(rows, classes, batch_size, rng, device or "cpu", cache)
         adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
     elif isinstance(network, FrozenEstimator):
         adopted = _frozen(network.estimator)
     elif isinstance(network, NeuralNet):
-        adopted = _trained(network, rows, rng, device)
+        net = users_net(network, rows, rng, device, cache)
+        adopted = AdoptedNetwork(net.module_, _kind_of_net(net), "", net, frozen=False)
     elif isinstance(network, nn.Module):
         adopted = AdoptedNetwork(copy.deepcopy(network), "logits", "", None, frozen=True)
     else:
@@ -151,35 +154,6 @@ def _frozen(inner: Any) -> AdoptedNetwork:
     # A forward pass in training mode would change normalisation statistics: copy before any.
     module = copy.deepcopy(inner.module_)
     return AdoptedNetwork(module, _kind_of_net(inner), "", inner, frozen=True)
-
-
-def _trained(
-    network: Any, rows: LabelledRows, rng: np.random.Generator, device: str | None
-) -> AdoptedNetwork:
-    if getattr(network, "initialized_", False):
-        warnings.warn(
-            "network is a fitted skorch net: a clone of it is trained anew and its weights are "
-            "not used. Wrap it in sklearn.frozen.FrozenEstimator to edit it as it is.",
-            IgnoredWeightsWarning,
-            stacklevel=5,
-        )
-    net = clone(network)
-    if device is not None:
-        net.set_params(device=device)
-    binary = isinstance(net, NeuralNetBinaryClassifier)
-    labels = rows.y.to(torch.float32) if binary else rows.y
-    # Inside the lock: the user's module and callbacks draw from the global generators.
-    with seeded_globally(int(rng.integers(2**31))):
-        if _in_memory(rows):
-            fit_net(net, rows.X[:].numpy(), labels.numpy())
-        else:
-            fit_net(net, RowDataset(rows, labels), None)
-    return AdoptedNetwork(net.module_, _kind_of_net(net), "", net, frozen=False)
-
-
-def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:
-    # An array is what train_split and most callbacks expect; 2 GiB: above it rows are streamed.
-    return len(rows) * int(np.prod(rows.X.item_shape)) * 4 <= limit
 
 
 def _kind_of_net(net: Any) -> str:

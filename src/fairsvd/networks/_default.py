@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from .._rng import torch_generator
+from .._rng import one_torch_thread, torch_generator
 from ..arrays import LabelledRows
 from ._modules import MLP, ConvNet
 
-__all__ = ["RowDataset", "default_net", "fit_net"]
+__all__ = ["RowDataset", "default_net", "fit_net", "train_default"]
 
 # Enough for tables of tens of thousands of rows, and near nothing for the tiny ones of a unit
 # test: at least 20 epochs, and as many steps as there are rows up to 1,500.
@@ -86,13 +87,6 @@ def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, T
     return mean, torch.where(deviation > tiny, deviation, torch.ones_like(deviation))
 
 
-def build_module(rows: LabelledRows, n_outputs: int, generator: torch.Generator) -> nn.Module:
-    """Build the default network for tables or images, its input statistics filled in."""
-    mean, scale = channel_statistics(rows)
-    kind = MLP if len(rows.X.item_shape) == 1 else ConvNet
-    return kind(rows.X.item_shape[0], n_outputs, mean=mean, scale=scale, generator=generator)
-
-
 def default_net(
     rows: LabelledRows,
     classes: NDArray[Any],
@@ -102,15 +96,16 @@ def default_net(
     device: str,
     callbacks: Sequence[Callback] = (),
 ) -> NeuralNetClassifier:
-    """Build and train the default skorch net on ``rows``.
+    """Build the default skorch net for ``rows``, drawing from ``rng`` only; it is not trained.
 
-    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps), drawing from ``rng``
-    only.
+    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps).
     """
     steps_an_epoch = -(-len(rows) // batch_size)
     epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_an_epoch))
-    net = NeuralNetClassifier(
-        build_module(rows, len(classes), torch_generator(rng)),
+    kind = MLP if is_table(rows) else ConvNet
+    width = rows.X.item_shape[0]
+    return NeuralNetClassifier(
+        kind(width, len(classes), generator=torch_generator(rng)),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=1e-3,
@@ -125,8 +120,25 @@ def default_net(
         verbose=0,
         device=device,
     )
-    fit_net(net, BatchDataset(rows, rows.y), None)
-    return net
+
+
+def is_table(rows: LabelledRows) -> bool:
+    """Tell rows of a table from images."""
+    return len(rows.X.item_shape) == 1
+
+
+def train_default(net: NeuralNetClassifier, rows: LabelledRows) -> None:
+    """Fill in the input statistics of the default net and train it.
+
+    Tables train under one torch thread: more make so small a network slower, and its bits
+    depend on their number.
+    """
+    mean, scale = channel_statistics(rows)
+    for name, values in (("mean", mean), ("scale", scale)):
+        buffer = net.module.get_buffer(name)
+        buffer.copy_(values.to(buffer.dtype).reshape(buffer.shape))
+    with one_torch_thread() if is_table(rows) else nullcontext():
+        fit_net(net, BatchDataset(rows, rows.y), None)
 
 
 def fit_net(net: Any, X: Any, y: Any) -> None:

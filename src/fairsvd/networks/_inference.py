@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Batches
+from ..arrays import Batches, to_device
 from ._outputs import raw_output, to_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
@@ -21,7 +21,7 @@ BLOCK = 64
 
 def _placed(module: nn.Module, X: Tensor) -> Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
-    return X.to(parameter.device, parameter.dtype)
+    return to_device(X, parameter.device, parameter.dtype)
 
 
 def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches) -> Tensor:
@@ -62,6 +62,9 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
 
 
 def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 4096) -> Tensor:
-    """Logits in large blocks, for scoring candidates: equal up to rounding."""
+    """Logits in large blocks, for scoring candidates: equal up to rounding.
+
+    The blocks come from where X lies; ``run`` takes them to its device (``arrays.to_device``).
+    """
     with torch.no_grad():
-        return torch.cat([run(block).cpu() for block in X.blocks(size)])
+        return torch.cat([run(block).cpu() for block in X.blocks(X.block_size(size))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._constraint import UTILITIES, Constraint, is_unbalanced, utility_from_counts
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
-from ._judge import Judge, Verdict, margin_of_threshold
+from ._judge import Curves, Judge, Verdict, margin_of_threshold
 from ._loss import edit_loss, shifted
 from ._uncertainty import gap_interval, noise_floor
 
@@ -12,6 +12,7 @@ __all__ = [
     "GAPS",
     "UTILITIES",
     "Constraint",
+    "Curves",
     "Judge",
     "Rates",
     "Verdict",

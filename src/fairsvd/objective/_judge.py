@@ -13,7 +13,7 @@ from ._constraint import Constraint, chance_utility, utility_from_counts
 from ._gaps import count_table, gap
 from ._sweep import Cuts, sweep
 
-__all__ = ["Judge", "Verdict", "margin_of_threshold"]
+__all__ = ["Curves", "Judge", "Verdict", "margin_of_threshold"]
 
 # A callable utility is asked at this many quantiles of the margin instead of at every value.
 N_CALLABLE_CUTS = 101
@@ -25,6 +25,20 @@ MAX_MARGIN = 30.0
 def margin_of_threshold(threshold: float) -> float:
     """Convert a probability in (0, 1) to the logit margin it stands for."""
     return float(np.log(threshold / (1 - threshold)))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Utility and gap at every threshold of one candidate.
+
+    Attributes
+    ----------
+    thresholds, utility, gaps : ndarray of shape (n_cuts,), float64
+    """
+
+    thresholds: NDArray[np.float64]
+    utility: NDArray[np.float64]
+    gaps: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Judge:
     separate: bool = False
     floor: float = -np.inf
 
-    def against(self, logits: Tensor) -> Judge:
+    def against(self, logits: Tensor | Curves) -> Judge:
         """Set the floor: chance plus half of the untouched network's lead over chance."""
         mask = self.parts == 0 if self.separate else np.ones(len(self.y), dtype=bool)
         y, groups = self.y[mask], self.groups[mask]
@@ -92,31 +106,39 @@ class Judge:
         best = self.for_utility(logits).utility
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
 
-    def for_utility(self, logits: Tensor) -> Verdict:
+    def for_utility(self, logits: Tensor | Curves) -> Verdict:
         """Find the threshold of highest utility, whatever the gap."""
-        return self._best(logits, limit=np.inf, floor=-np.inf)
+        return self._best(self.curves(logits), limit=np.inf, floor=-np.inf)
 
-    def __call__(self, logits: Tensor, limit: float | None = None) -> Verdict:
+    def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
         """Find the best threshold of a candidate.
 
         Parameters
         ----------
-        logits : Tensor of shape (n, n_classes)
-            Of the judge's rows, in order.
+        logits : Tensor of shape (n, n_classes) or Curves
+            Of the judge's rows, in order; their curves where more than one question is asked.
         limit : float, optional
             In place of the constraint's.
         """
         chosen = self.constraint.limit if limit is None else limit
-        return self._best(logits, limit=chosen, floor=self.floor)
+        return self._best(self.curves(logits), limit=chosen, floor=self.floor)
 
-    def _best(self, logits: Tensor, limit: float, floor: float) -> Verdict:
+    def curves(self, logits: Tensor | Curves) -> Curves:
+        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
+        if isinstance(logits, Curves):
+            return logits
         if not bool(logits.isfinite().all()):
-            return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
-        cuts = self._cuts(logits.double().numpy())
-        return max((self._best_of(c, limit, floor) for c in cuts), key=lambda v: v.rank)
+            return Curves(np.empty(0), np.empty(0), np.empty(0))
+        parts = [
+            (cuts.thresholds, self._utility(cuts), self._gap(cuts.counts))
+            for cuts in self._cuts(logits.double().numpy())
+        ]
+        return Curves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _best_of(self, cuts: Cuts, limit: float, floor: float) -> Verdict:
-        utility, gaps = self._utility(cuts), self._gap(cuts.counts)
+    def _best(self, curves: Curves, limit: float, floor: float) -> Verdict:
+        utility, gaps = curves.utility, curves.gaps
+        if not len(utility):
+            return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
         feasible = (utility >= floor) & (gaps <= limit)
         # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
         excess = np.maximum(0, gaps - limit) if np.isfinite(limit) else 0.0
@@ -125,7 +147,7 @@ class Judge:
         # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
         i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
         return Verdict(
-            float(cuts.thresholds[i]),
+            float(curves.thresholds[i]),
             float(utility[i]),
             float(gaps[i]),
             bool(feasible[i]),

@@ -1,0 +1,85 @@
+"""What the user asks for, resolved: the device and the constraint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..groups import cell_codes
+from ..objective import Constraint, is_unbalanced
+from ._inputs import FitInputs, check_cells
+
+__all__ = ["as_device", "make_constraint"]
+
+
+def as_device(device: Any) -> str | None:
+    """Check that a device is there.
+
+    Raises
+    ------
+    ValueError
+        It is not a device, or not on this machine.
+    """
+    if device is None:
+        return None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "
+            "None for where the network already is, or 'cpu'."
+        ) from error
+    return str(device)
+
+
+def _table(inputs: FitInputs) -> NDArray[np.int64]:
+    known = inputs.rows.groups.numpy() >= 0
+    y, groups = inputs.rows.y.numpy()[known], inputs.rows.groups.numpy()[known]
+    cells = cell_codes(y, groups, inputs.n_groups)
+    size = len(inputs.classes) * inputs.n_groups
+    return np.bincount(cells, minlength=size).reshape(-1, inputs.n_groups)
+
+
+def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
+    """Resolve what the user asked for; "auto" by how label and group go together.
+
+    Raises
+    ------
+    ValueError
+        ``pos_label`` is no class; the gap cannot be measured on these cells.
+    """
+    table = _table(inputs)
+    pos = _positive_code(editor.pos_label, inputs.classes)
+    if inputs.has_groups:
+        check_cells(table, inputs, editor.constraint, pos)
+    unbalanced = inputs.has_groups and is_unbalanced(table)
+    utility, balance = editor.utility, getattr(editor, "balance", "auto")
+    if isinstance(utility, str) and utility == "auto":
+        utility = "cell_balanced_accuracy" if unbalanced else "balanced_accuracy"
+    if balance == "auto":
+        balance = "cells" if unbalanced else "classes"
+    threshold = None if editor.threshold == "tune" else float(editor.threshold)
+    return Constraint(
+        gap=editor.constraint,
+        tolerance=float(editor.tolerance),
+        fraction=float(editor.tolerance_fraction),
+        utility=utility,
+        threshold=threshold,
+        pos=pos,
+        balance=balance,
+    )
+
+
+def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
+    if pos_label is None:
+        return 1
+    found = np.flatnonzero(classes == pos_label)
+    if len(found) != 1:
+        raise ValueError(
+            f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
+            "them, or None for the second."
+        )
+    return int(found[0])

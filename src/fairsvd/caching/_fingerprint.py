@@ -1,0 +1,254 @@
+"""Fingerprints of tensors, networks, rows and settings that are equal in every process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import types
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Batches
+
+__all__ = ["NotStableError", "fingerprint"]
+
+# Rows of X that are read at a time.
+BLOCK = 8192
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
+
+# What every module holds, beside its own attributes; parts and tensors are read by name.
+MODULE_FIELDS = frozenset(vars(nn.Module()))
+
+# Their code is told by their versions, of which torch's is part of every key.
+LIBRARIES = frozenset(("torch", "skorch", "sklearn", "numpy", "builtins", "fairsvd"))
+
+# Of every class, and without a meaning for what it computes.
+CLASS_FIELDS = frozenset(
+    ("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "_abc_impl")
+)
+DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+
+# Set for classes that Python code defines.
+HEAP_TYPE = 1 << 9
+
+
+class NotStableError(TypeError):
+    """An object whose meaning cannot be told from what it holds, so that it cannot be a key."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash what things are: tensors by their bytes, networks by class, code, structure and state.
+
+    Parameters
+    ----------
+    *parts : numbers, strings, arrays, tensors, modules, Batches, estimators, functions, classes
+        and containers of these.
+
+    Returns
+    -------
+    key : str
+        64 hexadecimal digits of SHA-256; the same in every process of one Python version.
+
+    Raises
+    ------
+    NotStableError
+        Something else is among them.
+    """
+    digest = hashlib.sha256()
+    try:
+        for part in parts:
+            _add(digest.update, part)
+    except RecursionError:
+        raise NotStableError("something that holds itself has no fingerprint") from None
+    return digest.hexdigest()
+
+
+Update = Callable[[Any], None]
+
+
+def _add(update: Update, value: Any) -> None:
+    for kinds, add in READERS:
+        if isinstance(value, kinds):
+            # The reader's name keeps apart what holds the same bytes: [1] and (1,), "a" and b"a".
+            update(f"<{add.__name__}>".encode())
+            add(update, value)
+            return
+    _object(update, value)
+
+
+def _object(update: Update, value: Any) -> None:
+    """Add an estimator by its parameters, another object by its class and attributes."""
+    kind = type(value)
+    _code(update, kind)
+    if hasattr(value, "get_params"):
+        _mapping(update, value.get_params(deep=False))
+    elif all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__):
+        _mapping(update, vars(value))
+    else:
+        # What a compiled class holds cannot be seen.
+        raise NotStableError(f"{kind.__module__}.{kind.__qualname__} objects have no fingerprint")
+
+
+def _plain(update: Update, value: Any) -> None:
+    update(f"{type(value).__name__}:{value!r};".encode())
+
+
+def _sequence(update: Update, value: Any) -> None:
+    update(f"{type(value).__name__}:{len(value)};".encode())
+    for item in value:
+        _add(update, item)
+
+
+def _mapping(update: Update, value: Mapping[Any, Any]) -> None:
+    update(f"{len(value)};".encode())
+    # In order of insertion: the order of parameters and layers has a meaning.
+    for key, item in value.items():
+        _add(update, key)
+        _add(update, item)
+
+
+def _set(update: Update, value: Any) -> None:
+    _sequence(update, sorted(fingerprint(item) for item in value))
+
+
+def _array(update: Update, value: np.ndarray[Any, Any]) -> None:
+    update(f"{value.dtype.str}{value.shape};".encode())
+    if value.dtype.hasobject:
+        _sequence(update, value.ravel().tolist())
+    else:
+        update(np.ascontiguousarray(value).data)
+
+
+def _tensor(update: Update, value: Tensor) -> None:
+    update(f"{value.dtype}{tuple(value.shape)};".encode())
+    if value.layout != torch.strided:
+        raise NotStableError("sparse tensors have no fingerprint")
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    update(flat.view(torch.uint8).numpy().data)
+
+
+def _rows(update: Update, value: Batches) -> None:
+    """Read the rows once, a block at a time, in the numbers' own type."""
+    update(f"{len(value)};".encode())
+    for start in range(0, len(value), BLOCK):
+        _tensor(update, value.fetch(value.index[start : start + BLOCK]))
+
+
+def _module(update: Update, value: nn.Module) -> None:
+    # Two networks of one state may differ in what they compute: ReLU or Tanh between the layers.
+    for name, part in value.named_modules(remove_duplicate=False):
+        _plain(update, name)
+        _code(update, type(part))
+        _plain(update, part.extra_repr())
+        _mapping(update, _own_attributes(part))
+        for kind in ("_forward_hooks", "_forward_pre_hooks"):
+            _sequence(update, list(getattr(part, kind).values()))
+    _mapping(update, value.state_dict())
+
+
+def _own_attributes(part: nn.Module) -> dict[str, Any]:
+    own = {k: v for k, v in vars(part).items() if k not in MODULE_FIELDS}
+    if _of_library(type(part)):
+        # torch's private attributes follow from the others; some are references to its tensors.
+        own = {k: v for k, v in own.items() if not k.startswith("_")}
+    return own
+
+
+def _function(update: Update, value: Any) -> None:
+    _code(update, value)
+    _sequence(update, list(value.__defaults__ or ()))
+    _mapping(update, value.__kwdefaults__ or {})
+    inner = [cell.cell_contents for cell in value.__closure__ or ()]
+    # A class by its name: its own cell, which `super()` reads, leads back to the class.
+    _sequence(update, [str(each) if isinstance(each, type) else each for each in inner])
+
+
+def _partial(update: Update, value: functools.partial[Any]) -> None:
+    _sequence(update, [value.func, value.args, value.keywords])
+
+
+def _method(update: Update, value: types.MethodType) -> None:
+    _add(update, value.__self__)
+    _plain(update, value.__func__.__qualname__)
+
+
+def _generator(update: Update, value: np.random.Generator) -> None:
+    _mapping(update, value.bit_generator.state)
+
+
+def _random_state(update: Update, value: np.random.RandomState) -> None:
+    _mapping(update, value.get_state(legacy=False))
+
+
+def _torch_generator(update: Update, value: torch.Generator) -> None:
+    _tensor(update, value.get_state())
+
+
+def _named(update: Update, value: Any) -> None:
+    _plain(update, str(value))
+
+
+def _code(update: Update, value: Any) -> None:
+    """Add where a class or function is from and, outside the libraries, what it is made of."""
+    _plain(update, f"{value.__module__}.{value.__qualname__}")
+    if not _of_library(value):
+        _plain(update, _made_of(value))
+
+
+def _of_library(value: Any) -> bool:
+    return (value.__module__ or "").split(".")[0] in LIBRARIES
+
+
+@functools.lru_cache(maxsize=256)
+def _made_of(value: Any) -> str:
+    """Hash a function's code or a class's methods: notebooks define one name again and again."""
+    if isinstance(value, type):
+        own = [cls for cls in value.__mro__ if not _of_library(cls)]
+        return fingerprint([_methods(cls) for cls in own], [str(cls) for cls in value.__mro__])
+    return fingerprint(value.__code__)
+
+
+def _methods(cls: type) -> dict[str, Any]:
+    found = {}
+    for name, attribute in sorted(vars(cls).items()):
+        if isinstance(attribute, (staticmethod, classmethod)):
+            attribute = attribute.__func__
+        if isinstance(attribute, property):
+            attribute = [attribute.fget, attribute.fset]
+        if name not in CLASS_FIELDS and not isinstance(attribute, DESCRIPTORS):
+            found[name] = attribute
+    return found
+
+
+def _code_object(update: Update, value: types.CodeType) -> None:
+    update(value.co_code)
+    _sequence(update, [value.co_consts, value.co_names, value.co_varnames, value.co_freevars])
+
+
+READERS: tuple[tuple[Any, Callable[[Update, Any], None]], ...] = (
+    (Enum, _named),
+    (PLAIN, _plain),
+    (Tensor, _tensor),
+    (nn.Module, _module),
+    (Batches, _rows),
+    (np.ndarray, _array),
+    (Mapping, _mapping),
+    ((list, tuple), _sequence),
+    ((set, frozenset), _set),
+    (type, _code),
+    (types.CodeType, _code_object),
+    (types.FunctionType, _function),
+    (types.MethodType, _method),
+    ((types.BuiltinFunctionType, torch.dtype, torch.device, np.dtype, PurePath), _named),
+    (functools.partial, _partial),
+    (np.random.Generator, _generator),
+    (np.random.RandomState, _random_state),
+    (torch.Generator, _torch_generator),
+)

@@ -1,0 +1,242 @@
+"""A grid of settings on folds: what is shared by the settings of a fold is computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.model_selection import StratifiedKFold, check_cv
+
+from .._rng import one_torch_thread, stage_rng
+from ..arrays import LabelledRows
+from ..base import Candidate, FitInputs, Prepared, choose, edited_copy, make_constraint, prepare
+from ..model_selection import JointStratifiedKFold
+from ..networks import all_logits
+from ..objective import Constraint, count_table, gap, utility_from_counts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ._fairlrf import FairLRFTransformer
+
+__all__ = ["Point", "fold_results", "path_frame", "search_results", "splits_of"]
+
+N_SPLITS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """How one setting does on one fold.
+
+    Attributes
+    ----------
+    split : int
+        Number of the fold.
+    index : int
+        Of the setting in the grid.
+    params : mapping
+    utility, gap : float
+        On the rows that the fold holds back.
+    record : mapping
+        Of the chosen candidate: what it was chosen by.
+    fit_time, score_time : float
+        Seconds, without what the settings of the fold share.
+    """
+
+    split: int
+    index: int
+    params: Mapping[str, Any]
+    utility: float
+    gap: float
+    record: Mapping[str, Any]
+    fit_time: float
+    score_time: float
+
+
+def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Split the rows that have a group; by default every (label, group) cell into five.
+
+    Parameters
+    ----------
+    cv : None, int, splitter or iterable of (train, test)
+    inputs : FitInputs
+    """
+    y = inputs.classes[inputs.rows.y.numpy()]
+    codes = inputs.rows.groups.numpy()
+    if cv is None or isinstance(cv, (int, np.integer)):
+        n_splits = N_SPLITS if cv is None else int(cv)
+        cv = (JointStratifiedKFold if inputs.has_groups else StratifiedKFold)(n_splits)
+    if isinstance(cv, JointStratifiedKFold):
+        # In order of the labels, so that the folds are those of the labels themselves.
+        groups = np.where(codes < 0, np.nan, codes)
+        found = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
+    else:
+        found = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
+    known = codes >= 0
+    return [(train[known[train]], test[known[test]]) for train, test in found]
+
+
+def fold_results(
+    editors: Sequence[tuple[Mapping[str, Any], FairLRFTransformer]],
+    inputs: FitInputs,
+    splits: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    seed: int,
+    n_jobs: int | None,
+) -> Iterator[list[Point]]:
+    """Edit and score every setting on every fold, the folds in parallel.
+
+    Parameters
+    ----------
+    editors : sequence of (params, editor)
+        The grid.
+    inputs : FitInputs
+    splits : sequence of (train, test)
+    seed : int
+        The same for every fold and setting, as it is where a search clones one editor.
+    n_jobs : int or None
+
+    Yields
+    ------
+    points : list of Point
+        A fold's, in the order of the grid.
+    """
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
+    yield from parallel(
+        delayed(_fold)(k, editors, inputs, train, test, seed)
+        for k, (train, test) in enumerate(splits)
+    )
+
+
+def _fold(
+    split: int,
+    editors: Sequence[tuple[Mapping[str, Any], FairLRFTransformer]],
+    inputs: FitInputs,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seed: int,
+) -> list[Point]:
+    first = editors[0][1]
+    fold = replace(inputs, rows=inputs.rows.subset(train))
+    constraint = make_constraint(first, fold)
+    ready = prepare(first, fold, constraint, seed)
+    data = replace(ready.data, cache=ready.data.cache.for_one_task())
+    ready = replace(ready, data=data)
+    held = inputs.rows.subset(test)
+    with one_torch_thread():
+        points = [
+            _point(split, index, params, editor, ready, constraint, held, seed)
+            for index, (params, editor) in _by_shared_work(editors)
+        ]
+    return sorted(points, key=lambda point: point.index)
+
+
+def _by_shared_work(
+    editors: Sequence[tuple[Mapping[str, Any], FairLRFTransformer]],
+) -> list[tuple[int, tuple[Mapping[str, Any], FairLRFTransformer]]]:
+    """Bring together what shares its factors and masks: sparsities of one rank and trade-off."""
+    order: dict[tuple[Any, Any], int] = {}
+    for _, editor in editors:
+        order.setdefault((editor.rank, editor.tradeoff), len(order))
+    return sorted(enumerate(editors), key=lambda item: order[item[1][1].rank, item[1][1].tradeoff])
+
+
+def _point(
+    split: int,
+    index: int,
+    params: Mapping[str, Any],
+    editor: FairLRFTransformer,
+    ready: Prepared,
+    constraint: Constraint,
+    held: LabelledRows,
+    seed: int,
+) -> Point:
+    start = time.perf_counter()
+    adopted, data = ready.adopted, ready.data
+    working = edited_copy(adopted.module, Candidate({})).requires_grad_(False)
+    candidates = editor._edit(working, data, constraint, stage_rng(seed, "edit"))
+    outcome = choose(adopted.module, candidates, data)
+    edited = edited_copy(adopted.module, outcome.candidate)
+    fitted = time.perf_counter()
+    logits = all_logits(edited, held.X, adopted.kind).double().numpy()
+    if data.n_classes == 2:
+        logits[:, 1] -= outcome.verdict.margin
+    shape = data.n_classes, data.n_groups
+    utility, size = _scores(logits.argmax(axis=1), held, shape, constraint)
+    return Point(
+        split=split,
+        index=index,
+        params=params,
+        utility=utility,
+        gap=size,
+        record=outcome.record,
+        fit_time=fitted - start,
+        score_time=time.perf_counter() - fitted,
+    )
+
+
+def _scores(
+    predicted: NDArray[np.int64],
+    held: LabelledRows,
+    shape: tuple[int, int],
+    constraint: Constraint,
+) -> tuple[float, float]:
+    """Score predicted codes by utility and gap; without groups there is no gap."""
+    y, groups = held.y.numpy(), held.groups.numpy()
+    counts = count_table(y, predicted, groups, *shape)
+    name = constraint.utility
+    utility = name(y, predicted) if callable(name) else utility_from_counts(counts, name)
+    size = gap(counts, constraint.gap, constraint.pos) if shape[1] > 1 else 0.0
+    return float(utility), float(size)
+
+
+def search_results(
+    grid: Sequence[Mapping[str, Any]], folds: Sequence[Sequence[Point]]
+) -> dict[str, Any]:
+    """Lay the points out as ``GridSearchCV.cv_results_`` does."""
+    results: dict[str, Any] = {}
+    for name in ("fit_time", "score_time"):
+        values = np.array([[getattr(p, name) for p in fold] for fold in folds])
+        results[f"mean_{name}"] = values.mean(axis=0)
+        results[f"std_{name}"] = values.std(axis=0)
+    for name in grid[0]:
+        column = np.ma.MaskedArray(np.empty(len(grid), dtype=object), mask=False)
+        column[:] = [params[name] for params in grid]
+        results[f"param_{name}"] = column
+    results["params"] = [dict(params) for params in grid]
+    # Greater is better, as for every scorer: minus the gap.
+    for metric, sign in (("utility", 1.0), ("gap", -1.0)):
+        scores = np.array([[sign * getattr(p, metric) for p in fold] for fold in folds])
+        for k, row in enumerate(scores):
+            results[f"split{k}_test_{metric}"] = row
+        mean = scores.mean(axis=0)
+        results[f"mean_test_{metric}"] = mean
+        results[f"std_test_{metric}"] = scores.std(axis=0)
+        worst = np.where(np.isnan(mean), np.inf, -mean)
+        results[f"rank_test_{metric}"] = rankdata(worst, method="min").astype(np.int32)
+    return results
+
+
+def path_frame(folds: Sequence[Sequence[Point]]) -> pd.DataFrame:
+    """List every setting on every fold: by what it was chosen, and what it came to."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "split": point.split,
+            **point.params,
+            "removed_fraction": point.record.get("removed_fraction", 0.0),
+            "threshold": point.record["threshold"],
+            "validation_utility": point.record["utility"],
+            "validation_gap": point.record["gap"],
+            "test_utility": point.utility,
+            "test_gap": point.gap,
+        }
+        for fold in folds
+        for point in fold
+    )

@@ -1,0 +1,170 @@
+"""Training of the base network, once where a cache is given: its state is kept there."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from skorch import NeuralNetBinaryClassifier
+from skorch.history import History
+from torch import Tensor, nn
+
+from .._rng import seeded_globally
+from ..arrays import LabelledRows
+from ..caching import Cache, Entry, NotStableError
+from ..exceptions import CacheWarning, IgnoredWeightsWarning
+from ._default import RowDataset, default_net, fit_net, train_default
+
+__all__ = ["own_net", "users_net"]
+
+
+def own_net(
+    rows: LabelledRows,
+    classes: NDArray[Any],
+    batch_size: int,
+    rng: np.random.Generator,
+    device: str,
+    cache: Cache,
+) -> Any:
+    """Build the default skorch net and train it, or fill in what the same training left."""
+    # Before the first draw moves the generator.
+    parts = {
+        "network": None,
+        "n_outputs": len(classes),
+        "batch_size": batch_size,
+        "random": rng.bit_generator.state,
+        "device": device,
+    }
+    net = default_net(rows, classes, batch_size=batch_size, rng=rng, device=device)
+    _train_once(net, lambda: train_default(net, rows), cache, parts, net.initialize)
+    return net
+
+
+def users_net(
+    network: Any,
+    rows: LabelledRows,
+    rng: np.random.Generator,
+    device: str | None,
+    cache: Cache,
+) -> Any:
+    """Train a clone of the user's skorch net, or fill in what the same training left."""
+    if getattr(network, "initialized_", False):
+        warnings.warn(
+            "network is a fitted skorch net: a clone of it is trained anew and its weights are "
+            "not used. Wrap it in sklearn.frozen.FrozenEstimator to edit it as it is.",
+            IgnoredWeightsWarning,
+            stacklevel=6,
+        )
+    net = clone(network)
+    if device is not None:
+        net.set_params(device=device)
+    binary = isinstance(net, NeuralNetBinaryClassifier)
+    labels = rows.y.to(torch.float32) if binary else rows.y
+    seed = int(rng.integers(2**31))
+
+    def train() -> None:
+        # Inside the lock: the user's module and callbacks draw from the global generators.
+        with seeded_globally(seed):
+            if _in_memory(rows):
+                fit_net(net, rows.X[:].numpy(), labels.numpy())
+            else:
+                fit_net(net, RowDataset(rows, labels), None)
+
+    def initialize() -> None:
+        with seeded_globally(seed):
+            net.initialize()
+
+    _train_once(net, train, cache, {"network": network, "seed": seed, "device": device}, initialize)
+    return net
+
+
+def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:
+    # An array is what train_split and most callbacks expect; 2 GiB: above it rows are streamed.
+    return len(rows) * int(np.prod(rows.X.item_shape)) * 4 <= limit
+
+
+def _train_once(
+    net: Any,
+    train: Callable[[], None],
+    cache: Cache,
+    parts: Mapping[str, Any],
+    initialize: Callable[[], None],
+) -> None:
+    """Train a net, or give it the state that the same training left before.
+
+    Parameters
+    ----------
+    net : skorch net
+        Not yet initialised; changed in place.
+    train : callable
+        Trains it.
+    cache : Cache
+    parts : mapping
+        Everything that the training depends on, beside the scope of the cache.
+    initialize : callable
+        Initialises it without training, for a state to be filled in.
+    """
+    if not cache.keeps:
+        train()
+        return
+    done = False
+
+    def compute() -> Entry:
+        nonlocal done
+        train()
+        done = True
+        return _entry(net)
+
+    try:
+        entry = cache.fetch("base network", parts, compute)
+    except NotStableError as error:
+        warnings.warn(
+            f"memory= cannot keep the training of this network: {error}. It is trained in every "
+            "fit. Give it settings that are numbers, strings, functions of a module or "
+            "estimators, or train it first and pass FrozenEstimator(net).",
+            CacheWarning,
+            stacklevel=6,
+        )
+        if not done:
+            train()
+        return
+    if not done:
+        initialize()
+        _restore(net, entry)
+
+
+def _modules(net: Any) -> dict[str, nn.Module]:
+    names = [*net._modules, *net._criteria]
+    found = {name: getattr(net, f"{name.rstrip('_')}_") for name in names}
+    return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+
+
+def _entry(net: Any) -> Entry:
+    tensors = {}
+    for name, module in _modules(net).items():
+        for key, value in module.state_dict().items():
+            if not isinstance(value, Tensor):
+                raise NotStableError(f"the state {key!r} of its {name} is not a tensor")
+            tensors[f"{name}/{key}"] = value
+    history = json.loads(json.dumps(list(net.history), default=float))
+    classes = getattr(net, "classes_inferred_", None)
+    known = None if classes is None else classes.tolist()
+    return Entry(tensors, {"history": history, "classes": known})
+
+
+def _restore(net: Any, entry: Entry) -> None:
+    for name, module in _modules(net).items():
+        prefix = f"{name}/"
+        state = {
+            k.removeprefix(prefix): v for k, v in entry.tensors.items() if k.startswith(prefix)
+        }
+        module.load_state_dict(state)
+    net.history_ = History(entry.facts["history"])
+    if entry.facts["classes"] is not None:
+        net.classes_inferred_ = np.asarray(entry.facts["classes"])
