@@ -192,7 +192,9 @@ def _torch_generator(update: Update, value: torch.Generator) -> None:
 
 
 def _named(update: Update, value: Any) -> None:
-    _plain(update, str(value))
+    # A builtin's own text may hold an address.
+    name = getattr(value, "__qualname__", None)
+    _plain(update, f"{getattr(value, '__module__', '')}.{name}" if name else str(value))
 
 
 def _code(update: Update, value: Any) -> None:
@@ -246,7 +248,8 @@ READERS: tuple[tuple[Any, Callable[[Update, Any], None]], ...] = (
     (types.CodeType, _code_object),
     (types.FunctionType, _function),
     (types.MethodType, _method),
-    ((types.BuiltinFunctionType, torch.dtype, torch.device, np.dtype, PurePath), _named),
+    ((types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType), _named),
+    ((torch.dtype, torch.device, np.dtype, PurePath), _named),
     (functools.partial, _partial),
     (np.random.Generator, _generator),
     (np.random.RandomState, _random_state),

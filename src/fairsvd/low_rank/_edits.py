@@ -97,7 +97,8 @@ def factors_of(
     found = {}
     for name, layer in layers.items():
         weight = layer.get_parameter("weight")
-        U, S, V = (tensors[f"{name}/{side}"].to(weight.device) for side in "USV")
+        # Contiguous, as what comes from a file is: products of other layouts round differently.
+        U, S, V = (tensors[f"{name}/{s}"].to(weight.device).contiguous() for s in "USV")
         found[name] = Factors(U, S, V, tuple(weight.shape))
     return found
 
