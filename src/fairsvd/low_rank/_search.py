@@ -21,6 +21,9 @@ __all__ = ["FairLRFTransformerCV"]
 
 RANKS = (0.25, 0.5, 1.0)
 
+# What a value of each grid is to the editor.
+AXES = {"ranks": "rank", "sparsities": "sparsity", "tradeoffs": "tradeoff"}
+
 
 class FairLRFTransformerCV(NetworkEditor):
     """FairLRF-style editing with rank, sparsity and trade-off chosen by cross-validation.
@@ -213,16 +216,16 @@ class FairLRFTransformerCV(NetworkEditor):
         self.best_score_ = float(self.cv_results_["mean_test_utility"][self.best_index_])
 
     def _axes(self) -> dict[str, list[Any]]:
-        axes = {
-            "rank": RANKS if self.ranks is None else self.ranks,
-            "sparsity": SPARSITIES if self.sparsities is None else self.sparsities,
-        }
-        if self.tradeoffs is not None:
-            axes["tradeoff"] = self.tradeoffs
-        for name, plural in (("rank", "ranks"), ("sparsity", "sparsities"), ("tradeoff",) * 2):
-            if name in axes and not len(axes[name]):
-                raise ValueError(f"{plural} is empty: pass at least one {name}, or None.")
-        return {name: _plain(values) for name, values in axes.items()}
+        given = {"ranks": self.ranks, "sparsities": self.sparsities, "tradeoffs": self.tradeoffs}
+        defaults = {"ranks": RANKS, "sparsities": SPARSITIES, "tradeoffs": None}
+        axes = {}
+        for name, values in given.items():
+            values = defaults[name] if values is None else values
+            if values is not None:
+                if not len(values):
+                    raise ValueError(f"{name} is empty: pass at least one value, or None.")
+                axes[AXES[name]] = _plain(values)
+        return axes
 
     def _editor(self, params: Any, n_jobs: int | None) -> FairLRFTransformer:
         own = self.get_params(deep=False)

@@ -18,17 +18,29 @@ __all__ = ["all_features", "all_logits", "fast_logits"]
 # alignment in memory, and with it the last bit, also depends on the row's place in the block.)
 BLOCK = 64
 
+# For a small network on a table most of the time goes into the calls: it gets larger blocks, which
+# a single row, padded to one, hardly notices.
+SMALL_BLOCK, SMALL_NETWORK = 256, 2**16
+
+
+def block_rows(module: nn.Module, X: Batches) -> int:
+    """Give the size of the blocks, which depends on the network and the shape of a row only."""
+    if len(X.item_shape) > 1:
+        return BLOCK
+    size = sum(parameter.numel() for parameter in module.parameters())
+    return SMALL_BLOCK if size <= SMALL_NETWORK else BLOCK
+
 
 def _placed(module: nn.Module, X: Tensor) -> Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
     return to_device(X, parameter.device, parameter.dtype)
 
 
-def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches) -> Tensor:
+def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor:
     parts = []
     with torch.no_grad():
-        for block in X.blocks(BLOCK):
-            missing = BLOCK - len(block)
+        for block in X.blocks(size):
+            missing = size - len(block)
             padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
             parts.append(run(padded)[: len(block)].cpu())
     return torch.cat(parts)
@@ -36,7 +48,11 @@ def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches) -> Tensor:
 
 def all_logits(module: nn.Module, X: Batches, kind: str) -> Tensor:
     """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it."""
-    return _in_blocks(lambda x: to_logits(raw_output(module, _placed(module, x)), kind), X)
+
+    def run(x: Tensor) -> Tensor:
+        return to_logits(raw_output(module, _placed(module, x)), kind)
+
+    return _in_blocks(run, X, block_rows(module, X))
 
 
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
@@ -58,7 +74,7 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
             handle.remove()
         return entered[-1].reshape(len(x), -1)
 
-    return _in_blocks(run, X)
+    return _in_blocks(run, X, block_rows(module, X))
 
 
 def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 4096) -> Tensor:

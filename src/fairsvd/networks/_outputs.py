@@ -115,6 +115,7 @@ class ShiftedNetwork(nn.Module):
     def __init__(self, network: nn.Module, kind: str, offset: float) -> None:
         super().__init__()
         self.network = network
+        self.training = network.training  # a wrapper in another mode would make exporters warn
         self.kind = kind
         dtype = next(network.parameters(), torch.zeros(())).dtype
         self.register_buffer("shift", torch.tensor(offset, dtype=dtype))
