@@ -260,11 +260,12 @@ def _from_array(X: Any, rows: NDArray[np.int64]) -> Tensor:
 def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
     fetch = getattr(dataset, "__getitems__", None)
     items = fetch(rows.tolist()) if fetch else [dataset[row] for row in rows.tolist()]
-    first = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-    if isinstance(first[0], np.ndarray):
+    if isinstance(items[0], (tuple, list)):
+        items = [item[0] for item in items]
+    if isinstance(items[0], np.ndarray):
         # Several times faster than one tensor an item.
-        return _checked(torch.from_numpy(np.stack(first)), rows)
-    return _checked(torch.stack([torch.as_tensor(x) for x in first]), rows)
+        return _checked(torch.from_numpy(np.array(items)), rows)
+    return _checked(torch.stack([torch.as_tensor(x) for x in items]), rows)
 
 
 def _checked(values: Tensor, rows: NDArray[np.int64]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..arrays import Batches, LabelledRows
+from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
 from ..networks import fast_logits, to_logits
 from ..objective import Judge, Verdict
@@ -134,7 +134,7 @@ class EditData:
         """Logits of the judged rows (or others) in full precision, as predictions are made."""
 
         def run(X: Tensor) -> Tensor:
-            return self._run(module, state, X.to(self.device, self.dtype))
+            return self._run(module, state, to_device(X, self.device, self.dtype))
 
         return fast_logits(run, self.judged if rows is None else rows)
 

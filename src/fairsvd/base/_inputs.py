@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _num_samples, column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from ..arrays import Batches, LabelledRows, LazyRows, as_batches, is_dataset, is_lazy
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
@@ -183,7 +183,8 @@ def _notes(estimator: Any, is_bytes: bool) -> tuple[str, ...]:
 
 def _length(data: Any) -> int | None:
     """Count the rows, or return None where scikit-learn is to say what is wrong with the data."""
-    shape = getattr(data, "shape", None)
+    # A Dataset of the user's may call an image's shape its own.
+    shape = None if is_dataset(data) else getattr(data, "shape", None)
     if shape is None:
         return len(data) if hasattr(data, "__len__") else None
     return int(shape[0]) if shape else None
@@ -260,6 +261,7 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
         X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
         if X.ndim not in (2, 4):
             raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
-    if _num_samples(X) == 0:
+    batches = as_batches(X)
+    if len(batches) == 0:
         raise ValueError("X has 0 rows: pass at least one.")
-    return as_batches(X)
+    return batches

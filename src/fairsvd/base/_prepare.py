@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
-from ..caching import Cache, open_cache
+from ..arrays import Batches, to_device
+from ..caching import Cache, Entry, open_cache
 from ..exceptions import CacheWarning
 from ..groups import cell_codes
 from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows, raw_output, to_logits
-from ..objective import Constraint, Judge, count_table, utility_from_counts
+from ..objective import Constraint, Judge, Verdict, count_table, utility_from_counts
 from ._candidates import EditData
 from ._inputs import FitInputs
 from ._request import as_device
@@ -137,41 +138,57 @@ def make_data(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
+    cache = cache.within(adopted.module, adopted.kind, probe.device.type, editor.precision)
+    parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
+    entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
+    facts = entry.facts
+    judge = replace(judge, separate=facts["separate"], floor=facts["floor"])
+    return EditData(
+        editing=inputs.rows.subset(parts.editing),
+        judged=judged.X,
+        judge=judge,
+        untouched=entry.tensors["logits"],
+        before=Verdict(*facts["before"]),
+        kind=adopted.kind,
+        output_layer=adopted.output_layer,
+        n_classes=n_classes,
+        n_groups=inputs.n_groups,
+        group_labels=inputs.group_labels,
+        margin=facts["margin"],
+        batch_size=editor.batch_size,
+        device=probe.device,
+        dtype=probe.dtype,
+        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
+        cache=cache,
+    )
 
-    def run(X: Tensor) -> Tensor:
-        output = raw_output(adopted.module, X.to(probe.device, probe.dtype))
+
+def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) -> Entry:
+    """Judge the untouched network: its logits, operating threshold, and the floor that it sets."""
+
+    def run(block: Tensor) -> Tensor:
+        output = raw_output(adopted.module, to_device(block, probe.device, probe.dtype))
         return to_logits(output, adopted.kind)
 
-    logits = fast_logits(run, judged.X)
+    logits = fast_logits(run, X)
     if not bool(logits.isfinite().all()):
         raise ValueError(
             "the network returns NaN or infinite logits on some rows of X: its training "
             "diverged, or X is not scaled as it was for training."
         )
     curves = judge.curves(logits)
-    operating = judge.for_utility(curves)
-    if inputs.has_groups and _excess(judge, logits.numpy(), operating.margin) > OVERFIT:
+    margin = judge.for_utility(curves).margin
+    if judge.n_groups > 1 and _excess(judge, logits.numpy(), margin) > OVERFIT:
         judge = replace(judge, separate=True)
         curves = judge.curves(logits)
     judge = judge.against(curves)
-    return EditData(
-        editing=inputs.rows.subset(parts.editing),
-        judged=judged.X,
-        judge=judge,
-        untouched=logits,
-        before=judge(curves),
-        kind=adopted.kind,
-        output_layer=adopted.output_layer,
-        n_classes=n_classes,
-        n_groups=inputs.n_groups,
-        group_labels=inputs.group_labels,
-        margin=operating.margin,
-        batch_size=editor.batch_size,
-        device=probe.device,
-        dtype=probe.dtype,
-        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
-        cache=cache.within(adopted.module, adopted.kind, probe.device.type, editor.precision),
-    )
+    facts = {
+        "margin": margin,
+        "separate": judge.separate,
+        "floor": judge.floor,
+        "before": astuple(judge(curves)),
+    }
+    return Entry({"logits": logits}, facts)
 
 
 def make_cache(editor: Any, inputs: FitInputs) -> Cache:

@@ -84,8 +84,9 @@ def group_curvature(
     -----
     The score that FairLRF builds on this curvature, and the Gauss-Newton alternative, follow the
     family of :arxiv:`2203.02110`. Where that code squares gradients of whole batches, this one
-    squares gradients of single rows. Memory is bounded by the batch. A layer that is used several
-    times in one forward pass has the sum over its uses as gradient.
+    squares gradients of single rows. Memory is bounded by the batch and ``max_memory``, whatever
+    the number of rows. A layer that is used several times in one forward pass has the sum over its
+    uses as gradient.
 
     Examples
     --------

@@ -82,16 +82,17 @@ class CurvaturePass:
 
     def run(self, batches: Iterable[Batch]) -> dict[str, tuple[Tensor, ...]]:
         """Pass once over the batches and return the means of each layer over each group."""
-        counts = torch.zeros(self.n_groups, dtype=torch.int64)
+        counts = [0] * self.n_groups
         seen: set[str] = set()
         with evaluating(self.module):
             for rows, x, y in sorted_batches(batches, self.n_groups, self.half):
                 with autocasting(x.device, None):
                     seen |= self._add_batch(rows, x, y)
-                counts += torch.tensor(rows.bounds).diff()
-        check_seen(set(self.layers) - seen, bool(counts.any()))
+                for group, part in rows.parts(0, len(rows)):
+                    counts[group] += part.stop - part.start
+        check_seen(set(self.layers) - seen, any(counts))
         sums = self.hooked | self.others
-        return {name: sums[name].means(counts) for name in self.names}
+        return {name: sums[name].means(torch.tensor(counts)) for name in self.names}
 
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
         with torch.enable_grad(), recording(self.layers) as recorded:

@@ -17,7 +17,7 @@ from ..caching import Entry
 from ..curvature import group_curvature
 from ..layers import Factors
 from ..networks import to_logits
-from ..objective import shifted
+from ..objective import count_table, shifted
 from ._edits import Edit, masked_factors
 from ._scores import (
     curvature_scores,
@@ -207,15 +207,15 @@ def privileged_group(
     y: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int
 ) -> int:
     """Find the group whose mean recall over the classes leads most over the rest pooled."""
-    leads = []
-    for g in range(n_groups):
-        own = groups == g
-        leads.append(_recall(y[own], predicted[own]) - _recall(y[~own], predicted[~own]))
+    counts = count_table(y, predicted, groups, 1 + max(y.max(), predicted.max()), n_groups)
+    right, total = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
+    leads = _recall(right, total) - _recall(right.sum(axis=0) - right, total.sum(axis=0) - total)
     return int(np.nanargmax(leads)) if np.isfinite(leads).any() else 0
 
 
-def _recall(y: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
-    classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
-    if len(classes) == 0:
-        return float("nan")
-    return float(np.mean(np.bincount(codes, weights=y == predicted) / counts))
+def _recall(right: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean recall over the classes that have rows, for counts (n_groups, n_classes)."""
+    seen = total > 0
+    rates = np.divide(right, total, out=np.zeros(total.shape), where=seen)
+    sums, n_seen = rates.sum(axis=1), seen.sum(axis=1)
+    return np.divide(sums, n_seen, out=np.full(len(sums), np.nan), where=n_seen > 0)

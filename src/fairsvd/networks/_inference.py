@@ -20,7 +20,7 @@ BLOCK = 64
 
 # For a small network on a table most of the time goes into the calls: it gets larger blocks, which
 # a single row, padded to one, hardly notices.
-SMALL_BLOCK, SMALL_NETWORK = 256, 2**16
+SMALL_BLOCK, SMALL_NETWORK = 512, 2**16
 
 
 def block_rows(module: nn.Module, X: Batches) -> int:
