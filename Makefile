@@ -33,7 +33,7 @@ $(VENV)/.for-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.for-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e ".[test]"
+	$(PIP) -e ".[test,scale]"
 	@touch $(VENV)/.for-demo $@
 
 $(VENV)/.for-docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,158 +1,32 @@
-"""What an edit costs: ratios of interleaved runs, so that a busy machine slows both sides.
+"""What an edit takes: the growth of the memory peak with the rows, and a whole edit's time.
 
-Four sections: the per-group curvature of every factor entry against plain forward and backward
-passes over the same rows, for an MLP and for a ConvNet; the growth of the memory peak when there
-are ten times the rows; and the whole paper-style edit of the Adult network against training epochs
-of that network (needs the data: ``FAIRSVD_DATA``).
+Two sections: how much the peak of the per-group curvature grows when there are ten times the rows;
+and the whole paper-style edit of the Adult network against training epochs of that network (needs
+the data: ``FAIRSVD_DATA``).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from bench_curvature import BATCH, draw, factorise, measure_curvature, network
+from timing import Result, compare, interleave, options_parser, report
 from torch import Tensor, nn
 
-Factors = dict[str, tuple[Tensor, Tensor, Tensor]]
-
-SECTIONS = ("mlp", "convnet", "memory", "edit")
-BARS = {"mlp": 2.5, "convnet": 5.0, "memory": 1.02, "edit": 2.0}
-ROWS = {"mlp": 16384, "convnet": 1024}
+SECTIONS = ("memory", "edit")
+BARS = {"memory": 1.02, "edit": 2.0}
 # glibc keeps freed blocks as it pleases, which moves the peak by 15 MiB either way from run to run.
 # With a fixed threshold large blocks go back to the system, so that the peak is what is in use.
 STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
-SHAPES = {"mlp": (64,), "convnet": (3, 32, 32)}
-BATCH = {"mlp": 256, "convnet": 128}
 PER_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Result:
-    """A line of the table: median, least and greatest ratio, and the median cost of the base."""
-
-    section: str
-    setting: str
-    median: float
-    low: float
-    high: float
-    base: str
-    bar: float | None
-
-    def cells(self) -> tuple[str, ...]:
-        limit = "" if self.bar is None else f"{self.bar:g}"
-        spread = f"{self.low:.2f} to {self.high:.2f}"
-        return self.section, self.setting, f"{self.median:.2f}", spread, limit, self.base
-
-
-def network(kind: str, seed: int) -> nn.Module:
-    """Build the network of a section: three hidden layers of 256, or channels 32/64/128."""
-    from fairsvd.networks import MLP, ConvNet
-
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "mlp":
-        return MLP(64, 2, (256, 256, 256), generator=generator)
-    return ConvNet(3, 2, (32, 64, 128), generator=generator)
-
-
-def factorise(module: nn.Module, rank: float) -> Factors:
-    """Factor every layer but the last one."""
-    factors = {}
-    kinds = (nn.Linear, nn.Conv2d)
-    names = [name for name, part in module.named_modules() if isinstance(part, kinds)]
-    for name in names[:-1]:
-        weight = module.get_submodule(name).weight.detach().flatten(1)[None]
-        U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
-        r = max(1, int(rank * S.shape[1]))
-        factors[name] = U[..., :r], S[:, :r], Vh.mT[..., :r]
-    return factors
-
-
-def draw(kind: str, n_rows: int, n_groups: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n_rows, *SHAPES[kind], generator=generator)
-    y = torch.randint(2, (n_rows,), generator=generator)
-    return x, y, torch.randint(n_groups, (n_rows,), generator=generator)
-
-
-def batches(rows: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for start in range(0, len(rows[0]), size):
-        x, y, group = (part[start : start + size] for part in rows)
-        yield x, y, group
-
-
-def plain_passes(module: nn.Module, rows: Sequence[Tensor], size: int) -> None:
-    """Forward and backward over all rows, weight gradients included."""
-    for x, y, _ in batches(rows, size):
-        module.zero_grad()
-        nn.functional.cross_entropy(module(x), y).backward()
-
-
-def measure_curvature(
-    module: nn.Module, rows: Sequence[Tensor], size: int, factors: Factors, n_groups: int
-) -> None:
-    from fairsvd.curvature import group_curvature
-
-    group_curvature(
-        module, factors, batches(rows, size), n_groups=n_groups, to_logits=lambda output: output
-    )
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def interleave(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Time runs in turns, after one turn that is not counted; a list of seconds for each run."""
-    rounds = [[seconds(run) for run in runs] for _ in range(repeats + 1)]
-    return [list(column) for column in zip(*rounds[1:], strict=True)]
-
-
-def compare(
-    section: str, setting: str, times: Sequence[Sequence[float]], bar: float | None
-) -> Result:
-    """Divide the second run's seconds by the first one's, turn by turn."""
-    ratios = [mine / base for base, mine in zip(*times, strict=True)]
-    base = f"{statistics.median(times[0]) * 1e3:.0f} ms"
-    return Result(section, setting, statistics.median(ratios), min(ratios), max(ratios), base, bar)
-
-
-def curvature_cases(kind: str) -> list[tuple[int, float, int]]:
-    """Give batch size, rank and number of groups; the first case is the one with the bar."""
-    size = BATCH[kind]
-    return [(size, 1.0, 2), (size, 0.5, 2), (size, 1.0, 5), (4 * size, 1.0, 2)]
-
-
-def bench_curvature(kind: str, options: argparse.Namespace) -> Iterator[Result]:
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for case, (size, rank, n_groups) in enumerate(curvature_cases(kind)):
-            module = network(kind, options.seed)
-            rows = draw(kind, ROWS[kind], n_groups, options.seed)
-            factors = factorise(module, rank)
-            times = interleave(
-                [
-                    lambda m=module, r=rows, s=size: plain_passes(m, r, s),
-                    lambda m=module, r=rows, s=size, f=factors, g=n_groups: measure_curvature(
-                        m, r, s, f, g
-                    ),
-                ],
-                options.repeats,
-            )
-            setting = f"threads {threads}, batch {size}, rank {rank:g}, groups {n_groups}"
-            yield compare(kind, setting, times, None if case else BARS[kind])
 
 
 def peak_bytes() -> int:
@@ -250,46 +124,25 @@ def bench_edit(options: argparse.Namespace) -> Iterator[Result]:
 def run_sections(options: argparse.Namespace) -> Iterator[Result]:
     from fairsvd.exceptions import DatasetNotFoundError
 
-    for section in options.sections:
-        if section in ROWS:
-            yield from bench_curvature(section, options)
-        elif section == "memory":
-            yield from bench_memory(options)
-        else:
-            try:
-                yield from bench_edit(options)
-            except DatasetNotFoundError as error:
-                print(f"<!-- section {section} skipped: {error} -->", flush=True)
+    if "memory" in options.sections:
+        yield from bench_memory(options)
+    if "edit" in options.sections:
+        try:
+            yield from bench_edit(options)
+        except DatasetNotFoundError as error:
+            print(f"<!-- section edit skipped: {error} -->", flush=True)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=9, help="measured turns (default 9)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write the same numbers there as JSON")
-    parser.add_argument("--memory-child", nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit status is 1 where a bar is missed."""
-    options = parse()
+    parser = options_parser(__doc__.splitlines()[0], SECTIONS)
+    parser.add_argument("--memory-child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     if options.memory_child:
         kind, n_rows = options.memory_child
         print(memory_child(kind, int(n_rows), options.seed))
         return 0
-    print("| section | setting | ratio | spread | bar | base |\n|---|---|---|---|---|---|")
-    results = []
-    for result in run_sections(options):
-        results.append(result)
-        print("| " + " | ".join(result.cells()) + " |", flush=True)
-    if options.out:
-        about = {"seed": options.seed, "torch": torch.__version__, "cpus": os.cpu_count()}
-        lines = [asdict(result) for result in results]
-        options.out.write_text(json.dumps({"about": about, "results": lines}, indent=1) + "\n")
-    return int(any(each.bar is not None and each.median > each.bar for each in results))
+    return report(run_sections(options), options)
 
 
 if __name__ == "__main__":

@@ -196,3 +196,48 @@ def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     assert rows[0]["tpr_change"] == [0.0, 0.0]
     assert "1 failed: RuntimeError: out of luck" in (tmp_path / "table.md").read_text()
     assert "benchmarks" in str(Path(sys.modules["bench_methods"].__file__ or "").parent)
+
+
+def test_baselines_of_the_curvature_measure_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("bench_curvature", monkeypatch)
+    for kind, n_rows in (("mlp", 40), ("convnet", 6)):
+        module, rows = bench.network(kind, 0), bench.draw(kind, n_rows, 3, 0)
+        factors = bench.factorise(module, 0.5)
+        wanted = bench.measure_curvature(module, rows, 8, factors, 3)
+        for found in (
+            bench.loop_curvature(module, rows, factors, 3),
+            bench.func_curvature(module, rows, 8, factors, 3),
+        ):
+            for name, pair in wanted.items():
+                for mine, other in zip(pair, found[name], strict=True):
+                    assert mine.shape == other.shape
+                    assert (mine - other).abs().max() < 1e-4 * mine.max()
+
+
+def test_ratios_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = load("timing", monkeypatch)
+    times = [[1.0, 2.0, 4.0], [2.0, 2.0, 2.0]]
+    line = timing.compare("mlp", "a", times, 0.9)
+    assert (line.median, line.low, line.high, line.met) == (1.0, 0.5, 2.0, False)
+    assert timing.compare("mlp", "a", times, None).met
+    scaled = timing.compare("loop", "a", times, 0.05, base_share=0.01)
+    assert (scaled.median, scaled.base, scaled.met) == (0.01, "200000 ms", True)
+    assert scaled.cells()[2:5] == ("0.0100", "0.0050 to 0.0200", "0.05")
+
+
+def test_curvature_benchmark_writes_a_table_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = load("bench_curvature", monkeypatch)
+    for name in ("ROWS", "FUNC_ROWS", "LOOP_ROWS", "BATCH"):
+        monkeypatch.setattr(bench, name, {"mlp": 4, "convnet": 4})
+    out = tmp_path / "found.json"
+    status = bench.main(["--threads", "1", "--repeats", "1", "--out", str(out)])
+    found = json.loads(out.read_text())["results"]
+    assert status == int(not all(line["met"] for line in found))
+    assert {line["section"] for line in found} == set(bench.SECTIONS)
+    bars = {(line["section"], line["bar"]) for line in found if line["bar"] is not None}
+    assert {("mlp", 2.4), ("mlp", 1.6), ("convnet", 4.0), ("groups", 1.3)} <= bars
+    assert {("loop", 0.05), ("func", 1.0)} <= bars
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| section |") and len(table) == 2 + len(found)

@@ -43,9 +43,9 @@ def assert_untouched(module, before):
     assert all(map(torch.equal, values, before[4]))
 
 
-def prepared(kind="residual"):
+def prepared(kind="residual", dtype=torch.float64):
     """A network whose modes, flags and gradients are all mixed."""
-    module, names, rows = make(kind)
+    module, names, rows = make(kind, dtype)
     module.train()
     module[-1].eval()
     next(module.parameters()).requires_grad_(False)
@@ -53,13 +53,16 @@ def prepared(kind="residual"):
     return module, names, rows
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["residual", "mlp", "conv1d (torch.func)"])
-def test_the_module_is_left_as_it_was(kind):
-    module, names, rows = prepared(kind)
+def test_the_module_is_left_as_it_was(kind, autocast):
+    module, names, rows = prepared(kind, torch.float32)
     before = state(module)
     random_state = torch.get_rng_state()
-    curvature(module, factorise(module, names), in_batches(rows), hessian="ggn")
+    options = {"hessian": "ggn", "autocast": autocast}
+    curvature(module, factorise(module, names), in_batches(rows), **options)
     assert_untouched(module, before)
+    assert not torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.is_grad_enabled()
 
@@ -120,6 +123,8 @@ X, CODES = torch.zeros(4, 6).double(), torch.zeros(4, dtype=torch.int64)
         ({"hessian": "exact"}, "hessian must be 'fisher' or 'ggn', got 'exact'"),
         ({"n_groups": 0}, "n_groups must be at least 1, got 0"),
         ({"max_memory": 0}, "max_memory must be positive, got 0"),
+        ({"autocast": torch.float64}, "autocast must be torch.bfloat16.*got torch.float64"),
+        ({"autocast": "bfloat16"}, "autocast must be torch.bfloat16.*got 'bfloat16'"),
         ({"factors": {"nothing": TRIPLE}}, "no layer 'nothing'"),
         ({"factors": {"1": TRIPLE}}, r"'1' is a ReLU.*nn.Linear and nn.Conv2d"),
         ({"factors": {"2": TRIPLE}}, r"factors\['2'\]: U, S, V must have the shapes"),

@@ -122,6 +122,15 @@ def test_what_was_removed_before_stays_removed_and_counts(seed, one, other):
     assert sum(int((~masks[f"a/{side}"]).sum()) for side in "UV") == share_of(high, 18)
 
 
+@given(st.lists(st.sampled_from([-torch.inf, -1.0, 0.0, 0.0, 2.0]), min_size=1), st.floats(0, 1))
+def test_of_equal_scores_the_first_go(values, fraction):
+    scores = {"a/U": torch.tensor(values)[None], "a/V": torch.tensor([])}
+    masks = lowest_masks(scores, fraction)
+    order = sorted(range(len(values)), key=lambda i: (values[i], i))
+    gone = set(order[: share_of(fraction, len(values))])
+    assert [i not in gone for i in range(len(values))] == masks["a/U"][0].tolist()
+
+
 def test_curvature_scores_equal_a_loop():
     generator = torch.Generator().manual_seed(0)
     values, protect, sacrifice = (

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from fairsvd.layers import LowRankConv2d, LowRankLinear, compress_layer, factorise
+from fairsvd.layers import (
+    Factors,
+    LowRankConv2d,
+    LowRankLinear,
+    compress_layer,
+    factorise,
+    full_rank,
+)
 
 CONVOLUTIONS = {
     "plain": {},
@@ -152,3 +159,61 @@ def test_compression_draws_no_random_numbers():
     before = torch.get_rng_state()
     assert all(compress_layer(net, name, factorise(net.get_submodule(name), 2)) for name in "01")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+WIDE = {
+    "linear": (lambda: nn.Linear(300, 200), (64, 300)),
+    "linear, one large direction": (lambda: nn.Linear(300, 200), (64, 300)),
+    "conv": (lambda: nn.Conv2d(16, 32, 3, padding=1), (4, 16, 12, 12)),
+    "grouped": (lambda: nn.Conv2d(32, 64, 3, groups=2, stride=2), (4, 32, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("solver", ["full", "randomized"])
+@pytest.mark.parametrize("kind", WIDE)
+def test_thin_layers_are_as_exact_as_float32_allows(kind, solver):
+    torch.manual_seed(0)
+    build, shape = WIDE[kind]
+    net, X = nn.Sequential(build()), torch.randn(shape)
+    if "large" in kind:
+        with torch.no_grad():
+            net[0].weight.add_(100 * torch.outer(torch.randn(200), torch.randn(300)) / 300)
+    factors = factorise(net[0], 12, solver)
+    exact = copy.deepcopy(net).double()
+    sides = (side.double() for side in (factors.U, factors.S, factors.V))
+    with torch.no_grad():
+        exact[0].weight.copy_(Factors(*sides, factors.shape).weight())
+        assert compress_layer(net, "0", factors)
+        wanted = exact(X.double())
+        assert (net(X) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def multiplications(layer, X):
+    """Count the products of numbers that the convolutions inside compute for X."""
+    count = 0
+
+    def note(part, _inputs, output):
+        nonlocal count
+        count += part.weight.numel() * output[:, 0].numel()
+
+    leaves = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    layer(X)
+    for handle in handles:
+        handle.remove()
+    return count
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"groups": 2, "dilation": 2}])
+def test_a_smaller_convolution_multiplies_less(settings):
+    torch.manual_seed(0)
+    layer, X = nn.Conv2d(6, 10, 3, **settings), torch.randn(2, 6, 9, 9)
+    dense = multiplications(layer, X)
+    taken = []
+    for rank in range(1, full_rank(layer) + 1):
+        net = nn.Sequential(layer)
+        factors = factorise(layer, rank)
+        taken.append(compress_layer(net, "0", factors))
+        assert taken[-1] == (multiplications(LowRankConv2d(layer, factors), X) < dense)
+    assert taken[0]
+    assert not taken[-1]

@@ -181,10 +181,10 @@ def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -
             continue
         if not history:
             history.append(_record(best, verdict))
-        own = candidate.logits
-        if candidate.verdict is None and own is None:
-            own = data.logits(module, candidate.state)
-        found = candidate.verdict or data.judge(own)
+        own, found = candidate.logits, candidate.verdict
+        if found is None:
+            own = data.logits(module, candidate.state) if own is None else own
+            found = data.judge(own)
         history.append(_record(candidate, found))
         if found.rank > verdict.rank:
             best, verdict, logits = candidate, found, own

@@ -129,14 +129,22 @@ class NetworkEditor(
         seed = resolve_seed(self.random_state)
         inputs = read_fit_inputs(self, X, y, sensitive_features)
         constraint = make_constraint(self, inputs)
-        self._search(inputs, constraint, seed)
-        return self._edit_chosen(inputs, constraint, seed)
+        adopted = self._search(inputs, constraint, seed)
+        return self._edit_chosen(inputs, constraint, seed, adopted)
 
-    def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> None:
-        """Settle parameters that are left open, on folds of all rows; most editors have none."""
+    def _search(
+        self, inputs: FitInputs, constraint: Constraint, seed: int
+    ) -> AdoptedNetwork | None:
+        """Settle parameters that are left open, on folds of all rows; most editors have none.
 
-    def _edit_chosen(self, inputs: FitInputs, constraint: Constraint, seed: int) -> Self:
-        ready = prepare(self, inputs, constraint, seed)
+        Returns the trained network where the search has trained it already.
+        """
+        return None
+
+    def _edit_chosen(
+        self, inputs: FitInputs, constraint: Constraint, seed: int, trained: AdoptedNetwork | None
+    ) -> Self:
+        ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
         with one_torch_thread():
             outcome = choose(adopted.module, self._progress(adopted, data, constraint, seed), data)

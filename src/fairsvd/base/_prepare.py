@@ -59,7 +59,13 @@ class Prepared:
     data: EditData
 
 
-def prepare(editor: Any, inputs: FitInputs, constraint: Constraint, seed: int) -> Prepared:
+def prepare(
+    editor: Any,
+    inputs: FitInputs,
+    constraint: Constraint,
+    seed: int,
+    trained: AdoptedNetwork | None = None,
+) -> Prepared:
     """Split the rows, train or take over the network, and gather what an edit may look at.
 
     Parameters
@@ -69,12 +75,14 @@ def prepare(editor: Any, inputs: FitInputs, constraint: Constraint, seed: int) -
     inputs : FitInputs
     constraint : Constraint
     seed : int
+    trained : AdoptedNetwork, optional
+        What an earlier call for the same inputs and seed has trained or taken over.
     """
     device = as_device(editor.device)
     cache = make_cache(editor, inputs)
     parts = make_parts(editor.validation, inputs, seed)
     cache = cache.within(parts.editing)
-    adopted = adopt(
+    adopted = trained or adopt(
         editor.network,
         inputs.rows.subset(parts.editing),
         inputs.classes,

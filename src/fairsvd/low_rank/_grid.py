@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedKFold, check_cv
 
+from .._parallel import in_parallel
 from .._rng import one_torch_thread, stage_rng
 from ..arrays import LabelledRows
 from ..base import Candidate, FitInputs, Prepared, choose, edited_copy, make_constraint, prepare
 from ..model_selection import JointStratifiedKFold
-from ..networks import all_logits
+from ..networks import AdoptedNetwork, all_logits
 from ..objective import Constraint, count_table, gap, utility_from_counts
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def fold_results(
     splits: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     seed: int,
     n_jobs: int | None,
-) -> Iterator[list[Point]]:
+) -> Iterator[AdoptedNetwork | list[Point]]:
     """Edit and score every setting on every fold, the folds in parallel.
 
     Parameters
@@ -103,14 +103,22 @@ def fold_results(
 
     Yields
     ------
+    adopted : AdoptedNetwork
+        First of all, and once: the network trained on all rows, for the final fit. It does not
+        depend on the choice, and takes the longest.
     points : list of Point
         A fold's, in the order of the grid.
     """
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
-    yield from parallel(
-        delayed(_fold)(k, editors, inputs, train, test, seed)
-        for k, (train, test) in enumerate(splits)
-    )
+    folds = [(k, editors, inputs, train, test, seed) for k, (train, test) in enumerate(splits)]
+    final = (None, editors, inputs, None, None, seed)
+    yield from in_parallel(_task, [final, *folds], n_jobs)
+
+
+def _task(split: int | None, editors: Any, inputs: FitInputs, *rest: Any) -> Any:
+    if split is None:
+        first = editors[0][1]
+        return prepare(first, inputs, make_constraint(first, inputs), rest[-1]).adopted
+    return _fold(split, editors, inputs, *rest)
 
 
 def _fold(

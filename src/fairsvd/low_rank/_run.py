@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 
+from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate
 from ..objective import Constraint
@@ -93,8 +94,7 @@ def run_paths(
         for path in paths:
             yield from run_path(path, start, refine)
         return
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
-    for candidates in parallel(delayed(_whole)(path, start, refine) for path in paths):
+    for candidates in in_parallel(_whole, [(path, start, refine) for path in paths], n_jobs):
         yield from candidates
 
 

@@ -77,12 +77,25 @@ def lowest_masks(
         if kept is not None:
             gone = torch.cat([~kept[key].flatten() for key in keys])
             flat = flat.masked_fill(gone, -torch.inf)
-        mask = torch.ones_like(flat, dtype=torch.bool)
-        mask[torch.argsort(flat, stable=True)[: share_of(fraction, len(flat))]] = False
+        mask = ~_lowest(flat, share_of(fraction, len(flat)))
         parts = torch.split(mask, [scores[key].numel() for key in keys])
         for key, part in zip(keys, parts, strict=True):
             masks[key] = part.reshape(scores[key].shape)
     return masks
+
+
+def _lowest(flat: Tensor, count: int) -> Tensor:
+    """Mark the ``count`` lowest values; of equal ones the first, so that masks are nested.
+
+    A selection: sorting the entries of a large network takes longer than everything else.
+    """
+    if count == 0:
+        return torch.zeros_like(flat, dtype=torch.bool)
+    last = flat.kthvalue(count).values
+    lowest = flat < last
+    equal = torch.nonzero(flat == last).flatten()
+    lowest[equal[: count - int(lowest.sum())]] = True
+    return lowest
 
 
 def entries(factors: Mapping[str, Factors]) -> dict[str, Tensor]:

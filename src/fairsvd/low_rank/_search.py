@@ -12,6 +12,7 @@ from torch import nn
 
 from ..base import Candidate, EditData, FitInputs, HasMethods, NetworkEditor
 from ..model_selection import best_under_gap
+from ..networks import AdoptedNetwork
 from ..objective import Constraint
 from ._fairlrf import FairLRFTransformer
 from ._grid import fold_results, path_frame, search_results, splits_of
@@ -198,15 +199,15 @@ class FairLRFTransformerCV(NetworkEditor):
         self.verbose = verbose
         self.random_state = random_state
 
-    def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> None:
+    def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> AdoptedNetwork:
         grid = list(ParameterGrid(self._axes()))
         # Folds run at the same time; inside of one nothing does.
         editors = [(params, self._editor(params, n_jobs=1)) for params in grid]
         for _, editor in editors:
             editor._validate_params()
         splits = splits_of(self.cv, inputs)
-        folds = fold_results(editors, inputs, splits, seed, self.n_jobs)
-        points = list(self._shown(folds, len(splits)))
+        tasks = fold_results(editors, inputs, splits, seed, self.n_jobs)
+        adopted, *points = self._shown(tasks, 1 + len(splits))
         self.n_splits_ = len(splits)
         self.cv_results_ = search_results(grid, points)
         self.path_ = path_frame(points)
@@ -214,6 +215,7 @@ class FairLRFTransformerCV(NetworkEditor):
         self.best_index_ = int(rule(self.cv_results_))
         self.best_params_ = dict(grid[self.best_index_])
         self.best_score_ = float(self.cv_results_["mean_test_utility"][self.best_index_])
+        return adopted
 
     def _axes(self) -> dict[str, list[Any]]:
         given = {"ranks": self.ranks, "sparsities": self.sparsities, "tradeoffs": self.tradeoffs}
@@ -233,12 +235,12 @@ class FairLRFTransformerCV(NetworkEditor):
         settings = {name: own[name] for name in names}
         return FairLRFTransformer(**{**settings, **params, "n_jobs": n_jobs})
 
-    def _shown(self, folds: Iterable[Any], n_splits: int) -> Iterable[Any]:
+    def _shown(self, tasks: Iterable[Any], n_tasks: int) -> Iterable[Any]:
         if not self.verbose:
-            return folds
+            return tasks
         from tqdm.auto import tqdm
 
-        return tqdm(folds, desc=type(self).__name__, unit=" folds", total=n_splits)
+        return tqdm(tasks, desc=type(self).__name__, unit=" trainings", total=n_tasks)
 
     def _edit(
         self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator

@@ -1,0 +1,300 @@
+"""What a search costs, in trainings of the base network: Adult, one torch thread, one process.
+
+The base is the time of five trainings, those of the folds of the search and no more. Against it:
+``GridSearchCV`` over ranks and sparsities with ``memory=``, and ``FairLRFTransformerCV`` over the
+same grid, both with the final fit on all rows. Then the grid without ``memory=``, searched
+trade-offs and the default edit (learned masks) on a smaller grid, and two Dask workers against one
+process. Needs the data: ``FAIRSVD_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Before torch is loaded: what is measured is one core.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+import joblib
+import numpy as np
+import sklearn
+import torch
+from searches import N_FOLDS, Grid, base_trainings, differences, grid_search, own_search
+from tasks import Rows, load_problem
+
+SECTIONS = ("search", "plain", "tradeoffs", "learned", "dask")
+GRID: Grid = {
+    "rank": (0.1, 0.25, 0.5, 0.75, 1.0),
+    "sparsity": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+}
+FEW: Grid = {"rank": (0.5, 1.0), "sparsity": (0.05, 0.2, 0.5)}
+TIMED: Grid = {"rank": (0.5,), "sparsity": (0.02, 0.3)}
+BARS = {"grid": 2.0, "cv": 1.5, "plain": 10.0, "dask": 0.7}
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line of the table: how many times the base it took, turn by turn."""
+
+    section: str
+    setting: str
+    ratio: float
+    low: float
+    high: float
+    bar: str
+    met: bool
+    seconds: float
+    base: str
+    base_seconds: float
+
+    def cells(self) -> tuple[str, ...]:
+        ratio, spread = f"{self.ratio:.2f}", f"{self.low:.2f} to {self.high:.2f}"
+        bar = self.bar if self.met else f"{self.bar}, MISSED"
+        base = f"{self.base}, {self.base_seconds:.1f} s"
+        return self.section, self.setting, ratio, spread, bar, f"{self.seconds:.1f}", base
+
+
+@dataclass
+class Bench:
+    """The rows, the options, what the last run of each kind found, and remarks on it."""
+
+    rows: Rows
+    options: argparse.Namespace
+    found: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def keep(self, name: str, run: Run) -> Run:
+        """Run, and remember what was found."""
+
+        def call() -> None:
+            self.found[name] = run()
+
+        return call
+
+    def agree(self, name: str, mine: str, other: str, *, exactly: bool) -> None:
+        """Hold two searches to the same choice, or to the same numbers and the same network."""
+        a, b = self.found[mine], self.found[other]
+        alike, largest = differences(a, b)
+        if exactly:
+            probabilities = [each.predict_proba(self.rows.X[:2000]) for each in (a, b)]
+            alike = alike and largest == 0 and np.array_equal(*probabilities)
+        self.failed |= not alike
+        verdict = "the same" if alike else f"NOT the same: {a.best_params_}, {b.best_params_}"
+        self.remarks.append(f"{name}: {verdict}; largest difference of a score {largest:.1g}")
+
+
+def seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleave(runs: Sequence[Run], repeats: int) -> list[list[float]]:
+    """Time runs in turns; a list of seconds for each run."""
+    rounds = [[seconds(run) for run in runs] for _ in range(repeats)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def compare(
+    section: str,
+    setting: str,
+    mine: Sequence[float],
+    base: tuple[str, Sequence[float]],
+    bar: float | None = None,
+    at_least: bool = False,
+) -> Result:
+    """Divide the run's seconds by those of the base, turn by turn."""
+    name, times = base
+    ratios = [a / b for a, b in zip(mine, times, strict=True)]
+    ratio = statistics.median(ratios)
+    met = bar is None or (ratio >= bar if at_least else ratio <= bar)
+    words = "" if bar is None else f"at {'least' if at_least else 'most'} {bar:g}"
+    return Result(
+        section=section,
+        setting=setting,
+        ratio=ratio,
+        low=min(ratios),
+        high=max(ratios),
+        bar=words,
+        met=met,
+        seconds=statistics.median(mine),
+        base=name,
+        base_seconds=statistics.median(times),
+    )
+
+
+def size(grid: Grid) -> str:
+    return f"{len(grid['rank'])} x {len(grid['sparsity'])} x {N_FOLDS} folds"
+
+
+FIVE = f"{N_FOLDS} base trainings"
+HEADING = """# Searches
+
+`python benchmarks/bench_search.py`: Adult, {} rows, one torch thread. Ratio: seconds of the setting
+over those of the base, turn by turn; median, least and greatest. Every search includes the final
+fit on all rows, which trains a sixth network.
+"""
+
+
+def bench_search(bench: Bench) -> Iterator[Result]:
+    """Time the grid with ``memory=`` and the CV class against five trainings."""
+    runs = [
+        base_trainings(bench.rows),
+        bench.keep("grid", lambda: grid_search(bench.rows, GRID, tradeoff=1.0)),
+        bench.keep("cv", lambda: own_search(bench.rows, GRID, tradeoffs=(1.0,))),
+    ]
+    base, grid, cv = interleave(runs, bench.options.repeats)
+    what = size(GRID)
+    yield compare("search", f"GridSearchCV, memory=, {what}", grid, (FIVE, base), BARS["grid"])
+    yield compare("search", f"FairLRFTransformerCV, {what}", cv, (FIVE, base), BARS["cv"])
+    bench.agree("Choice of the CV class and of GridSearchCV", "cv", "grid", exactly=False)
+
+
+def bench_plain(bench: Bench) -> Iterator[Result]:
+    """Time the same grid without ``memory=`` against the grid with it."""
+    n_fits = len(GRID["rank"]) * len(GRID["sparsity"]) * N_FOLDS
+    n_timed = len(TIMED["rank"]) * len(TIMED["sparsity"]) * N_FOLDS
+    plain = {"memory": False, "tradeoff": 1.0}
+    kept = bench.keep("kept", lambda: grid_search(bench.rows, GRID, tradeoff=1.0))
+    if bench.options.full:
+        cached, took = seconds(kept), seconds(lambda: grid_search(bench.rows, GRID, **plain))
+        how = f"all {n_fits} fits timed"
+    else:
+        sample = seconds(lambda: grid_search(bench.rows, TIMED, refit=False, **plain))
+        cached = seconds(kept)
+        # The final fit trains its network either way: it costs what it cost there.
+        took = sample / n_timed * n_fits + bench.found["kept"].refit_time_
+        how = f"{n_timed} of {n_fits} fits timed, scaled"
+    base = "GridSearchCV with memory=", [cached]
+    setting = f"GridSearchCV without memory=, {size(GRID)} ({how})"
+    yield compare("plain", setting, [took], base, BARS["plain"], at_least=True)
+
+
+def both_ways(
+    bench: Bench, section: str, what: str, tradeoff: float | None, **settings: Any
+) -> Iterator[Result]:
+    """Time a smaller grid with either class, once; no bar."""
+    tradeoffs = None if tradeoff is None else (tradeoff,)
+    runs = [
+        base_trainings(bench.rows),
+        lambda: grid_search(bench.rows, FEW, tradeoff=tradeoff, **settings),
+        lambda: own_search(bench.rows, FEW, tradeoffs=tradeoffs, **settings),
+    ]
+    base, grid, cv = interleave(runs, 1)
+    yield compare(section, f"GridSearchCV, memory=, {what}, {size(FEW)}", grid, (FIVE, base))
+    yield compare(section, f"FairLRFTransformerCV, {what}, {size(FEW)}", cv, (FIVE, base))
+
+
+@contextmanager
+def two_workers() -> Iterator[Any]:
+    """Start two processes of one thread each, the package imported."""
+    from distributed import Client, LocalCluster
+
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(processes=True, **settings) as cluster, Client(cluster) as client:
+        client.run(lambda: __import__("fairsvd").FairLRFTransformerCV.__name__)
+        yield client
+
+
+def bench_dask(bench: Bench) -> Iterator[Result]:
+    """Time two workers against one process; the results must be equal to the bit."""
+    kinds: dict[str, Run] = {
+        "GridSearchCV, memory=": lambda: grid_search(bench.rows, GRID, tradeoff=1.0),
+        "FairLRFTransformerCV": lambda: own_search(bench.rows, GRID, tradeoffs=(1.0,)),
+    }
+    with two_workers() as client:
+
+        def spread(run: Run) -> Any:
+            with joblib.parallel_config(backend="dask", client=client):
+                return run()
+
+        for name, run in kinds.items():
+            turns = [
+                bench.keep("alone", run),
+                bench.keep("dask", lambda run=run: spread(run)),
+            ]
+            alone, both = interleave(turns, bench.options.repeats)
+            what = f"{name}, {size(GRID)}, two Dask workers"
+            yield compare("dask", what, both, ("one process", alone), BARS["dask"])
+            bench.agree(f"{name} on Dask and in one process", "dask", "alone", exactly=True)
+
+
+RUNS: dict[str, Callable[[Bench], Iterator[Result]]] = {
+    "search": bench_search,
+    "plain": bench_plain,
+    "tradeoffs": lambda bench: both_ways(
+        bench, "tradeoffs", "trade-off searched in each fit", tradeoff=None
+    ),
+    "learned": lambda bench: both_ways(
+        bench, "learned", "default edit", tradeoff=1.0, criterion="learned", refine="spectrum"
+    ),
+    "dask": bench_dask,
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--repeats", type=int, default=3, help="measured turns (default 3)")
+    parser.add_argument("--full", action="store_true", help="all fits of the section `plain`")
+    parser.add_argument("--seed", type=int, default=0, help="draws the training rows")
+    parser.add_argument("--rows", type=int, help="only the first rows: a trial, no results")
+    parser.add_argument("--out", type=Path, help="write the same numbers there as JSON")
+    parser.add_argument("--table", type=Path, help="write the table there, with its heading")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status is 1 where a bar is missed or results differ."""
+    options = parse(arguments)
+    from fairsvd.exceptions import DatasetNotFoundError
+
+    # What the edits achieve is not the question here.
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        train = load_problem("adult-sex", "with-group", options.seed).train
+    except DatasetNotFoundError as error:
+        print(f"<!-- skipped, nothing measured: {error} -->")
+        return 0
+    bench = Bench(Rows(*(column[: options.rows] for column in train)), options)
+    lines: list[str] = []
+
+    def show(*new: str) -> None:
+        lines.extend(new)
+        print(*new, sep="\n", flush=True)
+
+    show("| section | setting | ratio | spread | bar | seconds | base |")
+    show("|---|---|---|---|---|---|---|")
+    results = []
+    with sklearn.config_context(enable_metadata_routing=True):
+        for section in options.sections:
+            for result in RUNS[section](bench):
+                results.append(result)
+                show("| " + " | ".join(result.cells()) + " |")
+    show("", *(f"- {remark}." for remark in bench.remarks))
+    if options.table:
+        page = [HEADING.format(len(bench.rows.y)), *lines, ""]
+        options.table.write_text("\n".join(page))
+    if options.out:
+        about = {"rows": len(bench.rows.y), "torch": torch.__version__, "cpus": os.cpu_count()}
+        found = {"about": about, "results": [asdict(r) for r in results], "remarks": bench.remarks}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    return int(bench.failed or not all(result.met for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

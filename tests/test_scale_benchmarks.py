@@ -1,0 +1,72 @@
+"""The benchmarks of size and of devices: their rows, their exponents and what they write."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def test_made_rows_are_the_same_each_time_and_differ(load: object) -> None:
+    rows = load("made").MadeRows(70_000, (3, 4, 4), seed=1)
+    some = np.stack([rows[i] for i in range(2000)])
+    assert some.shape == (2000, 3, 4, 4) and some.dtype == np.float32
+    assert np.array_equal(rows[1234], some[1234])
+    assert len(np.unique(some.reshape(2000, -1)[:, 0])) > 1990
+    assert abs(some.mean()) < 0.05 and abs(some.std() - 1) < 0.05
+    assert rows[69_999].shape == (3, 4, 4)
+
+
+def test_exponent_is_that_of_a_power_law(load: object) -> None:
+    sizes = [10, 100, 1000]
+    assert load("made").exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+
+
+def test_scale_benchmark_writes_a_table_and_json(
+    load: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench: ModuleType = load("bench_scale")
+    sizes = {"rows": (40, 80, 160), "width": (8, 16), "groups": (2, 64), "classes": (2, 3)}
+    monkeypatch.setattr(bench, "SIZES", sizes)
+    monkeypatch.setattr(bench, "FIRST_FITTED", 80)
+    # Everything runs once, and takes a second whatever its size.
+    monkeypatch.setattr(bench, "least_seconds", lambda runs, _: [len([run()]) for run in runs])
+    out = tmp_path / "found.json"
+    sections = [name for name in bench.SECTIONS if name != "memory"]
+    assert bench.main(["--sections", *sections, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["results"]
+    assert {line["section"] for line in found} == set(sections)
+    bars = {(line["section"], line["bar"]) for line in found if line["bar"] is not None}
+    assert bars == {("curvature", 1.1), ("edit", 1.1), ("groups", 1.3)}
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(found)
+    monkeypatch.setattr(bench, "peak_in_child", lambda n, _: 4000 * n)
+    monkeypatch.setitem(sizes, "memory", (10, 20))
+    assert bench.main(["--sections", "memory"]) == 1  # 4,000 bytes a row are too many
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
+def test_gpu_benchmark_says_where_there_is_nothing_to_measure(
+    load: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench: ModuleType = load("bench_gpu")
+    assert bench.main([]) == 0
+    assert "No CUDA device" in capsys.readouterr().out
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in bench.ResidualNetwork(1000).parameters())
+    assert weights == 11_689_512  # those of ResNet-18
