@@ -1,9 +1,9 @@
 """What compressed layers cost: ratios of interleaved runs, so that a busy machine slows both sides.
 
-Three sections. Prediction by a network whose layers are kept as two thin factors against the same
+Four sections. Prediction by a network whose layers are kept as two thin factors against the same
 network with the factors multiplied out, for an MLP of width 2048 and for a ConvNet, through the
-package's own inference (blocks of 64 rows) and in one large batch. And the decomposition that
-gives the factors: randomised against exact.
+package's own inference (blocks of 64 rows) and in one large batch; single convolutions, thin
+against dense; and the decomposition that gives the factors, randomised against exact.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-SECTIONS = ("mlp", "convnet", "svd")
+SECTIONS = ("mlp", "convnet", "conv", "svd")
 WIDTH = 2048
 # The first rank carries the bar.
 RANKS = (0.25, 0.05, 0.1, 0.5)
 SVD_RANKS = (0.05, 0.1)
 SHAPES = {"mlp": (WIDTH,), "convnet": (3, 32, 32)}
+# Channels in, channels out, width of the map.
+CONVOLUTIONS = ((1, 16, 28), (3, 64, 32), (16, 32, 16), (64, 64, 32), (256, 256, 8))
 ROWS = {"mlp": 1024, "convnet": 256}
 # At rank 0.25 the factors of a square weight hold half its numbers; a third is left for the rest.
 BAR = 1 / 1.5
@@ -127,7 +130,8 @@ def compare(
 ) -> Result:
     """Divide the second run's seconds by the first one's, turn by turn."""
     ratios = [mine / base for base, mine in zip(*times, strict=True)]
-    base = f"{statistics.median(times[0]) * 1e3:.0f} ms"
+    milliseconds = statistics.median(times[0]) * 1e3
+    base = f"{milliseconds:.{0 if milliseconds >= 10 else 1}f} ms"
     return Result(section, setting, statistics.median(ratios), min(ratios), max(ratios), base, bar)
 
 
@@ -141,10 +145,28 @@ def bench_prediction(kind: str, options: argparse.Namespace) -> Iterator[Result]
         for threads in options.threads:
             torch.set_num_threads(threads)
             for name, predict in ways(X).items():
-                runs = [lambda p=predict: p(dense), lambda p=predict: p(thin)]
+                runs = [partial(predict, each) for each in (dense, thin)]
                 setting = f"threads {threads}, rank {rank:g} ({replaced} layers thin), {name}"
                 bar = BAR if kind == "mlp" and rank == RANKS[0] else None
                 yield compare(kind, setting, interleave(runs, options.repeats), bar)
+
+
+def bench_convolutions(options: argparse.Namespace) -> Iterator[Result]:
+    """Time single layers: where few maps come in, the dense one waits for memory only."""
+    from fairsvd.layers import LowRankConv2d, factorise, full_rank
+
+    generator = torch.Generator().manual_seed(options.seed)
+    for entering, leaving, width in CONVOLUTIONS:
+        layer = nn.Conv2d(entering, leaving, 3, padding=1).requires_grad_(False)
+        X = torch.randn(64, entering, width, width, generator=generator)
+        rank = max(1, round(RANKS[0] * full_rank(layer)))
+        thin = LowRankConv2d(layer, factorise(layer, rank)).requires_grad_(False)
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            runs = [partial(each, X) for each in (layer, thin)]
+            setting = f"threads {threads}, {entering} to {leaving} channels, maps of {width}"
+            name = f"{setting} x {width}, rank {rank}"
+            yield compare("conv", name, interleave(runs, 3 * options.repeats), None)
 
 
 def bench_svd(options: argparse.Namespace) -> Iterator[Result]:
@@ -156,9 +178,7 @@ def bench_svd(options: argparse.Namespace) -> Iterator[Result]:
         torch.set_num_threads(threads)
         for share in SVD_RANKS:
             rank = round(share * WIDTH)
-            runs = [
-                lambda r=rank, s=solver: factorise(layer, r, s) for solver in ("full", "randomized")
-            ]
+            runs = [partial(factorise, layer, rank, each) for each in ("full", "randomized")]
             chosen = resolve_solver(layer, rank, "auto")
             setting = f"threads {threads}, {WIDTH} x {WIDTH}, rank {rank} (auto: {chosen})"
             yield compare("svd", setting, interleave(runs, max(3, options.repeats // 3)), None)
@@ -166,7 +186,12 @@ def bench_svd(options: argparse.Namespace) -> Iterator[Result]:
 
 def run_sections(options: argparse.Namespace) -> Iterator[Result]:
     for section in options.sections:
-        yield from (bench_svd(options) if section == "svd" else bench_prediction(section, options))
+        if section == "conv":
+            yield from bench_convolutions(options)
+        elif section == "svd":
+            yield from bench_svd(options)
+        else:
+            yield from bench_prediction(section, options)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -54,7 +54,7 @@ PLACES = {
     "the first candidate": (_learned, "edit_loss", 0),
     "the middle of the edit": (_learned, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),
-    "copying the result": (_editor, "edited_copy", 1),
+    "writing the result": (_editor, "edited", 0),
     "the tables of the report": (_report, "count_table", 1),
     "the report's warnings": (_editor, "excess_fit", 0),
 }

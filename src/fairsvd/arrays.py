@@ -78,6 +78,13 @@ class Batches:
         """Hand out another dtype."""
         return Batches(self.fetch, self.index, dtype)
 
+    def held(self) -> Batches:
+        """Read all rows once and keep them, for many passes, where one block can hold them."""
+        if len(self) > self.block_size(len(self)):
+            return self
+        rows = torch.cat(list(self.blocks(1024)))
+        return Batches(partial(_from_held, rows), np.arange(len(rows)), self.dtype)
+
     @property
     def item_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
@@ -245,6 +252,13 @@ def _reader(X: Any) -> Callable[[Any, NDArray[np.int64]], Tensor]:
 
 def _from_tensor(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
     return _checked(X[torch.as_tensor(rows)], rows)
+
+
+def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    if len(rows) and bool((np.diff(rows) == 1).all()):
+        # A copy, too, since a network may change its input in place.
+        return X[rows[0] : rows[-1] + 1].clone()
+    return X[torch.as_tensor(rows)]
 
 
 def _from_lazy(X: LazyRows, rows: NDArray[np.int64]) -> Tensor:

@@ -17,7 +17,7 @@ from ..caching import Cache
 from ..networks import fast_logits, to_logits
 from ..objective import Judge, Verdict
 
-__all__ = ["Candidate", "EditData", "Outcome", "choose", "edited_copy"]
+__all__ = ["Candidate", "EditData", "Outcome", "choose", "edited", "edited_copy"]
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,15 @@ def _record(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
 
 def edited_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
     """Build the chosen network: a copy with the candidate's state, in evaluation mode."""
-    edited = copy.deepcopy(module)
+    return edited(copy.deepcopy(module), candidate)
+
+
+def edited(module: nn.Module, candidate: Candidate) -> nn.Module:
+    """Give the module the candidate's state and structure; in evaluation mode."""
     with torch.no_grad():
-        current = edited.state_dict()
+        current = module.state_dict()
         for name, value in candidate.state.items():
             current[name].copy_(value)
     if candidate.finish is not None:
-        edited = candidate.finish(edited)
-    return edited.eval()
+        module = candidate.finish(module)
+    return module.eval()

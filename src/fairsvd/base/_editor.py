@@ -25,7 +25,7 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint
-from ._candidates import Candidate, EditData, Outcome, choose, edited_copy
+from ._candidates import Candidate, EditData, Outcome, choose, edited, edited_copy
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS
@@ -175,7 +175,8 @@ class NetworkEditor(
         self.groups_ = list(inputs.group_labels)
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
-        self.module_ = edited_copy(adopted.module, outcome.candidate)
+        # Nobody else holds the adopted network, and nothing asks for it again.
+        self.module_ = edited(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
         self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
         # The template's own module is not wanted twice.

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, stage_rng
 from ..arrays import LabelledRows
-from ..base import Candidate, FitInputs, Prepared, choose, edited_copy, make_constraint, prepare
+from ..base import FitInputs, Prepared, choose, edited_copy, make_constraint, prepare
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork, all_logits
 from ..objective import Constraint, count_table, gap, utility_from_counts
@@ -133,9 +133,12 @@ def _fold(
     fold = replace(inputs, rows=inputs.rows.subset(train))
     constraint = make_constraint(first, fold)
     ready = prepare(first, fold, constraint, seed)
-    data = replace(ready.data, cache=ready.data.cache.for_one_task())
+    data = ready.data
+    data = replace(data, cache=data.cache.for_one_task(), judged=data.judged.held())
     ready = replace(ready, data=data)
     held = inputs.rows.subset(test)
+    held = replace(held, X=held.X.held())
+    ready.adopted.module.requires_grad_(False)
     with one_torch_thread():
         points = [
             _point(split, index, params, editor, ready, constraint, held, seed)
@@ -166,12 +169,14 @@ def _point(
 ) -> Point:
     start = time.perf_counter()
     adopted, data = ready.adopted, ready.data
-    working = edited_copy(adopted.module, Candidate({})).requires_grad_(False)
-    candidates = editor._edit(working, data, constraint, stage_rng(seed, "edit"))
+    # The editor's own edits leave the module as it is: no copy for every setting.
+    candidates = editor._edit(adopted.module, data, constraint, stage_rng(seed, "edit"))
     outcome = choose(adopted.module, candidates, data)
-    edited = edited_copy(adopted.module, outcome.candidate)
+    module, state = adopted.module, outcome.candidate.state
+    if outcome.candidate.finish is not None:
+        module, state = edited_copy(module, outcome.candidate), {}
     fitted = time.perf_counter()
-    logits = all_logits(edited, held.X, adopted.kind).double().numpy()
+    logits = all_logits(module, held.X, adopted.kind, state).double().numpy()
     if data.n_classes == 2:
         logits[:, 1] -= outcome.verdict.margin
     shape = data.n_classes, data.n_groups

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..arrays import Batches, to_device
 from ._outputs import raw_output, to_logits
@@ -46,11 +47,18 @@ def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor
     return torch.cat(parts)
 
 
-def all_logits(module: nn.Module, X: Batches, kind: str) -> Tensor:
-    """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it."""
+def all_logits(
+    module: nn.Module, X: Batches, kind: str, state: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it.
+
+    ``state`` stands in for entries of the module's state, which is not changed.
+    """
 
     def run(x: Tensor) -> Tensor:
-        return to_logits(raw_output(module, _placed(module, x)), kind)
+        x = _placed(module, x)
+        output = functional_call(module, dict(state), (x,)) if state else raw_output(module, x)
+        return to_logits(output, kind)
 
     return _in_blocks(run, X, block_rows(module, X))
 
