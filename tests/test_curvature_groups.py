@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import fairsvd.curvature._rows as rows_module
 from curvature_reference import (
     assert_same,
     curvature,
@@ -105,7 +104,7 @@ def parts_a_batch(n_groups, **options):
 
 @pytest.mark.parametrize("n_groups", [2, 5, 64])
 def test_a_batch_holds_few_groups_however_many_there_are(n_groups):
-    assert parts_a_batch(n_groups) <= 2.1
+    assert parts_a_batch(n_groups) < 2
 
 
 def test_without_memory_a_batch_holds_many_groups():
@@ -238,4 +237,3 @@ def test_rows_a_group_are_sorted_stably():
     x, y, group = drawn(64, 4)
     _, _, numbers = next(sorted_batches([(x, y, group)], 4, 1))
     assert numbers.equal(torch.cat([y[group == g] for g in range(4)]))
-    assert rows_module.ROWS_PER_GROUP >= 64

@@ -14,9 +14,9 @@ __all__ = ["Batch", "Rows", "sorted_batches"]
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-# Rows collected for each group: products over fewer than about a hundred rows do not run at the
-# full speed of a processor.
-ROWS_PER_GROUP = 256
+# Rows collected for each group: of the batches of 256 rows that come out, one in four then holds a
+# second group. Each more group in a batch reads and writes all sums of a layer once more.
+ROWS_PER_GROUP = 1024
 COPIES = 2  # of the collected rows: as they came, and joined
 
 

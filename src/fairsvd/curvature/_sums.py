@@ -53,7 +53,7 @@ class GradientSums:
         self.factors = factors
         shapes = [(m, n)]
         if factors is not None:
-            self.Ut, self.V = factors.U.mT.contiguous(), factors.V.contiguous()
+            self.Ut, self.V = factors.U.mT.contiguous(), factors.V
             rank = factors.S.shape[-1]
             shapes = [(m, rank), (rank, n)]
         self.totals = [like.new_zeros(n_groups, c, *size) for size in shapes]
@@ -138,13 +138,18 @@ class LayerSums(GradientSums):
             square.addcmul_(term, term)
 
     def _multiply_squares(self) -> None:
-        x = self.x[0]
-        pairs = [(self.squares[0], x.square())]
-        if self.factors is not None:
-            pairs = [(self.squares[0], (x @ self.V[0]).square_()), (self.squares[1], pairs[0][1])]
-        for group, part in self.rows.parts(0, len(self.rows)):
-            for total, (left, right) in zip(self.totals, pairs, strict=True):
+        for total, left, right in zip(
+            self.totals, self.squares, self._input_squares(), strict=True
+        ):
+            for group, part in self.rows.parts(0, len(self.rows)):
                 total[group, 0].addmm_(left[part].mT, right[part])
+
+    def _input_squares(self) -> Iterator[Tensor]:
+        # One after the other, each while it is needed: less has to fit into a core's cache.
+        x = self.x[0]
+        if self.factors is not None:
+            yield (x @ self.V[0]).square_()
+        yield x.square()
 
     def _add_positions(self, gradients: list[Tensor]) -> None:
         if self._forms_gradient(gradients[0].shape[-1]):

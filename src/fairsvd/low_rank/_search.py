@@ -60,11 +60,13 @@ class FairLRFTransformerCV(NetworkEditor):
     threshold, pos_label, sensitive_columns, missing_group, validation, batch_size : object
         As in :class:`FairLRFTransformer`; ``validation`` is set apart within every fold's
         training rows.
-    device, output, memory, precision, max_memory, verbose, random_state : object
+    device, output, memory, precision, max_memory : object
+        As in :class:`FairLRFTransformer`.
+    n_jobs : int or None, default=None
+        Trainings at the same time; does not change the result.
+    verbose, random_state : object
         As in :class:`FairLRFTransformer`; every fold and setting gets the same seed, as the
         clones of a search do.
-    n_jobs : int or None, default=None
-        Folds at the same time; does not change the result.
 
     Attributes
     ----------
