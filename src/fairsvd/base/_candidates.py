@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,15 @@ from ..caching import Cache
 from ..networks import fast_logits, to_logits
 from ..objective import Judge, Verdict
 
-__all__ = ["Candidate", "EditData", "Outcome", "choose", "edited", "edited_copy"]
+__all__ = [
+    "Candidate",
+    "EditData",
+    "Outcome",
+    "choose",
+    "edited",
+    "edited_copy",
+    "without_gradients",
+]
 
 
 @dataclass(frozen=True)
@@ -203,6 +211,18 @@ def _record(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
         "feasible": verdict.feasible,
         "value": verdict.value,
     }
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Switch the parameters' gradients off for a block, then back to what each was."""
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def edited_copy(module: nn.Module, candidate: Candidate) -> nn.Module:

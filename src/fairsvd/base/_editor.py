@@ -25,7 +25,7 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint
-from ._candidates import Candidate, EditData, Outcome, choose, edited, edited_copy
+from ._candidates import Candidate, EditData, Outcome, choose, edited, without_gradients
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS
@@ -85,8 +85,9 @@ class NetworkEditor(
     def _edit(
         self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
     ) -> Iterable[Candidate]:
-        """Make candidates, lazily, from a module that the method may change.
+        """Make candidates, lazily, from a module that stays as it is.
 
+        Its parameters ask for no gradients; a method that trains them in place trains a copy.
         Sets no attribute of the editor: what is to be set travels in ``Candidate.attributes``.
         """
 
@@ -147,7 +148,9 @@ class NetworkEditor(
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
         with one_torch_thread():
-            outcome = choose(adopted.module, self._progress(adopted, data, constraint, seed), data)
+            with without_gradients(adopted.module):
+                candidates = self._progress(adopted.module, data, constraint, seed)
+                outcome = choose(adopted.module, candidates, data)
             self._keep(inputs, adopted, outcome)
             after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
@@ -159,10 +162,9 @@ class NetworkEditor(
         return self
 
     def _progress(
-        self, adopted: AdoptedNetwork, data: EditData, constraint: Constraint, seed: int
+        self, module: nn.Module, data: EditData, constraint: Constraint, seed: int
     ) -> Iterable[Candidate]:
-        working = edited_copy(adopted.module, Candidate({})).requires_grad_(False)
-        candidates = self._edit(working, data, constraint, stage_rng(seed, "edit"))
+        candidates = self._edit(module, data, constraint, stage_rng(seed, "edit"))
         if not self.verbose:
             return candidates
         from tqdm.auto import tqdm

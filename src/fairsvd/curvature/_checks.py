@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._record import Use
+from ._rows import Rows
 from ._sums import Factors
 
 __all__ = [
@@ -87,18 +88,18 @@ def check_factors(
     return Factors(U, S, V)
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
+def check_logits(logits: Tensor, rows: Rows) -> None:
     """Refuse logits that are not one row of at least two classes for every label."""
-    if logits.dim() != 2 or len(logits) != len(y) or logits.shape[1] < 2:
+    if logits.dim() != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
         raise ValueError(
-            f"to_logits must return a tensor ({len(y)}, n_classes) with two or more classes, got "
+            f"to_logits must return a tensor ({len(rows)}, n_classes) with two or more classes, got "
             f"shape {tuple(logits.shape)}. Map a single logit z to the columns (0, z)."
         )
-    low, high = y.aminmax()
+    low, high = rows.classes
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(
             f"batches: y must hold class codes in [0, {logits.shape[1]}), got codes from "
-            f"{int(low)} to {int(high)}. Encode the labels or check the network's output width."
+            f"{low} to {high}. Encode the labels or check the network's output width."
         )
 
 

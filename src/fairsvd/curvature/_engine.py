@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import (
@@ -98,7 +97,7 @@ class CurvaturePass:
         with torch.enable_grad(), recording(self.layers) as recorded:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
         with torch.no_grad():
-            check_logits(logits, y)
+            check_logits(logits, rows)
             uses = {name: calls for name, calls in recorded.items() if calls}
             for name, calls in uses.items():
                 self.hooked[name].begin(rows, unchanged_inputs(name, calls, len(rows)))
@@ -151,7 +150,7 @@ def _cotangents(logits: Tensor, y: Tensor, hessian: str) -> Iterator[tuple[Tenso
     """Yield the vectors whose backward passes are squared, and whether each is the last one."""
     p = torch.softmax(logits, 1)
     if hessian == "fisher":
-        yield p - F.one_hot(y, p.shape[1]), True
+        yield p.scatter_(1, y[:, None], -1, reduce="add"), True
         return
     # diag(p) - p p^T has rank C - 1: its Cholesky factor (Tanabe and Sagae, 1992) needs one pass
     # fewer than its usual square root sqrt(p_c) (e_c - p), a single one for two classes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,8 +12,12 @@ from torch import Tensor
 __all__ = ["autocasting", "wide_logits", "widened_dtype"]
 
 
-def autocasting(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+def autocasting(
+    device: torch.device, dtype: torch.dtype | None
+) -> AbstractContextManager[object, bool | None]:
     """Enter a lower precision, or with None leave any that the caller may have entered."""
+    if dtype is None and not torch.is_autocast_enabled(device.type):
+        return nullcontext()
     # Without the cache of cast weights: torch.func would find its own wrappers there later.
     return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
 

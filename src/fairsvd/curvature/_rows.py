@@ -28,9 +28,12 @@ class Rows:
     ----------
     bounds : tuple of int, length n_groups + 1
         Group g has the rows ``bounds[g]`` to ``bounds[g + 1] - 1``.
+    classes : tuple of int
+        Least and greatest class code of the rows and of those that were sorted with them.
     """
 
     bounds: tuple[int, ...]
+    classes: tuple[int, int]
 
     def __len__(self) -> int:
         return self.bounds[-1]
@@ -44,7 +47,8 @@ class Rows:
 
     def part(self, start: int, size: int) -> Rows:
         """Give the rows from ``start`` on, at most ``size`` of them."""
-        return Rows(tuple(min(max(bound - start, 0), size) for bound in self.bounds))
+        bounds = tuple(min(max(bound - start, 0), size) for bound in self.bounds)
+        return Rows(bounds, self.classes)
 
     def add_squares(self, total: Tensor, values: Tensor, start: int) -> None:
         """Square ``values`` in place and add them, row by row, to their groups in ``total``.
@@ -127,7 +131,7 @@ def _capacity(batch: Batch, n_groups: int, max_memory: int) -> int:
     """Give the number of rows to collect: 0 where there is nothing to gain."""
     if n_groups == 1 or not len(batch[0]):
         return 0
-    row_bytes = sum(part[0].nbytes for part in batch)
+    row_bytes = sum(part.nbytes for part in batch) // len(batch[0])
     return min(ROWS_PER_GROUP * n_groups, max_memory // (COPIES * row_bytes))
 
 
@@ -137,9 +141,12 @@ def _sort(window: list[Batch], n_groups: int) -> Iterator[tuple[Rows, Tensor, Te
     x, y, group = window[0] if len(window) == 1 else map(torch.cat, zip(*window, strict=True))
     window.clear()
     order, bounds = _order(group, n_groups)
+    y = y[order]
+    low, high = y.aminmax() if len(y) else (0, 0)
+    rows = Rows(bounds, (int(low), int(high)))
     for start in range(0, len(order), size):
-        part = order[start : start + size]
-        yield Rows(bounds).part(start, size), x[part], y[part]
+        part = slice(start, start + size)
+        yield rows.part(start, size), x[order[part]], y[part]
 
 
 def _order(group: Tensor, n_groups: int) -> tuple[Tensor, tuple[int, ...]]:

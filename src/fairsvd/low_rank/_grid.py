@@ -169,7 +169,7 @@ def _point(
 ) -> Point:
     start = time.perf_counter()
     adopted, data = ready.adopted, ready.data
-    # The editor's own edits leave the module as it is: no copy for every setting.
+    # An edit leaves the module as it is.
     candidates = editor._edit(adopted.module, data, constraint, stage_rng(seed, "edit"))
     outcome = choose(adopted.module, candidates, data)
     module, state = adopted.module, outcome.candidate.state
