@@ -92,8 +92,8 @@ def check_logits(logits: Tensor, rows: Rows) -> None:
     """Refuse logits that are not one row of at least two classes for every label."""
     if logits.dim() != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
         raise ValueError(
-            f"to_logits must return a tensor ({len(rows)}, n_classes) with two or more classes, got "
-            f"shape {tuple(logits.shape)}. Map a single logit z to the columns (0, z)."
+            f"to_logits must return a tensor ({len(rows)}, n_classes) with two or more classes, "
+            f"got shape {tuple(logits.shape)}. Map a single logit z to the columns (0, z)."
         )
     low, high = rows.classes
     if low < 0 or high >= logits.shape[1]:

@@ -104,6 +104,8 @@ class LayerSums(GradientSums):
         cached = like.device.type == "cpu"
         self.max_memory = min(max_memory, CACHE_BYTES) if cached else max_memory
         self.dtype = like.dtype
+        # Views are made once: after large products every small operation takes its time.
+        self.cells = [total[:, 0].unbind() for total in self.totals]
 
     def begin(self, rows: Rows, uses: Sequence[Tensor]) -> None:
         """Take the inputs of every use of the layer in a batch."""
@@ -138,11 +140,10 @@ class LayerSums(GradientSums):
             square.addcmul_(term, term)
 
     def _multiply_squares(self) -> None:
-        for total, left, right in zip(
-            self.totals, self.squares, self._input_squares(), strict=True
-        ):
-            for group, part in self.rows.parts(0, len(self.rows)):
-                total[group, 0].addmm_(left[part].mT, right[part])
+        parts = list(self.rows.parts(0, len(self.rows)))
+        for cells, left, right in zip(self.cells, self.squares, self._input_squares(), strict=True):
+            for group, part in parts:
+                cells[group].addmm_(left[part].mT, right[part])
 
     def _input_squares(self) -> Iterator[Tensor]:
         # One after the other, each while it is needed: less has to fit into a core's cache.

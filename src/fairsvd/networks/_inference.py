@@ -85,7 +85,7 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
     return _in_blocks(run, X, block_rows(module, X))
 
 
-def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 4096) -> Tensor:
+def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -> Tensor:
     """Logits in large blocks, for scoring candidates: equal up to rounding.
 
     The blocks come from where X lies; ``run`` takes them to its device (``arrays.to_device``).
