@@ -264,12 +264,12 @@ def test_a_damaged_entry_is_computed_anew_with_a_warning(tmp_path, work, damage)
     settings = {**CURVATURE, "sparsity": 0.2, "memory": tmp_path}
     wanted = outcome(fit(**settings))
     found = entries(tmp_path)
-    assert len(found) == 3  # the network, its factors, its curvature
+    assert len(found) == 4  # the network, its judgement, its factors, its curvature
     for path in found:
         damage(path)
     with pytest.warns(CacheWarning, match="computed anew") as caught:
         assert outcome(fit(**settings)) == wanted
-    assert len([w for w in caught if w.category is CacheWarning]) == 3
+    assert len([w for w in caught if w.category is CacheWarning]) == 4
     # What was written again is whole.
     assert spent(work, lambda: fit(**settings)) == NOTHING
 
@@ -359,8 +359,9 @@ def test_a_grid_search_trains_once_a_fold_and_finds_the_same(tmp_path, n_jobs):
         wanted.best_estimator_, ROWS._replace(X=X)
     )
     if n_jobs == 1:
-        # Two folds and the final fit: a network, its factors and, if it removes, its curvature.
-        made = 9 - (found.best_params_["sparsity"] == 0)
+        # Two folds and the final fit: a network, its judgement, its factors and, if it removes
+        # anything, its curvature.
+        made = 12 - (found.best_params_["sparsity"] == 0)
         assert len(entries(tmp_path)) == made
         search(tmp_path)
         assert len(entries(tmp_path)) == made

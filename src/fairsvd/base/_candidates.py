@@ -236,6 +236,8 @@ def edited(module: nn.Module, candidate: Candidate) -> nn.Module:
         current = module.state_dict()
         for name, value in candidate.state.items():
             current[name].copy_(value)
+    # What the training of the network left on its parameters is of no use any more.
+    module.zero_grad(set_to_none=True)
     if candidate.finish is not None:
         module = candidate.finish(module)
     return module.eval()
