@@ -15,4 +15,8 @@ html_theme_options = {"description": fairsvd.__doc__.splitlines()[0], "page_widt
 
 autodoc_typehints = "none"  # the docstrings name types, shapes and units already
 autodoc_member_order = "bysource"
+# Made by scikit-learn, whose text refers to pages of its own documentation.
+autodoc_default_options = {
+    "exclude-members": "set_fit_request, set_score_request, set_split_request"
+}
 numpydoc_show_class_members = False
