@@ -31,7 +31,7 @@ FLOORS = (
     {"objective"},
     {"model_selection", "metrics"},
     {"base"},
-    {"low_rank"},
+    {"low_rank", "masking"},
     {"report"},
     {"cli"},
 )

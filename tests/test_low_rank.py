@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.base import EditData
+from fairsvd.base import EditData, privileged_group
 from fairsvd.curvature import group_curvature
 from fairsvd.layers import factorise, full_rank
 from fairsvd.low_rank import _removal
 from fairsvd.low_rank._edits import masked_factors, untouched_attributes
-from fairsvd.low_rank._removal import Removal, privileged_group
-from fairsvd.low_rank._scores import (
+from fairsvd.low_rank._removal import Removal, entries, layer_of
+from fairsvd.masks import (
     curvature_scores,
-    entries,
     lowest_masks,
     magnitude_scores,
     random_scores,
+    removed_fraction,
+    share_of,
 )
-from fairsvd.masks import removed_fraction, share_of
 from fairsvd.objective import Constraint, Judge
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
@@ -88,7 +88,7 @@ SCORES = {
 
 
 def test_the_lowest_scores_of_each_layer_go_its_sides_ranked_together():
-    masks = lowest_masks(SCORES, 0.25)
+    masks = lowest_masks(SCORES, 0.25, block_of=layer_of)
     # Of layer a the four lowest of 18 are 0, 1 and 2 in U and 2 in V.
     assert masks["a/U"].flatten().tolist() == [False] * 3 + [True] * 9
     assert masks["a/V"].flatten().tolist() == [True] * 5 + [False]
@@ -102,7 +102,9 @@ def test_the_lowest_scores_of_each_layer_go_its_sides_ranked_together():
 def test_the_count_is_exact_and_masks_are_nested(seed, one, other):
     values = {key: s.clone() for key, s in SCORES.items()}
     scores = random_scores(values, torch.Generator().manual_seed(seed))
-    few, many = (lowest_masks(scores, fraction) for fraction in sorted([one, other]))
+    few, many = (
+        lowest_masks(scores, fraction, block_of=layer_of) for fraction in sorted([one, other])
+    )
     for masks, fraction in ((few, min(one, other)), (many, max(one, other))):
         for layer, size in (("a", 18), ("b", 20)):
             gone = sum(int((~masks[f"{layer}/{side}"]).sum()) for side in "UV")
@@ -116,8 +118,8 @@ def test_what_was_removed_before_stays_removed_and_counts(seed, one, other):
         random_scores(SCORES, torch.Generator().manual_seed(seed + k)) for k in (0, 1000)
     )
     low, high = sorted([one, other])
-    kept = lowest_masks(first, low)
-    masks = lowest_masks(second, high, kept)
+    kept = lowest_masks(first, low, block_of=layer_of)
+    masks = lowest_masks(second, high, kept, layer_of)
     assert all(not bool((masks[key] & ~kept[key]).any()) for key in masks)
     assert sum(int((~masks[f"a/{side}"]).sum()) for side in "UV") == share_of(high, 18)
 
@@ -125,7 +127,7 @@ def test_what_was_removed_before_stays_removed_and_counts(seed, one, other):
 @given(st.lists(st.sampled_from([-torch.inf, -1.0, 0.0, 0.0, 2.0]), min_size=1), st.floats(0, 1))
 def test_of_equal_scores_the_first_go(values, fraction):
     scores = {"a/U": torch.tensor(values)[None], "a/V": torch.tensor([])}
-    masks = lowest_masks(scores, fraction)
+    masks = lowest_masks(scores, fraction, block_of=layer_of)
     order = sorted(range(len(values)), key=lambda i: (values[i], i))
     gone = set(order[: share_of(fraction, len(values))])
     assert [i not in gone for i in range(len(values))] == masks["a/U"][0].tolist()
@@ -233,7 +235,7 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, protects):
             key: 0.5 * u.double().square() * (h[protects, key] - h[other, key] / 3)
             for key, u in entries(factors).items()
         }
-        masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks)
+        masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks, layer_of)
         factors = masked_factors(task.factors, masks).factors
     wanted = {"tradeoff": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,15 +137,19 @@ class CellBatches:
 def tune(
     loss: Callable[[Batch], Tensor],
     parameters: Sequence[Tensor],
-    batches: CellBatches,
+    batches: Iterable[Batch],
     *,
     n_steps: int,
     learning_rate: float,
     every: int,
+    optimizer: str = "adam",
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    update_masks: Sequence[Tensor | None] | None = None,
     after_step: Callable[[], None] | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Iterator[int]:
-    """Minimise a loss over ``parameters`` with Adam, pausing at every candidate.
+    """Minimise a loss over ``parameters``, pausing at every candidate.
 
     Parameters
     ----------
@@ -153,11 +157,20 @@ def tune(
         Maps a :class:`Batch` to a scalar.
     parameters : sequence of Tensor
         Leaves that require gradients; changed in place.
-    batches : CellBatches
+    batches : iterable of Batch
+        Endless, as :class:`CellBatches` are.
     n_steps : int
     learning_rate : float
     every : int
         Steps between two candidates; the last step is always one.
+    optimizer : {"adam", "sgd"}, default="adam"
+    momentum : float in [0, 1), default=0.9
+        Of "sgd".
+    weight_decay : float, default=0.0
+    update_masks : sequence of Tensor or None, optional
+        For each parameter a tensor in [0, 1] that can be broadcast to it, by which its *update* is
+        multiplied: where it is 0 the parameter keeps its bits, whatever the optimiser does with
+        momentum, second moments and weight decay. None: not masked.
     after_step : callable, optional
         Called after each update (a projection, say).
     progress : callable, optional
@@ -168,17 +181,43 @@ def tune(
     step : int
         Steps made so far; the caller reads the parameters before it asks for the next.
     """
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
-    optimizer.zero_grad(set_to_none=True)
+    made = _optimizer(optimizer, parameters, learning_rate, momentum, weight_decay)
+    masked = [
+        (parameter, mask)
+        for parameter, mask in zip(parameters, update_masks or (), strict=bool(update_masks))
+        if mask is not None
+    ]
+    made.zero_grad(set_to_none=True)
     for step, batch in zip(range(1, n_steps + 1), batches, strict=False):
         loss(batch).backward()
-        optimizer.step()
+        before = [parameter.detach().clone() for parameter, _ in masked]
+        made.step()
+        for (parameter, mask), old in zip(masked, before, strict=True):
+            _mask_update(parameter, old, mask)
         # Here, not before the next step: nobody who gets the parameters finds gradients on them.
-        optimizer.zero_grad(set_to_none=True)
+        made.zero_grad(set_to_none=True)
         if after_step is not None:
             after_step()
         if progress is not None:
             progress()
         if step % every == 0 or step == n_steps:
             yield step
+
+
+def _optimizer(
+    name: str, parameters: Sequence[Tensor], rate: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    settings: dict[str, Any] = {"lr": rate, "weight_decay": weight_decay, "fused": fused}
+    if name == "sgd":
+        return torch.optim.SGD(parameters, momentum=momentum, **settings)
+    return torch.optim.Adam(parameters, **settings)
+
+
+def _mask_update(parameter: Tensor, old: Tensor, mask: Tensor) -> None:
+    """Take back the share of an update that its mask does not let through.
+
+    The two ends are exact: 0 gives the old bits, 1 the new ones.
+    """
+    with torch.no_grad():
+        parameter.copy_(torch.lerp(old, parameter, mask.expand_as(parameter).to(parameter)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from numbers import Real
 from re import Pattern
 from typing import Any, ClassVar
@@ -18,14 +19,16 @@ from ..base import (
     Interval,
     NetworkEditor,
     StrOptions,
+    find_privileged,
     positive_int,
+    run_paths,
 )
 from ..layers import Factors, resolve_ranks, select_layers
 from ..objective import Constraint
 from ._edits import factors_of, untouched_attributes
 from ._learned import Path
-from ._removal import SPARSITIES, Removal, find_privileged
-from ._run import removed, run_paths
+from ._removal import SPARSITIES, Removal
+from ._run import removed, run_path
 
 __all__ = ["FairLRFTransformer"]
 
@@ -284,7 +287,7 @@ class FairLRFTransformer(NetworkEditor):
             if not refine:
                 return
         paths = self._paths(module, data, constraint, factors, shared, rng)
-        yield from run_paths(paths, start, refine, self.n_jobs)
+        yield from run_paths(paths, partial(run_path, start=start, refine=refine), self.n_jobs)
 
     def _paths(
         self,

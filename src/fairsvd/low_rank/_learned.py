@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._rng import torch_generator
-from ..base import Candidate, EditData
+from ..base import Candidate, EditData, loss_of, rows_a_step, stratified
 from ..caching import Cache
 from ..layers import Factors
 from ..masks import clamp_masks, harden, mask_variables, straight_through
-from ..objective import Constraint, Verdict, edit_loss
-from ..training import Batch, CellBatches, tune
+from ..objective import Constraint, Verdict
+from ..training import CellBatches, tune
 from ._edits import Edit, masked_factors
 
 __all__ = ["Path", "learned_masks", "spectrum"]
@@ -25,10 +24,6 @@ __all__ = ["Path", "learned_masks", "spectrum"]
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
 SPECTRUM_RATE = 1e-2
-
-# The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
-# a step sees this many batches' rows, which left smaller gaps at equal utility.
-TABLE_BATCHES = 4
 
 # Candidates that each phase leaves.
 N_CANDIDATES = 10
@@ -76,14 +71,6 @@ class Path:
         """Steps between two candidates."""
         return max(1, self.n_steps // N_CANDIDATES)
 
-    @property
-    def rows_a_step(self) -> int:
-        """Rows of one step: never more than memory was meant for, nor many times the data."""
-        size, editing = self.data.batch_size, self.data.editing
-        if len(editing.X.item_shape) != 1:
-            return size
-        return min(TABLE_BATCHES * size, max(size, len(editing)))
-
     def key(self) -> dict[str, Any]:
         """Tell what a training of masks depends on, beside the scope of the data's cache."""
         return {
@@ -92,39 +79,18 @@ class Path:
             "margin": self.data.margin,
             "constraint": vars(self.constraint),
             "n_steps": self.n_steps,
-            "rows": self.rows_a_step,
+            "rows": rows_a_step(self.data),
             "seed": [self.seed.entropy, self.seed.spawn_key],
         }
 
     def batches(self, rng: np.random.Generator) -> CellBatches:
         """Cell-stratified batches of the editing rows."""
-        data = self.data
-        return CellBatches(
-            data.editing,
-            data.n_classes,
-            data.n_groups,
-            batch_size=self.rows_a_step,
-            balance=self.constraint.balance,
-            generator=torch_generator(rng),
-            device=data.device,
-            dtype=data.dtype,
-        )
+        return stratified(self.data, self.constraint.balance, rng)
 
     def loss(self, state: Callable[[], Mapping[str, Tensor]], margin: float) -> Any:
         """Make the loss of a batch for a state that depends on trainable tensors."""
-
-        def of_batch(batch: Batch) -> Tensor:
-            logits = self.data.forward(self.module, state(), batch.X)
-            return edit_loss(
-                logits,
-                batch,
-                self.constraint,
-                margin=margin,
-                tradeoff=self.tradeoff,
-                n_groups=self.data.n_groups,
-            )
-
-        return of_batch
+        settings = {"margin": margin, "tradeoff": self.tradeoff}
+        return loss_of(self.module, self.data, self.constraint, state, **settings)
 
     def logits(self, edit: Edit) -> Tensor:
         """Logits of the judged rows."""

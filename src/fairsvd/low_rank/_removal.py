@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import torch_generator
@@ -16,18 +15,12 @@ from ..base import EditData
 from ..caching import Entry
 from ..curvature import group_curvature
 from ..layers import Factors
+from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
 from ..networks import to_logits
-from ..objective import count_table, shifted
+from ..objective import shifted
 from ._edits import Edit, masked_factors
-from ._scores import (
-    curvature_scores,
-    entries,
-    lowest_masks,
-    magnitude_scores,
-    random_scores,
-)
 
-__all__ = ["SPARSITIES", "Removal", "find_privileged", "privileged_group"]
+__all__ = ["SPARSITIES", "Removal"]
 
 SPARSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 
@@ -111,7 +104,7 @@ class Removal:
         self, params: dict[str, object], scores: Mapping[str, Tensor]
     ) -> Iterator[tuple[dict[str, object], Edit]]:
         for fraction in self.sparsities:
-            masks = lowest_masks(scores, fraction)
+            masks = lowest_masks(scores, fraction, block_of=layer_of)
             yield {**params, "sparsity": fraction}, masked_factors(self.factors, masks)
 
     def _by_curvature(
@@ -125,7 +118,7 @@ class Removal:
             edit, curvature = Edit(self.factors, {}), first
             for round_ in range(1, self.n_steps + 1):
                 scores = self._scores(edit.factors, curvature, params)
-                masks = lowest_masks(scores, fraction * round_ / self.n_steps, masks)
+                masks = lowest_masks(scores, fraction * round_ / self.n_steps, masks, layer_of)
                 edit = masked_factors(self.factors, masks)
                 if round_ < self.n_steps:
                     curvature = self._curvature(self._edited(edit.factors), edit.factors)
@@ -144,7 +137,7 @@ class Removal:
             "curvature", parts, lambda: Entry(self._curvature(self.module, self.measured))
         )
         return {
-            key: h[..., : self.factors[key.rpartition("/")[0]].S.shape[1]].to(self.data.device)
+            key: h[..., : self.factors[layer_of(key)].S.shape[1]].to(self.data.device)
             for key, h in entry.tensors.items()
         }
 
@@ -194,28 +187,11 @@ class Removal:
         return curvature_scores(entries(factors), protect, sacrifice, float(weight))  # type: ignore[arg-type]
 
 
-def find_privileged(data: EditData) -> int | None:
-    """Find the privileged group on the judged rows, untouched network; None without groups."""
-    if not data.has_groups:
-        return None
-    judge = data.judge
-    predicted = shifted(data.untouched, data.margin).argmax(dim=1).numpy()
-    return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
+def entries(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Entries of U and V under the names that masks use."""
+    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}
 
 
-def privileged_group(
-    y: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int
-) -> int:
-    """Find the group whose mean recall over the classes leads most over the rest pooled."""
-    counts = count_table(y, predicted, groups, 1 + max(y.max(), predicted.max()), n_groups)
-    right, total = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
-    leads = _recall(right, total) - _recall(right.sum(axis=0) - right, total.sum(axis=0) - total)
-    return int(np.nanargmax(leads)) if np.isfinite(leads).any() else 0
-
-
-def _recall(right: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean recall over the classes that have rows, for counts (n_groups, n_classes)."""
-    seen = total > 0
-    rates = np.divide(right, total, out=np.zeros(total.shape), where=seen)
-    sums, n_seen = rates.sum(axis=1), seen.sum(axis=1)
-    return np.divide(sums, n_seen, out=np.full(len(sums), np.nan), where=n_seen > 0)
+def layer_of(name: str) -> str:
+    """Tell the layer of a mask; its U and V are ranked together."""
+    return name.rpartition("/")[0]

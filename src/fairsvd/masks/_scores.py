@@ -1,14 +1,13 @@
-"""Scores by which entries of U and V are removed without learning, and their masks."""
+"""Scores by which entries are removed without learning, and the masks of the lowest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ..layers import Factors
-from ..masks import share_of
+from ._straight_through import share_of
 
 __all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "random_scores"]
 
@@ -22,7 +21,7 @@ def curvature_scores(
     """Predicted loss change when an entry is set to zero, for one side against the other.
 
     ``1/2 u^2 (h_protect - tradeoff * h_sacrifice)``: low where removal costs the protected rows
-    little and the others much (the form of FairPrune, arXiv:2203.02110, on SVD factors).
+    little and the others much (the form of FairPrune, arXiv:2203.02110, on entries of any kind).
 
     Parameters
     ----------
@@ -53,35 +52,39 @@ def lowest_masks(
     scores: Mapping[str, Tensor],
     fraction: float,
     kept: Mapping[str, Tensor] | None = None,
+    block_of: Callable[[str], str] = lambda name: name,
 ) -> dict[str, Tensor]:
-    """Remove the lowest scores of every layer, its U and V ranked together.
+    """Remove the lowest scores of every block of tensors that are ranked together.
 
     Parameters
     ----------
-    scores : mapping of "layer/U" and "layer/V" to Tensor
+    scores : mapping of name to Tensor
     fraction : float in [0, 1]
-        Share of each layer's entries that is removed, rounded down.
+        Share of each block's entries that is removed, rounded down.
     kept : mapping of name to boolean Tensor, optional
         Entries removed before (False) stay removed and count.
+    block_of : callable, optional
+        Maps a name to its block; by default every tensor is one.
 
     Returns
     -------
     masks : dict of name to boolean Tensor
         True where an entry is kept.
     """
-    layers = dict.fromkeys(name.rpartition("/")[0] for name in scores)
+    blocks: dict[str, list[str]] = {}
+    for name in scores:
+        blocks.setdefault(block_of(name), []).append(name)
     masks: dict[str, Tensor] = {}
-    for layer in layers:
-        keys = [f"{layer}/U", f"{layer}/V"]
-        flat = torch.cat([scores[key].flatten() for key in keys])
+    for names in blocks.values():
+        flat = torch.cat([scores[name].flatten() for name in names])
         if kept is not None:
-            gone = torch.cat([~kept[key].flatten() for key in keys])
+            gone = torch.cat([~kept[name].flatten() for name in names])
             flat = flat.masked_fill(gone, -torch.inf)
         mask = ~_lowest(flat, share_of(fraction, len(flat)))
-        parts = torch.split(mask, [scores[key].numel() for key in keys])
-        for key, part in zip(keys, parts, strict=True):
-            masks[key] = part.reshape(scores[key].shape)
-    return masks
+        parts = torch.split(mask, [scores[name].numel() for name in names])
+        for name, part in zip(names, parts, strict=True):
+            masks[name] = part.reshape(scores[name].shape)
+    return {name: masks[name] for name in scores}
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
@@ -96,8 +99,3 @@ def _lowest(flat: Tensor, count: int) -> Tensor:
     equal = torch.nonzero(flat == last).flatten()
     lowest[equal[: count - int(lowest.sum())]] = True
     return lowest
-
-
-def entries(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Entries of U and V under the names that masks use."""
-    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}

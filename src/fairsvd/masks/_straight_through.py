@@ -1,4 +1,4 @@
-"""Straight-through masks on any named tensors: learned, then hardened."""
+"""Straight-through masks: learned, then hardened."""
 
 from __future__ import annotations
 
