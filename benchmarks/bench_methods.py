@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from context import Context, Method, Outcome
-from controls import CONTROLS, OURS
+from controls import CONTROLS
 from nets import mlp, train
+from ours import OURS
 from peers import PEERS
 from protocol import CONSTRAINTS, evaluate
 from summary import markdown

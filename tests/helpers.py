@@ -15,7 +15,7 @@ import torch
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import nn
 
-from fairsvd import FairLRFTransformer
+from fairsvd import FairLRFTransformer, NetworkEditor
 from fairsvd.datasets import make_biased_classification
 from fairsvd.objective import count_table
 
@@ -114,19 +114,26 @@ def quick(
     return kind(network, **{**defaults, **settings})
 
 
-class LastWins(FairLRFTransformer):
-    """The same editor, except that the last edit is chosen whatever it does.
+def last_wins(kind: type[NetworkEditor]) -> type[NetworkEditor]:
+    """Derive an editor of which the last edit is chosen whatever it does.
 
     On few rows and steps the untouched network often is the best; this shows the others.
     """
 
-    def _edit(self, module, data, constraint, rng):
-        for number, candidate in enumerate(super()._edit(module, data, constraint, rng)):
-            if candidate.state:
-                verdict = data.judge(data.logits(module, candidate.state))
-                won = replace(verdict, feasible=True, value=1e6 + number)
-                candidate = replace(candidate, verdict=won)
-            yield candidate
+    class Last(kind):  # type: ignore[misc, valid-type]
+        def _edit(self, module, data, constraint, rng):
+            for number, candidate in enumerate(super()._edit(module, data, constraint, rng)):
+                if candidate.state:
+                    verdict = data.judge(data.logits(module, candidate.state))
+                    won = replace(verdict, feasible=True, value=1e6 + number)
+                    candidate = replace(candidate, verdict=won)
+                yield candidate
+
+    return Last
+
+
+class LastWins(last_wins(FairLRFTransformer)):
+    """FairLRF-style editing that chooses its last edit."""
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -39,9 +39,12 @@ LEVEL = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 
 MAX_LINES = 300
 # "folder/file.py": the reason why it may not be split.
+ONE_CLASS = "one class, most of it the documentation of its parameters, one by one"
 LONGER_FILES = {
     "arrays.py": "the only file that may know what X can be: one reader for each kind of it",
-    "low_rank/_fairlrf.py": "one class, most of it the documentation of its parameters, one by one",
+    "low_rank/_fairlrf.py": ONE_CLASS,
+    "masking/_bias_mask.py": ONE_CLASS,
+    "masking/_pruner.py": ONE_CLASS,
 }
 MAX_BODY = 50
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fairsvd import FairLRFTransformer
+from fairsvd import BiasMaskFineTuner, FairLRFTransformer, FairPruner
 
 # The checks know nothing of sensitive features; no other warning is allowed.
 pytestmark = pytest.mark.filterwarnings(
@@ -13,6 +13,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@parametrize_with_checks([FairLRFTransformer()])
+@parametrize_with_checks([FairLRFTransformer(), BiasMaskFineTuner(), FairPruner()])
 def test_scikit_learn_check(estimator, check):
     check(estimator)

@@ -11,9 +11,8 @@ import torch
 from joblib import parallel_config
 
 from fairsvd import FairLRFTransformer
-from fairsvd.base import _editor, _prepare, _report
+from fairsvd.base import _editor, _prepare, _report, _tuning
 from fairsvd.exceptions import FairsvdWarning, SmallCellWarning
-from fairsvd.low_rank import _learned
 from fairsvd.networks import _default
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -51,8 +50,8 @@ PLACES = {
     "splitting": (_prepare, "make_parts", 0),
     "the default network's training": (_default, "fit_net", 0),
     "the first judgement": (_prepare, "make_data", 0),
-    "the first candidate": (_learned, "edit_loss", 0),
-    "the middle of the edit": (_learned, "edit_loss", 5),
+    "the first candidate": (_tuning, "edit_loss", 0),
+    "the middle of the edit": (_tuning, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),
     "writing the result": (_editor, "edited", 0),
     "the tables of the report": (_report, "count_table", 1),

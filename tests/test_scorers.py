@@ -269,6 +269,46 @@ def test_without_routing_the_attribute_is_found(frame, kind, source):
     assert (gaps < -0.1).all()
 
 
+class Counting(LogisticRegression):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def predict(self, X):
+        type(self).asked += 1
+        return super().predict(X)
+
+
+@pytest.mark.parametrize("first", ["gap", "utility"])
+def test_scorers_of_a_search_share_predictions(frame, monkeypatch, first):
+    X, y = frame
+    scorers = {
+        "gap": fairness_scorer(NAME, sensitive_columns="sex"),
+        "utility": "balanced_accuracy",
+    }
+    scoring = {name: scorers[name] for name in (first, *scorers)}
+    search = GridSearchCV(Counting(), {"C": [0.1, 1.0]}, scoring=scoring, refit=False, cv=3)
+    monkeypatch.setattr(Counting, "asked", 0)
+    search.fit(X, y)
+    assert Counting.asked == 6  # once for each setting and fold
+    for name, scorer in scorers.items():
+        alone = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, scoring=scorer, cv=3)
+        np.testing.assert_array_equal(
+            search.cv_results_[f"mean_test_{name}"],
+            alone.fit(X, y).cv_results_["mean_test_score"],
+        )
+
+
+def test_probabilities_are_not_those_that_others_keep(frame):
+    X, y = frame
+    gap = fairness_scorer(NAME, sensitive_columns="sex", response_method="predict_proba")
+    scoring = {"before": "roc_auc", "gap": gap, "after": "neg_log_loss"}
+    many = cross_validate(LogisticRegression(), X, y, scoring=scoring, cv=3)
+    for name, scorer in scoring.items():
+        alone = cross_validate(LogisticRegression(), X, y, scoring=scorer, cv=3)
+        np.testing.assert_array_equal(many[f"test_{name}"], alone["test_score"])
+
+
 def test_alone_in_a_search(frame):
     X, y = frame
     scorer = fairness_scorer(NAME, sensitive_columns="sex")

@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "BiasMaskFineTuner",
     "ConvNet",
     "FairLRFTransformer",
     "FairLRFTransformerCV",
+    "FairPruner",
     "JointStratifiedKFold",
     "LowRankConv2d",
     "LowRankLinear",
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .base import NetworkEditor
     from .layers import LowRankConv2d, LowRankLinear
     from .low_rank import FairLRFTransformer, FairLRFTransformerCV
+    from .masking import BiasMaskFineTuner, FairPruner
     from .metrics import fairness_score, fairness_scorer, group_table
     from .model_selection import JointStratifiedKFold, best_under_gap
     from .networks import MLP, ConvNet
@@ -40,9 +43,11 @@ else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
     _SUBMODULES = frozenset({"datasets", "exceptions"})
     _HOMES = {
+        "BiasMaskFineTuner": "masking",
         "ConvNet": "networks",
         "FairLRFTransformer": "low_rank",
         "FairLRFTransformerCV": "low_rank",
+        "FairPruner": "masking",
         "JointStratifiedKFold": "model_selection",
         "LowRankConv2d": "layers",
         "LowRankLinear": "layers",

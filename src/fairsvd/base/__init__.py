@@ -6,13 +6,25 @@ from ._candidates import Candidate, EditData, choose, edited_copy
 from ._editor import NetworkEditor
 from ._inputs import FitInputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
+from ._phases import TuningPath, judged, layer_biases, run_phases, trained_masks, tuned
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
+from ._removal import SPARSITIES, ScoredRemoval
 from ._request import make_constraint
-from ._tuning import Best, lighten, loss_of, rows_a_step, run_paths, stratified
+from ._tuning import (
+    START_FRACTION,
+    Best,
+    lighten,
+    loss_of,
+    rows_a_step,
+    run_paths,
+    stratified,
+)
 
 __all__ = [
     "SHARED_CONSTRAINTS",
+    "SPARSITIES",
+    "START_FRACTION",
     "Best",
     "Candidate",
     "EditData",
@@ -21,10 +33,14 @@ __all__ = [
     "Interval",
     "NetworkEditor",
     "Prepared",
+    "ScoredRemoval",
     "StrOptions",
+    "TuningPath",
     "choose",
     "edited_copy",
     "find_privileged",
+    "judged",
+    "layer_biases",
     "lighten",
     "loss_of",
     "make_constraint",
@@ -33,5 +49,8 @@ __all__ = [
     "privileged_group",
     "rows_a_step",
     "run_paths",
+    "run_phases",
     "stratified",
+    "trained_masks",
+    "tuned",
 ]

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,9 +143,31 @@ class EditData:
         """Logits of the judged rows (or others) in full precision, as predictions are made."""
 
         def run(X: Tensor) -> Tensor:
-            return self._run(module, state, to_device(X, self.device, self.dtype))
+            return to_logits(module(to_device(X, self.device, self.dtype)), self.kind)
 
-        return fast_logits(run, self.judged if rows is None else rows)
+        call = partial(fast_logits, run, self.judged if rows is None else rows)
+        return _with_state(module, state, call) if state else call()
+
+
+class _Around(nn.Module):
+    """Makes any call that runs the module a forward pass of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, call: Callable[[], Tensor]) -> Tensor:
+        """Run the call."""
+        return call()
+
+
+def _with_state(
+    module: nn.Module, state: Mapping[str, Tensor], call: Callable[[], Tensor]
+) -> Tensor:
+    """Replace entries of the module's state once for all of its runs in the call."""
+    entries = {f"module.{name}": value for name, value in state.items()}
+    logits: Tensor = functional_call(_Around(module), entries, (call,))
+    return logits
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from ..objective import gap
 
 __all__ = ["FitInputs", "check_cells", "read_fit_inputs", "read_predict_inputs"]
 
+# Up to so many whole numbers are classes for scikit-learn, whose check sorts all of them again.
+FEW_LABELS = 10
+
 
 @dataclass(frozen=True)
 class FitInputs:
@@ -197,18 +200,23 @@ def _check_lengths(X: Any, y: Any) -> None:
 
 
 def _encoded_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    check_classification_targets(y)
-    labels, codes = np.unique(y, return_inverse=True)
+    whole = y.dtype.kind in "biu"
+    if not whole:
+        check_classification_targets(y)
+    labels = np.unique(y)
+    if whole and len(labels) > FEW_LABELS:
+        # All that is left to say is that so many whole numbers may be no classes.
+        check_classification_targets(y)
     if len(labels) < 2:
         raise ValueError(
             f"y holds one class only ({labels.tolist()}): a classifier needs rows of two classes "
             "or more."
         )
-    return labels, codes.astype(np.int64)
+    return labels, np.searchsorted(labels, y).astype(np.int64)
 
 
 def _check_group_count(codes: NDArray[np.int64], labels: tuple[Any, ...]) -> None:
-    present = np.unique(codes[codes >= 0])
+    present = np.flatnonzero(np.bincount(codes[codes >= 0]))
     if len(present) < 2:
         raise GroupError(
             f"sensitive_features hold one group only ({[labels[i] for i in present]}): there is "

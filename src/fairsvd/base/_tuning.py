@@ -13,15 +13,19 @@ from torch import Tensor, nn
 
 from .._parallel import in_parallel
 from .._rng import torch_generator
-from ..objective import Constraint, edit_loss
+from ..objective import SHARPNESS, Constraint, edit_loss
 from ..training import Batch, CellBatches
 from ._candidates import Candidate, EditData
 
-__all__ = ["Best", "lighten", "loss_of", "rows_a_step", "run_paths", "stratified"]
+__all__ = ["START_FRACTION", "Best", "lighten", "loss_of", "rows_a_step", "run_paths", "stratified"]
 
 # The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
 # a step sees this many batches' rows, which left smaller gaps at equal utility.
 TABLE_BATCHES = 4
+
+# What a second tuning starts from is chosen under this share of the tolerance: it closes
+# the rest, and a looser start costs less utility.
+START_FRACTION = 0.6
 
 P = TypeVar("P")
 E = TypeVar("E")
@@ -69,6 +73,8 @@ def loss_of(
     *,
     margin: float,
     tradeoff: float,
+    share: float = 1.0,
+    sharpness: float = SHARPNESS,
 ) -> Callable[[Batch], Tensor]:
     """Make the loss of a batch for a state that depends on trainable tensors.
 
@@ -83,6 +89,8 @@ def loss_of(
         Operating threshold, in units of the logit margin.
     tradeoff : float
         Weight of the soft gap.
+    share, sharpness : float
+        As in :func:`fairsvd.objective.edit_loss`.
     """
 
     def of_batch(batch: Batch) -> Tensor:
@@ -93,6 +101,8 @@ def loss_of(
             margin=margin,
             tradeoff=tradeoff,
             n_groups=data.n_groups,
+            share=share,
+            sharpness=sharpness,
         )
 
     return of_batch

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from os import PathLike, fspath
+from os import PathLike
+from os.path import abspath
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +23,7 @@ from ._fingerprint import fingerprint
 __all__ = ["Cache", "Entry", "open_cache"]
 
 # Part of every key: to be raised when an entry's meaning changes.
-FORMAT = 1
+FORMAT = 2
 DIGEST = hashlib.sha256().digest_size
 
 # Name of the facts among an entry's tensors, which no parameter can have.
@@ -84,22 +86,25 @@ class OnDisk:
     def __init__(self, memory: Any) -> None:
         self.memory = memory
 
+    @functools.cached_property
+    def _stored(self) -> Any:
+        # joblib reads and documents the function anew each time that it is asked for it.
+        return self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
+
     def fetch(self, name: str, key: str, compute: Callable[[], Entry]) -> Entry:
         """Read the entry and check it, or compute and write it."""
         produced: list[Entry] = []
+        stored = self._stored
 
         def produce() -> bytes:
+            # With a file in place joblib comes here only where it could not read that.
+            if stored.check_call_in_cache(key, produce):
+                _warn_damaged(name, key)
             produced.append(compute())
             return sealed(produced[-1])
 
-        stored = self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
-        known = stored.check_call_in_cache(key, produce)
         payload = stored(key, produce)
-        if produced:
-            if known:
-                _warn_damaged(name, key)
-            return produced[-1]
-        entry = opened(payload)
+        entry = produced[-1] if produced else opened(payload)
         if entry is None:
             _warn_damaged(name, key)
             stored.call_and_shelve(key, produce).clear()
@@ -229,5 +234,16 @@ def open_cache(memory: Any) -> Cache:
     """
     if memory is None:
         return Cache()
-    memory = check_memory(fspath(memory) if isinstance(memory, PathLike) else memory)
-    return Cache(OnDisk(memory) if getattr(memory, "store_backend", None) else None)
+    if isinstance(memory, (str, PathLike)):
+        return Cache(_store_at(abspath(memory)))
+    return Cache(_store_of(check_memory(memory)))
+
+
+def _store_of(memory: Any) -> OnDisk | None:
+    return OnDisk(memory) if getattr(memory, "store_backend", None) else None
+
+
+@functools.lru_cache(maxsize=8)
+def _store_at(folder: str) -> OnDisk | None:
+    # Kept, since every fit of a search opens it.
+    return _store_of(check_memory(folder))

@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ._engine import CurvaturePass
+from ._engine import CurvaturePass, Gradient
 from ._func import per_sample_gradients
 from ._rows import Batch
 
-__all__ = ["group_curvature", "group_weight_curvature", "per_sample_gradients"]
+__all__ = [
+    "Gradient",
+    "group_curvature",
+    "group_weight_curvature",
+    "per_sample_gradients",
+    "squared_weight_gradients",
+]
 
 
 def group_curvature(
@@ -173,3 +179,62 @@ def group_weight_curvature(
         autocast=autocast,
     ).run(batches)
     return {name: squares for name, (squares,) in curvature.items()}
+
+
+def squared_weight_gradients(
+    module: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    gradient: Gradient,
+    *,
+    to_logits: Callable[[Tensor], Tensor],
+    max_memory: int = 2**28,
+    autocast: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Average the squared gradients that any loss of single rows has in some layers' weights.
+
+    Parameters
+    ----------
+    module, batches, to_logits, max_memory, autocast
+        As in :func:`group_curvature`; the codes y of the batches may mean anything, and rows of
+        group 0 are averaged, those of group -1 left out.
+    names : sequence of str
+        Layers.
+    gradient : callable
+        From logits (n, n_classes) and codes (n,) to the gradient (n, n_classes) of each row's own
+        loss in its logits.
+
+    Returns
+    -------
+    squares : dict of str to Tensor, each of the shape of the layer's weight
+        Means over the rows, at least 0, in float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`group_curvature`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> rows = torch.randn(6, 4), torch.zeros(6, dtype=torch.int64), torch.zeros(6).long()
+    >>> squares = squared_weight_gradients(
+    ...     net, ["0"], [rows], lambda logits, codes: logits, to_logits=lambda output: output
+    ... )
+    >>> squares["0"].shape
+    torch.Size([3, 4])
+    """
+    found = CurvaturePass(
+        module,
+        dict.fromkeys(names),
+        n_groups=1,
+        to_logits=to_logits,
+        hessian="fisher",
+        max_memory=max_memory,
+        autocast=autocast,
+        gradient=gradient,
+    ).run(batches)
+    shapes = {name: module.get_submodule(name).get_parameter("weight").shape for name in names}
+    return {name: squares[0].reshape(shapes[name]) for name, (squares,) in found.items()}

@@ -88,7 +88,7 @@ def check_factors(
     return Factors(U, S, V)
 
 
-def check_logits(logits: Tensor, rows: Rows) -> None:
+def check_logits(logits: Tensor, rows: Rows, *, labelled: bool) -> None:
     """Refuse logits that are not one row of at least two classes for every label."""
     if logits.dim() != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
         raise ValueError(
@@ -96,6 +96,8 @@ def check_logits(logits: Tensor, rows: Rows) -> None:
             f"got shape {tuple(logits.shape)}. Map a single logit z to the columns (0, z)."
         )
     low, high = rows.classes
+    if not labelled:
+        return
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(
             f"batches: y must hold class codes in [0, {logits.shape[1]}), got codes from "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ from ._record import Use, evaluating, recording
 from ._rows import Batch, Rows, sorted_batches
 from ._sums import GradientSums, LayerSums
 
-__all__ = ["Batch", "CurvaturePass"]
+__all__ = ["Batch", "CurvaturePass", "Gradient"]
+
+Gradient: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class CurvaturePass:
@@ -41,6 +44,9 @@ class CurvaturePass:
     hessian : {"fisher", "ggn"}
     max_memory : int
     autocast : torch.dtype or None
+    gradient : callable or None
+        Gradient of a row's own loss in its logits, from the logits and the codes of the rows, in
+        the place of the cross-entropy's; ``hessian`` is then without a meaning.
     """
 
     def __init__(
@@ -53,10 +59,12 @@ class CurvaturePass:
         hessian: str,
         max_memory: int,
         autocast: torch.dtype | None,
+        gradient: Gradient | None = None,
     ) -> None:
         check_options(n_groups, hessian, max_memory, autocast)
         self.module, self.n_groups = module, n_groups
         self.to_logits, self.hessian, self.autocast = to_logits, hessian, autocast
+        self.gradient = gradient
         # Half for the rows that wait to be sorted, half for the gradients of single rows.
         self.half = max_memory // 2
         self.names = list(factors)
@@ -97,14 +105,19 @@ class CurvaturePass:
         with torch.enable_grad(), recording(self.layers) as recorded:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
         with torch.no_grad():
-            check_logits(logits, rows)
+            check_logits(logits, rows, labelled=self.gradient is None)
             uses = {name: calls for name, calls in recorded.items() if calls}
             for name, calls in uses.items():
                 self.hooked[name].begin(rows, unchanged_inputs(name, calls, len(rows)))
-            for cotangent, last in _cotangents(logits, y, self.hessian):
+            for cotangent, last in self._gradients(logits, y):
                 self._add_hooked(uses, logits, cotangent, last)
                 self._add_others(rows, x, cotangent)
         return set(uses)
+
+    def _gradients(self, logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, bool]]:
+        if self.gradient is None:
+            return _cotangents(logits, y, self.hessian)
+        return iter([(self.gradient(logits, y).to(logits), True)])
 
     def _add_hooked(
         self, uses: Mapping[str, list[Use]], logits: Tensor, cotangent: Tensor, last: bool

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
+
+# Private: a search asks the estimator once for the predictions of all scorers of this class, and
+# once more for any other. The only file that uses it; it is there in scikit-learn 1.6 to 1.9.
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from ..groups import encode_groups, find_sensitive
@@ -21,8 +25,11 @@ _RESPONSES = ("predict", "predict_proba", "decision_function")
 
 
 @dataclass(eq=False, repr=False)
-class _FairnessScorer:
+class _FairnessScorer(_BaseScorer):
     """The callable that :func:`fairness_scorer` returns: ``scorer(estimator, X, y)``."""
+
+    # What is shared with scikit-learn's scorers: of probabilities they keep one column only.
+    _response_method: ClassVar[str] = "predict"
 
     name: str
     sensitive_columns: str | int | Sequence[str | int] | None
@@ -48,10 +55,28 @@ class _FairnessScorer:
         self, estimator: Any, X: Any, y_true: Any, *, sensitive_features: Any = None
     ) -> float:
         """Score a fitted classifier: minus a difference, or a ratio; NaN without a comparison."""
+        return self._score(_ask, estimator, X, y_true, sensitive_features=sensitive_features)
+
+    def _score(
+        self,
+        method_caller: Callable[..., Any],
+        estimator: Any,
+        X: Any,
+        y_true: Any,
+        *,
+        sensitive_features: Any = None,
+    ) -> float:
+        """Score with predictions from ``method_caller(estimator, "predict", X)``."""
         names = None
         if sensitive_features is None:
             sensitive_features, names = self._find(X, y_true)
-        counts, pos = self._counts(estimator, X, y_true, sensitive_features, names)
+        known = getattr(estimator, "classes_", None)
+        if self.response_method != "predict":
+            found = self._shares(estimator, X, known)
+        else:
+            # scikit-learn's own way needs classes_.
+            found = (_ask if known is None else method_caller)(estimator, "predict", X)
+        counts, pos = self._counts(found, known, y_true, sensitive_features, names)
         value = measure(counts, self.name, pos)
         return value if split_name(self.name)[1] else 0.0 - value
 
@@ -111,23 +136,19 @@ class _FairnessScorer:
         return located.values, located.names
 
     def _counts(
-        self, estimator: Any, X: Any, y_true: Any, sensitive_features: Any, names: Any
+        self, found: Any, known: Any, y_true: Any, sensitive_features: Any, names: Any
     ) -> tuple[NDArray[Any], int | None]:
-        arrays = {"y": y_true}
-        known = getattr(estimator, "classes_", None)
-        shares = None
-        if self.response_method == "predict":
-            arrays["predictions"] = estimator.predict(X)
-        else:
-            shares = self._shares(estimator, X, known)
+        """Count, given predictions or shares, in each group which class is taken for which."""
+        predicted = self.response_method == "predict"
+        arrays = {"y": y_true, "predictions": found} if predicted else {"y": y_true}
         classes, codes, pos = encode_labels(arrays, known, self.pos_label)
         groups = encode_groups(
             sensitive_features, len(codes[0]), missing=self.missing_group, names=names
         )
         sizes = len(classes), groups.n_groups
-        if shares is None:
+        if predicted:
             return count_table(codes[0], codes[1], groups.codes, *sizes), pos
-        return _share_table(codes[0], shares, groups.codes, *sizes), pos
+        return _share_table(codes[0], found, groups.codes, *sizes), pos
 
     def _shares(self, estimator: Any, X: Any, known: Any) -> NDArray[np.float64]:
         """Ask for probabilities, or for decisions as 0/1 shares, of shape (n, n_classes)."""
@@ -148,6 +169,10 @@ class _FairnessScorer:
         if self.response_method == "decision_function":
             return np.eye(n_classes)[scores.argmax(axis=1)]
         return scores
+
+
+def _ask(estimator: Any, method: str, X: Any) -> Any:
+    return getattr(estimator, method)(X)
 
 
 def _share_table(

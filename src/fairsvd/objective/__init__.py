@@ -5,11 +5,12 @@ from __future__ import annotations
 from ._constraint import UTILITIES, Constraint, is_unbalanced, utility_from_counts
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import Curves, Judge, Verdict, margin_of_threshold
-from ._loss import edit_loss, shifted
+from ._loss import SHARPNESS, edit_loss, shifted
 from ._uncertainty import gap_interval, noise_floor
 
 __all__ = [
     "GAPS",
+    "SHARPNESS",
     "UTILITIES",
     "Constraint",
     "Curves",

@@ -9,7 +9,7 @@ from ..training import Batch
 from ._constraint import Constraint
 from ._gaps import soft_gap
 
-__all__ = ["edit_loss", "shifted"]
+__all__ = ["SHARPNESS", "edit_loss", "shifted"]
 
 # The step from one decision to the other is smoothed over about a unit of margin: wide enough
 # for gradients, narrow enough that the soft gap falls together with the hard one.
@@ -31,8 +31,10 @@ def edit_loss(
     margin: float,
     tradeoff: float,
     n_groups: int,
+    share: float = 1.0,
+    sharpness: float = SHARPNESS,
 ) -> Tensor:
-    """Weighted cross-entropy plus ``tradeoff`` times the soft gap.
+    """``share`` times the weighted cross-entropy plus ``tradeoff`` times the soft gap.
 
     Both are taken at the operating threshold. A gap penalised at margin 0, where an unbalanced
     task is never run, costs balanced accuracy and buys nothing.
@@ -47,13 +49,19 @@ def edit_loss(
     tradeoff : float
         Weight of the soft gap; at 0 it is not computed.
     n_groups : int
+    share : float, default=1.0
+        Weight of the cross-entropy.
+    sharpness : float, default=SHARPNESS
+        Factor of the logits in the soft gap; 1: the network's own probabilities.
     """
     logits = shifted(logits, margin)
     losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none")
     loss = (losses * batch.loss_weights).mean()
+    if share != 1:
+        loss = share * loss
     if tradeoff == 0:
         return loss
-    probabilities = torch.softmax(SHARPNESS * logits, dim=1)
+    probabilities = torch.softmax(sharpness * logits, dim=1)
     penalty = soft_gap(
         probabilities,
         batch.y,

@@ -1,0 +1,529 @@
+"""Bias-mask fine-tuning: importances, masks, what moves and what does not, and what it achieves."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from fairsvd import BiasMaskFineTuner, JointStratifiedKFold, best_under_gap, fairness_scorer
+from fairsvd.arrays import LabelledRows, as_batches
+from fairsvd.base import EditData
+from fairsvd.datasets import make_biased_classification
+from fairsvd.masking._importance import Operating, batch_importance, row_importance, weight_name
+from fairsvd.masking._ratio import (
+    bias_ratio,
+    hard_masks,
+    normalised,
+    reset_mask,
+    shuffled,
+    soft_masks,
+)
+from fairsvd.objective import Constraint, Judge, soft_gap
+from helpers import (
+    IGNORE_SMALL_DATA,
+    Rows,
+    convolutions,
+    fingerprint,
+    global_state,
+    images,
+    last_wins,
+    mlp,
+    table,
+    trained,
+)
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+
+CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
+
+
+def quick(network=None, kind=BiasMaskFineTuner, **parameters):
+    """Make an editor of a few updates and one weight of the bias."""
+    defaults = {"impair_epochs": 2, "repair_epochs": 2, "min_steps": 4, "bias_weight": 1.0}
+    return kind(network, **{**defaults, "random_state": 0, **parameters})
+
+
+class LastWins(last_wins(BiasMaskFineTuner)):
+    """Chooses its last edit."""
+
+
+def edit_data(rows, n_groups, n_classes, batch_size=16, dtype=torch.float64):
+    y, groups = torch.tensor(rows.y), torch.tensor(rows.group)
+    X = as_batches(rows.X.astype(np.float64))
+    judge = Judge(
+        rows.y, rows.group, np.zeros(len(rows.y), dtype=int), n_classes, n_groups, CONSTRAINT
+    )
+    return EditData(
+        editing=LabelledRows(X, y, groups),
+        judged=X,
+        judge=judge,
+        untouched=torch.zeros(len(y), n_classes),
+        kind="logits",
+        output_layer="4",
+        n_classes=n_classes,
+        n_groups=n_groups,
+        group_labels=tuple(range(n_groups)),
+        margin=0.3 if n_classes == 2 else 0.0,
+        batch_size=batch_size,
+        device=torch.device("cpu"),
+        dtype=dtype,
+    )
+
+
+def importance_by_hand(module, data, at):
+    """One row at a time, in float64, by autograd alone."""
+    X, y, g = data.editing.X[:].double(), data.editing.y, data.editing.groups
+    shift = torch.zeros(data.n_classes, dtype=torch.float64)
+    if data.n_classes == 2:
+        shift[1] = at.margin
+    weights = [module.get_submodule(name).weight for name in ("0", "2", "4")]
+    class_weight = len(y) / (len(torch.unique(y)) * torch.bincount(y).double())
+
+    def probabilities(rows):
+        return torch.softmax(at.sharpness * (module(rows) - shift), dim=1)
+
+    leaf = probabilities(X).detach().requires_grad_()
+    gap = soft_gap(leaf, y, g, None, "equalized_odds", 1, data.n_groups)
+    (slopes,) = torch.autograd.grad(gap, leaf)
+    found = []
+    for kind in ("bias", "prediction"):
+        gradients = []
+        for i in range(len(y)):
+            row = X[i : i + 1]
+            if kind == "bias":
+                loss = len(y) * (slopes[i] * probabilities(row)[0]).sum()
+            else:
+                loss = class_weight[y[i]] * nn.functional.cross_entropy(
+                    module(row) - shift, y[i : i + 1]
+                )
+            gradients.append(torch.autograd.grad(loss, weights))
+        columns = [torch.stack(column) for column in zip(*gradients, strict=True)]
+        share = 1 / data.batch_size
+        found.append(
+            [(1 - share) * c.mean(0).square() + share * c.square().mean(0) for c in columns]
+        )
+    return found
+
+
+@pytest.mark.parametrize(("n_classes", "n_groups"), [(2, 2), (2, 3), (3, 2)])
+def test_importance_equals_a_loop_over_single_rows(n_classes, n_groups):
+    rows = table(90, n_classes=n_classes, n_groups=n_groups)
+    data = edit_data(rows, n_groups, n_classes)
+    module = trained(mlp(n_classes), rows).double()
+    at = Operating(data.margin, 4.0)
+    found = row_importance(module, ["0", "2", "4"], data, CONSTRAINT, at, max_memory=2**20)
+    for mine, wanted in zip(found, importance_by_hand(module, data, at), strict=True):
+        for value, reference in zip(mine.values(), wanted, strict=True):
+            torch.testing.assert_close(value, reference, rtol=1e-8, atol=1e-14)
+
+
+def test_importance_is_the_mean_over_random_batches():
+    rows = table(800)
+    data = edit_data(rows, 2, 2, batch_size=400)
+    module = trained(mlp(), rows).double()
+    at = Operating(0.0, 1.0)
+    exact = row_importance(module, ["0"], data, CONSTRAINT, at, max_memory=2**20)
+    drawn = [
+        batch_importance(module, ["0"], data, CONSTRAINT, at, np.random.default_rng(seed))
+        for seed in range(40)
+    ]
+    for side in (0, 1):
+        mean = torch.stack([each[side]["0.weight"] for each in drawn]).mean(0)
+        pair = torch.stack([mean.flatten(), exact[side]["0.weight"].flatten()])
+        # Not equal: the batches are stratified, and in a small one the gap's sign may turn.
+        assert torch.corrcoef(pair.log())[0, 1] > 0.95
+        assert 0.5 < float(pair[0].sum() / pair[1].sum()) < 2
+
+
+RATIOS = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=40)
+
+
+@given(RATIOS, RATIOS, st.floats(0.01, 1))
+def test_a_hard_mask_marks_the_largest_ratios(one, other, keep):
+    ratio = {"a": torch.tensor(one), "b": torch.tensor(other)}
+    masks = hard_masks(ratio, keep)
+    total = len(one) + len(other)
+    marked = sum(int(mask.sum()) for mask in masks.values())
+    assert marked == max(1, int(np.floor(keep * total + 1e-6)))
+    inside = torch.cat([ratio[name][mask] for name, mask in masks.items()])
+    outside = torch.cat([ratio[name][~mask] for name, mask in masks.items()])
+    assert not len(outside) or inside.min() >= outside.max()
+
+
+def test_a_hard_mask_of_one_half_is_the_papers_percentile():
+    rng = np.random.default_rng(0)
+    bias, prediction = ({n: torch.tensor(rng.random((6, 7))) for n in "ab"} for _ in range(2))
+    scaled = [
+        {n: (v - v.min()) / (v.max() - v.min()) for n, v in part.items()}
+        for part in (bias, prediction)
+    ]
+    ratio = {n: (scaled[0][n] / (scaled[1][n] + 1e-10)).numpy() for n in "ab"}
+    cut = np.percentile(np.concatenate([r.ravel() for r in ratio.values()]), 50)
+    masks = hard_masks(bias_ratio(bias, prediction, "weight"), 0.5)
+    for name, mask in masks.items():
+        assert np.array_equal(mask.numpy(), ratio[name] > cut)
+
+
+def test_soft_masks_normalisation_and_resets():
+    values = torch.tensor([1.0, 3.0, 2.0])
+    assert normalised(values).tolist() == [0.0, 1.0, 0.5]
+    assert normalised(torch.full((3,), 7.0)).tolist() == [7.0] * 3
+    ratio = {"a": torch.tensor([[0.0, 1.0], [1e10, 3.0]])}
+    soft = soft_masks(ratio)["a"]
+    np.testing.assert_allclose(soft, np.tanh(ratio["a"].numpy()), rtol=1e-6)
+    assert reset_mask(ratio["a"]).tolist() == [[False, True], [True, True]]
+    # A single number is its own mean: it is kept, as in SWiFT's code.
+    assert reset_mask(torch.tensor([2.0])).tolist() == [False]
+
+
+@pytest.mark.parametrize("granularity", ["unit", "layer"])
+def test_what_is_masked_as_one_is_averaged(granularity):
+    bias = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, 2, 1, 1)}
+    ones = {name: torch.ones_like(value) for name, value in bias.items()}
+    ratio = bias_ratio(bias, ones, granularity, bias_only=True)
+    if granularity == "unit":
+        assert ratio["a"].tolist() == [[0.0], [1.0]]  # the means 1 and 4, normalised
+        assert ratio["b"].shape == (2, 1, 1, 1)
+    else:
+        assert [float(v) for v in ratio.values()] == [2.5, 1.0]
+
+
+def test_random_masks_hold_the_same_values_elsewhere():
+    ratio = {"a": torch.rand(30, 20), "b": torch.rand(7)}
+    dealt = shuffled(ratio, torch.Generator().manual_seed(0))
+    for name, values in ratio.items():
+        assert torch.equal(dealt[name].flatten().sort().values, values.flatten().sort().values)
+    assert not torch.equal(dealt["a"], ratio["a"])
+    layers = {"a": torch.tensor([[1.0]]), "b": torch.tensor([2.0]), "c": torch.tensor([3.0])}
+    orders = {
+        tuple(float(v) for v in shuffled(layers, torch.Generator().manual_seed(k)).values())
+        for k in range(20)
+    }
+    assert len(orders) > 1
+    assert all(sorted(order) == [1.0, 2.0, 3.0] for order in orders)
+
+
+PUBLISHED = {
+    "keep": 0.5,
+    "granularity": "weight",
+    "importance": "batch_gradient",
+    "bias_weight": 0.1,
+    "impair_epochs": 10,
+    "repair_epochs": 10,
+    "learning_rate": 1e-4,
+    "head_learning_rate": 1e-3,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "batch_size": 64,
+}
+
+
+def test_presets_have_the_papers_values():
+    bmft, swift = BiasMaskFineTuner.bmft(), BiasMaskFineTuner.swift(random_state=3)
+    for editor, own in (
+        (bmft, {"mask": "hard", "head_reset": "zero", "loss": "bmft"}),
+        (swift, {"mask": "soft", "head_reset": "partial", "loss": "swift", "random_state": 3}),
+    ):
+        parameters = editor.get_params()
+        for name, value in {**PUBLISHED, **own}.items():
+            assert parameters[name] == value
+    network = mlp()
+    assert BiasMaskFineTuner.bmft(network, keep=0.1).get_params()["keep"] == 0.1
+    assert BiasMaskFineTuner.swift(network).network is network
+
+
+def test_presets_run_their_epochs_of_the_papers_losses():
+    rows = table()
+    for preset in (BiasMaskFineTuner.bmft, BiasMaskFineTuner.swift):
+        editor = preset(trained(mlp(), rows), random_state=0)
+        history = editor.fit(rows.X, rows.y, sensitive_features=rows.group).history_
+        steps = history.groupby("stage")["step"].max()
+        # 90 editing rows are two batches of 64: ten epochs are 20 updates, one candidate each.
+        assert steps["impair"] == steps["repair"] == 20
+        assert (history["stage"] == "repair").sum() == 10
+
+
+OPTIMISERS = {
+    "adam": {},
+    "sgd": {"optimizer": "sgd", "weight_decay": 0.1, "learning_rate": 0.1},
+    "adam, decay": {"weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize("how", OPTIMISERS)
+@pytest.mark.parametrize("granularity", ["weight", "unit", "layer"])
+def test_weights_outside_the_mask_keep_their_bits(how, granularity):
+    rows = table()
+    network = trained(mlp(), rows)
+    editor = quick(network, LastWins, granularity=granularity, min_steps=30, **OPTIMISERS[how])
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    before, after = network.state_dict(), editor.module_.state_dict()
+    for name, mask in editor.masks_.items():
+        assert mask.dtype == torch.bool
+        assert torch.equal(before[name][~mask], after[name][~mask])
+    moved = [before[n][m] != after[n][m] for n, m in editor.masks_.items()]
+    assert torch.cat(moved).float().mean() > 0.5
+    for name in ("0.bias", "2.bias"):
+        assert torch.equal(before[name], after[name])
+
+
+def test_the_second_step_moves_the_output_layer_alone():
+    rows = table()
+    network = trained(mlp(), rows)
+    editor = quick(network, LastWins, impair_epochs=0)
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    after = editor.module_.state_dict()
+    changed = {n for n, v in network.state_dict().items() if not torch.equal(v, after[n])}
+    assert changed == {"4.weight", "4.bias"}
+
+
+def test_normalisation_stays_as_it_is():
+    rows = images()
+    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), *convolutions()[1:])
+    network[3] = nn.Conv2d(8, 8, 3, padding=1)
+    network = trained(network, rows)
+    editor = quick(network, LastWins).fit(rows.X, rows.y, sensitive_features=rows.group)
+    for name, value in network[1].state_dict().items():
+        assert torch.equal(value, editor.module_[1].state_dict()[name])
+    assert not any(part.training for part in editor.module_.modules())
+
+
+def test_a_soft_mask_scales_every_update():
+    rows = table()
+    network = trained(mlp(), rows)
+    # One epoch of one batch, so that both make the same single update from the same gradient.
+    settings = {"optimizer": "sgd", "momentum": 0.0, "min_steps": 0, "repair_epochs": 0}
+    settings |= {"impair_epochs": 1, "learning_rate": 1.0, "batch_size": 90}
+    soft = quick(network, LastWins, mask="soft", **settings)
+    full = quick(network, LastWins, keep=1.0, **settings)
+    for editor in (soft, full):
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    for name, mask in soft.masks_.items():
+        assert 0 <= mask.min() <= mask.max() <= 1
+        start = network.state_dict()[name]
+        moved = [editor.module_.state_dict()[name] - start for editor in (soft, full)]
+        assert soft.history_["step"].max() > 1 or torch.allclose(
+            moved[0], mask * moved[1], atol=1e-6
+        )
+    assert soft.history_["step"].max() >= 1
+
+
+CONFIGURATIONS = {
+    "default": {"bias_weight": None},
+    "soft": {"mask": "soft"},
+    "unit": {"granularity": "unit"},
+    "layer": {"granularity": "layer", "keep": 0.5},
+    "batch": {"importance": "batch_gradient", "batch_size": 32},
+    "random": {"importance": "random"},
+    "random layers": {"importance": "random", "granularity": "layer"},
+    "bias only": {"score": "bias"},
+    "zero head": {"head_reset": "zero"},
+    "partial head": {"head_reset": "partial"},
+    "partial head, units": {"head_reset": "partial", "granularity": "unit"},
+    "all layers": {"layers": "all"},
+    "one layer": {"layers": ["2"], "keep": 0.1},
+    "impair alone": {"repair_epochs": 0},
+    "repair alone": {"impair_epochs": 0},
+    "everything": {"keep": 1.0},
+    "one weight": {"keep": 1e-6},
+    "patience": {"patience": 1},
+    "demographic parity": {"constraint": "demographic_parity"},
+    "accuracy parity": {"constraint": "accuracy_parity"},
+    "fixed threshold": {"threshold": 0.3},
+    "cells": {"balance": "cells"},
+    "bmft": {"loss": "bmft", "bias_weight": 0.1},
+    "swift": {"loss": "swift", "mask": "soft", "bias_weight": None},
+    "mixed precision": {"precision": "mixed"},
+}
+DATA = {
+    "plain": table,
+    "three groups": lambda: table(150, n_groups=3),
+    "five classes": lambda: table(150, n_classes=5),
+    "images": images,
+    "images, five classes": lambda: images(100, n_classes=5),
+}
+
+
+def check_promises(parameters, rows):
+    n_classes = len(np.unique(rows.y))
+    make = mlp(n_classes) if rows.X.ndim == 2 else convolutions(n_classes)
+    network = trained(make, rows)
+    before, state = fingerprint(network), global_state()
+    editor = quick(network, LastWins, **parameters)
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert (fingerprint(network), global_state()) == (before, state)
+    assert fingerprint(editor.module_) != before
+    predicted, shares = editor.predict(rows.X), editor.predict_proba(rows.X)
+    assert np.array_equal(editor.classes_[shares.argmax(axis=1)], predicted)
+    with torch.no_grad():
+        exported = editor.to_module()(torch.tensor(rows.X)).argmax(dim=1).numpy()
+    assert np.array_equal(editor.classes_[exported], predicted)
+    assert np.array_equal(editor.to_skorch().predict(rows.X), exported)
+    again = pickle.loads(pickle.dumps(editor))
+    assert np.array_equal(again.predict_proba(rows.X), shares)
+    assert not hasattr(clone(editor), "module_")
+    assert editor.history_["stage"].iloc[0] == "untouched"
+    for name, mask in editor.masks_.items():
+        assert mask.shape == network.state_dict()[name].shape
+        layer = name.rpartition(".")[0]
+        assert editor.masked_fraction_[layer] == pytest.approx(float(mask.double().mean()))
+    return editor
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_keeps_the_promises(name):
+    check_promises(CONFIGURATIONS[name], table())
+
+
+@pytest.mark.parametrize("importance", ["fisher", "batch_gradient"])
+@pytest.mark.parametrize("name", DATA)
+def test_every_kind_of_data_is_taken(name, importance):
+    check_promises({"importance": importance}, DATA[name]())
+
+
+def test_equal_seeds_give_equal_bits_whatever_the_jobs():
+    rows = table()
+    network = trained(mlp(), rows)
+    editors = [quick(network, bias_weight=None, n_jobs=jobs) for jobs in (None, 2)]
+    for editor in editors:
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert fingerprint(editors[0].module_) == fingerprint(editors[1].module_)
+    assert editors[0].history_.equals(editors[1].history_)
+
+
+def test_a_second_fit_finds_network_and_importance(tmp_path, monkeypatch):
+    rows = table()
+    first = quick(memory=str(tmp_path)).fit(rows.X, rows.y, sensitive_features=rows.group)
+
+    def never(*_args, **_kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("fairsvd.masking._plan.row_importance", never)
+    monkeypatch.setattr("fairsvd.networks._trained.train_default", never)
+    second = quick(memory=str(tmp_path), keep=0.1)
+    second.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert sum(int(mask.sum()) for mask in second.masks_.values()) < sum(
+        int(mask.sum()) for mask in first.masks_.values()
+    )
+
+
+def test_importance_on_request():
+    rows = table()
+    network = trained(mlp(), rows)
+    editor = quick(network).fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert not hasattr(editor, "importance_")
+    editor = quick(network, store_importance=True)
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert set(editor.importance_) == {"0.weight", "2.weight", "4.weight"}
+    bias, prediction = ({n: pair[k] for n, pair in editor.importance_.items()} for k in (0, 1))
+    covered = [weight_name(layer) for layer in ("0", "2")]
+    ratio = bias_ratio({n: bias[n] for n in covered}, {n: prediction[n] for n in covered}, "weight")
+    for name, mask in hard_masks(ratio, 0.5).items():
+        assert torch.equal(mask, editor.masks_[name])
+
+
+def test_a_mixture_of_losses_needs_a_share():
+    rows = table()
+    editor = BiasMaskFineTuner.swift(trained(mlp(), rows), bias_weight=2.0)
+    with pytest.raises(ValueError, match=r"bias_weight=2\.0 with loss='swift'"):
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+
+
+def test_without_sensitive_features_utility_alone():
+    rows = table()
+    editor = quick(trained(mlp(), rows), LastWins)
+    with pytest.warns(match="sensitive"):
+        editor.fit(rows.X, rows.y)
+    assert editor.groups_ == []
+    assert set(editor.history_["bias_weight"].dropna()) == {0.0}
+
+
+def planted(seed):
+    """Train on labels that go with the group, which one column of 30 tells.
+
+    The bias then lies in the weights of the first layer that read this column.
+    """
+    settings = {"base_rate_gap": 0.6, "group_shift": 0.0, "random_state": seed}
+    data = make_biased_classification(3000, n_features=29, **settings)
+    noise = np.random.default_rng(seed).normal(0, 0.3, len(data.groups))
+    X = np.column_stack([data.data, 2 * data.groups - 1 + noise]).astype(np.float32)
+    rows = Rows(X, data.target, data.groups)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(30, 24), nn.ReLU(), nn.Linear(24, 2))
+    network = trained(network, rows, 100)
+    known = torch.zeros_like(network[0].weight, dtype=torch.bool)
+    known[:, -1] = True
+    return network, rows, known
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+@pytest.mark.parametrize("importance", ["fisher", "batch_gradient"])
+def test_planted_bias_is_found(importance, mask):
+    precisions = []
+    for seed in range(3):
+        network, rows, known = planted(seed)
+        settings = {"importance": importance, "mask": mask, "keep": 1 / 30}
+        editor = quick(network, impair_epochs=0, repair_epochs=0, **settings)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+        found = editor.masks_["0.weight"].double()
+        precisions.append(float((found * known).sum() / found.sum()))
+        if mask == "hard":
+            assert int(found.sum()) == int(known.sum())
+    if mask == "hard":
+        # One weight in 30 is a planted one.
+        assert np.mean(precisions) >= 5 / 30
+    else:
+        # Every weight has a share of a soft mask; the planted ones have the larger.
+        assert np.mean(precisions) > 1.5 / 30
+
+
+def test_a_random_mask_does_not_find_it():
+    network, rows, known = planted(0)
+    editor = quick(network, importance="random", keep=1 / 30, impair_epochs=0, repair_epochs=0)
+    found = editor.fit(rows.X, rows.y, sensitive_features=rows.group).masks_["0.weight"]
+    assert float((found & known).sum() / found.sum()) < 3 / 30
+
+
+@pytest.mark.slow
+def test_the_default_lowers_the_gap_and_keeps_the_utility():
+    data = make_biased_classification(3000, random_state=0)
+    X, y, g = data.data, data.target, data.sensitive_features
+    editor = BiasMaskFineTuner(random_state=0).fit(X[:2000], y[:2000], sensitive_features=g[:2000])
+    untouched = editor.history_.iloc[0]
+    scorer = fairness_scorer("equalized_odds_difference")
+    after = -scorer(editor, X[2000:], y[2000:], sensitive_features=g[2000:])
+    base = copy.deepcopy(editor)
+    base.module_ = editor._adopted.net.module_
+    gaps = editor.report_.gaps.loc["equalized_odds"]
+    assert gaps["after"] < 0.5 * gaps["before"]
+    assert after < 0.5 * gaps["before"]
+    assert untouched["utility"] > 0.5
+
+
+def test_a_search_over_keep(routing):
+    rows, gap = table(200), fairness_scorer("equalized_odds_difference")
+    search = GridSearchCV(
+        quick(trained(mlp(), rows)),
+        {"keep": [0.1, 1.0]},
+        scoring={
+            "utility": "balanced_accuracy",
+            "gap": gap,
+        },
+        cv=JointStratifiedKFold(2),
+        refit=best_under_gap("utility", "gap", limit=0.5),
+        error_score="raise",
+    )
+    search.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert search.best_params_["keep"] in (0.1, 1.0)
+    assert np.isfinite(search.cv_results_["mean_test_gap"]).all()
