@@ -31,7 +31,7 @@ FLOORS = (
     {"objective"},
     {"model_selection", "metrics"},
     {"base"},
-    {"low_rank", "masking"},
+    {"intraprocessing", "low_rank", "masking"},
     {"report"},
     {"cli"},
 )

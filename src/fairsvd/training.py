@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from .arrays import LabelledRows, to_device
 
-__all__ = ["Averages", "Batch", "CellBatches", "cell_shares", "tune"]
+__all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
 
 
 @dataclass(frozen=True)
@@ -135,34 +134,6 @@ class CellBatches:
         )
 
 
-class Averages:
-    """Running averages of parameters, steadier candidates than the parameters themselves.
-
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        Read at every :meth:`update`.
-    decay : float in [0, 1)
-        Weight of the past in the average; at 0 it is the parameters as they are.
-
-    Attributes
-    ----------
-    values : list of Tensor
-        A parameter that does not move keeps its bits here too.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self.parameters, self.decay, self.n_updates = list(parameters), decay, 0
-        self.values = [parameter.detach().clone() for parameter in parameters]
-
-    def update(self) -> None:
-        """Move the averages towards the parameters; early ones weigh all steps alike."""
-        self.n_updates += 1
-        weight = max(1 - self.decay, 1 / self.n_updates)
-        with torch.no_grad():
-            torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], weight)
-
-
 def tune(
     loss: Callable[[Batch], Tensor],
     parameters: Sequence[Tensor],
@@ -175,7 +146,6 @@ def tune(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     update_masks: Sequence[Tensor | None] | None = None,
-    decay_rate: bool = False,
     after_step: Callable[[], None] | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Iterator[int]:
@@ -201,8 +171,6 @@ def tune(
         For each parameter a tensor in [0, 1] that can be broadcast to it, by which its *update* is
         multiplied: where it is 0 the parameter keeps its bits, whatever the optimiser does with
         momentum, second moments and weight decay. None: not masked.
-    decay_rate : bool, default=False
-        Lower the learning rate to zero along half a cosine.
     after_step : callable, optional
         Called after each update (a projection, say).
     progress : callable, optional
@@ -223,8 +191,6 @@ def tune(
     for step, batch in zip(range(1, n_steps + 1), batches, strict=False):
         loss(batch).backward()
         before = [parameter.detach().clone() for parameter, _ in masked]
-        if decay_rate:
-            made.param_groups[0]["lr"] = learning_rate * _cosine((step - 1) / n_steps)
         made.step()
         for (parameter, mask), old in zip(masked, before, strict=True):
             _mask_update(parameter, old, mask)
@@ -246,10 +212,6 @@ def _optimizer(
     if name == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, **settings)
     return torch.optim.Adam(parameters, **settings)
-
-
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _mask_update(parameter: Tensor, old: Tensor, mask: Tensor) -> None:

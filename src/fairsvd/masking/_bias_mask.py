@@ -92,7 +92,7 @@ class BiasMaskFineTuner(NetworkEditor):
     min_steps : int, default=300
         A step makes at least ``min(min_steps, max(30, n_rows))`` updates; 0: as many as its
         epochs say.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=3e-3
         Of the masked weights.
     head_learning_rate : float, default=1e-2
         Of the output layer.
@@ -243,7 +243,7 @@ class BiasMaskFineTuner(NetworkEditor):
         impair_epochs: int = 10,
         repair_epochs: int = 10,
         min_steps: int = 300,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         head_learning_rate: float = 1e-2,
         optimizer: str = "adam",
         momentum: float = 0.9,

@@ -214,7 +214,5 @@ class Plan:
             momentum=editor.momentum,
             weight_decay=editor.weight_decay,
             rows=self._rows(),
-            average=float(__import__("os").environ.get("AVG", ".9")) if self.ours else 0.0,
-            decay_rate=bool(int(__import__("os").environ.get("DEC", "0"))) if self.ours else False,
             patience=editor.patience,
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._rng import one_torch_thread
 from ..base import START_FRACTION, Best, Candidate, EditData, lighten, loss_of, stratified
 from ..objective import SHARPNESS, Constraint
-from ..training import Averages, tune
+from ..training import tune
 
 __all__ = ["Optimizer", "Path", "Step", "run_path"]
 
@@ -52,8 +52,6 @@ class Optimizer:
     momentum: float
     weight_decay: float
     rows: int
-    average: float
-    decay_rate: bool
     patience: int | None
 
 
@@ -181,7 +179,6 @@ def _tuned(
         sharpness=SHARPNESS if path.at_threshold else 1.0,
     )
     masks = path.masks if step is path.impair else {}
-    averages = Averages(list(leaves.values()), path.optimizer.average)
     numbers = tune(
         loss,
         list(leaves.values()),
@@ -193,13 +190,10 @@ def _tuned(
         momentum=path.optimizer.momentum,
         weight_decay=path.optimizer.weight_decay,
         update_masks=[masks.get(name) for name in names],
-        decay_rate=path.optimizer.decay_rate,
-        after_step=averages.update,
     )
     best, waiting = Best[State](), 0
     for number in numbers:
-        averaged = dict(zip(names, averages.values, strict=True))
-        state = {**start, **{name: value.clone() for name, value in averaged.items()}}
+        state = {**start, **{name: leaf.detach().clone() for name, leaf in leaves.items()}}
         candidate = path.judged(state, step, number)
         waiting = 0 if _offer(best, candidate) else waiting + 1
         yield candidate

@@ -1,9 +1,10 @@
-"""What a fit and an audit look like: text tables for the terminal, and the trade-off plot."""
+"""What a fit and an audit look like: text tables for the terminal, and plots."""
 
 from __future__ import annotations
 
 from ._fit import chosen_candidate, removed_frame, resolved_utility
 from ._plot import plot_tradeoff
+from ._plot_mask import plot_mask
 from ._tables import before_after, format_table, gap_estimates, small_cells
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "chosen_candidate",
     "format_table",
     "gap_estimates",
+    "plot_mask",
     "plot_tradeoff",
     "removed_frame",
     "resolved_utility",

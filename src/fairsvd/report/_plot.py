@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["plot_tradeoff"]
 
 # Okabe and Ito's palette, distinct for colour-blind eyes too.
-STAGE_COLORS = {"masks": "#56B4E9", "spectrum": "#E69F00", "removal": "#009E73"}
+STAGE_COLORS = {
+    "masks": "#56B4E9",
+    "spectrum": "#E69F00",
+    "removal": "#009E73",
+    "impair": "#56B4E9",
+    "repair": "#E69F00",
+    "scale": "#E69F00",
+}
 OTHER_COLOR = "#CC79A7"
 CHOSEN_COLOR = "#D55E00"
 INK, PALE = "#222222", "#8A8A8A"
@@ -156,7 +163,8 @@ def _dress(ax: Axes, estimator: Any) -> None:
 
 
 def _explain(ax: Axes, estimator: Any) -> None:
-    method = "FairLRF-style editing" if hasattr(estimator, "masks_") else type(estimator).__name__
+    # Never by the paper's name alone: its equations are not public.
+    method = "FairLRF-style editing" if hasattr(estimator, "ranks_") else type(estimator).__name__
     ax.set_title(f"{method}: the trade-off", loc="left", color=INK, weight="bold", pad=24)
     text = "Candidates on the rows they are chosen on, pale beyond the limit. Better: up and left."
     place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 9)}

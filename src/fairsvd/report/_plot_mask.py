@@ -1,0 +1,138 @@
+"""The mask plot: where, layer by layer, an edit tunes or removes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_mask"]
+
+# Columns of the picture at most: units of wider layers are averaged over neighbours.
+MAX_CELLS = 128
+
+
+def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
+    """Plot which share of every output unit's weights a mask covers, layer by layer.
+
+    Bias-mask fine-tuning shows the weights that may move, pruning and FairLRF-style editing the
+    entries that were removed. A row is a layer (or one side of its factors), from the input at
+    the top to the output, its output units from left to right; the share of the whole layer
+    stands beside it.
+
+    Parameters
+    ----------
+    estimator : NetworkEditor
+        Fitted, with ``masks_``: ``BiasMaskFineTuner``, ``FairPruner``, ``FairLRFTransformer``.
+    ax : matplotlib Axes, default=None
+        Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save it
+        with ``ax.figure.savefig(path)``.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        One image a row, ``ax.images``, its values the shares in [0, 1].
+
+    Raises
+    ------
+    NotFittedError
+        The estimator is not fitted.
+    ValueError
+        It has no masks.
+
+    Examples
+    --------
+    >>> from fairsvd import BiasMaskFineTuner
+    >>> from fairsvd.datasets import make_biased_classification
+    >>> from fairsvd.report import plot_mask
+    >>> task = make_biased_classification(600, random_state=0)
+    >>> tuner = BiasMaskFineTuner(bias_weight=1.0, tolerance=0.2, min_steps=30, random_state=0)
+    >>> tuner = tuner.fit(task.data, task.target, sensitive_features=task.sensitive_features)
+    >>> [label.get_text() for label in plot_mask(tuner).get_yticklabels()]
+    ['hidden.0.weight', 'hidden.2.weight']
+    """
+    check_is_fitted(estimator, "module_")
+    shares = mask_shares(estimator)
+    ax = _new_axes(len(shares)) if ax is None else ax
+    for row, values in enumerate(shares.values()):
+        place = (0, 1, row + 0.42, row - 0.42)
+        ax.imshow(_binned(values)[None], cmap="viridis", vmin=0, vmax=1, extent=place)
+        ax.annotate(f"{values.mean():.0%}", (1.01, row), va="center", annotation_clip=False)
+    _dress(ax, estimator, list(shares))
+    return ax
+
+
+def mask_shares(estimator: Any) -> dict[str, NDArray[np.float64]]:
+    """Share of every output unit's weights that is covered, by layer.
+
+    Parameters
+    ----------
+    estimator : NetworkEditor
+        Fitted.
+
+    Returns
+    -------
+    shares : dict of name to ndarray of shape (n_units,), float64
+        In [0, 1]; units of a grouped convolution one after the other.
+    """
+    masks = getattr(estimator, "masks_", None)
+    if not masks:
+        raise ValueError(
+            f"{type(estimator).__name__} has no masks_ to plot. Pass a fitted BiasMaskFineTuner, "
+            "FairPruner or FairLRFTransformer."
+        )
+    removes = hasattr(estimator, "removed_fraction_")
+    found = {}
+    for name, mask in _flat(masks).items():
+        values = np.asarray(mask, dtype=np.float64)
+        if name.endswith((" U", " V")):
+            # The factors of a grouped convolution have a leading dimension.
+            values = values.reshape(-1, values.shape[-1])
+        rows = values.reshape(len(values), -1).mean(axis=1)
+        found[name] = 1 - rows if removes else rows
+    return found
+
+
+def _flat(masks: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, mask in masks.items():
+        if isinstance(mask, Mapping):
+            flat |= {f"{name} {side}": each for side, each in mask.items()}
+        else:
+            flat[name] = mask
+    return flat
+
+
+def _binned(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(values) <= MAX_CELLS:
+        return values
+    return np.array([part.mean() for part in np.array_split(values, MAX_CELLS)])
+
+
+def _new_axes(n_rows: int) -> Axes:
+    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 1.4 + 0.5 * n_rows), dpi=150, layout="constrained")
+    return figure.add_subplot()
+
+
+def _dress(ax: Axes, estimator: Any, names: list[str]) -> None:
+    removes = hasattr(estimator, "removed_fraction_")
+    what = "removed entries" if removes else "weights that may move"
+    ax.set_aspect("auto")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xticks([0, 1], ["first unit", "last"])
+    ax.set_title(f"{type(estimator).__name__}: share of {what}", loc="left", weight="bold")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    bar = ax.figure.colorbar(ax.images[0], ax=ax, location="right", pad=0.12, shrink=0.9)
+    bar.set_label(f"share of {what}")
