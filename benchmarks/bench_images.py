@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from bench_methods import append_row, attempt, names_of, read_rows, seeds_of
 from context import Context, Method, Outcome
-from controls import at_half, edit, last_layer, one_threshold, plain_fine_tuning
+from controls import at_half, last_layer, one_threshold, plain_fine_tuning
 from controls import soft_gap_fine_tuning as soft_gap
 from nets import convnet, margins, train
+from ours import bias_mask, edit, fairlrf, pruner
 from protocol import evaluate
 from tasks import Rows
 
@@ -111,10 +112,15 @@ METHODS = {
     "plain-fine-tuning": Method(plain_fine_tuning, False, "plain fine-tuning"),
     "last-layer": Method(last_layer, False, "last layer on balanced cells"),
     "soft-gap-fine-tuning": Method(soft_gap, False, "full fine-tuning, cells alike, soft gap"),
-    "fairlrf": Method(edit, False, "FairLRF (default)"),
+    "fairlrf": Method(partial(edit, make=fairlrf), False, "FairLRF (default)"),
     "fairlrf-curvature": Method(
-        partial(edit, criterion="curvature", refine=None), False, "FairLRF, curvature"
+        partial(edit, make=fairlrf, criterion="curvature", refine=None), False, "FairLRF, curvature"
     ),
+    "bias-mask": Method(partial(edit, make=bias_mask), False, "bias mask (default)"),
+    "bias-mask-random": Method(
+        partial(edit, make=bias_mask, importance="random"), False, "bias mask, random, equal size"
+    ),
+    "pruner": Method(partial(edit, make=pruner), False, "weight pruning, learned (default)"),
 }
 
 

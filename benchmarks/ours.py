@@ -49,6 +49,13 @@ def bias_mask() -> Any:
     return BiasMaskFineTuner
 
 
+def pruner() -> Any:
+    """Import late, as :func:`fairlrf` does."""
+    from fairsvd import FairPruner
+
+    return FairPruner
+
+
 def bmft() -> Any:
     """Give BMFT's values."""
     return bias_mask().bmft
@@ -140,7 +147,7 @@ OURS = {
         partial(edit, make=bias_mask, importance="random"), False, "bias mask, random, equal size"
     ),
     "bias-mask-bias-only": Method(
-        partial(edit, make=bias_mask, score="bias"), False, "bias mask, bias importance only"
+        partial(edit, make=bias_mask, rank_by="bias"), False, "bias mask, bias importance only"
     ),
     "bias-mask-all": Method(
         partial(edit, make=bias_mask, keep=1.0), False, "bias mask, everything tuned"
@@ -150,6 +157,15 @@ OURS = {
     ),
     "bias-mask-batch": Method(
         partial(edit, make=bias_mask, importance="batch_gradient"), False, "bias mask, batch"
+    ),
+    "pruner": Method(partial(edit, make=pruner), False, "weight pruning, learned (default)"),
+    "pruner-curvature": Method(
+        partial(edit, make=pruner, criterion="curvature", ranking="global", refine=None),
+        False,
+        "weight pruning, curvature (FairPrune)",
+    ),
+    "pruner-unit": Method(
+        partial(edit, make=pruner, criterion="unit", refine=None), False, "unit pruning by the gap"
     ),
     "bmft": Method(partial(edit, make=bmft), False, "BMFT's values"),
     "swift": Method(partial(edit, make=swift), False, "SWiFT's values"),

@@ -155,14 +155,14 @@ def test_interval_holds_the_mean_and_table_names_failures(
 def test_removal_as_it_is_leaves_the_network_alone_and_removes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nets, controls = load("nets", monkeypatch), load("controls", monkeypatch)
+    nets, ours = load("nets", monkeypatch), load("ours", monkeypatch)
     network, X = nets.mlp(5, 0), np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     before = nets.margins(network, X)
-    identity = controls.rebuilt(network, share=0.0, rank=1.0, seed=0)
+    identity = ours.rebuilt(network, share=0.0, rank=1.0, seed=0)
     assert np.abs(nets.margins(identity, X) - before).max() < 1e-5
-    empty = controls.rebuilt(network, share=1.0, rank=1.0, seed=0)
+    empty = ours.rebuilt(network, share=1.0, rank=1.0, seed=0)
     assert [bool(empty[i].weight.detach().any()) for i in (0, 2, 4)] == [False, False, True]
-    halved = controls.rebuilt(network, share=0.0, rank=0.5, seed=0)
+    halved = ours.rebuilt(network, share=0.0, rank=0.5, seed=0)
     assert np.linalg.matrix_rank(halved[2].weight.detach().numpy(), tol=1e-4) == 32
     assert np.array_equal(nets.margins(network, X), before)
 

@@ -326,7 +326,7 @@ CONFIGURATIONS = {
     "batch": {"importance": "batch_gradient", "batch_size": 32},
     "random": {"importance": "random"},
     "random layers": {"importance": "random", "granularity": "layer"},
-    "bias only": {"score": "bias"},
+    "bias only": {"rank_by": "bias"},
     "zero head": {"head_reset": "zero"},
     "partial head": {"head_reset": "partial"},
     "partial head, units": {"head_reset": "partial", "granularity": "unit"},

@@ -73,7 +73,7 @@ class BiasMaskFineTuner(NetworkEditor):
         exact, from every row's own gradient. "batch_gradient": over batches that are drawn, as in
         both papers' code. "random": the first one's ratios dealt out anew within each layer, a
         control.
-    score : {"ratio", "bias"}, default="ratio"
+    rank_by : {"ratio", "bias"}, default="ratio"
         "bias" leaves the importance for the prediction out, a control.
     loss : {"penalty", "bmft", "swift"}, default="penalty"
         With L_p the balanced cross-entropy, L_b the soft gap and w = ``bias_weight``. "penalty":
@@ -208,7 +208,7 @@ class BiasMaskFineTuner(NetworkEditor):
         "keep": [Interval(Real, 0, 1, closed="right")],
         "granularity": [StrOptions({"weight", "unit", "layer"})],
         "importance": [StrOptions({"fisher", "batch_gradient", "random"})],
-        "score": [StrOptions({"ratio", "bias"})],
+        "rank_by": [StrOptions({"ratio", "bias"})],
         "loss": [StrOptions({"penalty", "bmft", "swift"})],
         "bias_weight": [Interval(Real, 0, None, closed="left"), None],
         "head_reset": [StrOptions({"zero", "partial", "none"})],
@@ -235,7 +235,7 @@ class BiasMaskFineTuner(NetworkEditor):
         keep: float = 0.5,
         granularity: str = "weight",
         importance: str = "fisher",
-        score: str = "ratio",
+        rank_by: str = "ratio",
         loss: str = "penalty",
         bias_weight: float | None = None,
         head_reset: str = "none",
@@ -275,7 +275,7 @@ class BiasMaskFineTuner(NetworkEditor):
         self.keep = keep
         self.granularity = granularity
         self.importance = importance
-        self.score = score
+        self.rank_by = rank_by
         self.loss = loss
         self.bias_weight = bias_weight
         self.head_reset = head_reset

@@ -87,7 +87,7 @@ class Plan:
 
     def ratio(self, importance: Importance) -> dict[str, Tensor]:
         """Divide the importance for the bias by that for the prediction, weight by weight."""
-        bias_only = self.editor.score == "bias"
+        bias_only = self.editor.rank_by == "bias"
         return bias_ratio(*importance, self.editor.granularity, bias_only=bias_only)
 
     def masks(self, importance: Importance, seed: np.random.SeedSequence) -> dict[str, Tensor]:

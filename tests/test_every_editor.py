@@ -1,0 +1,195 @@
+"""What every editor takes and gives, whatever its method: one table, a row an editor."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import TensorDataset
+
+from fairsvd import (
+    BiasMaskFineTuner,
+    FairLRFTransformer,
+    FairPruner,
+    JointStratifiedKFold,
+    best_under_gap,
+    fairness_scorer,
+)
+from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning
+from helpers import (
+    IGNORE_SMALL_DATA,
+    binary_net,
+    convolutions,
+    fingerprint,
+    global_state,
+    images,
+    mlp,
+    skorch_net,
+    table,
+    trained,
+)
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+
+# Class, parameters of a quick fit, a grid of one of its own parameters.
+EDITORS = {
+    "FairLRF": (FairLRFTransformer, {"max_steps": 3, "tradeoff": 1.0}, {"sparsity": [0.0, 0.1]}),
+    "bias mask": (
+        BiasMaskFineTuner,
+        {"impair_epochs": 1, "repair_epochs": 1, "min_steps": 3, "bias_weight": 1.0},
+        {"keep": [0.1, 1.0]},
+    ),
+    "BMFT": (BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"keep": [0.1, 1.0]}),
+    "SWiFT": (BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"bias_weight": [0.1, 0.5]}),
+    "pruner": (FairPruner, {"max_steps": 3, "tradeoff": 1.0}, {"sparsity": [0.0, 0.1]}),
+    "pruner, curvature": (
+        FairPruner,
+        {"criterion": "curvature", "tradeoff": 1.0, "refine": None},
+        {"sparsity": [0.0, 0.1]},
+    ),
+    "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
+}
+GAP = "equalized_odds_difference"
+
+
+def make(name, network=None, **parameters):
+    kind, quick, _ = EDITORS[name]
+    return kind(network, **{**quick, "random_state": 0, **parameters})
+
+
+@pytest.fixture(params=EDITORS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """Numbers as a DataFrame, string labels, and the attribute beside them."""
+    rows = table(120)
+    X = pd.DataFrame(rows.X.astype(np.float64), columns=list("abcdef"))
+    sex = pd.Series(np.array(["f", "m"])[rows.group], name="sex")
+    return X, pd.Series(np.array(["no", "yes"])[rows.y], name="granted"), sex
+
+
+def search(name, editor, **settings):
+    """Search an editor behind a scaler."""
+    grid = {f"editor__{key}": values for key, values in EDITORS[name][2].items()}
+    return GridSearchCV(
+        Pipeline([("scale", StandardScaler()), ("editor", editor)]),
+        grid,
+        scoring={"utility": "balanced_accuracy", "gap": fairness_scorer(GAP, **settings)},
+        cv=JointStratifiedKFold(2, **settings),
+        refit=best_under_gap("utility", "gap", limit=0.5),
+        error_score="raise",
+    )
+
+
+def check_search(found, X):
+    for metric in ("utility", "gap"):
+        assert np.isfinite(found.cv_results_[f"mean_test_{metric}"]).all()
+    assert found.best_estimator_["editor"].groups_ == ["f", "m"]
+    assert set(found.predict(X)) <= {"no", "yes"}
+    assert found.predict_proba(X).shape == (len(X), 2)
+
+
+def test_a_search_with_routing(routing, name, frame):
+    X, y, sex = frame
+    check_search(search(name, make(name)).fit(X, y, sensitive_features=sex), X)
+
+
+def test_a_search_without_routing_by_the_index_of_y(name, frame):
+    X, y, sex = frame
+    labels = y.set_axis(pd.Index(sex, name="sex"))
+    found = search(name, make(name, sensitive_columns="sex"), sensitive_columns="sex")
+    check_search(found.fit(X, labels), X)
+
+
+def test_by_a_column_of_x_and_by_the_step_s_name(name, frame):
+    X, y, sex = frame
+    editor = make(name, sensitive_columns="sex").fit(X.assign(sex=sex), y)
+    assert editor.feature_names_in_.tolist() == list("abcdef")
+    assert np.array_equal(editor.predict(X), editor.predict(X.assign(sex=sex)))
+    pipe = Pipeline([("scale", StandardScaler()), ("editor", make(name))])
+    assert pipe.fit(X, y, editor__sensitive_features=sex)["editor"].groups_ == ["f", "m"]
+
+
+def test_forms_of_a_network(name):
+    rows = table()
+    net = skorch_net(mlp()).fit(rows.X, rows.y)
+    one = binary_net(mlp(1)).fit(rows.X, rows.y.astype(np.float32))
+    for network in (
+        FrozenEstimator(net),
+        FrozenEstimator(one),
+        trained(mlp(), rows),
+        trained(mlp(1), rows),
+        skorch_net(mlp()),
+    ):
+        editor = make(name, network).fit(rows.X, rows.y, sensitive_features=rows.group)
+        shares = editor.predict_proba(rows.X)
+        assert np.array_equal(editor.classes_[shares.argmax(axis=1)], editor.predict(rows.X))
+        with torch.no_grad():
+            output = editor.to_module()(torch.tensor(rows.X))
+        codes = output.argmax(1) if output.shape[1] > 1 else (output[:, 0] > 0).long()
+        assert np.array_equal(editor.classes_[codes.numpy()], editor.predict(rows.X))
+
+
+@pytest.mark.parametrize("kind", ["images", "five classes", "three groups", "data set"])
+def test_forms_of_data(name, kind):
+    rows = {
+        "images": images,
+        "five classes": lambda: table(150, n_classes=5),
+        "three groups": lambda: table(150, n_groups=3),
+        "data set": table,
+    }[kind]()
+    X = TensorDataset(torch.tensor(rows.X)) if kind == "data set" else rows.X
+    n_classes = len(np.unique(rows.y))
+    network = trained(mlp(n_classes) if rows.X.ndim == 2 else convolutions(n_classes), rows)
+    before, state = fingerprint(network), global_state()
+    editor = make(name, network).fit(X, rows.y, sensitive_features=rows.group)
+    assert (fingerprint(network), global_state()) == (before, state)
+    assert editor.predict_proba(X).shape == (len(rows.y), n_classes)
+    assert len(editor.groups_) == len(np.unique(rows.group))
+
+
+def test_equal_seeds_and_copies(name):
+    rows = table()
+    network = trained(mlp(), rows)
+    fits = [
+        make(name, network, n_jobs=jobs).fit(rows.X, rows.y, sensitive_features=rows.group)
+        for jobs in (None, 2)
+    ]
+    assert fingerprint(fits[0].module_) == fingerprint(fits[1].module_)
+    assert fits[0].history_.equals(fits[1].history_)
+    again = pickle.loads(pickle.dumps(fits[0]))
+    assert np.array_equal(again.predict_proba(rows.X), fits[0].predict_proba(rows.X))
+    fresh = clone(fits[0])
+    assert not hasattr(fresh, "module_")
+    assert repr(fresh.get_params(deep=False)) == repr(fits[0].get_params(deep=False))
+
+
+def test_without_sensitive_features_one_warning(name):
+    rows = table()
+    editor = make(name, trained(mlp(), rows))
+    with pytest.warns() as caught:
+        editor.fit(rows.X, rows.y)
+    ours = [w.category for w in caught if issubclass(w.category, FairsvdWarning)]
+    assert ours == [MissingSensitiveFeaturesWarning]
+    assert editor.groups_ == []
+
+
+def test_a_failed_fit_loses_nothing(name):
+    rows = table()
+    editor = make(name, trained(mlp(), rows))
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    before = editor.predict_proba(rows.X)
+    with pytest.raises(ValueError, match="one group only"):
+        editor.fit(rows.X, rows.y, sensitive_features=np.zeros(len(rows.y)))
+    assert np.array_equal(editor.predict_proba(rows.X), before)
