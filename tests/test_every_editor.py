@@ -19,6 +19,7 @@ from fairsvd import (
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
+    GapFineTuner,
     JointStratifiedKFold,
     best_under_gap,
     fairness_scorer,
@@ -54,6 +55,13 @@ EDITORS = {
         FairPruner,
         {"criterion": "curvature", "tradeoff": 1.0, "refine": None},
         {"sparsity": [0.0, 0.1]},
+    ),
+    "gap": (GapFineTuner, {"max_steps": 3}, {"weight": [0.3, 3.0]}),
+    "gap, descent": (GapFineTuner, {"max_steps": 3, "mode": "descent"}, {"scope": ["all", "head"]}),
+    "gap, spectrum": (
+        GapFineTuner,
+        {"max_steps": 3, "scope": "spectrum"},
+        {"learning_rate": [1e-3, 1e-2]},
     ),
     "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
 }

@@ -17,6 +17,7 @@ __all__ = [
     "FairLRFTransformer",
     "FairLRFTransformerCV",
     "FairPruner",
+    "GapFineTuner",
     "JointStratifiedKFold",
     "LowRankConv2d",
     "LowRankLinear",
@@ -33,6 +34,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import datasets, exceptions
     from .base import NetworkEditor
+    from .intraprocessing import GapFineTuner
     from .layers import LowRankConv2d, LowRankLinear
     from .low_rank import FairLRFTransformer, FairLRFTransformerCV
     from .masking import BiasMaskFineTuner, FairPruner
@@ -48,6 +50,7 @@ else:
         "FairLRFTransformer": "low_rank",
         "FairLRFTransformerCV": "low_rank",
         "FairPruner": "masking",
+        "GapFineTuner": "intraprocessing",
         "JointStratifiedKFold": "model_selection",
         "LowRankConv2d": "layers",
         "LowRankLinear": "layers",

@@ -157,6 +157,7 @@ def run_phases(
     masks: Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]],
     tuning: Callable[[Any, E, np.random.Generator], Iterator[tuple[int, E]]] | None,
     stage: str,
+    first: str = "masks",
 ) -> Iterator[Candidate]:
     """Run the phases of one trade-off.
 
@@ -169,8 +170,8 @@ def run_phases(
         Learns masks on a path and yields (step, edit).
     tuning : callable or None
         Tunes an edit and yields (step, edit); None: nothing comes after the masks.
-    stage : str
-        What the record calls the tuning.
+    stage, first : str
+        What the record calls the tuning, and what comes before it.
 
     Yields
     ------
@@ -187,7 +188,7 @@ def run_phases(
                 logits = path.logits(edit)
                 curves = judge.curves(logits)
                 chosen.offer(judge(curves, limit).rank, edit)
-                yield lighten(path.candidate(edit, logits, "masks", step, judge(curves)), best)
+                yield lighten(path.candidate(edit, logits, first, step, judge(curves)), best)
         if tuning is not None and chosen.edit is not None:
             for step, edit in tuning(path, chosen.edit, rngs[1]):
                 logits = path.logits(edit)
@@ -252,6 +253,7 @@ def tuned(
     tensors: Sequence[Tensor],
     edited: Callable[[], E],
     rng: np.random.Generator,
+    rate: float = TUNING_RATE,
 ) -> Iterator[tuple[int, E]]:
     """Tune what is left after the removal, at the threshold that fits it.
 
@@ -264,6 +266,8 @@ def tuned(
     edited : callable
         Makes the edit that the leaves now stand for.
     rng : numpy.random.Generator
+    rate : float, default=1e-2
+        Learning rate.
 
     Yields
     ------
@@ -276,7 +280,7 @@ def tuned(
         tensors,
         path.batches(rng),
         n_steps=path.n_steps,
-        learning_rate=TUNING_RATE,
+        learning_rate=rate,
         every=path.every,
     )
     for step in steps:

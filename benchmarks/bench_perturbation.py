@@ -1,0 +1,163 @@
+"""What a trial of random perturbation costs, in plain passes over the rows that are judged.
+
+Adult, 45,000 rows, of which those of validation and the sample of editing rows are judged; a
+network of three hidden layers of 64; one torch thread, one process, turns interleaved. The base is
+a forward pass over the judged rows as ``EditData.logits`` makes it. Against it: all trials, drawn,
+run and judged, per trial; the threshold sweep of one candidate; and its parts. Needs the data:
+``FAIRSVD_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+# Before torch is loaded: what is measured is one core.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from tasks import load_problem
+from timing import Result, compare, interleave, options_parser, report
+
+from fairsvd.base import EditData
+from fairsvd.intraprocessing import RandomPerturbation
+from fairsvd.intraprocessing._perturb_trials import float_parameters, perturbed
+from fairsvd.objective import gap, utility_from_counts
+
+N_ROWS, HIDDEN, N_TRIALS = 45_000, (64, 64, 64), 101
+SECTIONS = ("trials", "judge", "stacked")
+BARS = {"trials": 1.2, "judge": 0.2}
+
+
+class Captured(RandomPerturbation):
+    """Hands out what an edit is given, and edits nothing."""
+
+    def _edit(self, module: Any, data: EditData, constraint: Any, rng: Any) -> Iterator[Any]:
+        self.seen = module, data, constraint
+        return iter(())
+
+
+def capture(n_rows: int, hidden: Sequence[int], seed: int) -> tuple[Any, EditData, Any]:
+    """Train a network on Adult for a few passes; give it and what an edit would look at."""
+    from fairsvd import MLP
+
+    problem = load_problem("adult-sex", "with-group", seed)
+    parts = problem.train, problem.validation, problem.test
+    X, y, g = (np.concatenate(column)[:n_rows] for column in zip(*parts, strict=True))
+    network = MLP(X.shape[1], 2, hidden, generator=torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(200):
+        rows = torch.randint(len(X), (256,), generator=generator).numpy()
+        logits = network(torch.from_numpy(X[rows]))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(y[rows])).backward()
+        optimizer.step()
+    editor = Captured(network.eval(), random_state=seed).fit(X, y, sensitive_features=g)
+    return editor.seen
+
+
+def run_all(editor: RandomPerturbation, seen: tuple[Any, ...], seed: int) -> None:
+    with torch.no_grad():
+        for _ in editor._edit(*seen, np.random.default_rng(seed)):
+            pass
+
+
+def bench_trials(options: argparse.Namespace) -> Iterator[Result]:
+    """Time all trials against as many plain passes."""
+    seen = module, data, _ = capture(options.rows, HIDDEN, options.seed)
+    editor = RandomPerturbation(n_trials=options.trials)
+
+    def passes() -> None:
+        for _ in range(options.trials):
+            data.logits(module, {})
+
+    times = interleave([passes, lambda: run_all(editor, seen, options.seed)], options.repeats)
+    what = f"{options.trials} trials, {len(data.judged)} of {options.rows} rows judged"
+    yield compare("trials", what, times, BARS["trials"])
+
+
+def judge_parts(seen: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
+    """Name what a trial is made of."""
+    module, data, constraint = seen
+    logits, judge = data.logits(module, {}), data.judge
+    rows, parameters = data.judged.held(), float_parameters(module)
+    margins = logits.double().numpy()
+    counts = np.concatenate([cuts.counts for cuts in judge._cuts(margins)]).sum(axis=1)
+    seed = np.random.SeedSequence(0)
+    return {
+        "sweep and choice of one candidate": lambda: judge(logits),
+        "of that: sort and count": lambda: list(judge._cuts(margins)),
+        "of that: utility at every threshold": lambda: utility_from_counts(
+            counts, constraint.utility
+        ),
+        "of that: gap at every threshold": lambda: gap(counts, constraint.gap, constraint.pos),
+        "draw of one trial": lambda: perturbed(parameters, 0.1, seed),
+        "pass over rows that are held": lambda: data.logits(module, parameters, rows),
+    }
+
+
+def bench_judge(options: argparse.Namespace) -> Iterator[Result]:
+    """Time the parts of a trial against one plain pass."""
+    seen = module, data, _ = capture(options.rows, HIDDEN, options.seed)
+    for number, (name, run) in enumerate(judge_parts(seen).items()):
+        times = interleave([lambda: data.logits(module, {}), run], 3 * options.repeats)
+        yield compare("judge", name, times, None if number else BARS["judge"])
+
+
+def bench_stacked(options: argparse.Namespace) -> Iterator[Result]:
+    """Time stacked trials against single ones where the rule stacks them."""
+    from fairsvd.intraprocessing import _perturb_trials
+
+    editor, most = RandomPerturbation(n_trials=options.trials), _perturb_trials.MOST_WORK
+    for n_rows, hidden in ((400, (16,)), (1200, (64, 64)), (6000, (16, 16))):
+        seen = capture(n_rows, hidden, options.seed)
+
+        def run(limit: int, seen: tuple[Any, ...] = seen) -> None:
+            _perturb_trials.MOST_WORK = limit
+            try:
+                run_all(editor, seen, options.seed)
+            finally:
+                _perturb_trials.MOST_WORK = most
+
+        size = sum(value.numel() for value in float_parameters(seen[0]).values())
+        runs = [lambda run=run: run(0), lambda run=run: run(2**40)]
+        work = len(seen[1].judged) * size
+        chosen = "stacked" if work <= most else "one by one"
+        setting = f"stacked, judged rows x parameters 2^{np.log2(work):.1f} (chosen: {chosen})"
+        yield compare("stacked", setting, interleave(runs, options.repeats), None)
+
+
+RUNS = {"trials": bench_trials, "judge": bench_judge, "stacked": bench_stacked}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = options_parser(__doc__.splitlines()[0], SECTIONS)
+    parser.add_argument("--rows", type=int, default=N_ROWS)
+    parser.add_argument("--trials", type=int, default=N_TRIALS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status is 1 where a bar is missed."""
+    options = parse(arguments)
+    from fairsvd.exceptions import DatasetNotFoundError
+
+    # What the edits achieve is not the question here.
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        load_problem("adult-sex", "with-group", options.seed)
+    except DatasetNotFoundError as error:
+        print(f"<!-- skipped, nothing measured: {error} -->")
+        return 0
+    return report((line for name in options.sections for line in RUNS[name](options)), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""Methods that search or tune the parameters of a trained network."""
+
+from __future__ import annotations
+
+from ._gap import GapFineTuner
+from ._adversarial import AdversarialFineTuner
+from ._debiasing import AdversarialDebiasing
+from ._layerwise import LayerwiseOptimizer
+from ._perturbation import RandomPerturbation
+
+__all__ = [
+    "AdversarialDebiasing",
+    "AdversarialFineTuner",
+    "GapFineTuner",
+    "LayerwiseOptimizer",
+    "RandomPerturbation",
+]

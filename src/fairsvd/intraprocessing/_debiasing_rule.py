@@ -1,0 +1,125 @@
+"""The adversary that guesses the group from a prediction, and the update that works against it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..objective import SHARPNESS, Constraint
+from ..objective._gap_names import compared
+from ..training import Batch
+
+__all__ = ["Adversary", "projected"]
+
+
+def projected(own: Tensor, other: Tensor, alpha: float) -> Tensor:
+    """Zhang et al.'s update of one tensor: ``own - proj_other(own) - alpha * other``.
+
+    Parameters
+    ----------
+    own : Tensor
+        Gradient of the predictor's loss.
+    other : Tensor
+        Gradient of the adversary's loss, of the same shape; where it is zero nothing is taken
+        out.
+    alpha : float
+
+    Returns
+    -------
+    update : Tensor
+        Its inner product with ``other`` is minus ``alpha`` times the squared norm of ``other``.
+    """
+    # Scaled before squares are taken, which would underflow; the norm of what is scaled is at
+    # least 1, or 0.
+    scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
+    unit = scaled / scaled.norm().clamp(min=1)
+    return own - (own * unit).sum() * unit - alpha * other
+
+
+class Adversary:
+    """Linear softmax classifier of the group, on probabilities and what else it is told.
+
+    Its inputs are ``softmax((1 + |c|) * logits)``, with ``c`` learned. Where the constraint
+    conditions on the label it has coefficients and an intercept of their own for every class, so
+    that what the label alone tells about the group counts for nothing. For demographic parity it
+    has one set of them; for accuracy parity one, on the probability of the true class alone; for
+    equal opportunity those of every class, on the probability of that class alone, or of the
+    positive class of two.
+
+    Parameters
+    ----------
+    constraint : Constraint
+    n_classes, n_groups : int
+    device : torch.device
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    parameters : list of Tensor
+        Coefficients (n_sets, n_classes, n_groups), intercepts (n_sets, n_groups) and ``c``;
+        leaves that require gradients. All start at zero, ``c`` where the logits are scaled as in
+        the soft gaps.
+    """
+
+    def __init__(
+        self,
+        constraint: Constraint,
+        n_classes: int,
+        n_groups: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rates, self.pos = compared(constraint.gap), constraint.pos
+        self.n_classes = n_classes
+        n_sets = n_classes if "tpr" in self.rates else 1
+        settings = {"device": device, "dtype": dtype}
+        self.parameters = [
+            torch.zeros(n_sets, n_classes, n_groups, **settings).requires_grad_(),
+            torch.zeros(n_sets, n_groups, **settings).requires_grad_(),
+            torch.tensor(SHARPNESS - 1, **settings).requires_grad_(),
+        ]
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool) -> Tensor:
+        """Weighted cross-entropy of the group.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes)
+            At the operating threshold.
+        batch : Batch
+        training : bool
+            Gradients reach the adversary; otherwise ``logits`` alone.
+        """
+        values = self.parameters if training else [p.detach() for p in self.parameters]
+        coefficients, intercepts, c = values
+        which = batch.y if len(coefficients) > 1 else torch.zeros_like(batch.y)
+        inputs = torch.softmax((1 + c.abs()) * logits, dim=1)
+        if self.rates in (("tpr",), ("accuracy",)):
+            inputs = inputs * torch.nn.functional.one_hot(batch.y, self.n_classes)
+        scores = torch.einsum("nc,ncg->ng", inputs, coefficients[which]) + intercepts[which]
+        losses = torch.nn.functional.cross_entropy(scores, batch.groups, reduction="none")
+        weights = self.weights(batch)
+        return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Weights of the rows that the adversary sees, in the shares that the cells truly have."""
+        if self.rates == ("tpr",) and self.n_classes == 2:
+            return torch.where(batch.y == self.pos, batch.gap_weights, 0.0)
+        return batch.gap_weights
+
+    def blind_loss(self, table: Tensor) -> float:
+        """Cross-entropy of an adversary that does not see predictions, the least it can be.
+
+        Parameters
+        ----------
+        table : Tensor of shape (n_classes, n_groups)
+            Rows in each cell.
+        """
+        if self.rates == ("tpr",) and self.n_classes == 2:
+            table = table[self.pos : self.pos + 1]
+        elif "tpr" not in self.rates:
+            table = table.sum(dim=0, keepdim=True)
+        counts = table.double()
+        shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        return float(-torch.xlogy(counts, shares).sum() / counts.sum())
