@@ -17,7 +17,8 @@ from fairsvd import BiasMaskFineTuner, JointStratifiedKFold, best_under_gap, fai
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.datasets import make_biased_classification
-from fairsvd.masking._importance import Operating, batch_importance, row_importance, weight_name
+from fairsvd.layers import weight_name
+from fairsvd.masking._importance import Operating, batch_importance, row_importance
 from fairsvd.masking._ratio import (
     bias_ratio,
     hard_masks,

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fairsvd import BiasMaskFineTuner, FairLRFTransformer, FairPruner
+from fairsvd import (
+    AdversarialDebiasing,
+    AdversarialFineTuner,
+    BiasMaskFineTuner,
+    FairLRFTransformer,
+    FairPruner,
+    GapFineTuner,
+    LayerwiseOptimizer,
+    RandomPerturbation,
+)
 
 # The checks know nothing of sensitive features; no other warning is allowed.
 pytestmark = pytest.mark.filterwarnings(
@@ -13,6 +22,19 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@parametrize_with_checks([FairLRFTransformer(), BiasMaskFineTuner(), FairPruner()])
+EDITORS = [
+    FairLRFTransformer(),
+    BiasMaskFineTuner(),
+    FairPruner(),
+    GapFineTuner(),
+    AdversarialFineTuner(),
+    AdversarialDebiasing(),
+    RandomPerturbation(),
+    # Each of its calls costs the same: fewer show as much.
+    LayerwiseOptimizer(layers=2, n_calls=12),
+]
+
+
+@parametrize_with_checks(EDITORS)
 def test_scikit_learn_check(estimator, check):
     check(estimator)

@@ -16,11 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from fairsvd import (
+    AdversarialDebiasing,
+    AdversarialFineTuner,
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
     GapFineTuner,
     JointStratifiedKFold,
+    LayerwiseOptimizer,
+    RandomPerturbation,
     best_under_gap,
     fairness_scorer,
 )
@@ -63,6 +67,14 @@ EDITORS = {
         {"max_steps": 3, "scope": "spectrum"},
         {"learning_rate": [1e-3, 1e-2]},
     ),
+    "adversarial": (
+        AdversarialFineTuner,
+        {"n_epochs": 2, "critic_steps": 3, "actor_steps": 3, "bias_weight": 5.0},
+        {"bias_weight": [1.0, 20.0]},
+    ),
+    "debiasing": (AdversarialDebiasing, {"max_steps": 5, "alpha": 1.0}, {"alpha": [0.3, 3.0]}),
+    "perturbation": (RandomPerturbation, {"n_trials": 5}, {"scale": [0.05, 0.2]}),
+    "layer-wise": (LayerwiseOptimizer, {"layers": 2, "n_calls": 12}, {"layers": [1, 2]}),
     "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
 }
 GAP = "equalized_odds_difference"

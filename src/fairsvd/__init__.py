@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AdversarialDebiasing",
+    "AdversarialFineTuner",
     "BiasMaskFineTuner",
     "ConvNet",
     "FairLRFTransformer",
@@ -19,9 +21,11 @@ __all__ = [
     "FairPruner",
     "GapFineTuner",
     "JointStratifiedKFold",
+    "LayerwiseOptimizer",
     "LowRankConv2d",
     "LowRankLinear",
     "NetworkEditor",
+    "RandomPerturbation",
     "__version__",
     "best_under_gap",
     "datasets",
@@ -34,7 +38,13 @@ __all__ = [
 if TYPE_CHECKING:
     from . import datasets, exceptions
     from .base import NetworkEditor
-    from .intraprocessing import GapFineTuner
+    from .intraprocessing import (
+        AdversarialDebiasing,
+        AdversarialFineTuner,
+        GapFineTuner,
+        LayerwiseOptimizer,
+        RandomPerturbation,
+    )
     from .layers import LowRankConv2d, LowRankLinear
     from .low_rank import FairLRFTransformer, FairLRFTransformerCV
     from .masking import BiasMaskFineTuner, FairPruner
@@ -45,6 +55,8 @@ else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
     _SUBMODULES = frozenset({"datasets", "exceptions"})
     _HOMES = {
+        "AdversarialDebiasing": "intraprocessing",
+        "AdversarialFineTuner": "intraprocessing",
         "BiasMaskFineTuner": "masking",
         "ConvNet": "networks",
         "FairLRFTransformer": "low_rank",
@@ -52,10 +64,12 @@ else:
         "FairPruner": "masking",
         "GapFineTuner": "intraprocessing",
         "JointStratifiedKFold": "model_selection",
+        "LayerwiseOptimizer": "intraprocessing",
         "LowRankConv2d": "layers",
         "LowRankLinear": "layers",
         "MLP": "networks",
         "NetworkEditor": "base",
+        "RandomPerturbation": "intraprocessing",
         "best_under_gap": "model_selection",
         "fairness_score": "metrics",
         "fairness_scorer": "metrics",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._gap import GapFineTuner
 from ._adversarial import AdversarialFineTuner
 from ._debiasing import AdversarialDebiasing
+from ._gap import GapFineTuner
 from ._layerwise import LayerwiseOptimizer
 from ._perturbation import RandomPerturbation
 

@@ -71,9 +71,10 @@ class AdversarialFineTuner(NetworkEditor):
         on validation.
     margin : float in [0, 1], default=0.02
         The weight rises from a predicted bias of ``tolerance - margin`` on.
-    learning_rate : float, default=3e-4
+    learning_rate : float, default=1e-3
         Of the network.
     critic_learning_rate : float, default=3e-4
+        Of the critic.
     critic_width : int, default=32
         Of the critic's hidden layers.
     balance : {"auto", "cells", "classes"} or None, default="auto"
@@ -189,7 +190,7 @@ class AdversarialFineTuner(NetworkEditor):
         critic_rows: int = 64,
         bias_weight: float | None = None,
         margin: float = 0.02,
-        learning_rate: float = 3e-4,
+        learning_rate: float = 1e-3,
         critic_learning_rate: float = 3e-4,
         critic_width: int = 32,
         balance: str | None = "auto",

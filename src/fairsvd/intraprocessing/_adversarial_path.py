@@ -153,7 +153,8 @@ def actor_loss(
         Is told every multiplier.
     """
     forward = forward_with_features(path.module, path.data)
-    settings = {"margin": path.data.margin, "tradeoff": 0.0, "n_groups": path.data.n_groups}
+    margin, n_groups = path.data.margin, path.data.n_groups
+    settings: dict[str, Any] = {"margin": margin, "tradeoff": 0.0, "n_groups": n_groups}
 
     def loss(batch: Batch) -> Tensor:
         logits, features = forward(state(), batch.X)
@@ -227,7 +228,8 @@ def run_duel(path: DuelPath) -> Iterator[Candidate]:
 def _epochs(path: DuelPath, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]:
     """Run the epochs, changing the leaves; yields what each is to be remembered by."""
     seeds, budget = path.seed.spawn(4), path.budget
-    critic, record, of_critic = None, Record(), iter(())
+    critic, record = None, Record()
+    of_critic: Iterator[int] = iter(())
     if path.data.has_groups:
         critic = make_critic(path, path.batches(seeds[0]), seeds[1])
         of_critic = tune(

@@ -54,6 +54,7 @@ class AdversarialDebiasing(NetworkEditor):
     adversary_steps : int, default=3
         Updates of the adversary for each of the network.
     adversary_learning_rate : float, default=0.1
+        Of the adversary.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that

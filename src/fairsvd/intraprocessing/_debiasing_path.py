@@ -66,8 +66,14 @@ class DebiasingPath:
 
     def entropy(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the labels at the operating threshold."""
-        settings = {"margin": self.data.margin, "tradeoff": 0.0, "n_groups": self.data.n_groups}
-        return edit_loss(logits, batch, self.constraint, **settings)
+        return edit_loss(
+            logits,
+            batch,
+            self.constraint,
+            margin=self.data.margin,
+            tradeoff=0.0,
+            n_groups=self.data.n_groups,
+        )
 
 
 @dataclass
@@ -172,8 +178,8 @@ def network_loss(
 def _game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
     """Make an adversary that has learned what the untouched network gives away."""
     data = path.data
-    settings = {"device": data.device, "dtype": data.dtype}
-    adversary = Adversary(path.constraint, data.n_classes, data.n_groups, **settings)
+    sizes = data.n_classes, data.n_groups
+    adversary = Adversary(path.constraint, *sizes, device=data.device, dtype=data.dtype)
     game = Game(path, adversary)
     for batch in islice(batches, HEAD_START):
         with torch.no_grad():

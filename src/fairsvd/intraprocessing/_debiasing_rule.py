@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ class Adversary:
         self.rates, self.pos = compared(constraint.gap), constraint.pos
         self.n_classes = n_classes
         n_sets = n_classes if "tpr" in self.rates else 1
-        settings = {"device": device, "dtype": dtype}
+        settings: dict[str, Any] = {"device": device, "dtype": dtype}
         self.parameters = [
             torch.zeros(n_sets, n_classes, n_groups, **settings).requires_grad_(),
             torch.zeros(n_sets, n_groups, **settings).requires_grad_(),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Candidate, TuningPath, layer_biases, loss_of, run_phases, tuned
-from ..layers import Factors, editable_layers, factorise, full_rank
+from ..layers import Factors, editable_layers, factorise, full_rank, weight_name
 from ..objective import Verdict
 
 __all__ = ["SCOPES", "GapPath", "Values", "run_path", "untouched"]
@@ -42,7 +42,7 @@ class Values:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""
-        weights = {f"{name}.weight".lstrip("."): f.weight() for name, f in self.factors.items()}
+        weights = {weight_name(name): f.weight() for name, f in self.factors.items()}
         return {**self.plain, **weights}
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Values:

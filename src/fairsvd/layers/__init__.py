@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._factors import Factors, factorise, full_rank, resolve_solver
 from ._low_rank import LowRankConv2d, LowRankLinear, compress_layer
-from ._select import editable_layers, resolve_ranks, select_layers
+from ._select import editable_layers, resolve_ranks, select_layers, weight_name
 
 __all__ = [
     "Factors",
@@ -17,4 +17,5 @@ __all__ = [
     "resolve_ranks",
     "resolve_solver",
     "select_layers",
+    "weight_name",
 ]

@@ -14,7 +14,7 @@ from torch import nn
 from ..exceptions import NetworkError, RankWarning
 from ._factors import full_rank
 
-__all__ = ["editable_layers", "resolve_ranks", "select_layers"]
+__all__ = ["editable_layers", "resolve_ranks", "select_layers", "weight_name"]
 
 
 def editable_layers(module: nn.Module) -> dict[str, nn.Module]:
@@ -31,6 +31,11 @@ def editable_layers(module: nn.Module) -> dict[str, nn.Module]:
     }
     first = {id(layer.weight): name for name, layer in reversed(found.items())}
     return {name: layer for name, layer in found.items() if first[id(layer.weight)] == name}
+
+
+def weight_name(layer: str) -> str:
+    """Name of a layer's weight; a network that is a single layer has the empty name."""
+    return f"{layer}.weight".lstrip(".")
 
 
 def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..base import Candidate
 from ..caching import Cache, Entry
-from ..layers import Factors, compress_layer, factorise, full_rank, resolve_solver
+from ..layers import Factors, compress_layer, factorise, full_rank, resolve_solver, weight_name
 from ..masks import removed_fraction
 from ..objective import Verdict
 
@@ -40,8 +40,7 @@ class Edit:
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
-        # A network that is a single layer has the empty name.
-        return {f"{name}.weight".lstrip("."): f.weight() for name, f in self.factors.items()}
+        return {weight_name(name): f.weight() for name, f in self.factors.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""

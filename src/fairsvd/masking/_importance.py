@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..base import EditData, stratified
 from ..curvature import Gradient, squared_weight_gradients
+from ..layers import weight_name
 from ..networks import to_logits
 from ..objective import Constraint, edit_loss, shifted, soft_gap
 from ..training import cell_shares
@@ -22,7 +23,6 @@ __all__ = [
     "batch_importance",
     "from_named",
     "row_importance",
-    "weight_name",
 ]
 
 # Of the prediction's importance, as in both papers: under equal weights of the cells the gradient
@@ -46,11 +46,6 @@ class Operating:
 
     margin: float
     sharpness: float
-
-
-def weight_name(layer: str) -> str:
-    """Name of a layer's weight; a network that is a single layer has the empty name."""
-    return f"{layer}.weight".lstrip(".")
 
 
 def row_importance(

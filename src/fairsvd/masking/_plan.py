@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._rng import torch_generator
 from ..base import EditData, rows_a_step
 from ..caching import Entry
-from ..layers import select_layers
+from ..layers import select_layers, weight_name
 from ..objective import SHARPNESS, Constraint
 from ._importance import (
     Importance,
@@ -23,7 +23,6 @@ from ._importance import (
     batch_importance,
     from_named,
     row_importance,
-    weight_name,
 )
 from ._ratio import bias_ratio, hard_masks, reset_mask, shuffled, soft_masks
 from ._steps import Optimizer, Path, Step

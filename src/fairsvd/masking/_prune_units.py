@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..base import EditData, rows_a_step
+from ..layers import weight_name
 from ..objective import SHARPNESS, Constraint, shifted, soft_gap
-from ._pruned import Pruned, weight_name
+from ._pruned import Pruned
 
 __all__ = ["unit_biases", "unit_effects"]
 

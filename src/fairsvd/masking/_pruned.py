@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..base import Candidate
+from ..layers import weight_name
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Pruned", "masked_weights", "untouched_attributes", "weight_name", "weights_of"]
+__all__ = ["Pruned", "masked_weights", "untouched_attributes", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,6 @@ class Pruned:
 def along_rows(values: Tensor, weight: Tensor) -> Tensor:
     """Shape one value an output unit (n_units,) so that it multiplies the rows of a weight."""
     return values.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def weight_name(layer: str) -> str:
-    """Name of a layer's weight; a network that is a single layer has the empty name."""
-    return f"{layer}.weight".lstrip(".")
 
 
 def weights_of(module: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..base import ScoredRemoval
 from ..caching import Entry
 from ..curvature import group_weight_curvature
+from ..layers import weight_name
 from ..objective import Constraint
 from ._prune_units import unit_biases, unit_effects
-from ._pruned import Pruned, along_rows, masked_weights, weight_name, weights_of
+from ._pruned import Pruned, along_rows, masked_weights, weights_of
 
 __all__ = ["Pruning"]
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._gaps import sum_slices
+
 __all__ = ["UTILITIES", "Constraint", "chance_utility", "is_unbalanced", "utility_from_counts"]
 
 UTILITIES = (
@@ -82,15 +84,19 @@ def utility_from_counts(counts: NDArray[Any], name: str) -> NDArray[np.float64]:
     utility : ndarray of shape (...,), float64, in [0, 1]
     """
     if name in ("balanced_accuracy", "accuracy"):
-        counts = counts.sum(axis=-3, keepdims=True)
+        counts = sum_slices(counts, -3)[..., None, :, :]
     right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(axis=-1)
+    total = sum_slices(counts, -1)
     if name == "accuracy":
         return right.sum(axis=(-2, -1)) / total.sum(axis=(-2, -1))
     recall = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
+    cells = np.moveaxis(recall.reshape(*recall.shape[:-2], -1), -1, 0)
     if name == "worst_cell_accuracy":
-        return np.nanmin(recall, axis=(-2, -1))
-    return np.nanmean(recall, axis=(-2, -1))
+        return np.fmin.reduce(cells)
+    seen = ~np.isnan(cells)
+    if seen.all():
+        return sum_slices(cells, 0) / len(cells)
+    return np.where(seen, cells, 0.0).sum(axis=0) / seen.sum(axis=0)
 
 
 def chance_utility(

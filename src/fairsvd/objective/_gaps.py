@@ -83,7 +83,7 @@ def _divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(top, bottom, out=empty, where=bottom > 0)
 
 
-def _sum(array: NDArray[Any], axis: int) -> NDArray[Any]:
+def sum_slices(array: NDArray[Any], axis: int) -> NDArray[Any]:
     """Sum over a short axis: adding slices is several times faster than a reduction there."""
     parts = np.moveaxis(array, axis, 0)
     total = parts[0]
@@ -97,16 +97,16 @@ def _positive_counts(counts: NDArray[Any], pos: int | None) -> tuple[NDArray[Any
     n_classes = counts.shape[-1]
     if n_classes == 2 and pos is not None:
         own = slice(pos, pos + 1)
-        selected = _sum(counts[..., own], -2)
-        positive = _sum(counts[..., own, :], -1)
+        selected = sum_slices(counts[..., own], -2)
+        positive = sum_slices(counts[..., own, :], -1)
         return selected, positive, counts[..., pos, own]
-    return _sum(counts, -2), _sum(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
+    return sum_slices(counts, -2), sum_slices(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
 
 
 def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float64]:
-    total = _sum(_sum(counts, -1), -1)[..., None]
+    total = sum_slices(sum_slices(counts, -1), -1)[..., None]
     if which == "accuracy":
-        right = _sum(np.diagonal(counts, axis1=-2, axis2=-1), -1)
+        right = sum_slices(np.diagonal(counts, axis1=-2, axis2=-1), -1)
         return _divide(right[..., None], total)
     selected, positive, hit = _positive_counts(counts, pos)
     if which == "selection":

@@ -162,7 +162,10 @@ class Judge:
         margins = np.clip(logits[:, 1] - logits[:, 0], 1 - MAX_MARGIN, MAX_MARGIN - 1)
         tuned = self.constraint.threshold is None
         if tuned and not callable(self.constraint.utility):
-            yield from sweep(margins, self.y, self.groups, self.parts, self.n_groups, 2)
+            # One table where both parts are judged together: half the counting.
+            parts = self.parts if self.separate else np.zeros_like(self.parts)
+            n_parts = 2 if self.separate else 1
+            yield from sweep(margins, self.y, self.groups, parts, self.n_groups, n_parts)
             return
         cuts = [margin_of_threshold(self.constraint.threshold or 0.5)]
         if tuned:
@@ -178,7 +181,7 @@ class Judge:
         )
 
     def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
-        counts = cuts.counts[:, 0] if self.separate else cuts.counts.sum(axis=1)
+        counts = cuts.counts[:, 0] if self.separate else _pooled(cuts.counts)
         name = self.constraint.utility
         if not callable(name):
             return utility_from_counts(counts, name)
@@ -189,9 +192,13 @@ class Judge:
             return np.zeros(len(counts))
         name, pos = self.constraint.gap, self.constraint.pos
         if not self.separate:
-            return _or_infinite(gap(counts.sum(axis=1), name, pos))
+            return _or_infinite(gap(_pooled(counts), name, pos))
         both = gap(counts, name, pos)
         return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
+
+
+def _pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return counts[:, 0] if counts.shape[1] == 1 else counts.sum(axis=1)
 
 
 def _or_infinite(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
