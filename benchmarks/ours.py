@@ -56,6 +56,17 @@ def pruner() -> Any:
     return FairPruner
 
 
+def intraprocessing(name: str) -> Callable[[], Any]:
+    """Import an intra-processing editor late, as :func:`fairlrf` does."""
+
+    def make() -> Any:
+        import fairsvd
+
+        return getattr(fairsvd, name)
+
+    return make
+
+
 def bmft() -> Any:
     """Give BMFT's values."""
     return bias_mask().bmft
@@ -166,6 +177,24 @@ OURS = {
     ),
     "pruner-unit": Method(
         partial(edit, make=pruner, criterion="unit", refine=None), False, "unit pruning by the gap"
+    ),
+    "gap": Method(partial(edit, make=intraprocessing("GapFineTuner")), False, "gap fine-tuning"),
+    "gap-descent": Method(
+        partial(edit, make=intraprocessing("GapFineTuner"), mode="descent"), False, "gap descent"
+    ),
+    "perturbation": Method(
+        partial(edit, make=intraprocessing("RandomPerturbation")), False, "random perturbation"
+    ),
+    "layer-wise": Method(
+        partial(edit, make=intraprocessing("LayerwiseOptimizer")), False, "layer-wise optimisation"
+    ),
+    "adversarial-fine-tuning": Method(
+        partial(edit, make=intraprocessing("AdversarialFineTuner")),
+        False,
+        "adversarial fine-tuning",
+    ),
+    "adversarial-debiasing": Method(
+        partial(edit, make=intraprocessing("AdversarialDebiasing")), False, "adversarial debiasing"
     ),
     "bmft": Method(partial(edit, make=bmft), False, "BMFT's values"),
     "swift": Method(partial(edit, make=swift), False, "SWiFT's values"),

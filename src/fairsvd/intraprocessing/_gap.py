@@ -28,11 +28,12 @@ __all__ = ["GapFineTuner"]
 # Weights of the soft gap that are tried; every one of them is chosen on some task.
 WEIGHTS = (0.3, 1.0, 3.0)
 
-# Few numbers that steer whole units bear larger steps than single weights do.
-RATES = {"all": 3e-3, "head": 1e-2, "spectrum": 1e-2, "bias": 1e-2}
-
-# Nothing holds the utility in a descent: at the full rate the first candidate has lost it.
-DESCENT = 1 / 30
+# Few numbers that steer whole units bear larger steps than single weights do. Nothing holds the
+# utility in a descent: at the rates of the penalty the first candidate has lost it.
+RATES = {
+    "penalty": {"all": 1e-3, "head": 1e-2, "spectrum": 1e-2, "bias": 1e-2},
+    "descent": {"all": 1e-4, "head": 3e-4, "spectrum": 3e-4, "bias": 3e-4},
+}
 
 
 class GapFineTuner(NetworkEditor):
@@ -58,7 +59,7 @@ class GapFineTuner(NetworkEditor):
         What moves: every parameter; the layer that makes the logits; the singular values of all
         linear and convolution layers, and their biases; these biases alone.
     learning_rate : float or None, default=None
-        Of Adam. None: 3e-3 for "all", 1e-2 for the other scopes, a thirtieth of it in "descent".
+        Of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4 and 3e-4.
     max_steps : int, default=300
         Cap on the steps of each of two phases, ``min(max_steps, max(30, n_rows))``. The second
         one starts from the best of the first at the threshold that fits it, in smaller steps.
@@ -216,9 +217,8 @@ class GapFineTuner(NetworkEditor):
         self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
     ) -> list[GapPath]:
         weights, share = self._weights(data)
-        rate = self.learning_rate
-        if rate is None:
-            rate = RATES[self.scope] * (1.0 if share else DESCENT)
+        mode = "penalty" if share else "descent"
+        rate = RATES[mode][self.scope] if self.learning_rate is None else self.learning_rate
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(weights))
         start = untouched(module, data.output_layer, self.scope)
         return [
