@@ -187,6 +187,10 @@ class BiasMaskFineTuner(NetworkEditor):
     (``threshold=0.5`` for the papers' own).
     Without sensitive features there is no bias loss: hard masks rest on ties, soft ones are zero.
 
+    On the tables it was measured on (``docs/results/masks.md``) a random mask of equal size comes
+    out within noise of the measured one, and full fine-tuning with the same loss too: most of what
+    the method achieves is the loss at the operating threshold and the choice, not the mask.
+
     Examples
     --------
     >>> from fairsvd import BiasMaskFineTuner
