@@ -89,7 +89,11 @@ class OnDisk:
     @functools.cached_property
     def _stored(self) -> Any:
         # joblib reads and documents the function anew each time that it is asked for it.
-        return self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
+        stored = self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
+        # The first look into a folder that this process has not used yet may only note the
+        # function's code there and find nothing: that one must not be the call that counts.
+        stored.check_call_in_cache("", None)
+        return stored
 
     def fetch(self, name: str, key: str, compute: Callable[[], Entry]) -> Entry:
         """Read the entry and check it, or compute and write it."""
