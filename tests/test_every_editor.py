@@ -42,7 +42,11 @@ from helpers import (
     trained,
 )
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 # Class, parameters of a quick fit, a grid of one of its own parameters.
 EDITORS = {

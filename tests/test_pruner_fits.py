@@ -37,7 +37,11 @@ from test_configurations import (
     network_for,
 )
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 
 class LastPruned(FairPruner):
