@@ -19,7 +19,11 @@ from sklearn.model_selection import GridSearchCV
 from fairsvd import FairLRFTransformer, JointStratifiedKFold, best_under_gap, fairness_scorer
 from helpers import IGNORE_SMALL_DATA, fingerprint, quick, table
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 GRID = {"rank": [0.5, None], "sparsity": [0.0, 0.3]}
 SCORES = ("mean_test_utility", "mean_test_gap", "split0_test_gap", "split1_test_utility")

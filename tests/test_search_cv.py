@@ -24,7 +24,11 @@ from fairsvd.low_rank import _edits, _learned, _removal
 from fairsvd.networks import _trained
 from helpers import IGNORE_SMALL_DATA, Rows, convolutions, fingerprint, images, mlp, table, trained
 
-pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(200)
 CURVATURE = {"criterion": "curvature", "refine": None}
