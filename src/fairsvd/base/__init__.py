@@ -14,6 +14,7 @@ from ._request import make_constraint
 from ._tuning import (
     START_FRACTION,
     Best,
+    judged_state,
     lighten,
     loss_of,
     rows_a_step,
@@ -40,6 +41,7 @@ __all__ = [
     "edited_copy",
     "find_privileged",
     "judged",
+    "judged_state",
     "layer_biases",
     "lighten",
     "loss_of",

@@ -17,7 +17,16 @@ from ..objective import SHARPNESS, Constraint, edit_loss
 from ..training import Batch, CellBatches
 from ._candidates import Candidate, EditData
 
-__all__ = ["START_FRACTION", "Best", "lighten", "loss_of", "rows_a_step", "run_paths", "stratified"]
+__all__ = [
+    "START_FRACTION",
+    "Best",
+    "judged_state",
+    "lighten",
+    "loss_of",
+    "rows_a_step",
+    "run_paths",
+    "stratified",
+]
 
 # The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
 # a step sees this many batches' rows, which left smaller gaps at equal utility.
@@ -121,6 +130,18 @@ class Best(Generic[E]):
             return False
         self.rank, self.edit = rank, edit
         return True
+
+
+def judged_state(
+    module: nn.Module,
+    data: EditData,
+    state: Mapping[str, Tensor],
+    params: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+) -> Candidate:
+    """Judge a state of the module and pack it, its logits with it."""
+    logits = data.logits(module, state)
+    return Candidate(state, params, attributes, verdict=data.judge(logits), logits=logits)
 
 
 def lighten(candidate: Candidate, best: Best[Any]) -> Candidate:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread, torch_generator
-from ..base import Best, Candidate, EditData, lighten, stratified
+from ..base import Best, Candidate, EditData, judged_state, lighten, stratified
 from ..objective import SHARPNESS, Constraint, edit_loss, shifted
 from ..training import Batch, CellBatches, tune
 from ._critic import Critic, forward_with_features
@@ -218,11 +218,9 @@ def run_duel(path: DuelPath) -> Iterator[Candidate]:
         best = Best[dict[str, Tensor]]()
         for epoch, found in enumerate(_epochs(path, leaves), start=1):
             state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-            logits = path.data.logits(path.module, state)
             params = {"bias_weight": path.bias_weight, "stage": "tuned", "epoch": epoch, **found}
-            verdict = path.data.judge(logits)
-            candidate = Candidate(state, params, path.attributes, verdict=verdict, logits=logits)
-            yield lighten(candidate, best)
+            made = judged_state(path.module, path.data, state, params, path.attributes)
+            yield lighten(made, best)
 
 
 def _epochs(path: DuelPath, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import Best, Candidate, EditData, lighten, stratified
+from ..base import Best, Candidate, EditData, judged_state, lighten, stratified
 from ..objective import Constraint, edit_loss, shifted
 from ..training import Batch, CellBatches, tune
 from ._debiasing_rule import Adversary, projected
@@ -215,9 +215,7 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
         )
         for step in steps:
             state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-            logits = path.data.logits(path.module, state)
             found = game.summary() if game is not None else {}
             params = {"alpha": path.alpha, "stage": "tuned", "step": step, **found}
-            verdict = path.data.judge(logits)
-            candidate = Candidate(state, params, path.attributes, verdict=verdict, logits=logits)
-            yield lighten(candidate, best)
+            made = judged_state(path.module, path.data, state, params, path.attributes)
+            yield lighten(made, best)

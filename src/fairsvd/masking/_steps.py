@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import START_FRACTION, Best, Candidate, EditData, lighten, loss_of, stratified
+from ..base import (
+    START_FRACTION,
+    Best,
+    Candidate,
+    EditData,
+    judged_state,
+    lighten,
+    loss_of,
+    stratified,
+)
 from ..objective import SHARPNESS, Constraint
 from ..training import tune
 
@@ -96,10 +105,8 @@ class Path:
 
     def judged(self, state: State, step: Step, number: int) -> Candidate:
         """Judge a state and pack it."""
-        logits = self.data.logits(self.module, state)
         params = {**self.record, "stage": step.name, "step": number}
-        verdict = self.data.judge(logits)
-        return Candidate(state, params, self.attributes, verdict=verdict, logits=logits)
+        return judged_state(self.module, self.data, state, params, self.attributes)
 
     def margin(self, state: State) -> float:
         """Operating threshold of a state, in units of the logit margin."""
