@@ -12,8 +12,10 @@ from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval
 from ._request import make_constraint
 from ._tuning import (
+    GAP_WEIGHTS,
     START_FRACTION,
     Best,
+    gap_weights,
     judged_state,
     lighten,
     loss_of,
@@ -23,6 +25,7 @@ from ._tuning import (
 )
 
 __all__ = [
+    "GAP_WEIGHTS",
     "SHARED_CONSTRAINTS",
     "SPARSITIES",
     "START_FRACTION",
@@ -40,6 +43,7 @@ __all__ = [
     "choose",
     "edited_copy",
     "find_privileged",
+    "gap_weights",
     "judged",
     "judged_state",
     "layer_biases",

@@ -18,8 +18,10 @@ from ..training import Batch, CellBatches
 from ._candidates import Candidate, EditData
 
 __all__ = [
+    "GAP_WEIGHTS",
     "START_FRACTION",
     "Best",
+    "gap_weights",
     "judged_state",
     "lighten",
     "loss_of",
@@ -36,8 +38,18 @@ TABLE_BATCHES = 4
 # the rest, and a looser start costs less utility.
 START_FRACTION = 0.6
 
+# Weights of the soft gap that are tried; every one of them is chosen on some task.
+GAP_WEIGHTS = (0.3, 1.0, 3.0)
+
 P = TypeVar("P")
 E = TypeVar("E")
+
+
+def gap_weights(data: EditData, given: float | None) -> tuple[float, ...]:
+    """Give the weights of the soft gap to try: the given one, or all; 0 without groups."""
+    if not data.has_groups:
+        return (0.0,)
+    return GAP_WEIGHTS if given is None else (float(given),)
 
 
 def rows_a_step(data: EditData) -> int:

@@ -17,6 +17,7 @@ from ..base import (
     Interval,
     NetworkEditor,
     StrOptions,
+    gap_weights,
     positive_int,
     run_paths,
 )
@@ -24,9 +25,6 @@ from ..objective import Constraint
 from ._gap_path import SCOPES, GapPath, run_path, untouched
 
 __all__ = ["GapFineTuner"]
-
-# Weights of the soft gap that are tried; every one of them is chosen on some task.
-WEIGHTS = (0.3, 1.0, 3.0)
 
 # Few numbers that steer whole units bear larger steps than single weights do. Nothing holds the
 # utility in a descent: at the rates of the penalty the first candidate has lost it.
@@ -240,8 +238,6 @@ class GapFineTuner(NetworkEditor):
 
     def _weights(self, data: EditData) -> tuple[tuple[float, ...], float]:
         """Weights of the soft gap to try, and the weight of the cross-entropy beside it."""
-        if not data.has_groups:
-            return (0.0,), 1.0
-        if self.mode == "descent":
+        if self.mode == "descent" and data.has_groups:
             return (1.0,), 0.0
-        return WEIGHTS if self.weight is None else (float(self.weight),), 1.0
+        return gap_weights(data, self.weight), 1.0

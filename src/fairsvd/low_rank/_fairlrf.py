@@ -20,6 +20,7 @@ from ..base import (
     NetworkEditor,
     StrOptions,
     find_privileged,
+    gap_weights,
     positive_int,
     run_paths,
 )
@@ -31,9 +32,6 @@ from ._removal import SPARSITIES, Removal
 from ._run import removed, run_path
 
 __all__ = ["FairLRFTransformer"]
-
-# Weights of the soft gap that are tried; every one of them is chosen on some task.
-TRADEOFFS = (0.3, 1.0, 3.0)
 
 
 class FairLRFTransformer(NetworkEditor):
@@ -298,9 +296,7 @@ class FairLRFTransformer(NetworkEditor):
         shared: dict[str, Any],
         rng: np.random.Generator,
     ) -> list[Path]:
-        tradeoffs = TRADEOFFS if self.tradeoff is None else (float(self.tradeoff),)
-        if not data.has_groups:
-            tradeoffs = (0.0,)
+        tradeoffs = gap_weights(data, self.tradeoff)
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
         return [
             Path(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..base import EditData, rows_a_step
+from ..base import GAP_WEIGHTS, EditData, rows_a_step
 from ..caching import Entry
 from ..layers import select_layers, weight_name
 from ..objective import SHARPNESS, Constraint
@@ -31,7 +31,7 @@ __all__ = ["Plan"]
 
 # Weights of the bias that are searched: of the soft gap beside a whole cross-entropy, and around
 # the papers' own 0.1 for their losses.
-BIAS_WEIGHTS = {"penalty": (0.3, 1.0, 3.0), "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
+BIAS_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
 
 # Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
 SUMS_OF_TWO = ("average_odds", "equalized_odds")

@@ -21,6 +21,7 @@ from ..base import (
     NetworkEditor,
     StrOptions,
     find_privileged,
+    gap_weights,
     judged,
     positive_int,
     run_paths,
@@ -32,9 +33,6 @@ from ._pruned import Pruned, untouched_attributes, weights_of
 from ._pruning import Pruning
 
 __all__ = ["FairPruner"]
-
-# Weights of the soft gap that are tried: FairLRFTransformer's, to which this is the control.
-TRADEOFFS = (0.3, 1.0, 3.0)
 
 
 class FairPruner(NetworkEditor):
@@ -299,9 +297,7 @@ class FairPruner(NetworkEditor):
         shared: dict[str, Any],
         rng: np.random.Generator,
     ) -> list[PruningPath]:
-        tradeoffs = TRADEOFFS if self.tradeoff is None else (float(self.tradeoff),)
-        if not data.has_groups:
-            tradeoffs = (0.0,)
+        tradeoffs = gap_weights(data, self.tradeoff)
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
         return [
             PruningPath(
