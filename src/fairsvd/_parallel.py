@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -28,4 +29,21 @@ def in_parallel(
     """
     backend = get_active_backend()[0]
     form = "generator" if getattr(backend, "supports_return_generator", False) else "list"
-    yield from Parallel(n_jobs=n_jobs, return_as=form)(delayed(call)(*task) for task in tasks)
+    results = Parallel(n_jobs=n_jobs, return_as=form)(delayed(call)(*task) for task in tasks)
+    try:
+        for result in results:  # noqa: UP028 (what closes this generator is not to reach joblib's)
+            yield result
+    finally:
+        _let_go(results)
+
+
+class _NoLongerWantedError(BaseException):
+    """Ends joblib's generator."""
+
+
+def _let_go(results: Any) -> None:
+    """Cancel what has not come; joblib warns where its generator is closed, not at an error."""
+    if hasattr(results, "throw"):
+        # A generator that has ended throws it back, too.
+        with suppress(_NoLongerWantedError):
+            results.throw(_NoLongerWantedError)

@@ -10,6 +10,7 @@ __all__ = [
     "FairsvdWarning",
     "GroupError",
     "IgnoredWeightsWarning",
+    "InterruptedFitWarning",
     "LevellingDownWarning",
     "MissingSensitiveFeaturesWarning",
     "NetworkError",
@@ -65,6 +66,10 @@ class OverfittedNetworkWarning(FairsvdWarning):
 
 class IgnoredWeightsWarning(FairsvdWarning):
     """A fitted network was passed unfrozen, so that its weights are not used."""
+
+
+class InterruptedFitWarning(FairsvdWarning):
+    """A fit was interrupted under ``on_interrupt="keep"``: it chose among what it had so far."""
 
 
 class RankWarning(FairsvdWarning):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._candidates import Candidate, EditData, choose, edited_copy
+from ._candidates import Candidate, EditData, edited_copy
+from ._choice import choose
 from ._editor import NetworkEditor
 from ._inputs import FitInputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int

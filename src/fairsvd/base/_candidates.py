@@ -1,9 +1,9 @@
-"""What an editor is given, what it returns, and how one of its candidates is chosen."""
+"""What an editor is given, and what it returns."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +21,6 @@ from ..objective import Judge, Verdict
 __all__ = [
     "Candidate",
     "EditData",
-    "Outcome",
-    "choose",
     "edited",
     "edited_copy",
     "without_gradients",
@@ -168,72 +166,6 @@ def _with_state(
     entries = {f"module.{name}": value for name, value in state.items()}
     logits: Tensor = functional_call(_Around(module), entries, (call,))
     return logits
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The chosen candidate and the record of all.
-
-    Attributes
-    ----------
-    candidate : Candidate
-    verdict : Verdict
-    history : list of dict
-        A row for each candidate.
-    logits : Tensor, optional
-        Of the judged rows for the chosen one, where they are known.
-    """
-
-    candidate: Candidate
-    verdict: Verdict
-    history: list[dict[str, Any]]
-    logits: Tensor | None = None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Give the row of the chosen candidate."""
-        return _record(self.candidate, self.verdict)
-
-
-def choose(module: nn.Module, candidates: Iterable[Candidate], data: EditData) -> Outcome:
-    """Judge the untouched network and every candidate, keep the best and the record.
-
-    Ties go to the earlier candidate, the untouched network being the first. An editor that has
-    attributes to set when nothing was edited yields a candidate with an empty state first.
-    """
-    best = Candidate({})
-    verdict = data.before or data.judge(data.untouched)
-    logits: Tensor | None = data.untouched
-    history: list[dict[str, Any]] = []
-    for candidate in candidates:
-        if not candidate.state and not history:
-            best = candidate
-            history.append(_record(candidate, verdict))
-            continue
-        if not history:
-            history.append(_record(best, verdict))
-        own, found = candidate.logits, candidate.verdict
-        if found is None:
-            own = data.logits(module, candidate.state) if own is None else own
-            found = data.judge(own)
-        history.append(_record(candidate, found))
-        if found.rank > verdict.rank:
-            best, verdict, logits = candidate, found, own
-    if not history:
-        history.append(_record(best, verdict))
-    return Outcome(best, verdict, history, logits)
-
-
-def _record(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
-    threshold = 1 / (1 + float(torch.tensor(-verdict.margin, dtype=torch.float64).exp()))
-    return {
-        **candidate.params,
-        "utility": verdict.utility,
-        "gap": verdict.gap,
-        "threshold": threshold,
-        "feasible": verdict.feasible,
-        "value": verdict.value,
-    }
 
 
 @contextmanager

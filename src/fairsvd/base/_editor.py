@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,11 +26,13 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint
-from ._candidates import Candidate, EditData, Outcome, choose, edited, without_gradients
+from ._candidates import Candidate, EditData, edited, without_gradients
+from ._choice import Outcome, choose
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS
 from ._prepare import excess_fit, prepare
+from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 
@@ -136,10 +139,7 @@ class NetworkEditor(
     def _search(
         self, inputs: FitInputs, constraint: Constraint, seed: int
     ) -> AdoptedNetwork | None:
-        """Settle parameters that are left open, on folds of all rows; most editors have none.
-
-        Returns the trained network where the search has trained it already.
-        """
+        """Settle parameters that are left open; return the network where that has trained it."""
         return None
 
     def _edit_chosen(
@@ -147,10 +147,18 @@ class NetworkEditor(
     ) -> Self:
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
+        keep = self.on_interrupt == "keep"
+        # An interrupt may come while an edit is being undone: then the search's module is lost.
+        spare = copy.deepcopy(adopted.module) if keep else adopted.module
         with one_torch_thread():
-            with without_gradients(adopted.module):
-                candidates = self._progress(adopted.module, data, constraint, seed)
-                outcome = choose(adopted.module, candidates, data)
+            with (
+                without_gradients(adopted.module),
+                progress_bar(self.verbose, type(self).__name__) as tick,
+            ):
+                candidates = self._edit(adopted.module, data, constraint, stage_rng(seed, "edit"))
+                outcome = choose(adopted.module, candidates, data, keep=keep, progress=tick)
+            if outcome.interrupted:
+                adopted = replace(adopted, module=spare)
             self._keep(inputs, adopted, outcome)
             after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
@@ -160,16 +168,6 @@ class NetworkEditor(
             self._report.notes.append("The untouched network was chosen: no edit did better.")
         self._report.warn(excess_fit(data))
         return self
-
-    def _progress(
-        self, module: nn.Module, data: EditData, constraint: Constraint, seed: int
-    ) -> Iterable[Candidate]:
-        candidates = self._edit(module, data, constraint, stage_rng(seed, "edit"))
-        if not self.verbose:
-            return candidates
-        from tqdm.auto import tqdm
-
-        return tqdm(candidates, desc=type(self).__name__, unit=" candidates")
 
     def _keep(self, inputs: FitInputs, adopted: AdoptedNetwork, outcome: Outcome) -> None:
         codes = inputs.rows.groups.numpy()

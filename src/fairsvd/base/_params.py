@@ -37,6 +37,7 @@ SHARED_CONSTRAINTS: dict[str, Any] = {
     "n_jobs": [Integral, None],
     "memory": [str, PathLike, HasMethods(["cache"]), None],
     "precision": [StrOptions({"full", "mixed"})],
+    "on_interrupt": [StrOptions({"raise", "keep"})],
     "verbose": ["verbose"],
     "random_state": ["random_state"],
 }

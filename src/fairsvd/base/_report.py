@@ -16,6 +16,7 @@ from ..arrays import LabelledRows
 from ..exceptions import (
     ConstantPredictionsWarning,
     ConstraintNotMetWarning,
+    InterruptedFitWarning,
     LevellingDownWarning,
     OverfittedNetworkWarning,
     SmallCellWarning,
@@ -30,7 +31,8 @@ from ..objective import (
     noise_floor,
     rates,
 )
-from ._candidates import EditData, Outcome
+from ._candidates import EditData
+from ._choice import Outcome
 from ._inputs import FitInputs
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class ReportData:
         Of the chosen candidate.
     classes : ndarray of shape (n_classes,)
     seed : int
+    n_judged : int or None
+        Candidates that came before an interrupt ended the search; None: all of them came.
     notes : list of str
     """
 
@@ -70,6 +74,7 @@ class ReportData:
     verdict: Verdict
     classes: NDArray[Any]
     seed: int
+    n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -126,11 +131,12 @@ class ReportData:
 
     def warn(self, overfitted: float | None) -> None:
         """Warn about everything that a user must not overlook, and note it."""
-        if not self.has_groups:
-            return
-        for category, text in self._complaints(overfitted):
+        found = self._complaints(overfitted) if self.has_groups else []
+        if self.n_judged is not None:
+            found.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
+        for category, text in found:
             self.notes.append(text)
-            warnings.warn(text, category, stacklevel=4)
+            warnings.warn(text, category, stacklevel=5)
 
     def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
         found: list[tuple[type[Warning], str]] = []
@@ -225,6 +231,7 @@ def describe(
         verdict=outcome.verdict,
         classes=inputs.classes,
         seed=seed,
+        n_judged=len(outcome.history) if outcome.interrupted else None,
     )
 
 
@@ -236,6 +243,14 @@ def _balanced(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[n
     n_seen = np.maximum((total > 0).sum(axis=1), 1)
     spread = np.nan_to_num(recall * (1 - recall)) / np.maximum(total, 1)
     return np.nan_to_num(recall).sum(axis=1) / n_seen, np.sqrt(spread.sum(axis=1)) / n_seen
+
+
+def _interrupted(n_judged: int) -> str:
+    count = "1 candidate" if n_judged == 1 else f"{n_judged} candidates"
+    return (
+        f"The fit was interrupted after {count}, the untouched network being the first: the best "
+        "so far was kept (on_interrupt='keep')."
+    )
 
 
 def _overfitted(excess: float) -> str:

@@ -115,6 +115,9 @@ class AdversarialFineTuner(NetworkEditor):
     precision : {"full", "mixed"}, default="full"
         "mixed" runs the network of the losses under ``torch.autocast`` in bfloat16; candidates are
         judged, and predictions made, in full.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
+        once candidates are being made, ends the search there and keeps the best so far.
     n_jobs : int or None, default=None
         Parallel weights of the bias; does not change the result.
     verbose : int, default=0
@@ -208,6 +211,7 @@ class AdversarialFineTuner(NetworkEditor):
         output: str = "features",
         memory: Any = None,
         precision: str = "full",
+        on_interrupt: str = "raise",
         n_jobs: int | None = None,
         verbose: int = 0,
         random_state: Any = None,
@@ -237,6 +241,7 @@ class AdversarialFineTuner(NetworkEditor):
         self.output = output
         self.memory = memory
         self.precision = precision
+        self.on_interrupt = on_interrupt
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.random_state = random_state

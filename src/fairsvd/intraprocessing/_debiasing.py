@@ -94,6 +94,9 @@ class AdversarialDebiasing(NetworkEditor):
     precision : {"full", "mixed"}, default="full"
         "mixed" runs the network of the losses under ``torch.autocast`` in bfloat16; candidates are
         judged, and predictions made, in full.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
+        once candidates are being made, ends the search there and keeps the best so far.
     n_jobs : int or None, default=None
         Parallel alphas; does not change the result.
     verbose : int, default=0
@@ -177,6 +180,7 @@ class AdversarialDebiasing(NetworkEditor):
         output: str = "features",
         memory: Any = None,
         precision: str = "full",
+        on_interrupt: str = "raise",
         n_jobs: int | None = None,
         verbose: int = 0,
         random_state: Any = None,
@@ -202,6 +206,7 @@ class AdversarialDebiasing(NetworkEditor):
         self.output = output
         self.memory = memory
         self.precision = precision
+        self.on_interrupt = on_interrupt
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.random_state = random_state

@@ -60,8 +60,8 @@ class FairLRFTransformerCV(NetworkEditor):
     threshold, pos_label, sensitive_columns, missing_group, validation, batch_size : object
         As in :class:`FairLRFTransformer`; ``validation`` is set apart within every fold's
         training rows.
-    device, output, memory, precision, max_memory : object
-        As in :class:`FairLRFTransformer`.
+    device, output, memory, precision, on_interrupt, max_memory : object
+        As in :class:`FairLRFTransformer`; an interrupt of the search over folds is always raised.
     n_jobs : int or None, default=None
         Trainings at the same time; does not change the result.
     verbose, random_state : object
@@ -162,6 +162,7 @@ class FairLRFTransformerCV(NetworkEditor):
         output: str = "features",
         memory: Any = None,
         precision: str = "full",
+        on_interrupt: str = "raise",
         max_memory: int = 2**28,
         n_jobs: int | None = None,
         verbose: int = 0,
@@ -196,6 +197,7 @@ class FairLRFTransformerCV(NetworkEditor):
         self.output = output
         self.memory = memory
         self.precision = precision
+        self.on_interrupt = on_interrupt
         self.max_memory = max_memory
         self.n_jobs = n_jobs
         self.verbose = verbose

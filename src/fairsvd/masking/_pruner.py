@@ -115,6 +115,9 @@ class FairPruner(NetworkEditor):
     precision : {"full", "mixed"}, default="full"
         "mixed" computes losses and curvature under ``torch.autocast`` in bfloat16, and sums in
         float32; candidates are judged, and predictions made, in full.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
+        once candidates are being made, ends the search there and keeps the best so far.
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.
     n_jobs : int or None, default=None
@@ -219,6 +222,7 @@ class FairPruner(NetworkEditor):
         output: str = "features",
         memory: Any = None,
         precision: str = "full",
+        on_interrupt: str = "raise",
         max_memory: int = 2**28,
         n_jobs: int | None = None,
         verbose: int = 0,
@@ -249,6 +253,7 @@ class FairPruner(NetworkEditor):
         self.output = output
         self.memory = memory
         self.precision = precision
+        self.on_interrupt = on_interrupt
         self.max_memory = max_memory
         self.n_jobs = n_jobs
         self.verbose = verbose

@@ -1,0 +1,155 @@
+"""The choice among candidates, which an interrupt may end early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..objective import Verdict
+from ._candidates import Candidate, EditData
+
+__all__ = ["Outcome", "choose"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The chosen candidate and the record of all.
+
+    Attributes
+    ----------
+    candidate : Candidate
+    verdict : Verdict
+    history : list of dict
+        A row for each candidate.
+    logits : Tensor, optional
+        Of the judged rows for the chosen one, where they are known.
+    interrupted : bool, default=False
+        More candidates would have come.
+    """
+
+    candidate: Candidate
+    verdict: Verdict
+    history: list[dict[str, Any]]
+    logits: Tensor | None = None
+    interrupted: bool = False
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Give the row of the chosen candidate."""
+        return _record(self.candidate, self.verdict)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Who leads after how many candidates; one object, so that an interrupt cannot split it."""
+
+    best: Candidate
+    verdict: Verdict
+    logits: Tensor | None
+    n_judged: int = 0
+
+
+class _Search:
+    """Judges candidates one by one and remembers the best."""
+
+    def __init__(self, module: nn.Module, data: EditData) -> None:
+        self.module = module
+        self.data = data
+        verdict = data.before or data.judge(data.untouched)
+        self.standing = _Standing(Candidate({}), verdict, data.untouched)
+        self.history: list[dict[str, Any]] = []
+
+    def take(self, candidate: Candidate) -> None:
+        """Judge a candidate; the standing changes last, and at once."""
+        best, verdict, logits = self.standing.best, self.standing.verdict, self.standing.logits
+        if not candidate.state and not self.history:
+            best, verdict = candidate, candidate.verdict or verdict
+            self.history.append(_record(candidate, verdict))
+        else:
+            if not self.history:
+                self.history.append(_record(best, verdict))
+            own, found = self._judged(candidate)
+            self.history.append(_record(candidate, found))
+            if found.rank > verdict.rank:
+                best, verdict, logits = candidate, found, own
+        self.standing = _Standing(best, verdict, logits, len(self.history))
+
+    def _judged(self, candidate: Candidate) -> tuple[Tensor | None, Verdict]:
+        if candidate.verdict is not None:
+            return candidate.logits, candidate.verdict
+        own = candidate.logits
+        own = self.data.logits(self.module, candidate.state) if own is None else own
+        return own, self.data.judge(own)
+
+    def outcome(self, interrupted: bool) -> Outcome:
+        """Give the best candidate and the record of those that were judged to the end."""
+        end = self.standing
+        history = self.history[: end.n_judged] or [_record(end.best, end.verdict)]
+        return Outcome(end.best, end.verdict, history, end.logits, interrupted)
+
+
+def choose(
+    module: nn.Module,
+    candidates: Iterable[Candidate],
+    data: EditData,
+    *,
+    keep: bool = False,
+    progress: Callable[[], object] | None = None,
+) -> Outcome:
+    """Judge the untouched network and every candidate, keep the best and the record.
+
+    Ties go to the earlier candidate, the untouched network being the first. An editor that has
+    attributes to set when nothing was edited yields a candidate with an empty state first; one
+    that judges on other rows than the judge's puts its own verdict there.
+
+    Parameters
+    ----------
+    module : nn.Module
+    candidates : iterable of Candidate
+    data : EditData
+    keep : bool, default=False
+        A KeyboardInterrupt after the first candidate ends the search instead of being raised.
+        The module may be left with an edit half undone: do not use it any more.
+    progress : callable, optional
+        Called once a candidate.
+    """
+    search = _Search(module, data)
+    interrupted = False
+    try:
+        for candidate in candidates:
+            search.take(candidate)
+            if progress is not None:
+                progress()
+    except KeyboardInterrupt:
+        # Before its first candidate an editor has not said what an untouched network is to carry.
+        if not keep or not search.standing.n_judged:
+            raise
+        interrupted = True
+        _stop(candidates)
+    return search.outcome(interrupted)
+
+
+def _stop(candidates: Iterable[Candidate]) -> None:
+    """End what makes the candidates the way an interrupt inside of it would have."""
+    throw = getattr(candidates, "throw", None)
+    if throw is not None:
+        # A generator that the interrupt has ended already throws it back.
+        with suppress(KeyboardInterrupt, StopIteration):
+            throw(KeyboardInterrupt)
+
+
+def _record(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
+    threshold = 1 / (1 + float(torch.tensor(-verdict.margin, dtype=torch.float64).exp()))
+    return {
+        **candidate.params,
+        "utility": verdict.utility,
+        "gap": verdict.gap,
+        "threshold": threshold,
+        "feasible": verdict.feasible,
+        "value": verdict.value,
+    }
