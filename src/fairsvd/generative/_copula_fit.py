@@ -1,0 +1,239 @@
+"""Gaussian copula of mixed columns: margins, correlations and how small cells borrow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Margin",
+    "SortedColumn",
+    "borrowing_weights",
+    "factor_of",
+    "level_scores",
+    "pairwise_correlation",
+    "ridged",
+    "shrunk",
+]
+
+# Steps of the power iteration that orders categories; the order settles long before.
+POWER_STEPS = 20
+
+# Smallest eigenvalue of a correlation matrix that is drawn from.
+LEAST_EIGENVALUE = 1e-6
+
+
+def borrowing_weights(
+    cells: NDArray[np.int64], labels: NDArray[np.int64], cell: int, prior_rows: float
+) -> NDArray[np.float64]:
+    """Weigh the rows for the distribution of one cell.
+
+    The cell's own rows make n / (n + m) of it, rows of the same label the rest, which borrow from
+    the whole table in the same way; m is ``prior_rows``.
+
+    Parameters
+    ----------
+    cells : ndarray of shape (n_rows,), int64
+        Cell of every row; -1 for none.
+    labels : ndarray of shape (n_cells,), int64
+        Label of every cell.
+    cell : int
+    prior_rows : float >= 0
+
+    Returns
+    -------
+    weights : ndarray of shape (n_rows,), float64
+        Add up to 1, unless no row has a cell.
+    """
+    known = cells >= 0
+    weights = known / max(1, known.sum())
+    same_label = known & (labels[cells] == labels[cell])
+    for mine in (same_label, cells == cell):
+        n = mine.sum()
+        if n:
+            weights = (mine + prior_rows * weights) / (n + prior_rows)
+    return weights
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Weighted distribution of one column, as a step function through the middle of its steps.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_values,), float64
+        Distinct values of positive weight, ascending.
+    upper : ndarray of shape (n_values,), float64
+        Weight of the values up to and including each; the last is 1.
+    row : float
+        Weight of one row of the cell itself: the way from one value to the next is as steep.
+    """
+
+    values: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    row: float
+
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """Middle of every step, in (0, 1)."""
+        return self.upper - np.diff(self.upper, prepend=0) / 2
+
+    def middle_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the position in (0, 1) of values that occur."""
+        return self.middles[np.searchsorted(self.values, values)]
+
+    def step(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the value whose step holds each position u: one that occurs."""
+        place = np.searchsorted(self.upper, u, side="right")
+        return self.values[np.minimum(place, len(self.values) - 1)]
+
+    def line(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values between those that occur; a value that many rows share keeps its share."""
+        weight = np.diff(self.upper, prepend=0)
+        # A step is flat but for half a row at either end, over which it goes to the next value.
+        half = np.minimum(weight, self.row) / 2
+        starts, ends = self.upper - weight + half, self.upper - half
+        corners = np.stack([starts, np.maximum(starts, ends)], axis=1).reshape(-1)
+        return np.interp(u, corners, np.repeat(self.values, 2))
+
+
+@dataclass(frozen=True)
+class SortedColumn:
+    """A column as its distinct values and the place of every row's value among them.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_values,), float64
+        Ascending.
+    place : ndarray of shape (n_rows,), int64
+        -1 where missing.
+    """
+
+    values: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, column: NDArray[Any]) -> SortedColumn:
+        """Sort a column of numbers; NaN is missing."""
+        known = ~np.isnan(column)
+        values, inverse = np.unique(column[known], return_inverse=True)
+        place = np.full(len(column), -1, dtype=np.int64)
+        place[known] = inverse
+        return cls(values.astype(np.float64), place)
+
+    def margin(self, weights: NDArray[np.float64]) -> Margin | None:
+        """Make the margin under weights of the rows; None where no known value has any."""
+        known = self.place >= 0
+        mass = np.bincount(self.place[known], weights[known], minlength=len(self.values))
+        used = mass > 0
+        if not used.any():
+            return None
+        upper = np.cumsum(mass[used]) / mass.sum()
+        upper[-1] = 1.0
+        return Margin(self.values[used], upper, float(weights[known].max() / mass.sum()))
+
+
+def level_scores(
+    scores: NDArray[np.float64], codes: NDArray[np.int64], rng: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """Place the categories of every column on a line, near those that they come with.
+
+    The places are the first axis of a joint analysis of numbers and categories: a row's place is
+    the weighted sum of its columns', a category's the mean of its rows'.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n, n_numbers), float64
+        Normal scores of the numbers, 0 where missing.
+    codes : ndarray of shape (n, n_categories), int64
+        -1 where missing.
+    rng : numpy Generator
+        Of the first guess.
+
+    Returns
+    -------
+    places : list of ndarray of shape (n_levels,)
+        One array for each column of codes.
+    """
+    row = rng.standard_normal(len(codes))
+    known = codes >= 0
+    sizes = [int(column.max(initial=-1)) + 1 for column in codes.T]
+    counts = [
+        np.maximum(np.bincount(column[k], minlength=size), 1)
+        for column, k, size in zip(codes.T, known.T, sizes, strict=True)
+    ]
+    places = [np.zeros(size) for size in sizes]
+    for _ in range(POWER_STEPS):
+        row = row - row.mean()
+        row /= max(np.sqrt((row**2).mean()), 1e-12)
+        total = scores @ (scores.T @ row) / len(row)
+        for k, (column, size) in enumerate(zip(codes.T, sizes, strict=True)):
+            there = known[:, k]
+            sums = np.bincount(column[there], weights=row[there], minlength=size)
+            places[k] = sums / counts[k]
+            total[there] += places[k][column[there]]
+        row = total
+    return places
+
+
+def pairwise_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlate columns over the rows that know both; NaN is missing, constants get 0.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n, d), float64
+
+    Returns
+    -------
+    correlation : ndarray of shape (d, d)
+        1 on the diagonal; need not be positive definite.
+    """
+    known = ~np.isnan(scores)
+    mean = np.where(known, scores, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    z = np.where(known, scores - mean, 0)
+    squares = (z**2).T @ known.astype(np.float64)
+    scale = np.sqrt(squares * squares.T)
+    correlation = np.divide(z.T @ z, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+    np.fill_diagonal(correlation, 1.0)
+    return np.clip(correlation, -1, 1)
+
+
+def ridged(correlation: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
+    """Move a correlation matrix (d, d) of n rows towards the identity by d / (n + d)."""
+    width = len(correlation)
+    part = width / (n_rows + width)
+    return part * np.eye(width) + (1 - part) * correlation
+
+
+def shrunk(
+    correlation: NDArray[np.float64], target: NDArray[np.float64], n_rows: int
+) -> NDArray[np.float64]:
+    """Move a correlation matrix towards a target, the further the fewer rows it rests on.
+
+    The part of the target is sum Var(r) / sum (r - t)^2 over the pairs, within [0, 1], with
+    Var(r) = (1 - r^2)^2 / (n - 1) (Schaefer and Strimmer 2005, for a target of any form).
+
+    Parameters
+    ----------
+    correlation, target : ndarray of shape (d, d)
+    n_rows : int
+        Rows that ``correlation`` was computed from.
+    """
+    if n_rows < 3:
+        return target
+    pairs = np.triu_indices(len(correlation), 1)
+    r, t = correlation[pairs], target[pairs]
+    distance = ((r - t) ** 2).sum()
+    noise = ((1 - r**2) ** 2).sum() / (n_rows - 1)
+    part = 1.0 if distance <= noise else float(noise / distance)
+    return part * target + (1 - part) * correlation
+
+
+def factor_of(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a factor L whose L L^T is the correlation, made positive definite."""
+    values, vectors = np.linalg.eigh(correlation)
+    factor = vectors * np.sqrt(np.maximum(values, LEAST_EIGENVALUE))
+    return np.asarray(factor / np.sqrt((factor**2).sum(axis=1, keepdims=True)))
