@@ -20,6 +20,7 @@ __all__ = [
     "FairLRFTransformerCV",
     "FairPruner",
     "GapFineTuner",
+    "ImageFrame",
     "JointStratifiedKFold",
     "LayerwiseOptimizer",
     "LowRankConv2d",
@@ -38,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import datasets, exceptions
     from .base import NetworkEditor
+    from .datasets import ImageFrame
     from .intraprocessing import (
         AdversarialDebiasing,
         AdversarialFineTuner,
@@ -63,6 +65,7 @@ else:
         "FairLRFTransformerCV": "low_rank",
         "FairPruner": "masking",
         "GapFineTuner": "intraprocessing",
+        "ImageFrame": "datasets",
         "JointStratifiedKFold": "model_selection",
         "LayerwiseOptimizer": "intraprocessing",
         "LowRankConv2d": "layers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
+
+from ._rng import seeded_globally
+from .datasets import ImageFrame
 
 __all__ = [
     "Batches",
@@ -46,11 +49,23 @@ class Batches:
         The rows of X that belong to this object, in order.
     dtype : torch.dtype
         Of the tensors handed out.
+    row_shape : tuple of int, optional
+        Shape of one row where it is known without reading any.
+    most : int, optional
+        Rows that are read at a time at most, and never kept for another pass.
+    fetch_augmented : callable, optional
+        Maps row numbers and a seed to rows as a step of training is to see them.
+    stamp : callable, optional
+        Maps row numbers to what tells those rows from others without reading them.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
     index: NDArray[np.int64]
     dtype: torch.dtype = torch.float32
+    row_shape: tuple[int, ...] | None = None
+    most: int | None = None
+    fetch_augmented: Callable[[NDArray[np.int64], int], Tensor] | None = None
+    stamp: Callable[[NDArray[np.int64]], Any] | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -60,6 +75,13 @@ class Batches:
         """Read the rows at ``positions`` (a slice or an integer array) as one tensor."""
         return self.fetch(self.index[positions]).to(self.dtype)
 
+    def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
+        """Read rows for a step of training: augmented, with draws from ``generator``, or plain."""
+        if self.fetch_augmented is None:
+            return self[positions]
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return self.fetch_augmented(self.index[positions], seed).to(self.dtype)
+
     def blocks(self, size: int) -> Iterator[Tensor]:
         """Yield all rows in order, ``size`` at a time."""
         for start in range(0, len(self), size):
@@ -68,15 +90,15 @@ class Batches:
     def block_size(self, most: int) -> int:
         """Count the rows of a block of bounded memory: ``most``, or fewer where rows are wide."""
         row_bytes = math.prod(self.item_shape) * self.dtype.itemsize
-        return max(1, min(most, BLOCK_BYTES // max(1, row_bytes)))
+        return max(1, min(most, self.most or most, BLOCK_BYTES // max(1, row_bytes)))
 
     def subset(self, positions: Any) -> Batches:
         """Restrict to some rows without reading any."""
-        return Batches(self.fetch, self.index[positions], self.dtype)
+        return replace(self, index=self.index[positions])
 
     def astype(self, dtype: torch.dtype) -> Batches:
         """Hand out another dtype."""
-        return Batches(self.fetch, self.index, dtype)
+        return replace(self, dtype=dtype)
 
     def held(self) -> Batches:
         """Read all rows once and keep them, for many passes, where one block can hold them."""
@@ -88,7 +110,7 @@ class Batches:
     @property
     def item_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
-        return tuple(self[:1].shape[1:])
+        return tuple(self[:1].shape[1:]) if self.row_shape is None else self.row_shape
 
 
 @dataclass(frozen=True)
@@ -207,31 +229,36 @@ def is_lazy(X: Any) -> bool:
     """Tell whether X is an array of which rows are to be read, never the whole.
 
     That is a memory map, or whatever has ``shape``, ``dtype``, ``len`` and an index and is not
-    known to be in memory: an HDF5 or zarr array, or a class of the user's.
+    known to be in memory: an HDF5 or zarr array, or a class of the user's. An ``ImageFrame``, which
+    never reads by accident, counts as none.
     """
-    known = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows))
+    known = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows, ImageFrame))
     # Tables of pandas and sparse matrices.
     if known or hasattr(X, "iloc") or hasattr(X, "tocsr"):
         return isinstance(X, np.memmap)
     return all(hasattr(X, name) for name in ("shape", "dtype", "__len__", "__getitem__"))
 
 
-def as_batches(X: Any, dtype: torch.dtype = torch.float32) -> Batches:
+def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = None) -> Batches:
     """Read X row by row as tensors.
 
     Parameters
     ----------
-    X : ndarray, DataFrame, Tensor, lazy array or Dataset
+    X : ndarray, DataFrame, Tensor, lazy array, ImageFrame or Dataset
         A table (n, d), images (n, C, H, W), anything with ``len`` that takes an integer array as
         an index, or a map-style dataset whose item is x or a tuple that begins with x. Rows of a
         lazy array or a dataset are checked as they are read.
     dtype : torch.dtype, default=torch.float32
         Of the tensors handed out.
+    most : int, optional
+        Files of an ImageFrame that are read at a time at most. Default: as memory allows.
 
     Returns
     -------
     batches : Batches
     """
+    if isinstance(X, ImageFrame):
+        return _of_frame(X, dtype, most)
     if isinstance(X, TensorDataset):
         X = X.tensors[0]
     elif is_lazy(X):
@@ -239,6 +266,18 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32) -> Batches:
     elif hasattr(X, "iloc"):
         X = X.to_numpy()
     return Batches(partial(_reader(X), X), np.arange(len(X)), dtype)
+
+
+def _of_frame(X: ImageFrame, dtype: torch.dtype, most: int | None) -> Batches:
+    return Batches(
+        partial(_from_frame, X),
+        np.arange(len(X)),
+        dtype,
+        row_shape=X.shape[1:],
+        most=most,
+        fetch_augmented=partial(_augmented, X) if X.augment is not None else None,
+        stamp=X.stamp,
+    )
 
 
 # Named functions, not closures: rows travel to worker processes by pickle.
@@ -263,6 +302,16 @@ def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
 
 def _from_lazy(X: LazyRows, rows: NDArray[np.int64]) -> Tensor:
     return _checked(X.read(rows), rows)
+
+
+def _from_frame(X: ImageFrame, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(X.read(rows))
+
+
+def _augmented(X: ImageFrame, rows: NDArray[np.int64], seed: int) -> Tensor:
+    # The user's function draws from the global generators.
+    with seeded_globally(seed):
+        return torch.from_numpy(X.read(rows, augmented=True))
 
 
 def _from_array(X: Any, rows: NDArray[np.int64]) -> Tensor:

@@ -10,12 +10,14 @@ __all__ = [
     "FairsvdWarning",
     "GroupError",
     "IgnoredWeightsWarning",
+    "ImageFileError",
     "InterruptedFitWarning",
     "LevellingDownWarning",
     "MissingSensitiveFeaturesWarning",
     "NetworkError",
     "OverfittedNetworkWarning",
     "RankWarning",
+    "SkippedRowsWarning",
     "SmallCellWarning",
 ]
 
@@ -30,6 +32,10 @@ class NetworkError(ValueError):
 
 class DatasetNotFoundError(OSError):
     """A data set is neither in ``FAIRSVD_DATA`` nor in the cache, and could not be downloaded."""
+
+
+class ImageFileError(ValueError):
+    """An image file is missing, cannot be read, or does not fit the others; it is named."""
 
 
 class FairsvdWarning(UserWarning):
@@ -74,3 +80,7 @@ class InterruptedFitWarning(FairsvdWarning):
 
 class RankWarning(FairsvdWarning):
     """A rank was given in a form that is easily mistaken for another."""
+
+
+class SkippedRowsWarning(FairsvdWarning):
+    """A loader left out rows whose image or label cannot be used, as ``on_error="skip"`` asks."""

@@ -126,7 +126,7 @@ class CellBatches:
     def _read(self, positions: Tensor, cells: Tensor) -> Batch:
         rows, device, dtype = self.rows, self.device, self.dtype
         return Batch(
-            to_device(rows.X[positions.numpy()], device, dtype),
+            to_device(rows.X.for_training(positions.numpy(), self.generator), device, dtype),
             to_device(rows.y[positions], device),
             to_device(rows.groups[positions], device),
             to_device(self.loss_shares[cells], device, dtype),
@@ -188,8 +188,9 @@ def tune(
         if mask is not None
     ]
     made.zero_grad(set_to_none=True)
-    for step, batch in zip(range(1, n_steps + 1), batches, strict=False):
-        loss(batch).backward()
+    # Batches have no name here: the rows of a step are let go before the next are read.
+    for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
+        value.backward()
         before = [parameter.detach().clone() for parameter, _ in masked]
         made.step()
         for (parameter, mask), old in zip(masked, before, strict=True):

@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from ..arrays import Batches, LabelledRows, LazyRows, as_batches, is_dataset, is_lazy
+from ..datasets import ImageFrame
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import drop_sensitive, encode_groups, find_sensitive
 from ..networks import known_classes
@@ -152,10 +153,12 @@ def _check_dimensions(n_dims: int) -> None:
 
 
 def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str, ...]]:
-    if isinstance(X, LazyRows):
+    if isinstance(X, (LazyRows, ImageFrame)):
         # scikit-learn notes the number of features; values are checked where rows are read.
         validate_data(estimator, X, y, skip_check_array=True)
-        batches, y = as_batches(X), _plain_labels(X, y)
+        # Half a batch: while a block of rows is read, the one before it may still be in use.
+        most = max(1, estimator.batch_size // 2)
+        batches, y = as_batches(X, most=most), _plain_labels(X, y)
         return batches, y, _notes(estimator, X.dtype == np.uint8)
     if is_dataset(X):
         if y is None:
@@ -263,7 +266,7 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    if isinstance(X, LazyRows):
+    if isinstance(X, (LazyRows, ImageFrame)):
         validate_data(estimator, X, reset=False, skip_check_array=True)
     elif not is_dataset(X):
         X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
 from ..arrays import Batches, to_device
-from ..caching import Cache, Entry, open_cache
+from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..groups import cell_codes
 from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows, raw_output, to_logits
@@ -216,7 +216,16 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
         )
         return Cache()
     rows = inputs.rows
-    return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
+    try:
+        return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
+    except NotStableError as error:
+        warnings.warn(
+            f"memory= has no effect, since X cannot be told from other data: {error}. Let its "
+            "transforms be functions of a module, or objects that hold numbers and strings.",
+            CacheWarning,
+            stacklevel=5,
+        )
+        return Cache()
 
 
 def _excess(judge: Judge, logits: NDArray[Any], margin: float) -> float:

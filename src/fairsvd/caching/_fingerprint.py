@@ -135,8 +135,11 @@ def _tensor(update: Update, value: Tensor) -> None:
 
 
 def _rows(update: Update, value: Batches) -> None:
-    """Read the rows once, a block at a time, in the numbers' own type."""
+    """Read the rows once, a block at a time, in the numbers' own type; images by their stamp."""
     update(f"{len(value)};".encode())
+    if value.stamp is not None:
+        _add(update, value.stamp(value.index))
+        return
     whole = _array_of(value)
     for start in range(0, len(value), BLOCK):
         block = slice(start, start + BLOCK)

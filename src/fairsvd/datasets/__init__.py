@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from ._bars import make_biased_images
 from ._fashion import load_fashion_mnist
+from ._frame import ImageFrame
 from ._images import load_biased_digits, make_tinted
 from ._synthetic import make_biased_classification
 from ._tables import load_adult, load_bank, load_compas, load_german
 
 __all__ = [
+    "ImageFrame",
     "load_adult",
     "load_bank",
     "load_biased_digits",

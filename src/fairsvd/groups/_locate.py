@@ -53,6 +53,13 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "iloc") and hasattr(X, "columns")
 
 
+def _metadata(X: Any) -> Any:
+    """Give the DataFrame beside images, of which a network gets nothing; None for other data."""
+    # Of an ndarray that name is its memory.
+    data = None if isinstance(X, np.ndarray) or is_frame(X) else getattr(X, "data", None)
+    return data if is_frame(data) else None
+
+
 def _width(X: Any) -> int:
     """Count the columns of a table; 0 for what is no table, such as images."""
     shape: tuple[Any, ...] = tuple(getattr(X, "shape", ()))
@@ -116,8 +123,8 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
 
     Parameters
     ----------
-    X : DataFrame or array-like
-        Integers are positions of its columns.
+    X : DataFrame, ImageFrame or array-like
+        Integers are positions of its columns; those of an ImageFrame are its DataFrame's.
     y : Series, DataFrame or array-like
         Its index may hold the sensitive attributes.
     columns : str, int or list of these
@@ -137,6 +144,8 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
     -----
     Rows are matched by position, never by index label: an index that holds groups repeats.
     """
+    if (metadata := _metadata(X)) is not None:
+        return find_sensitive(metadata, y, columns)._replace(X=X)
     wanted = _as_list(columns)
     X_table = np.asarray(X, dtype=object) if isinstance(X, (list, tuple)) else X
     positions = _column_positions(X_table, wanted)
@@ -170,6 +179,8 @@ def drop_sensitive(X: Any, columns: Any, n_features: int | None = None) -> Any:
         that neither form explains (what is wrong then is for the caller to say).
     """
     wanted = _as_list(columns)
+    if _metadata(X) is not None:
+        return X
     X = np.asarray(X) if isinstance(X, (list, tuple)) else X
     if is_frame(X):
         wanted = [c for c in wanted if not isinstance(c, str) or c in list(X.columns)]

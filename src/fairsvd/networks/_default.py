@@ -49,11 +49,24 @@ class RowDataset(Dataset[Any]):
 
 
 class BatchDataset(RowDataset):
-    """The same, reading a whole batch at once."""
+    """The same, reading a whole batch at once, augmented where the rows say how.
+
+    Parameters
+    ----------
+    rows, labels
+        As of :class:`RowDataset`.
+    generator : torch.Generator
+        Moved only where rows are augmented.
+    """
+
+    def __init__(self, rows: LabelledRows, labels: Tensor, generator: torch.Generator) -> None:
+        super().__init__(rows, labels)
+        self.generator = generator
 
     def __getitems__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
         """Read the rows of a batch; for :func:`collate`."""
-        return self.rows.X[np.asarray(positions)], self.labels[positions]
+        X = self.rows.X.for_training(np.asarray(positions), self.generator)
+        return X, self.labels[positions]
 
 
 def collate(batch: Any) -> Any:
@@ -71,7 +84,8 @@ def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, T
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     shift: Tensor | None = None
-    for X in rows.X.astype(torch.float64).blocks(block):
+    batches = rows.X.astype(torch.float64)
+    for X in batches.blocks(batches.block_size(block)):
         axes = [0, *range(2, X.ndim)]
         if shift is None:
             # Sums of squares around a value near the mean do not cancel.
@@ -127,8 +141,8 @@ def is_table(rows: LabelledRows) -> bool:
     return len(rows.X.item_shape) == 1
 
 
-def train_default(net: NeuralNetClassifier, rows: LabelledRows) -> None:
-    """Fill in the input statistics of the default net and train it.
+def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.Generator) -> None:
+    """Fill in the input statistics of the default net and train it; ``rng`` is for augmentation.
 
     Tables train under one torch thread: more make so small a network slower, and its bits
     depend on their number.
@@ -138,7 +152,7 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows) -> None:
         buffer = net.module.get_buffer(name)
         buffer.copy_(values.to(buffer.dtype).reshape(buffer.shape))
     with one_torch_thread() if is_table(rows) else nullcontext():
-        fit_net(net, BatchDataset(rows, rows.y), None)
+        fit_net(net, BatchDataset(rows, rows.y, torch_generator(rng)), None)
 
 
 def fit_net(net: Any, X: Any, y: Any) -> None:

@@ -47,7 +47,7 @@ def own_net(
         "device": device,
     }
     net = default_net(rows, classes, batch_size=batch_size, rng=rng, device=device)
-    _train_once(net, lambda: train_default(net, rows), cache, parts, net.initialize)
+    _train_once(net, lambda: train_default(net, rows, rng), cache, parts, net.initialize)
     return net
 
 
@@ -79,7 +79,8 @@ def users_net(
             if _in_memory(rows):
                 fit_net(net, rows.X[:].numpy(), labels.numpy())
             else:
-                fit_net(net, RowDataset(rows, labels), None)
+                # The labels once more: the net's own split may stratify by them.
+                fit_net(net, RowDataset(rows, labels), labels.numpy())
 
     def initialize() -> None:
         with seeded_globally(seed):
@@ -91,6 +92,8 @@ def users_net(
 
 def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:
     # An array is what train_split and most callbacks expect; 2 GiB: above it rows are streamed.
+    if rows.X.most is not None:
+        return False
     return len(rows) * int(np.prod(rows.X.item_shape)) * 4 <= limit
 
 

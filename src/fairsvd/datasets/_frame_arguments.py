@@ -1,0 +1,69 @@
+"""What ImageFrame checks of its arguments and of the rows it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._pixels import MODES
+
+__all__ = ["check_arguments", "height_and_width", "rows_alone", "whole_numbers"]
+
+
+def check_arguments(data: Any, path: Any, mode: Any, **functions: Any) -> None:
+    """Refuse a table without paths, an unknown mode, and transforms that cannot be called."""
+    _check_table(data, path)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be callable, got {type(function).__name__}")
+
+
+def _check_table(data: Any, path: Any) -> None:
+    if not (hasattr(data, "iloc") and hasattr(data, "columns")):
+        raise ValueError(
+            f"data must be a DataFrame with a column of paths, got {type(data).__name__}: "
+            'pd.DataFrame({"path": paths})'
+        )
+    names = list(data.columns)
+    if names.count(path) != 1:
+        near = difflib.get_close_matches(str(path), map(str, names), n=1, cutoff=0.6)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"path={path!r} is not one column of data, which has {names}.{hint}")
+    values = data[path].tolist()
+    strange = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
+    if strange:
+        raise ValueError(
+            f"data[{path!r}] must hold strings or paths, got {values[strange[0]]!r} in "
+            f"row {strange[0]}, counted from 0"
+        )
+
+
+def height_and_width(size: Any) -> tuple[int, int] | None:
+    """Read ``size``: one number of pixels, or two."""
+    if size is None:
+        return None
+    both = (size, size) if isinstance(size, Integral) else tuple(np.ravel(size).tolist())
+    whole = [isinstance(each, Integral) and not isinstance(each, bool) for each in both]
+    if len(both) != 2 or not all(whole) or min(both) < 1:
+        raise ValueError(f"size must be a number of pixels or (height, width), got {size!r}")
+    return int(both[0]), int(both[1])
+
+
+def rows_alone(key: tuple[Any, ...]) -> Any:
+    """Take ``frame[rows, ...]`` apart, which is what scikit-learn asks for."""
+    if not key or any(each is not Ellipsis and each != slice(None) for each in key[1:]):
+        raise IndexError("an ImageFrame is indexed by rows only; read() gives an array to cut.")
+    return key[0]
+
+
+def whole_numbers(key: Any) -> NDArray[Any]:
+    """Read row numbers or a mask; an empty list chooses no rows."""
+    rows = np.asarray(key)
+    return rows if rows.size else rows.astype(np.int64)

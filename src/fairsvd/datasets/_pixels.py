@@ -1,0 +1,160 @@
+"""One image file: opened, decoded, and turned into an array."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ImageFileError
+
+__all__ = [
+    "MODES",
+    "as_array",
+    "check_same",
+    "naming",
+    "open_image",
+    "pillow",
+    "problem_of",
+    "scaled",
+]
+
+# What the default transform knows, with the number of channels.
+MODES = {"RGB": 3, "L": 1}
+
+# What Pillow raises on files that are missing, cut off or no images.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+
+
+def pillow() -> Any:
+    """Import Pillow's Image module.
+
+    Raises
+    ------
+    ImportError
+        Pillow is not installed; the message says how to install it.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "reading image files needs Pillow: pip install 'fairsvd[images]'"
+        ) from error
+    return Image
+
+
+def open_image(path: str, mode: str, size: tuple[int, int] | None) -> Any:
+    """Read and decode one file.
+
+    Parameters
+    ----------
+    path : str
+    mode : {"RGB", "L"}
+        What it is converted to.
+    size : (height, width) in pixels, or None
+        What it is resized to, by bilinear interpolation over all pixels that fall together.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Decoded; the file is closed.
+
+    Raises
+    ------
+    ImageFileError
+        The file is missing, no image, or cut off; the message names it.
+    """
+    Image = pillow()
+    try:
+        with Image.open(path) as file:
+            image = file.convert(mode)
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise ImageFileError(f"{path} cannot be read: {_reason(error)}") from error
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file."
+    text = str(error) or type(error).__name__
+    return f"{text.splitlines()[0].rstrip('.')}."
+
+
+def problem_of(path: str, mode: str) -> str | None:
+    """Say why a file cannot be read, or return None where it can: it is decoded to find out."""
+    try:
+        open_image(path, mode, None)
+    except ImageFileError as error:
+        return str(error).removeprefix(f"{path} ")
+    return None
+
+
+def scaled(image: Any) -> NDArray[np.float32]:
+    """Turn an image of unsigned bytes into float32 of shape (C, H, W) in [0, 1]."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+
+
+def as_array(value: Any, path: str) -> NDArray[Any]:
+    """Check what a transform returned, and see it as an array of shape (C, H, W).
+
+    Raises
+    ------
+    ImageFileError
+        It is no real tensor or array of three axes, or holds NaN or infinite values.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            raise ImageFileError(f"{path}: transform returned bfloat16: let it return float32.")
+        value = value.numpy()
+    shape = getattr(value, "shape", None)
+    if not isinstance(value, np.ndarray) or value.ndim != 3 or value.dtype.kind not in "biuf":
+        got = f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape else "")
+        raise ImageFileError(
+            f"{path}: transform must return a tensor or array of numbers of shape (C, H, W), got "
+            f"{got}. Let it end with a conversion such as torchvision's ToTensor()."
+        )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ImageFileError(f"{path} holds NaN or infinite values after the transform.")
+    return value
+
+
+def check_same(
+    array: NDArray[Any], path: str, shape: tuple[int, ...], dtype: np.dtype[Any], first: str
+) -> None:
+    """Hold an image against the shape and type of the first one.
+
+    Raises
+    ------
+    ImageFileError
+        They differ; the message names both files.
+    """
+    if array.shape != shape:
+        raise ImageFileError(
+            f"{path} has the shape {array.shape} after the transform, but {first} has {shape}: "
+            "pass size=, or resize in the transform."
+        )
+    if array.dtype != dtype:
+        raise ImageFileError(
+            f"{path} is of {array.dtype} after the transform, but {first} of {dtype}: let the "
+            "transform return one type."
+        )
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Add the file's name to whatever the user's own code raises inside."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while transforming {path}")
+        raise
