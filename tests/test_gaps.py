@@ -194,6 +194,47 @@ def test_leading_dimensions_equal_a_loop(name, n_classes):
         np.testing.assert_array_equal(together, one_by_one)
 
 
+def exact_gap(table, name):
+    """The gap of two classes, the positive one 1, in the arithmetic of Python's numbers."""
+    parts = []
+    for which in {
+        "demographic_parity": ["selection"],
+        "equal_opportunity": ["tpr"],
+        "equalized_odds": ["tpr", "fpr"],
+        "average_odds": ["tpr", "fpr"],
+        "accuracy_parity": ["accuracy"],
+    }[name]:
+        known = []
+        for (a, b), (c, d) in table:
+            top, bottom = {
+                "selection": (b + d, a + b + c + d),
+                "tpr": (d, c + d),
+                "fpr": (b, a + b),
+                "accuracy": (a + d, a + b + c + d),
+            }[which]
+            known += [top / bottom] if bottom else []
+        parts += [max(known) - min(known)] if len(known) > 1 else []
+    if not parts:
+        return np.nan
+    return max(parts) if name == "equalized_odds" else sum(parts) / len(parts)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 3), st.sampled_from(GAPS))
+def test_gaps_of_many_cuts_equal_pythons_numbers_to_the_bit(seed, n_groups, n_holes, name):
+    """As a sweep lays them out: cuts last in memory; empty cells are empty at every cut."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 50, size=(n_groups, 2, 2, 7))
+    for _ in range(n_holes):
+        counts[rng.integers(n_groups), rng.integers(2)] = 0
+    counts = np.moveaxis(counts, -1, 0)
+    expected = [exact_gap(table, name) for table in counts.tolist()]
+    np.testing.assert_array_equal(gap(counts, name, 1), expected)
+    for measure in (gap, ratio):
+        np.testing.assert_array_equal(
+            measure(counts, name, 1), measure(counts.copy(order="C"), name, 1)
+        )
+
+
 @pytest.mark.parametrize("name", GAPS)
 def test_one_group_is_missing_and_not_perfect(name):
     counts = np.array([[[3, 1], [1, 3]], [[0, 0], [0, 0]]])

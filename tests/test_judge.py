@@ -16,6 +16,7 @@ from fairsvd.objective import (
     UTILITIES,
     Constraint,
     Judge,
+    Verdict,
     _sweep,
     count_table,
     gap,
@@ -125,6 +126,47 @@ def test_equal_to_the_rule_on_small_data_in_chunks(seed, name, utility, chunk):
         expected = by_the_rule(judge, logits, 0.1)
         if filled and expected is not None:
             assert_same(judge(logits), expected)
+
+
+def chosen_among_tables(judge, logits, limit):
+    """The first of the best thresholds from above, one table of counts after the other."""
+    values = logits.double().numpy()
+    margins = values[:, 1] - values[:, 0]
+    distinct = np.unique(margins)[::-1]
+    middles = [distinct[0] + 1, *((distinct[:-1] + distinct[1:]) / 2), distinct[-1] - 1]
+    best, answer = (False, -np.inf), None
+    for threshold, predicted in zip(middles, predictions(judge, logits), strict=True):
+        utility, worst = measured(judge, predicted)
+        feasible = bool(worst <= limit)
+        value = utility if feasible else utility - max(0.0, worst - limit)
+        if utility >= judge.floor and (feasible, value) > best:
+            best = feasible, value
+            answer = Verdict(threshold, utility, worst, feasible, value)
+    return answer
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(GAPS),
+    st.sampled_from(UTILITIES),
+    st.integers(2, 5),
+    st.booleans(),
+    st.sampled_from([1, 6]),
+)
+def test_threshold_and_figures_are_those_of_single_tables_to_the_bit(
+    seed, name, utility, n_groups, separate, decimals
+):
+    judge = make_judge(seed, n=80, n_groups=n_groups, gap=name, utility=utility)
+    judge = replace(judge, separate=separate, floor=0.3)
+    logits = make_logits(judge, seed, decimals=decimals)
+    if seed % 7 == 0:
+        logits[:, :] = logits[0]
+    found, expected = judge(logits), chosen_among_tables(judge, logits, 0.1)
+    if expected is None:
+        assert found.rank == (False, -np.inf)
+    else:
+        assert found == expected
 
 
 @given(st.integers(0, 10_000))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._gaps import sum_slices
+from ._gaps import divide, sum_slices
 
 __all__ = ["UTILITIES", "Constraint", "chance_utility", "is_unbalanced", "utility_from_counts"]
 
@@ -89,14 +89,16 @@ def utility_from_counts(counts: NDArray[Any], name: str) -> NDArray[np.float64]:
     total = sum_slices(counts, -1)
     if name == "accuracy":
         return right.sum(axis=(-2, -1)) / total.sum(axis=(-2, -1))
-    recall = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
-    cells = np.moveaxis(recall.reshape(*recall.shape[:-2], -1), -1, 0)
+    recall = divide(right, total)
+    recall = recall.reshape(*recall.shape[:-2], -1)
     if name == "worst_cell_accuracy":
-        return np.fmin.reduce(cells)
-    seen = ~np.isnan(cells)
-    if seen.all():
-        return sum_slices(cells, 0) / len(cells)
-    return np.where(seen, cells, 0.0).sum(axis=0) / seen.sum(axis=0)
+        return np.fmin.reduce(np.moveaxis(recall, -1, 0))
+    if not np.isnan(recall).any():
+        return sum_slices(recall, -1) / recall.shape[-1]
+    # Cells last in memory, so that the order of the sum does not depend on that of the counts.
+    recall = np.ascontiguousarray(recall)
+    seen = ~np.isnan(recall)
+    return np.where(seen, recall, 0.0).sum(axis=-1) / seen.sum(axis=-1)
 
 
 def chance_utility(

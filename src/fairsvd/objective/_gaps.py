@@ -77,10 +77,13 @@ def count_table(
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
 
-def _divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
+def divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
     """Divide; NaN where the denominator is 0."""
-    empty = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
-    return np.divide(top, bottom, out=empty, where=bottom > 0)
+    # Without ``where`` and ``out`` numpy takes a fifth of the time, and keeps the memory's order.
+    measured = bottom > 0
+    if measured.all():
+        return np.divide(top, bottom)
+    return np.divide(top, np.where(measured, bottom, np.nan))
 
 
 def sum_slices(array: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -103,17 +106,20 @@ def _positive_counts(counts: NDArray[Any], pos: int | None) -> tuple[NDArray[Any
     return sum_slices(counts, -2), sum_slices(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
 
 
+def _total(counts: NDArray[Any]) -> NDArray[Any]:
+    return sum_slices(sum_slices(counts, -1), -1)[..., None]
+
+
 def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float64]:
-    total = sum_slices(sum_slices(counts, -1), -1)[..., None]
     if which == "accuracy":
         right = sum_slices(np.diagonal(counts, axis1=-2, axis2=-1), -1)
-        return _divide(right[..., None], total)
+        return divide(right[..., None], _total(counts))
     selected, positive, hit = _positive_counts(counts, pos)
     if which == "selection":
-        return _divide(selected, total)
+        return divide(selected, _total(counts))
     if which == "tpr":
-        return _divide(hit, positive)
-    return _divide(selected - hit, total - positive)
+        return divide(hit, positive)
+    return divide(selected - hit, _total(counts) - positive)
 
 
 def rates(counts: NDArray[Any], pos: int | None = None) -> Rates:
@@ -148,8 +154,9 @@ def _reduce(values: NDArray[np.float64], ufunc: np.ufunc) -> NDArray[np.float64]
 def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the largest and smallest rate over groups; NaN where fewer than two have one."""
     high, low = _reduce(values, np.fmax), _reduce(values, np.fmin)
-    lonely = _reduce((~np.isnan(values)).astype(np.int64), np.add) < 2
-    if lonely.any():
+    missing = np.isnan(values)
+    if values.shape[-2] < 2 or missing.any():
+        lonely = _reduce((~missing).astype(np.int64), np.add) < 2
         high = np.where(lonely, np.nan, high)
     return high, low
 
@@ -160,7 +167,9 @@ def _mean(values: list[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np
     if len(stack) == 1:
         return stack[0]
     seen = ~np.isnan(stack)
-    return _divide(np.where(seen, stack, 0.0).sum(axis=0), seen.sum(axis=0))
+    if seen.all():
+        return stack.sum(axis=0) / len(stack)
+    return divide(np.where(seen, stack, 0.0).sum(axis=0), seen.sum(axis=0))
 
 
 def _combine(values: list[NDArray[np.float64]], ufunc: np.ufunc | None) -> NDArray[np.float64]:
@@ -232,4 +241,4 @@ def ratio(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np
     """
     extremes = [_extremes(_rate(counts, which, pos)) for which in compared(name)]
     worse = np.fmin if name == "equalized_odds" else None
-    return _combine([_divide(low, high) for high, low in extremes], worse)
+    return _combine([divide(low, high) for high, low in extremes], worse)

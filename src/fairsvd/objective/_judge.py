@@ -127,11 +127,12 @@ class Judge:
         """Measure utility and gap at every threshold; there is none where a logit is not finite."""
         if isinstance(logits, Curves):
             return logits
-        if not bool(logits.isfinite().all()):
+        values = logits.double().numpy()
+        if not np.isfinite(values).all():
             return Curves(np.empty(0), np.empty(0), np.empty(0))
         parts = [
             (cuts.thresholds, self._utility(cuts), self._gap(cuts.counts))
-            for cuts in self._cuts(logits.double().numpy())
+            for cuts in self._cuts(values)
         ]
         return Curves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
