@@ -14,6 +14,7 @@ from fairsvd import (
     GapFineTuner,
     LayerwiseOptimizer,
     RandomPerturbation,
+    SelectiveFineTuner,
 )
 
 # The checks know nothing of sensitive features; no other warning is allowed.
@@ -29,6 +30,7 @@ OTHERS = [
     AdversarialFineTuner(),
     AdversarialDebiasing(),
     RandomPerturbation(),
+    SelectiveFineTuner(),
     # Each of its calls costs the same: fewer show as much.
     LayerwiseOptimizer(layers=2, n_calls=12),
 ]

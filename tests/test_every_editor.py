@@ -25,6 +25,7 @@ from fairsvd import (
     JointStratifiedKFold,
     LayerwiseOptimizer,
     RandomPerturbation,
+    SelectiveFineTuner,
     best_under_gap,
     fairness_scorer,
 )
@@ -79,6 +80,16 @@ EDITORS = {
     "debiasing": (AdversarialDebiasing, {"max_steps": 5, "alpha": 1.0}, {"alpha": [0.3, 3.0]}),
     "perturbation": (RandomPerturbation, {"n_trials": 5}, {"scale": [0.05, 0.2]}),
     "layer-wise": (LayerwiseOptimizer, {"layers": 2, "n_calls": 12}, {"layers": [1, 2]}),
+    "selective": (
+        SelectiveFineTuner,
+        {"epochs": 1, "min_steps": 3, "keep": 0.5, "generator": "smoothed"},
+        {"keep": [0.3, 1.0]},
+    ),
+    "AIM-Fair": (
+        SelectiveFineTuner.aim_fair,
+        {"epochs": 1, "generator": "smoothed"},
+        {"granularity": ["tensor", "unit"]},
+    ),
     "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
 }
 GAP = "equalized_odds_difference"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from ._candidates import Candidate, EditData, edited_copy
 from ._choice import choose
 from ._editor import NetworkEditor
-from ._inputs import FitInputs
+from ._inputs import FitInputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
 from ._phases import TuningPath, judged, layer_biases, run_phases, trained_masks, tuned
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval
 from ._request import make_constraint
+from ._split import split_rows
 from ._tuning import (
     GAP_WEIGHTS,
     START_FRACTION,
@@ -54,9 +55,11 @@ __all__ = [
     "positive_int",
     "prepare",
     "privileged_group",
+    "read_predict_inputs",
     "rows_a_step",
     "run_paths",
     "run_phases",
+    "split_rows",
     "stratified",
     "trained_masks",
     "tuned",

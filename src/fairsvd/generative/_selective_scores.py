@@ -1,0 +1,165 @@
+"""Which parameters react to the bias, and which to the gap between real and synthetic rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import LabelledRows
+from ..base import EditData
+from ..masks import share_of
+from ..objective import shifted
+
+__all__ = [
+    "Gradients",
+    "count_of",
+    "mean_gradients",
+    "needed_count",
+    "pooled",
+    "random_order",
+    "selected",
+    "trainable",
+]
+
+Gradients = dict[str, Tensor]
+
+
+def trainable(module: nn.Module) -> list[str]:
+    """Name the parameters of floating point, in the module's order."""
+    return [name for name, value in module.named_parameters() if value.is_floating_point()]
+
+
+def mean_gradients(
+    module: nn.Module, data: EditData, rows: LabelledRows, weights: Sequence[Tensor]
+) -> list[Gradients]:
+    """Sum the gradients of every row's cross-entropy, weighted in one way or in several.
+
+    The cross-entropy is taken at the operating threshold, in evaluation mode, at the untouched
+    network. Memory holds one gradient a weighting and one batch.
+
+    Parameters
+    ----------
+    module : nn.Module
+    data : EditData
+        Gives the device, the precision, the threshold and ``batch_size``.
+    rows : LabelledRows
+    weights : sequence of Tensor of shape (n_rows,)
+        A weighting whose weights add up to 1 gives a mean.
+
+    Returns
+    -------
+    gradients : list of dict of parameter name to Tensor
+        One for each weighting.
+    """
+    current = dict(module.named_parameters())
+    names = trainable(module)
+    leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
+    sums = [{name: torch.zeros_like(current[name]) for name in names} for _ in weights]
+    start = 0
+    for X, y, _ in rows.batches(data.batch_size, data.device):
+        logits = shifted(data.forward(module, leaves, X.to(data.dtype)), data.margin)
+        losses = nn.functional.cross_entropy(logits, y, reduction="none")
+        for number, (total, weight) in enumerate(zip(sums, weights, strict=True)):
+            found = torch.autograd.grad(
+                losses,
+                list(leaves.values()),
+                weight[start : start + len(y)].to(losses),
+                retain_graph=number + 1 < len(sums),
+                allow_unused=True,
+            )
+            for name, gradient in zip(names, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
+        start += len(y)
+    return sums
+
+
+def pooled(values: Tensor, granularity: str) -> Tensor:
+    """Average what is chosen as one, keeping the number of dimensions.
+
+    A unit is an entry of the first dimension: an output's incoming weights, or one entry of a
+    bias or of a normalisation.
+    """
+    if granularity == "element" or (granularity == "unit" and values.ndim < 2):
+        return values
+    dims = tuple(range(1 if granularity == "unit" else 0, values.ndim))
+    return values.mean(dim=dims, keepdim=True) if dims else values
+
+
+def _ranks(flat: Tensor) -> Tensor:
+    """Place of every value in ascending order; of equal ones the first comes first."""
+    places = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
+    places[torch.argsort(flat, stable=True)] = torch.arange(len(flat), device=flat.device)
+    return places
+
+
+def needed_count(domain: Mapping[str, Tensor], bias: Mapping[str, Tensor]) -> Tensor:
+    """Tell for every item how large k must be for it to be in both sets.
+
+    The two sets are the k items of smallest ``domain`` and the k of largest ``bias``.
+
+    Parameters
+    ----------
+    domain, bias : mapping of name to Tensor
+        Scores of items, in the same order.
+
+    Returns
+    -------
+    needed : Tensor of shape (n_items,), int64
+        At least 1.
+    """
+    flat = [torch.cat([value.flatten() for value in part.values()]) for part in (domain, bias)]
+    return torch.maximum(_ranks(flat[0]), _ranks(-flat[1])) + 1
+
+
+def random_order(n_items: int, generator: torch.Generator) -> Tensor:
+    """Put items into a random order: a control."""
+    return torch.randperm(n_items, generator=generator) + 1
+
+
+def count_of(keep: int | float, n_items: int, granularity: str) -> int:
+    """Turn ``keep`` into a number of items.
+
+    Raises
+    ------
+    ValueError
+        It is an integer above the number of items.
+    """
+    if not isinstance(keep, Integral):
+        return max(1, share_of(float(keep), n_items))
+    if keep > n_items:
+        raise ValueError(
+            f"keep={keep}, but at granularity={granularity!r} the network has {n_items} items to "
+            "choose from: pass at most as many, or a share in (0, 1]."
+        )
+    return int(keep)
+
+
+def selected(
+    needed: Tensor, count: int, shapes: Mapping[str, torch.Size], values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Mark the items that are needed up to ``count``; where there are none, the first.
+
+    Parameters
+    ----------
+    needed : Tensor of shape (n_items,)
+    count : int
+    shapes : mapping of name to torch.Size
+        Of the items.
+    values : mapping of name to Tensor
+        The parameters that the masks are for.
+
+    Returns
+    -------
+    masks : dict of name to boolean Tensor
+        Of the parameters' shapes; True where a parameter may move.
+    """
+    flat = needed <= max(count, int(needed.min()))
+    parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
+    return {
+        name: part.reshape(shape).expand_as(values[name])
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }

@@ -1,0 +1,89 @@
+"""How large every (label, group) cell of the real rows is, where their groups are not known."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch import nn
+
+from ..arrays import LabelledRows
+from ..base import EditData
+from ..networks import all_features
+
+__all__ = ["estimated_shares"]
+
+# Rows of either set that are looked at.
+MOST_ROWS = 4000
+
+# Added to the spread within the cells, as a share of its mean over the features.
+RIDGE = 1e-3
+
+Seed = int | np.random.SeedSequence
+
+# Weight of the condition that the groups of a class add up to 1.
+STRICT = 1e3
+
+
+def estimated_shares(
+    module: nn.Module, data: EditData, synthetic: LabelledRows, n_groups: int, seed: Seed
+) -> NDArray[np.float64]:
+    """Estimate the shares of the cells by mean features.
+
+    Within a class, the mean feature of the real rows is the mean of its groups' mean features,
+    weighted by their shares. The weights that come nearest are taken, in the metric of the spread
+    within the cells. A gap between real and synthetic rows that points from one group to another
+    passes for a share.
+
+    Parameters
+    ----------
+    module : nn.Module
+    data : EditData
+        Its editing rows are the real ones.
+    synthetic : LabelledRows
+        With groups, rows in every cell.
+    n_groups : int
+    seed : int or numpy.random.SeedSequence
+        Of the rows that are looked at.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_classes, n_groups), float64
+        Adds up to 1; a class has its share of the real rows.
+    """
+    rng = np.random.default_rng(seed)
+    real, y = _features(module, data, data.editing, rng)
+    made, cells = _features(module, data, synthetic, rng, n_groups)
+    n_cells = data.n_classes * n_groups
+    means = np.stack([made[cells == cell].mean(axis=0) for cell in range(n_cells)])
+    spread = np.cov((made - means[cells]).T.reshape(made.shape[1], -1))
+    spread = np.atleast_2d(spread)
+    spread += RIDGE * max(np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
+    whiten = np.linalg.cholesky(np.linalg.inv(spread)).T
+    counts = np.bincount(data.editing.y.numpy(), minlength=data.n_classes) / len(data.editing)
+    shares = np.zeros((data.n_classes, n_groups))
+    for k in np.flatnonzero(counts):
+        own = whiten @ means[k * n_groups : (k + 1) * n_groups].T
+        target = whiten @ real[y == k].mean(axis=0)
+        weights, _ = nnls(np.vstack([own, np.full(n_groups, STRICT)]), np.append(target, STRICT))
+        shares[k] = counts[k] * weights / weights.sum()
+    return shares
+
+
+def _features(
+    module: nn.Module,
+    data: EditData,
+    rows: LabelledRows,
+    rng: np.random.Generator,
+    n_groups: int = 1,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Features of up to ``MOST_ROWS`` rows, drawn alike from every cell, and their cells."""
+    cells = rows.y.numpy() * n_groups + (rows.groups.numpy() if n_groups > 1 else 0)
+    order = rng.permutation(len(cells))
+    order = order[np.argsort(cells[order], kind="stable")]
+    counts = np.bincount(cells)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    most = max(1, MOST_ROWS // int(np.count_nonzero(counts)))
+    chosen = np.sort(order[place < most])
+    found = all_features(module, rows.X.subset(chosen), data.output_layer)
+    return found.double().numpy(), cells[chosen]
