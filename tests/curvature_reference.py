@@ -47,6 +47,94 @@ class Residual(nn.Module):
         return self.relu(out)
 
 
+class Attention(nn.Module):
+    """Attention over positions (N, T, 8), averaged over them."""
+
+    def __init__(self, bias=True, mask=False, weights=False, first=True, **options):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, bias=bias, batch_first=first, **options)
+        if bias:
+            nn.init.normal_(self.attn.in_proj_bias)
+        self.mask, self.weights, self.first = mask, weights, first
+
+    def forward(self, x):
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1) if self.mask else None
+        x = x if self.first else x.transpose(0, 1)
+        out, shares = self.attn(x, x, x, need_weights=self.weights, attn_mask=mask)
+        out = out if self.first else out.transpose(0, 1)
+        return out.mean(1) + (0 if shares is None else 3 * shares.sum((1, 2))[:, None])
+
+
+class Cross(nn.Module):
+    """Attention of few queries to keys and values of other lengths and widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, kdim=5, vdim=6, add_bias_kv=True, batch_first=True)
+        self.keys, self.values = nn.Linear(8, 5), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return self.attn(x[:, :2], self.keys(x), self.values(x))[0].mean(1)
+
+
+class Packed(Cross):
+    """The same with all projections in one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, bias=False, add_zero_attn=True, batch_first=True)
+        self.keys, self.values = nn.Linear(8, 8), nn.Identity()
+
+
+class Pool(nn.Module):
+    """Attention from linear layers whose weights its parent hands to the function itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.c = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = x.transpose(0, 1)
+        bias = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+        out, _ = nn.functional.multi_head_attention_forward(
+            x[:1],
+            x,
+            x,
+            8,
+            2,
+            None,
+            bias,
+            None,
+            None,
+            False,
+            0.0,
+            self.c.weight,
+            self.c.bias,
+            training=self.training,
+            need_weights=False,
+            use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight,
+            v_proj_weight=self.v.weight,
+        )
+        return out[0]
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, which is also used transposed, outside of any layer."""
+
+    def __init__(self, kind=nn.Linear, transposed=False, **options):
+        super().__init__()
+        self.first, self.second = kind(6, 6, **options), kind(6, 6, **options)
+        self.second.weight = self.first.weight
+        self.transposed = transposed
+
+    def forward(self, x):
+        x = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return x @ self.first.weight if self.transposed else x
+
+
 class Doubled(nn.Linear):
     """A layer of another kind: a subclass whose forward pass is its own."""
 
@@ -57,6 +145,10 @@ class Doubled(nn.Linear):
 def image_net(*body, channels=4):
     head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, N_CLASSES)]
     return nn.Sequential(*body, *head)
+
+
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, **options)
 
 
 def conv_net(**options):
@@ -87,6 +179,25 @@ NETWORKS = {
     "conv1d (torch.func)": lambda: nn.Sequential(
         nn.Conv1d(4, 4, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
     ),
+    "attention": lambda: nn.Sequential(Attention(), nn.Linear(8, 3)),
+    "attention, rows second": lambda: nn.Sequential(Attention(first=False), nn.Linear(8, 3)),
+    "attention, masked": lambda: nn.Sequential(Attention(False, True, True), nn.Linear(8, 3)),
+    "attention to others": lambda: nn.Sequential(Cross(), nn.Linear(8, 3)),
+    "attention, packed": lambda: nn.Sequential(Packed(), nn.Linear(8, 3)),
+    "attention of layers": lambda: nn.Sequential(Pool(), nn.Linear(5, 3)),
+    "transformer": lambda: nn.Sequential(
+        nn.TransformerEncoder(encoder_layer(), 2, enable_nested_tensor=False),
+        Mean(),
+        nn.Linear(8, 3),
+    ),
+    "transformer, norm first": lambda: nn.Sequential(
+        encoder_layer(norm_first=True, activation="gelu"), Mean(), nn.Linear(8, 3)
+    ),
+    "tied": lambda: nn.Sequential(Tied(), nn.Linear(6, 3)),
+    "tied convolutions": lambda: nn.Sequential(
+        nn.Unflatten(1, (6, 1, 1)), Tied(nn.Conv2d, kernel_size=1), nn.Flatten(), nn.Linear(6, 3)
+    ),
+    "tied, transposed (torch.func)": lambda: nn.Sequential(Tied(transposed=True), nn.Linear(6, 3)),
     "subclass (torch.func)": lambda: nn.Sequential(Doubled(6, 5), nn.Tanh(), nn.Linear(5, 3)),
 }
 INPUTS = {"positions": (7, 6), "conv1d (torch.func)": (4, 6)}
@@ -94,7 +205,10 @@ FLAT = {"mlp", "linear used twice", "subclass (torch.func)"}
 
 
 def input_shape(kind):
-    return (6,) if kind in FLAT else INPUTS.get(kind, (4, 9, 8))
+    if kind in FLAT or kind.startswith("tied"):
+        return (6,)
+    sequences = kind.startswith(("attention", "transformer"))
+    return (5, 8) if sequences else INPUTS.get(kind, (4, 9, 8))
 
 
 # torch says that an even window with padding="same" copies its input.
@@ -112,15 +226,36 @@ def make(kind, dtype=torch.float64, n_rows=13, n_groups=2, seed=0):
     x = torch.randn(n_rows, *input_shape(kind), dtype=dtype)
     y = torch.randint(N_CLASSES, (n_rows,))
     group = torch.arange(n_rows) * 7 % (n_groups + 1) - 1
-    kinds = (nn.Linear, nn.Conv2d, nn.Conv1d)
-    names = [name for name, part in module.named_modules() if isinstance(part, kinds)]
-    return module, names, (x, y, group)
+    return module, layer_names(module), (x, y, group)
+
+
+def layer_names(module):
+    """Names of everything whose curvature is asked for, one of each weight."""
+    names, seen = [], set()
+    for name, part in module.named_modules():
+        if isinstance(part, nn.MultiheadAttention):
+            for each in ("in_proj", "q_proj", "k_proj", "v_proj"):
+                if getattr(part, f"{each}_weight") is not None:
+                    names.append(f"{name}.{each}".lstrip("."))
+        elif isinstance(part, (nn.Linear, nn.Conv2d, nn.Conv1d)) and part.weight not in seen:
+            seen.add(part.weight)
+            names.append(name)
+    return names
+
+
+def weight_of(module, name):
+    """Weight of a layer and the number of matrices in it."""
+    owner, _, last = name.rpartition(".")
+    owner = module.get_submodule(owner)
+    if isinstance(owner, nn.MultiheadAttention) and last != "out_proj":
+        return owner.get_parameter(f"{last}_weight"), 3 if last == "in_proj" else 1
+    layer = module.get_submodule(name)
+    return layer.weight, getattr(layer, "groups", 1)
 
 
 def matrices(module, name):
-    layer = module.get_submodule(name)
-    c = getattr(layer, "groups", 1)
-    return layer.weight.detach().reshape(c, layer.weight.shape[0] // c, -1)
+    weight, c = weight_of(module, name)
+    return weight.detach().reshape(c, weight.shape[0] // c, -1)
 
 
 def factorise(module, names, share=1.0):
@@ -146,7 +281,7 @@ def directions(logits, label, hessian):
 def loop(module, names, rows, n_groups, hessian):
     """Squared gradients one row at a time: name -> gradients per group (rows, c, m, n)."""
     found = {name: [[] for _ in range(n_groups)] for name in names}
-    weights = [module.get_submodule(name).weight for name in names]
+    weights = [weight_of(module, name)[0] for name in names]
     for x, label, group in zip(*rows, strict=True):
         logits = module(x[None])[0]
         for vector in directions(logits, label, hessian):

@@ -17,7 +17,6 @@ from fairsvd import BiasMaskFineTuner, JointStratifiedKFold, best_under_gap, fai
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.datasets import make_biased_classification
-from fairsvd.layers import weight_name
 from fairsvd.masking._importance import Operating, batch_importance, row_importance
 from fairsvd.masking._ratio import (
     bias_ratio,
@@ -426,7 +425,7 @@ def test_importance_on_request():
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert set(editor.importance_) == {"0.weight", "2.weight", "4.weight"}
     bias, prediction = ({n: pair[k] for n, pair in editor.importance_.items()} for k in (0, 1))
-    covered = [weight_name(layer) for layer in ("0", "2")]
+    covered = ["0.weight", "2.weight"]
     ratio = bias_ratio({n: bias[n] for n in covered}, {n: prediction[n] for n in covered}, "weight")
     for name, mask in hard_masks(ratio, 0.5).items():
         assert torch.equal(mask, editor.masks_[name])

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import fairsvd.curvature._engine as engine_module
 import fairsvd.curvature._sums as sums_module
 from curvature_reference import (
     N_CLASSES,
     NETWORKS,
+    Attention,
     Mean,
     assert_close,
     assert_same,
@@ -45,6 +47,57 @@ def test_equals_the_loop_over_single_rows(kind, hessian):
         module, names, in_batches(rows), n_groups=2, to_logits=identity, hessian=hessian
     )
     assert_same({n: [h] for n, h in in_weights.items()}, {n: w[2:] for n, w in wanted.items()})
+
+
+@ignore_copy
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_only_some_need_torch_func(monkeypatch, kind):
+    module, names, rows = make(kind)
+    seen = []
+    run = engine_module.gradients_by_row
+    monkeypatch.setattr(engine_module, "gradients_by_row", lambda *a: seen.append(a[1]) or run(*a))
+    curvature(module, factorise(module, names), [rows])
+    assert bool(seen) == kind.endswith("(torch.func)")
+
+
+@pytest.mark.parametrize("kind", ["attention", "transformer", "tied, transposed (torch.func)"])
+def test_attention_leaves_no_setting_behind(kind):
+    module, names, rows = make(kind)
+    hooks = [len(part._forward_hooks) for part in module.modules()]
+    wanted = module(rows[0])
+    with torch.no_grad():
+        curvature(module, factorise(module, names), [rows])
+        assert torch.backends.mha.get_fastpath_enabled()
+        assert torch.overrides._get_current_function_mode() is None
+        torch.testing.assert_close(module(rows[0]), wanted)
+    assert [len(part._forward_hooks) for part in module.modules()] == hooks
+
+
+def test_attention_over_the_rows_is_refused():
+    """Rows that attend to one another have no gradients of their own."""
+    module = nn.Sequential(Attention(first=False), nn.Linear(8, 3)).double()
+    module[0].first = True  # the module now takes positions for rows
+    module[0].attn.batch_first = False
+    rows = torch.randn(6, 5, 8).double(), torch.arange(6) % 3, torch.arange(6) % 2
+    with pytest.raises(
+        ValueError, match=r"'0.attn.in_proj' got .* first dimension must be the rows"
+    ):
+        curvature(module, factorise(module, ["0.attn.in_proj"]), [rows])
+
+
+def test_what_is_done_with_a_weight_beside_running_it_does_not_disturb():
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.layer(x.to(self.layer.weight.dtype)) * self.layer.weight.shape[0]
+
+    module, (_, _, rows) = Asking().double(), make("mlp")
+    factors = factorise(module, ["layer"])
+    wanted = reference(module, factors, rows, 2)["layer"][:2]
+    assert_same(curvature(module, factors, [rows]), {"layer": wanted})
 
 
 @ignore_copy

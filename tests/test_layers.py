@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fairsvd.exceptions import NetworkError, RankWarning
-from fairsvd.layers import editable_layers, factorise, full_rank, resolve_ranks, select_layers
+from fairsvd.layers import (
+    chosen_weights,
+    editable_layers,
+    factorise,
+    full_rank,
+    resolve_ranks,
+    select_layers,
+)
+from fairsvd.networks import layer_weights
 
 # Name, layer, shape of one block of its weight as a matrix.
 LAYERS = {
@@ -184,12 +192,61 @@ class Shared(nn.Module):
         return self.out(self.tied(self.again(self.first(X))))
 
 
-def test_shared_layers_and_weights_are_listed_once_and_attention_is_left_out():
-    assert list(editable_layers(Shared())) == ["first", "out"]
-    encoder = nn.TransformerEncoderLayer(8, 2, 16)
-    assert isinstance(encoder.self_attn.out_proj, nn.Linear)
-    assert list(editable_layers(encoder)) == ["linear1", "linear2"]
+def test_shared_layers_and_weights_are_listed_once():
+    net = Shared()
+    assert list(editable_layers(net)) == ["first", "out"]
     assert list(editable_layers(nn.Linear(2, 2))) == [""]
+    assert select_layers(net, ["tied"], "out") == ["first"]  # the first stands for both
+    assert select_layers(net, "hidden", "tied") == ["out"]  # the weight that makes the logits
+    assert select_layers(net, "all", "tied") == ["first", "out"]
+
+
+def test_attention_has_its_projections():
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    wanted = {
+        "self_attn.in_proj": "self_attn.in_proj_weight",
+        "self_attn.out_proj": "self_attn.out_proj.weight",
+        "linear1": "linear1.weight",
+        "linear2": "linear2.weight",
+    }
+    found = editable_layers(layer)
+    assert {name: weight.parameter for name, weight in found.items()} == wanted
+    assert list(editable_layers(nn.MultiheadAttention(8, 2))) == ["in_proj", "out_proj"]
+    apart = nn.MultiheadAttention(8, 2, kdim=5, vdim=6, bias=False)
+    assert list(editable_layers(apart)) == ["q_proj", "k_proj", "v_proj", "out_proj"]
+    assert [w.parameter for w in editable_layers(apart).values()][1] == "k_proj_weight"
+
+
+def test_every_projection_of_a_packed_weight_is_factored_on_its_own():
+    attention = nn.MultiheadAttention(6, 2).double()
+    weight = editable_layers(attention)["in_proj"]
+    assert full_rank(weight) == 6
+    factors = factorise(weight, 4)
+    assert factors.U.shape == factors.V.shape == (3, 6, 4)
+    assert factors.parameter == "in_proj_weight"
+    for k, block in enumerate(attention.in_proj_weight.detach().chunk(3)):
+        U, S, Vh = np.linalg.svd(block.numpy())
+        np.testing.assert_allclose(factors.S[k], S[:4])
+        product = U[:, :4] * S[:4] @ Vh[:4]
+        np.testing.assert_allclose(factors.weight().chunk(3)[k], product, atol=1e-12)
+
+
+def test_biases_of_units():
+    bias = {name: weight.bias for name, weight in layer_weights(network()).items()}
+    assert bias == {name: (f"{name}.bias", slice(None)) for name in NAMES}
+    packed = layer_weights(nn.MultiheadAttention(8, 2))
+    assert packed["in_proj"].bias == ("in_proj_bias", slice(None))
+    apart = layer_weights(nn.MultiheadAttention(8, 2, kdim=5, vdim=6))
+    assert apart["v_proj"].bias == ("in_proj_bias", slice(16, 24))
+    assert layer_weights(nn.Linear(2, 2, bias=False))[""].bias is None
+
+
+def test_a_weight_that_is_computed_is_not_edited():
+    net = network()
+    nn.utils.parametrizations.weight_norm(net[2])
+    assert list(editable_layers(net)) == ["0", "4", "5"]
+    with pytest.raises(NetworkError, match="'2' has no weight that could be edited"):
+        chosen_weights(net, ["0", "2"])
 
 
 def test_factors_are_detached_copies():

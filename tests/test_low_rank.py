@@ -12,7 +12,7 @@ from torch import nn
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData, privileged_group
 from fairsvd.curvature import group_curvature
-from fairsvd.layers import factorise, full_rank
+from fairsvd.layers import chosen_weights, factorise, full_rank
 from fairsvd.low_rank import _removal
 from fairsvd.low_rank._edits import masked_factors, untouched_attributes
 from fairsvd.low_rank._removal import Removal, entries, layer_of
@@ -61,7 +61,8 @@ def edit_data(n=200, n_groups=2, margin=0.3):
 
 def removal(rank=4, **options):
     net = network()
-    measured = {n: factorise(net.get_submodule(n), full_rank(net.get_submodule(n))) for n in "02"}
+    weights = chosen_weights(net, "02")
+    measured = {n: factorise(weight, full_rank(weight)) for n, weight in weights.items()}
     defaults = {
         "module": net,
         "data": edit_data(),

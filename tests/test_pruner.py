@@ -298,13 +298,19 @@ def edit_units(edit):
     return {name: mask.all(dim=1) for name, mask in edit.masks.items()}
 
 
+ALL = slice(None)
+
+
 def test_biases_of_units_of_shared_and_bare_layers():
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
     net[1].weight = net[0].weight
-    assert unit_biases(net, ["0", "2"]) == {"0.weight": ["0.bias", "1.bias"], "2.weight": []}
+    assert unit_biases(net, ["0", "2"]) == {
+        "0.weight": [("0.bias", ALL), ("1.bias", ALL)],
+        "2.weight": [],
+    }
     net[1].bias = net[0].bias
-    assert unit_biases(net, ["0"]) == {"0.weight": ["0.bias"]}
-    assert unit_biases(nn.Linear(2, 2), [""]) == {"weight": ["bias"]}
+    assert unit_biases(net, ["0"]) == {"0.weight": [("0.bias", ALL)]}
+    assert unit_biases(nn.Linear(2, 2), [""]) == {"weight": [("bias", ALL)]}
 
 
 def test_without_groups_no_unit_is_scored():

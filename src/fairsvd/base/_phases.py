@@ -288,10 +288,11 @@ def tuned(
 
 
 def layer_biases(module: nn.Module) -> dict[str, Tensor]:
-    """Copy the biases of linear and convolution layers as leaves (not those of normalisations)."""
+    """Copy the biases of the layers that have weights as leaves (not those of normalisations)."""
+    kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
     return {
         name: parameter.detach().clone().requires_grad_()
         for name, parameter in module.named_parameters()
         if name.endswith("bias")
-        and isinstance(module.get_submodule(name.rpartition(".")[0]), (nn.Linear, nn.Conv2d))
+        and isinstance(module.get_submodule(name.rpartition(".")[0]), kinds)
     }

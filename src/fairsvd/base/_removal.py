@@ -183,5 +183,6 @@ class ScoredRemoval(ABC, Generic[E]):
     def edited(self, edit: E) -> nn.Module:
         """Build the edited network; the module stays as it is."""
         edited = copy.deepcopy(self.module)
-        edited.load_state_dict(dict(edit.state()), strict=False)
+        unknown = edited.load_state_dict(dict(edit.state()), strict=False).unexpected_keys
+        assert not unknown, f"an edit of {unknown}, which the network does not have"
         return edited

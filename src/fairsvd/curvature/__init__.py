@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ._checks import find_target
 from ._engine import CurvaturePass, Gradient
 from ._func import per_sample_gradients
 from ._rows import Batch
@@ -40,9 +41,10 @@ def group_curvature(
     """Measure how much each group's loss curves along every entry of some layers' factors.
 
     The factors of a layer write its weight, reshaped to (c, m, n), as
-    ``W[k] ~ U[k] diag(S[k]) V[k]^T``; c is the number of groups of a grouped convolution and 1
-    otherwise. With G_i the gradient of row i with respect to the weight, ``hU`` is the mean over a
-    group's rows of the squares of ``G_i V diag(S)`` and ``hV`` of ``G_i^T U diag(S)``.
+    ``W[k] ~ U[k] diag(S[k]) V[k]^T``; c is the number of groups of a grouped convolution, 3 for
+    the packed projection of an attention layer (query, key, value), and 1 otherwise. With G_i the
+    gradient of row i with respect to the weight, ``hU`` is the mean over a group's rows of the
+    squares of ``G_i V diag(S)`` and ``hV`` of ``G_i^T U diag(S)``.
 
     Parameters
     ----------
@@ -50,9 +52,11 @@ def group_curvature(
         Network; run in evaluation mode. Its parameters, their ``grad`` and ``requires_grad``, the
         modes of its parts and its hooks are as before when the function ends, however it ends.
     factors : mapping of str to (U, S, V)
-        By layer name: U (c, m, r), S (c, r), V (c, n, r). ``nn.Linear`` and ``nn.Conv2d`` are
+        By layer name (of :func:`fairsvd.networks.layer_weights`): U (c, m, r), S (c, r), V (c,
+        n, r). ``nn.Linear``, ``nn.Conv2d`` and the projections of ``nn.MultiheadAttention`` are
         exact and fast; any other layer with a parameter ``weight`` goes through ``torch.func``,
-        its weight being read as (c, shape[0] / c, rest).
+        its weight being read as (c, shape[0] / c, rest), and so does a weight that is also used
+        outside of its layer.
     batches : iterable of (x, y, group)
         Read once. x (n, ...) is what the module takes, y (n,) int64 class codes, group (n,) int64
         codes in [0, n_groups), -1 for rows to leave out; all on the module's device. With several
@@ -92,7 +96,7 @@ def group_curvature(
     family of :arxiv:`2203.02110`. Where that code squares gradients of whole batches, this one
     squares gradients of single rows. Memory is bounded by the batch and ``max_memory``, whatever
     the number of rows. A layer that is used several times in one forward pass has the sum over its
-    uses as gradient.
+    uses as gradient, a weight that several layers share the sum over all of them.
 
     Examples
     --------
@@ -236,5 +240,5 @@ def squared_weight_gradients(
         autocast=autocast,
         gradient=gradient,
     ).run(batches)
-    shapes = {name: module.get_submodule(name).get_parameter("weight").shape for name in names}
+    shapes = {name: find_target(module, name).value.shape for name in names}
     return {name: squares[0].reshape(shapes[name]) for name, (squares,) in found.items()}

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from ..networks import layer_weights
+from ._kernels import Kernel, LinearKernel, make_kernel
 from ._record import Use
 from ._rows import Rows
 from ._sums import Factors
 
 __all__ = [
+    "Target",
     "check_factors",
     "check_logits",
     "check_options",
     "check_seen",
-    "find_layer",
-    "find_weight",
+    "find_target",
     "unchanged_inputs",
-    "weight_shape",
 ]
 
 
@@ -41,33 +43,77 @@ def check_options(
         )
 
 
+@dataclass(frozen=True)
+class Target:
+    """A weight whose curvature is asked for.
+
+    Attributes
+    ----------
+    parameter : str
+        Its name in the module.
+    value : Tensor
+        The parameter; another tensor where the layer computes its weight in every pass.
+    blocks : int
+        Number of matrices that it is read as.
+    kernel : Kernel or None
+        How a layer or an attention runs it; None where only ``torch.func`` knows.
+    layers : tuple of nn.Module
+        The layers that run it so.
+    """
+
+    parameter: str
+    value: Tensor
+    blocks: int
+    kernel: Kernel | None
+    layers: tuple[nn.Module, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Read the weight as (c, m, n)."""
+        m = self.value.shape[0] // self.blocks
+        return self.blocks, m, self.value.numel() // (self.blocks * m)
+
+
+def find_target(module: nn.Module, name: str) -> Target:
+    """Look a layer's weight up, naming the nearest names where there is none."""
+    known = layer_weights(module).get(name)
+    if known is not None and name not in dict(module.named_modules()):
+        # A projection inside an attention layer: a linear map for each block.
+        c, m, n = known.matrices().shape
+        return Target(known.parameter, known.value, c, LinearKernel(m, n))
+    layer = find_layer(module, name)
+    kernel = make_kernel(layer)
+    weight = _readable(name, layer, nn.Parameter if kernel is None else Tensor)
+    blocks = int(getattr(layer, "groups", 1))
+    if known is None or kernel is None:
+        parameter = f"{name}.weight".lstrip(".") if known is None else known.parameter
+        return Target(parameter, weight, blocks, kernel, () if kernel is None else (layer,))
+    sharing = (part for part in module.modules() if part._parameters.get("weight") is weight)
+    layers = tuple(part for part in sharing if make_kernel(part) == kernel)
+    return Target(known.parameter, weight, blocks, kernel, layers)
+
+
 def find_layer(module: nn.Module, name: str) -> nn.Module:
     """Look a layer up, naming the nearest names where it does not exist."""
     layers = dict(module.named_modules(remove_duplicate=False))
     if name not in layers:
-        near = get_close_matches(name, layers) or sorted(layers)[:5]
+        names = [*layers, *layer_weights(module)]
+        near = get_close_matches(name, names) or sorted(layers)[:5]
         raise ValueError(f"factors: the module has no layer {name!r}. Nearest names: {near}.")
     return layers[name]
 
 
-def find_weight(name: str, layer: nn.Module, *, needs_parameter: bool) -> Tensor:
+def _readable(name: str, layer: nn.Module, wanted: type[Tensor]) -> Tensor:
     """Give the weight of a layer if it can be read as matrices and differentiated."""
     weight = getattr(layer, "weight", None)
-    wanted = nn.Parameter if needs_parameter else Tensor
     if isinstance(weight, wanted) and weight.is_floating_point() and weight.dim() >= 2:
         return weight
     raise ValueError(
         f"factors: layer {name!r} is a {type(layer).__name__} without a floating-point parameter "
-        "'weight' of at least two dimensions. Supported are nn.Linear and nn.Conv2d, and through "
-        "torch.func any layer with such a parameter. Leave this layer out."
+        "'weight' of at least two dimensions. Supported are nn.Linear and nn.Conv2d, the "
+        "projections of nn.MultiheadAttention, and through torch.func any layer with such a "
+        "parameter. Leave this layer out."
     )
-
-
-def weight_shape(layer: nn.Module, weight: Tensor) -> tuple[int, int, int]:
-    """Read a weight as (c, m, n): c groups of a convolution (else 1), outputs, inputs of each."""
-    c = int(getattr(layer, "groups", 1))
-    m = weight.shape[0] // c
-    return c, m, weight.numel() // (c * m)
 
 
 def check_factors(
@@ -109,8 +155,8 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
     """Refuse layers whose forward pass never ran: their curvature would be zero by mistake."""
     if missing and any_rows:
         raise ValueError(
-            f"factors: the layers {sorted(missing)} never ran while the module was evaluated (a "
-            "parent may use their weights directly, as nn.MultiheadAttention does). Leave them out."
+            f"factors: the layers {sorted(missing)} never ran while the module was evaluated. "
+            "Leave them out."
         )
 
 

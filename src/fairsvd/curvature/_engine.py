@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ._checks import (
+    Target,
     check_factors,
     check_logits,
     check_options,
     check_seen,
-    find_layer,
-    find_weight,
+    find_target,
     unchanged_inputs,
-    weight_shape,
 )
-from ._func import per_sample_gradients
-from ._kernels import make_kernel
+from ._func import gradients_by_row
 from ._precision import autocasting, wide_logits, widened_dtype
-from ._record import Use, evaluating, recording
+from ._record import Record, Use, Watched, evaluating, recording
 from ._rows import Batch, Rows, sorted_batches
-from ._sums import GradientSums, LayerSums
+from ._sums import Factors, GradientSums, LayerSums
 
 __all__ = ["Batch", "CurvaturePass", "Gradient"]
 
@@ -67,92 +65,122 @@ class CurvaturePass:
         self.gradient = gradient
         # Half for the rows that wait to be sorted, half for the gradients of single rows.
         self.half = max_memory // 2
-        self.names = list(factors)
-        self.layers: dict[str, nn.Module] = {}
-        self.hooked: dict[str, LayerSums] = {}
-        self.others: dict[str, GradientSums] = {}
+        self.targets: dict[str, Target] = {}
+        # More than one for a weight of several matrices that are run apart.
+        self.sums: dict[str, list[GradientSums]] = {}
         for name, triple in factors.items():
-            self._add_layer(name, triple)
+            self._add_target(name, triple)
+        self.watched = {
+            name: Watched(target.value, target.layers)
+            for name, target in self.targets.items()
+            if target.kernel is not None
+        }
 
-    def _add_layer(self, name: str, triple: tuple[Tensor, Tensor, Tensor] | None) -> None:
-        layer = find_layer(self.module, name)
-        kernel = make_kernel(layer)
-        weight = find_weight(name, layer, needs_parameter=kernel is None)
-        shape = weight_shape(layer, weight)
-        like = weight.new_empty(0, dtype=widened_dtype(weight.dtype))
-        factors = None if triple is None else check_factors(name, triple, shape, like)
+    def _add_target(self, name: str, triple: tuple[Tensor, Tensor, Tensor] | None) -> None:
+        target = self.targets[name] = find_target(self.module, name)
+        like = target.value.new_empty(0, dtype=widened_dtype(target.value.dtype))
+        factors = None if triple is None else check_factors(name, triple, target.shape, like)
+        kernel = target.kernel
         if kernel is None:
-            self.others[name] = GradientSums(shape, factors, self.n_groups, like)
-        else:
-            self.layers[name] = layer
-            self.hooked[name] = LayerSums(kernel, factors, self.n_groups, like, self.half)
+            self.sums[name] = [GradientSums(target.shape, factors, self.n_groups, like)]
+            return
+        step = kernel.shape[0]
+        self.sums[name] = [
+            LayerSums(kernel, part_of(factors, start, step), self.n_groups, like, self.half)
+            for start in range(0, target.blocks, step)
+        ]
 
     def run(self, batches: Iterable[Batch]) -> dict[str, tuple[Tensor, ...]]:
         """Pass once over the batches and return the means of each layer over each group."""
         counts = [0] * self.n_groups
-        seen: set[str] = set()
+        seen = set(self.targets) - set(self.watched)
         with evaluating(self.module):
             for rows, x, y in sorted_batches(batches, self.n_groups, self.half):
                 with autocasting(x.device, None):
                     seen |= self._add_batch(rows, x, y)
                 for group, part in rows.parts(0, len(rows)):
                     counts[group] += part.stop - part.start
-        check_seen(set(self.layers) - seen, any(counts))
-        sums = self.hooked | self.others
-        return {name: sums[name].means(torch.tensor(counts)) for name in self.names}
+        check_seen(set(self.targets) - seen, any(counts))
+        return {name: self._means(name, torch.tensor(counts)) for name in self.targets}
+
+    def _means(self, name: str, counts: Tensor) -> tuple[Tensor, ...]:
+        parts = [sums.means(counts) for sums in self.sums[name]]
+        return parts[0] if len(parts) == 1 else tuple(map(_joined, zip(*parts, strict=True)))
 
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
-        with torch.enable_grad(), recording(self.layers) as recorded:
+        with torch.enable_grad(), recording(self.watched) as record:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
+        # Of a weight that is used in other ways as well all of the gradient comes from torch.func.
+        others = [name for name in self.targets if name not in self.watched or name in record.other]
         with torch.no_grad():
             check_logits(logits, rows, labelled=self.gradient is None)
-            uses = {name: calls for name, calls in recorded.items() if calls}
-            for name, calls in uses.items():
-                self.hooked[name].begin(rows, unchanged_inputs(name, calls, len(rows)))
+            calls = self._begin(rows, record, set(others))
             for cotangent, last in self._gradients(logits, y):
-                self._add_hooked(uses, logits, cotangent, last)
-                self._add_others(rows, x, cotangent)
-        return set(uses)
+                _add_recorded(calls, logits, cotangent, last)
+                self._add_others(others, rows, x, cotangent)
+        return {name for name, uses in record.uses.items() if uses} | set(others)
+
+    def _begin(
+        self, rows: Rows, record: Record, others: set[str]
+    ) -> list[tuple[LayerSums, list[Use]]]:
+        """Hand the inputs of a batch to the sums that they belong to."""
+        calls = []
+        for name, uses in record.uses.items():
+            for block, sums in enumerate(self.sums[name]):
+                own = [use for use in uses if use.block == block]
+                if own and name not in others and isinstance(sums, LayerSums):
+                    sums.begin(rows, unchanged_inputs(name, own, len(rows)))
+                    calls.append((sums, own))
+        return calls
 
     def _gradients(self, logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, bool]]:
         if self.gradient is None:
             return _cotangents(logits, y, self.hessian)
         return iter([(self.gradient(logits, y).to(logits), True)])
 
-    def _add_hooked(
-        self, uses: Mapping[str, list[Use]], logits: Tensor, cotangent: Tensor, last: bool
-    ) -> None:
-        """Take the output gradients of all layers at once; no weight gradient is computed."""
-        edges = [use.edge for calls in uses.values() for use in calls]
-        if not edges or not logits.requires_grad:
+    def _add_others(self, names: Sequence[str], rows: Rows, x: Tensor, cotangent: Tensor) -> None:
+        if not names:
             return
-        gradients = iter(
-            torch.autograd.grad(logits, edges, cotangent, retain_graph=not last, allow_unused=True)
-        )
-        for name, calls in uses.items():
-            # A use that does not reach the logits comes back as None: zero.
-            found = [_or_zero(next(gradients), use) for use in calls]
-            self.hooked[name].add_pass(found)
-            if last:
-                self.hooked[name].end()
-
-    def _add_others(self, rows: Rows, x: Tensor, cotangent: Tensor) -> None:
-        if not self.others:
-            return
-        row_bytes = sum(sums.row_bytes for sums in self.others.values())
+        weights = [self.targets[name].parameter for name in names]
+        row_bytes = sum(sums.row_bytes for name in names for sums in self.sums[name])
         step = max(1, self.half // row_bytes)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            gradients = per_sample_gradients(
-                self.module,
-                list(self.others),
-                x[part],
-                cotangent[part],
-                self.to_logits,
-                self.autocast,
+            gradients = gradients_by_row(
+                self.module, weights, x[part], cotangent[part], self.to_logits, self.autocast
             )
-            for name, sums in self.others.items():
-                sums.add(rows, gradients[name], start)
+            for name, weight in zip(names, weights, strict=True):
+                whole = gradients[weight].reshape(-1, *self.targets[name].shape)
+                each = whole.shape[1] // len(self.sums[name])
+                for sums, gradient in zip(self.sums[name], whole.split(each, dim=1), strict=True):
+                    sums.add(rows, gradient, start)
+
+
+def _add_recorded(
+    calls: Sequence[tuple[LayerSums, list[Use]]], logits: Tensor, cotangent: Tensor, last: bool
+) -> None:
+    """Take the output gradients of all uses at once; no weight gradient is computed."""
+    edges = [use.edge for _, uses in calls for use in uses]
+    if not edges or not logits.requires_grad:
+        return
+    gradients = iter(
+        torch.autograd.grad(logits, edges, cotangent, retain_graph=not last, allow_unused=True)
+    )
+    for sums, uses in calls:
+        # A use that does not reach the logits comes back as None: zero.
+        found = [_or_zero(next(gradients), use) for use in uses]
+        sums.add_pass(found)
+        if last:
+            sums.end()
+
+
+def part_of(factors: Factors | None, start: int, size: int) -> Factors | None:
+    """Give the factors of some of a weight's matrices."""
+    return None if factors is None else Factors(*(each[start : start + size] for each in factors))
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat(parts, dim=1)
 
 
 def _or_zero(gradient: Tensor | None, use: Use) -> Tensor:

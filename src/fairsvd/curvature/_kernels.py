@@ -41,16 +41,26 @@ class Kernel(Protocol):
         """Sum d a^T over the positions: d (k, c, e, T) gives (k, c, e, n)."""
 
 
-class LinearKernel:
-    """``nn.Linear`` on inputs (N, in) or (N, ..., in); several uses count as more positions.
+class _Comparable:
+    """Kernels are equal where they compute the same thing."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+
+class LinearKernel(_Comparable):
+    """A linear map of (N, n) or (N, ..., n); several uses count as more positions.
 
     Parameters
     ----------
-    layer : nn.Linear
+    m, n : int
+        Widths of output and input.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self.shape = (1, layer.out_features, layer.in_features)
+    def __init__(self, m: int, n: int) -> None:
+        self.shape = (1, m, n)
 
     def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
         """Concatenate the positions of all uses: one tensor (N, T, in)."""
@@ -74,7 +84,7 @@ class LinearKernel:
         return torch.bmm(d[:, 0], x)[:, None]
 
 
-class ConvKernel:
+class ConvKernel(_Comparable):
     """``nn.Conv2d`` with any stride, padding, padding mode, dilation and groups.
 
     Parameters
@@ -162,7 +172,7 @@ def make_kernel(layer: nn.Module) -> Kernel | None:
     """Give the kernel of a layer, or None where only ``torch.func`` knows what it computes."""
     # A subclass with its own forward pass may use its weight in any way.
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-        return LinearKernel(layer)
+        return LinearKernel(layer.out_features, layer.in_features)
     if isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward:
         return ConvKernel(layer)
     return None

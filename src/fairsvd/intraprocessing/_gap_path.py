@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Candidate, TuningPath, layer_biases, loss_of, run_phases, tuned
-from ..layers import Factors, editable_layers, factorise, full_rank, weight_name
+from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..objective import Verdict
 
 __all__ = ["SCOPES", "GapPath", "Values", "run_path", "untouched"]
@@ -42,7 +42,7 @@ class Values:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""
-        weights = {weight_name(name): f.weight() for name, f in self.factors.items()}
+        weights = {f.parameter: f.weight() for f in self.factors.values()}
         return {**self.plain, **weights}
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Values:
@@ -133,9 +133,7 @@ def untouched(module: nn.Module, output_layer: str, scope: str) -> Values:
     if scope == "all":
         found = {n: p for n, p in module.named_parameters() if p.is_floating_point()}
     elif scope == "head":
-        prefix = f"{output_layer}." if output_layer else ""
-        layer = module.get_submodule(output_layer)
-        found = {f"{prefix}{name}": p for name, p in layer.named_parameters()}
+        found = dict(layer_parameters(module, output_layer))
     else:
         found = layer_biases(module)
     if scope == "spectrum":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from ..networks import LayerWeight, layer_weights
 from ._svd import exact_svd, in_float64, randomised_pays, randomised_svd
 
 __all__ = ["SOLVERS", "Factors", "factorise", "full_rank", "resolve_solver"]
@@ -20,17 +21,21 @@ class Factors:
     Attributes
     ----------
     U : Tensor of shape (c, m, r)
-        c is 1 for a linear layer and the number of groups for a convolution.
+        c is 1 for a linear layer, the number of groups for a convolution, and 3 for the query,
+        key and value projections that an attention layer keeps in one weight.
     S : Tensor of shape (c, r)
     V : Tensor of shape (c, n, r)
     shape : tuple of int
         Of the weight.
+    parameter : str
+        Name of the weight in the network.
     """
 
     U: Tensor
     S: Tensor
     V: Tensor
     shape: tuple[int, ...]
+    parameter: str = "weight"
 
     def weight(self) -> Tensor:
         """Multiply the factors out, in the shape of the layer's weight."""
@@ -48,24 +53,22 @@ class Factors:
         return replace(self, U=self.U * keep_u, V=self.V * keep_v)
 
 
-def weight_blocks(layer: nn.Module) -> Tensor:
-    """Read a layer's weight as (c, m, n): c independent blocks of m x n."""
-    weight = layer.get_parameter("weight").detach()
-    blocks = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    return weight.reshape(blocks, weight.shape[0] // blocks, -1)
+def read_weight(layer: nn.Module | LayerWeight) -> LayerWeight:
+    """Give the weight of a linear or convolution layer; a weight is returned as it is."""
+    return layer if isinstance(layer, LayerWeight) else layer_weights(layer)[""]
 
 
-def full_rank(layer: nn.Module) -> int:
+def full_rank(layer: nn.Module | LayerWeight) -> int:
     """Return the highest rank that a layer's weight (each block of it) can have."""
-    return min(weight_blocks(layer).shape[1:])
+    return min(read_weight(layer).matrices().shape[1:])
 
 
-def resolve_solver(layer: nn.Module, rank: int, solver: str) -> str:
+def resolve_solver(layer: nn.Module | LayerWeight, rank: int, solver: str) -> str:
     """Say which decomposition :func:`factorise` runs for a layer.
 
     Parameters
     ----------
-    layer : Linear or Conv2d
+    layer : Linear, Conv2d or LayerWeight
     rank : int
         The rank that is asked for.
     solver : {"auto", "full", "randomized"}
@@ -88,7 +91,7 @@ def resolve_solver(layer: nn.Module, rank: int, solver: str) -> str:
     return "randomized" if randomised_pays(full_rank(layer), rank) else "full"
 
 
-def factorise(layer: nn.Module, rank: int, solver: str = "auto") -> Factors:
+def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -> Factors:
     """Factor a layer's weight as U S V^T, truncated to ``rank``.
 
     The decomposition runs in float64 on the weight's device (on the CPU where the device has no
@@ -98,7 +101,7 @@ def factorise(layer: nn.Module, rank: int, solver: str = "auto") -> Factors:
 
     Parameters
     ----------
-    layer : Linear or Conv2d
+    layer : Linear, Conv2d or LayerWeight
     rank : int
         At most :func:`full_rank` of the layer.
     solver : {"auto", "full", "randomized"}, default="auto"
@@ -110,11 +113,12 @@ def factorise(layer: nn.Module, rank: int, solver: str = "auto") -> Factors:
     -------
     factors : Factors
     """
-    weight = layer.get_parameter("weight")
-    randomised = resolve_solver(layer, rank, solver) == "randomized"
+    weight = read_weight(layer)
+    value = weight.value
+    randomised = resolve_solver(weight, rank, solver) == "randomized"
     decompose = randomised_svd if randomised else exact_svd
     U, S, V = (
-        side.to(weight.device, weight.dtype)
-        for side in decompose(in_float64(weight_blocks(layer)), rank)
+        side.to(value.device, value.dtype)
+        for side in decompose(in_float64(weight.matrices()), rank)
     )
-    return Factors(U, S, V.contiguous(), tuple(weight.shape))
+    return Factors(U, S, V.contiguous(), tuple(value.shape), weight.parameter)

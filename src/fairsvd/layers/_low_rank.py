@@ -125,14 +125,19 @@ class LowRankConv2d(nn.Module):
 def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
     """Replace a layer by its factors where they hold fewer numbers than its weight.
 
-    Every place that shares the layer gets the same replacement. Returns whether it was replaced;
-    a network that is itself the layer (``name=""``) has no place to replace it in.
+    Every place that shares the layer gets the same replacement. Returns whether it was replaced.
+    What stays as it is: a network that is itself the layer (``name=""``), which has no place to
+    replace it in; the projections of attention layers, which run their weights themselves; a
+    layer that shares its weight with another one; a layer that does more than its kind does, by a
+    forward pass of its own or by hooks.
     """
-    layer = module.get_submodule(name)
     rank = factors.S.shape[1]
     rows, columns = factors.U.shape[1], factors.V.shape[1]
     if not name or rank * (rows + columns) >= rows * columns:
         return False
+    if not _can_be_replaced(module, name):
+        return False
+    layer = module.get_submodule(name)
     if isinstance(layer, nn.Conv2d):
         thin: nn.Module = LowRankConv2d(layer, factors)
     else:
@@ -146,3 +151,15 @@ def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
             if child is layer:
                 parent._modules[key] = thin
     return True
+
+
+def _can_be_replaced(module: nn.Module, name: str) -> bool:
+    if isinstance(module.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+        return False
+    layer = module.get_submodule(name)
+    plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
+    if not plain or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    weight = layer.get_parameter("weight")
+    holders = [m for m in module.modules() if any(p is weight for p in m.parameters(recurse=False))]
+    return len(holders) == 1

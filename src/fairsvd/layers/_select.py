@@ -12,30 +12,63 @@ from typing import Any
 from torch import nn
 
 from ..exceptions import NetworkError, RankWarning
+from ..networks import LayerWeight, layer_weights
 from ._factors import full_rank
 
-__all__ = ["editable_layers", "resolve_ranks", "select_layers", "weight_name"]
+__all__ = [
+    "chosen_weights",
+    "editable_layers",
+    "first_name",
+    "layer_parameters",
+    "resolve_ranks",
+    "select_layers",
+]
 
 
-def editable_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Find every linear and convolution layer that runs its own weight, by name, each once.
+def editable_layers(module: nn.Module) -> dict[str, LayerWeight]:
+    """Find the weight of every linear, convolution and attention layer, by name, each once.
 
-    Of several layers that share one weight the first stands for all. The projection inside an
-    attention layer is left out: attention reads its weight without running it.
+    Of several layers that share one weight the first stands for all. Names are those of
+    :func:`fairsvd.networks.layer_weights`.
     """
-    found = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
-        and not isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    }
-    first = {id(layer.weight): name for name, layer in reversed(found.items())}
-    return {name: layer for name, layer in found.items() if first[id(layer.weight)] == name}
+    first: dict[str, str] = {}
+    weights = layer_weights(module)
+    for name, weight in weights.items():
+        first.setdefault(weight.parameter, name)
+    return {name: weight for name, weight in weights.items() if first[weight.parameter] == name}
 
 
-def weight_name(layer: str) -> str:
-    """Name of a layer's weight; a network that is a single layer has the empty name."""
-    return f"{layer}.weight".lstrip(".")
+def chosen_weights(module: nn.Module, names: Iterable[str]) -> dict[str, LayerWeight]:
+    """Look up the weights of some layers.
+
+    Raises
+    ------
+    NetworkError
+        A layer has no weight of its own.
+    """
+    known = layer_weights(module)
+    found = {}
+    for name in names:
+        if name not in known:
+            raise NetworkError(
+                f"the layer {name!r} has no weight that could be edited: it is computed from "
+                "other tensors, as by a weight normalisation. Take that off "
+                "(torch.nn.utils.parametrize.remove_parametrizations) and pass the network again."
+            )
+        found[name] = known[name]
+    return found
+
+
+def first_name(module: nn.Module, layer: str) -> str:
+    """Name the layer that stands for all that share a layer's weight."""
+    parameter = chosen_weights(module, [layer])[layer].parameter
+    return next(n for n, w in editable_layers(module).items() if w.parameter == parameter)
+
+
+def layer_parameters(module: nn.Module, layer: str) -> dict[str, nn.Parameter]:
+    """Find a layer's parameters by their names in the network; of several names the first."""
+    own = {id(parameter) for parameter in module.get_submodule(layer).parameters()}
+    return {name: each for name, each in module.named_parameters() if id(each) in own}
 
 
 def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str]:
@@ -45,7 +78,8 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     ----------
     module : nn.Module
     layers : {"hidden", "all"}, list of str or re.Pattern
-        "hidden" leaves out the layer that makes the logits. A pattern is searched in the names.
+        "hidden" leaves out the layer that makes the logits, and any that shares its weight. A
+        pattern is searched in the names.
     output_layer : str
         Name of the layer that makes the logits.
 
@@ -58,9 +92,12 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     if isinstance(layers, re.Pattern):
         chosen = [name for name in names if layers.search(name)]
     elif isinstance(layers, str):
-        chosen = [name for name in names if layers == "all" or name != output_layer]
+        known = layer_weights(module)
+        last = known.get(output_layer)
+        spared = "" if layers == "all" or last is None else last.parameter
+        chosen = [name for name in names if known[name].parameter != spared]
     else:
-        chosen = _named(names, layers)
+        chosen = _named(module, names, layers)
     if not chosen:
         raise NetworkError(
             f"layers={layers!r} leaves no Linear or Conv2d layer to edit; the network has "
@@ -69,16 +106,17 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     return chosen
 
 
-def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
-    wanted = list(wanted)
+def _named(module: nn.Module, names: list[str], wanted: Iterable[str]) -> list[str]:
+    known, chosen = layer_weights(module), set()
     for name in wanted:
-        if name not in names:
+        if name not in known:
             near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.0)
             raise NetworkError(
-                f"layers names {name!r}, which is no Linear or Conv2d layer of the network; the "
-                f"nearest names are {near}."
+                f"layers names {name!r}, which is no Linear or Conv2d layer and no projection of "
+                f"an attention layer of the network; the nearest names are {near}."
             )
-    return [name for name in names if name in set(wanted)]
+        chosen.add(first_name(module, name))
+    return [name for name in names if name in chosen]
 
 
 def resolve_ranks(module: nn.Module, names: list[str], rank: float | None) -> dict[str, int]:
@@ -97,7 +135,7 @@ def resolve_ranks(module: nn.Module, names: list[str], rank: float | None) -> di
     ValueError
         An int is above every layer's full rank.
     """
-    full = {name: full_rank(module.get_submodule(name)) for name in names}
+    full = {name: full_rank(weight) for name, weight in chosen_weights(module, names).items()}
     if rank is None:
         return full
     if not isinstance(rank, Integral):  # numpy's float32 is no float

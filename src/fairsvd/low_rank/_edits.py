@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..base import Candidate
 from ..caching import Cache, Entry
-from ..layers import Factors, compress_layer, factorise, full_rank, resolve_solver, weight_name
+from ..layers import Factors, chosen_weights, compress_layer, factorise, full_rank, resolve_solver
 from ..masks import removed_fraction
 from ..objective import Verdict
 
@@ -40,7 +40,7 @@ class Edit:
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
-        return {weight_name(name): f.weight() for name, f in self.factors.items()}
+        return {f.parameter: f.weight() for f in self.factors.values()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""
@@ -80,7 +80,7 @@ def factors_of(
     Where the solver is the randomised one, which computes no more than was asked for, the
     factors are of the given rank.
     """
-    layers = {name: module.get_submodule(name) for name in ranks}
+    layers = chosen_weights(module, ranks)
     solvers = {name: resolve_solver(layers[name], r, solver) for name, r in ranks.items()}
     wanted = {
         name: r if solvers[name] == "randomized" else full_rank(layers[name])
@@ -95,10 +95,10 @@ def factors_of(
     tensors = cache.fetch("factors", {"ranks": wanted, "solvers": solvers}, compute).tensors
     found = {}
     for name, layer in layers.items():
-        weight = layer.get_parameter("weight")
+        value = layer.value
         # Contiguous, as what comes from a file is: products of other layouts round differently.
-        U, S, V = (tensors[f"{name}/{s}"].to(weight.device).contiguous() for s in "USV")
-        found[name] = Factors(U, S, V, tuple(weight.shape))
+        U, S, V = (tensors[f"{name}/{s}"].to(value.device).contiguous() for s in "USV")
+        found[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
     return found
 
 

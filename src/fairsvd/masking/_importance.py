@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import EditData, stratified
 from ..curvature import Gradient, squared_weight_gradients
-from ..layers import weight_name
+from ..layers import chosen_weights
 from ..networks import to_logits
 from ..objective import Constraint, edit_loss, shifted, soft_gap
 from ..training import cell_shares
@@ -116,7 +116,7 @@ def _expected_squares(
         max_memory=max_memory,
         autocast=data.autocast,
     )
-    names = [weight_name(layer) for layer in layers]
+    names = [weight.parameter for weight in chosen_weights(module, layers).values()]
     means = _mean_gradients(module, names, data, gradient)
     share = 1 / data.batch_size
     return {
@@ -201,7 +201,7 @@ def batch_importance(
     As the papers' code measures it, with every cell in every batch: values depend on the size of
     the batches, ``data.batch_size``. Parameters and results as in :func:`row_importance`.
     """
-    names = [weight_name(layer) for layer in layers]
+    names = [weight.parameter for weight in chosen_weights(module, layers).values()]
     current = dict(module.named_parameters())
     leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
     batches = stratified(data, BALANCE, rng, size=data.batch_size)

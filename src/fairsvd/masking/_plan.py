@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._rng import torch_generator
 from ..base import GAP_WEIGHTS, EditData, rows_a_step
 from ..caching import Entry
-from ..layers import select_layers, weight_name
+from ..layers import chosen_weights, first_name, layer_parameters, select_layers
 from ..objective import SHARPNESS, Constraint
 from ._importance import (
     Importance,
@@ -60,6 +60,17 @@ class Plan:
         """Layers that the mask covers."""
         return select_layers(self.module, self.editor.layers, self.data.output_layer)
 
+    @cached_property
+    def head(self) -> str:
+        """Name of the layer that makes the logits, or of the one that stands for its weight."""
+        return first_name(self.module, self.data.output_layer)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Parameter names of the weights, by layer."""
+        layers = [*self.layers, self.head]
+        return {name: w.parameter for name, w in chosen_weights(self.module, layers).items()}
+
     @property
     def ours(self) -> bool:
         """Tell our own loss from the papers'."""
@@ -67,7 +78,7 @@ class Plan:
 
     def importance(self, seed: np.random.SeedSequence) -> Importance:
         """Measure the covered layers and the output layer, or find what was measured before."""
-        layers = list(dict.fromkeys([*self.layers, self.data.output_layer]))
+        layers = list(self.names)
         margin, sharpness = (self.data.margin, SHARPNESS) if self.ours else (0.0, 1.0)
         at, by_batch = Operating(margin, sharpness), self.editor.importance == "batch_gradient"
         parts = {"layers": layers, "at": [margin, sharpness], "constraint": vars(self.constraint)}
@@ -92,8 +103,7 @@ class Plan:
     def masks(self, importance: Importance, seed: np.random.SeedSequence) -> dict[str, Tensor]:
         """Make the masks of the covered layers, broadcast to their weights."""
         measured = self.ratio(importance)
-        names = [weight_name(layer) for layer in self.layers]
-        ratio = {name: measured[name] for name in names}
+        ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
         if self.editor.importance == "random":
             ratio = shuffled(ratio, torch_generator(np.random.default_rng(seed)))
         made = (
@@ -103,14 +113,12 @@ class Plan:
 
     def resets(self, importance: Importance) -> dict[str, Tensor]:
         """Choose the entries of the output layer that are set to zero."""
-        how, name = self.editor.head_reset, weight_name(self.data.output_layer)
+        how, name = self.editor.head_reset, self.names[self.head]
         if how == "none":
             return {}
-        parameters = dict(self.module.named_parameters())
-        bias = f"{name.removesuffix('weight')}bias"
         if how == "zero":
-            present = [each for each in (name, bias) if each in parameters]
-            return {each: torch.ones_like(parameters[each], dtype=torch.bool) for each in present}
+            whole = layer_parameters(self.module, self.data.output_layer)
+            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in whole.items()}
         # Where the weights are averaged over units or layers the reset still looks at single ones.
         bias_of, prediction_of = importance
         ratio = bias_ratio({name: bias_of[name]}, {name: prediction_of[name]}, "weight")
@@ -122,7 +130,7 @@ class Plan:
         found: dict[str, Any] = {
             "masks_": made,
             "masked_fraction_": {
-                layer: float(made[weight_name(layer)].double().mean()) for layer in self.layers
+                layer: float(made[self.names[layer]].double().mean()) for layer in self.layers
             },
             "balance_": self.constraint.balance,
         }

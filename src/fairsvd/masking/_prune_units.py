@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..base import EditData, rows_a_step
-from ..layers import weight_name
+from ..layers import chosen_weights
+from ..networks import layer_weights
 from ..objective import SHARPNESS, Constraint, shifted, soft_gap
 from ._pruned import Pruned
 
-__all__ = ["unit_biases", "unit_effects"]
+__all__ = ["Bias", "unit_biases", "unit_effects"]
+
+# A parameter's name, and which of its entries are the biases of a weight's units.
+Bias: TypeAlias = tuple[str, slice]
 
 
-def unit_biases(module: nn.Module, layers: Sequence[str]) -> dict[str, list[str]]:
+def unit_biases(module: nn.Module, layers: Sequence[str]) -> dict[str, list[Bias]]:
     """Find the biases that go with the units of each weight, by parameter names.
 
     Of a weight that several layers share these are the biases of all of them.
     """
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found: dict[str, list[str]] = {weight_name(layer): [] for layer in layers}
-    owner = {id(module.get_submodule(n).get_parameter("weight")): weight_name(n) for n in layers}
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d)) and part.bias is not None:
-            own = found.get(owner.get(id(part.weight), ""), [])
-            name = names.get(id(part.bias))
-            if name is not None and name not in own:
-                own.append(name)
+    chosen = chosen_weights(module, layers).values()
+    found: dict[str, list[Bias]] = {weight.parameter: [] for weight in chosen}
+    for weight in layer_weights(module).values():
+        own = found.get(weight.parameter)
+        if own is not None and weight.bias is not None and weight.bias not in own:
+            own.append(weight.bias)
     return found
 
 
@@ -37,7 +39,7 @@ def unit_effects(
     data: EditData,
     constraint: Constraint,
     edit: Pruned,
-    biases: Mapping[str, Sequence[str]],
+    biases: Mapping[str, Sequence[Bias]],
 ) -> dict[str, Tensor]:
     """First-order change of the soft gap on the editing rows when a unit's output is zeroed.
 
@@ -52,7 +54,7 @@ def unit_effects(
         Names the gap.
     edit : Pruned
         What has been removed so far.
-    biases : mapping of weight name to names of its units' biases
+    biases : mapping of weight name to its units' biases
 
     Returns
     -------
@@ -61,14 +63,15 @@ def unit_effects(
     """
     own = dict(module.named_parameters())
     state = edit.state()
-    for names in biases.values():
-        state.update({name: own[name].detach() for name in names if name not in state})
+    for some in biases.values():
+        state.update({name: own[name].detach() for name, _ in some if name not in state})
     leaves = {name: value.clone().requires_grad_() for name, value in state.items()}
     gradients = _gradients(module, data, leaves, _gap_gradient(data, constraint, module, state))
+    products = {name: -(state[name] * gradients[name]) for name in state}
     effects = {}
-    for weight, names in biases.items():
-        parts = [-(state[n] * gradients[n]).reshape(len(state[n]), -1) for n in (weight, *names)]
-        effects[weight] = torch.cat(parts, dim=1).sum(dim=1)
+    for weight, some in biases.items():
+        parts = [products[weight], *(products[name][rows] for name, rows in some)]
+        effects[weight] = torch.cat([p.reshape(len(p), -1) for p in parts], dim=1).sum(dim=1)
     return effects
 
 

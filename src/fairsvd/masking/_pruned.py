@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..base import Candidate
-from ..layers import weight_name
+from ..layers import chosen_weights
 from ..masks import removed_fraction
 from ..objective import Verdict
 
@@ -85,10 +85,8 @@ def along_rows(values: Tensor, weight: Tensor) -> Tensor:
 
 def weights_of(module: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:
     """Weights of some layers, by parameter name; not copied."""
-    return {
-        weight_name(layer): module.get_submodule(layer).get_parameter("weight").detach()
-        for layer in layers
-    }
+    found = chosen_weights(module, layers)
+    return {weight.parameter: weight.value.detach() for weight in found.values()}
 
 
 def masked_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Pruned:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..base import ScoredRemoval
 from ..caching import Entry
 from ..curvature import group_weight_curvature
-from ..layers import weight_name
+from ..layers import chosen_weights
 from ..objective import Constraint
-from ._prune_units import unit_biases, unit_effects
+from ._prune_units import Bias, unit_biases, unit_effects
 from ._pruned import Pruned, along_rows, masked_weights, weights_of
 
 __all__ = ["Pruning"]
@@ -54,7 +54,11 @@ class Pruning(ScoredRemoval[Pruned]):
             return masked_weights(weights, masks)
         whole = {name: along_rows(masks[name], w).expand_as(w) for name, w in weights.items()}
         own = dict(self.module.named_parameters())
-        units = {bias: masks[name] for name, some in self._biases().items() for bias in some}
+        units: dict[str, Tensor] = {}
+        for name, some in self._biases().items():
+            for bias, rows in some:
+                units.setdefault(bias, torch.ones_like(own[bias], dtype=torch.bool))
+                units[bias][rows] &= masks[name]
         biases = {name: own[name].detach() for name in units}
         return replace(masked_weights(weights, whole), biases=biases, units=units)
 
@@ -87,11 +91,13 @@ class Pruning(ScoredRemoval[Pruned]):
 
     def _measure(self, module: nn.Module) -> dict[str, Tensor]:
         found = group_weight_curvature(module, self.layers, self.sides(), **self.pass_settings())
-        shapes = {name: w.shape for name, w in weights_of(self.module, self.layers).items()}
-        named = {weight_name(layer): h for layer, h in found.items()}
-        return {name: h.reshape(2, *shapes[name]) for name, h in named.items()}
+        weights = chosen_weights(self.module, self.layers)
+        return {
+            weight.parameter: found[layer].reshape(2, *weight.value.shape)
+            for layer, weight in weights.items()
+        }
 
-    def _biases(self) -> dict[str, list[str]]:
+    def _biases(self) -> dict[str, list[Bias]]:
         return unit_biases(self.module, self.layers)
 
     def _first_effects(self) -> dict[str, Tensor]:

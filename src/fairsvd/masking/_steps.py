@@ -21,6 +21,7 @@ from ..base import (
     loss_of,
     stratified,
 )
+from ..layers import layer_parameters
 from ..objective import SHARPNESS, Constraint
 from ..training import tune
 
@@ -151,9 +152,7 @@ def _offer(best: Best[State], candidate: Candidate) -> bool:
 
 def _head(path: Path) -> list[str]:
     """Names of the output layer's parameters."""
-    layer = path.module.get_submodule(path.data.output_layer)
-    prefix = path.data.output_layer
-    return [f"{prefix}.{name}".lstrip(".") for name, _ in layer.named_parameters()]
+    return list(layer_parameters(path.module, path.data.output_layer))
 
 
 def _reset(path: Path, state: State) -> State:

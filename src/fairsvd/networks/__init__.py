@@ -6,11 +6,13 @@ from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
 from ._inference import all_features, all_logits, fast_logits
 from ._modules import MLP, ConvNet
 from ._outputs import ShiftedNetwork, fold_offset, raw_output, to_logits
+from ._weights import LayerWeight, layer_weights
 
 __all__ = [
     "MLP",
     "AdoptedNetwork",
     "ConvNet",
+    "LayerWeight",
     "ShiftedNetwork",
     "adopt",
     "all_features",
@@ -18,6 +20,7 @@ __all__ = [
     "fast_logits",
     "fold_offset",
     "known_classes",
+    "layer_weights",
     "probe_rows",
     "raw_output",
     "to_logits",

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
+
+from ..networks import layer_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,15 +78,21 @@ def removed_frame(editor: Any) -> pd.DataFrame:
 
     rows = []
     for name, masks in editor.masks_.items():
-        weight = editor.module_.get_submodule(name).weight
         full = min(masks["U"].shape[-2], masks["V"].shape[-2])
         rows.append(
             {
                 "layer": name,
-                "weight": " x ".join(map(str, weight.shape)),
+                "weight": " x ".join(map(str, _weight_shape(editor.module_, name))),
                 "rank": f"{editor.ranks_[name]} of {full}",
                 "U_removed": _share_removed(masks["U"]),
                 "V_removed": _share_removed(masks["V"]),
             }
         )
     return pd.DataFrame(rows).set_index("layer")
+
+
+def _weight_shape(module: nn.Module, layer: str) -> tuple[int, ...]:
+    """Shape of a layer's weight; a compressed layer multiplies it out."""
+    known = layer_weights(module).get(layer)
+    weight: Any = module.get_submodule(layer).weight if known is None else known.value
+    return tuple(weight.shape)
