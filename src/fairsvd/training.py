@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from .arrays import LabelledRows, to_device
 
 __all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ class CellBatches:
 
 
 def tune(
-    loss: Callable[[Batch], Tensor],
+    loss: Callable[[B], Tensor],
     parameters: Sequence[Tensor],
-    batches: Iterable[Batch],
+    batches: Iterable[B],
     *,
     n_steps: int,
     learning_rate: float,
@@ -154,11 +156,11 @@ def tune(
     Parameters
     ----------
     loss : callable
-        Maps a :class:`Batch` to a scalar.
+        Maps a batch to a scalar.
     parameters : sequence of Tensor
         Leaves that require gradients; changed in place.
-    batches : iterable of Batch
-        Endless, as :class:`CellBatches` are.
+    batches : iterable
+        Endless; of :class:`Batch` as from :class:`CellBatches`, or whatever ``loss`` takes.
     n_steps : int
     learning_rate : float
     every : int

@@ -1,0 +1,174 @@
+"""What a generator is for a hypernetwork: a module whose weights somebody else supplies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+__all__ = ["Generator", "as_generator", "draw_rows", "made", "natural_form", "row_nll"]
+
+
+class Generator(nn.Module):
+    """Base class of generators: pure functions of weights, rows and normal noise.
+
+    A subclass implements :meth:`nll` and :meth:`draw`, and :meth:`natural` where its tensors have
+    a form that is better compared. All of them run under ``torch.func.vmap``, many sets of
+    weights at a time: no step may depend on values (``if x > 0``), draw numbers itself or write
+    to buffers. Rows are those that the hypernetwork has normalised.
+
+    Attributes
+    ----------
+    noise_size : int
+        Independent standard normal numbers that one row needs.
+    has_density : bool
+        Whether :meth:`nll` is exact, rather than a bound.
+    """
+
+    noise_size: int
+    has_density: bool = False
+
+    def nll(self, X: Tensor, noise: Tensor) -> Tensor:
+        """Compute -log p of rows (n, ...), or a bound from above, as (n,); noise is (n, k)."""
+        raise NotImplementedError
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Map noise (n, noise_size) to rows (n, ...), differentiably in the weights."""
+        raise NotImplementedError
+
+    def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
+        """Name the tensors that two sets of weights are compared by.
+
+        Parameters
+        ----------
+        location : Tensor of shape (d,) or None
+        factor : Tensor of shape (d, d) or None
+            A normalised row z stands for the row ``location + factor @ z``.
+        """
+        named: dict[str, Tensor] = dict(self.named_parameters())
+        if location is not None and factor is not None:
+            named |= {"location": location, "factor": factor}
+        return named
+
+    def forward(self, method: str, *args: Any) -> Any:
+        """Call a method by name: the door through which weights are supplied."""
+        return getattr(self, method)(*args)
+
+
+class _Adapter(Generator):
+    """Any module with ``nll``, ``draw`` and ``noise_size`` in the place of a subclass."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+        self.noise_size = int(module.noise_size)
+        self.has_density = bool(getattr(module, "has_density", False))
+
+    def nll(self, X: Tensor, noise: Tensor) -> Tensor:
+        return self.module.nll(X, noise)
+
+    def draw(self, noise: Tensor) -> Tensor:
+        return self.module.draw(noise)
+
+    def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
+        own = getattr(self.module, "natural", None)
+        return super().natural(location, factor) if own is None else own(location, factor)
+
+
+def as_generator(module: Any) -> Generator:
+    """Take a module as a generator.
+
+    Parameters
+    ----------
+    module : Generator, or nn.Module with ``nll``, ``draw`` and ``noise_size``
+
+    Raises
+    ------
+    ValueError
+        It lacks one of them, or has no parameters that a hypernetwork could emit.
+    """
+    missing = [name for name in ("nll", "draw", "noise_size") if not hasattr(module, name)]
+    if missing:
+        raise ValueError(
+            f"generator is a {type(module).__name__} without {', '.join(missing)}: a generator "
+            "has nll(X, noise) -> (n,), draw(noise) -> rows, and noise_size, the count of normal "
+            "numbers a row needs."
+        )
+    if not any(True for _ in module.parameters()):
+        raise ValueError(f"generator {type(module).__name__} has no parameters to emit.")
+    return module if isinstance(module, Generator) else _Adapter(module)
+
+
+def made(kind: type[nn.Module], *args: Any, generator: torch.Generator, **kwargs: Any) -> Any:
+    """Make a linear or convolution layer, initialised from ``generator`` only."""
+    layer: Any = kind(*args, device="meta", **kwargs).to_empty(device="cpu")
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
+
+
+def row_nll(
+    generator: Generator, weights: Mapping[str, Tensor], sets: Tensor, noise: Tensor
+) -> Tensor:
+    """Compute -log p of every row of every data set under that set's own weights.
+
+    Parameters
+    ----------
+    generator : Generator
+    weights : mapping of str to Tensor of shape (n_sets, ...)
+    sets : Tensor of shape (n_sets, n, ...)
+    noise : Tensor of shape (n_sets, n, noise_size)
+
+    Returns
+    -------
+    nll : Tensor of shape (n_sets, n)
+    """
+
+    def one(own: dict[str, Tensor], rows: Tensor, z: Tensor) -> Tensor:
+        return functional_call(generator, own, ("nll", rows, z))
+
+    return vmap(one)(dict(weights), sets, noise)
+
+
+def draw_rows(generator: Generator, weights: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    """Draw rows from every set of weights.
+
+    Parameters
+    ----------
+    generator : Generator
+    weights : mapping of str to Tensor of shape (n_sets, ...)
+    noise : Tensor of shape (n_sets, n, noise_size)
+
+    Returns
+    -------
+    rows : Tensor of shape (n_sets, n, ...)
+        Normalised as the set's weights are.
+    """
+
+    def one(own: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(generator, own, ("draw", z))
+
+    return vmap(one)(dict(weights), noise)
+
+
+def natural_form(
+    generator: Generator,
+    weights: Mapping[str, Tensor],
+    location: Tensor | None,
+    factor: Tensor | None,
+) -> dict[str, Tensor]:
+    """Put every set of weights into natural form, tensors of shape (n_sets, ...)."""
+    if location is None or factor is None:
+        return vmap(lambda own: functional_call(generator, own, ("natural", None, None)))(
+            dict(weights)
+        )
+
+    def one(own: dict[str, Tensor], at: Tensor, by: Tensor) -> dict[str, Tensor]:
+        return functional_call(generator, own, ("natural", at, by))
+
+    return vmap(one)(dict(weights), location, factor)
