@@ -1,196 +1,222 @@
-"""Compare methods on tinted Fashion-MNIST, where the editing rows are as biased as the training.
+"""Compare editors, controls and a peer on images, by one protocol.
 
-Shirt against T-shirt; the colour follows the label for 90 % of 6,000 training rows and of 2,000
-editing rows, and for none of the 2,000 test rows. A quarter of the editing rows chooses.
+Tinted Fashion-MNIST, tinted digits and skin lesions, see :mod:`image_tasks`. Every row goes to a
+JSON-lines file as soon as it is measured, as :mod:`bench_methods` does.
 
     python benchmarks/bench_images.py --seeds 3 --out images.jsonl --table images.md --resume
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-from collections.abc import Sequence
-from functools import partial
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import many
 import numpy as np
-from bench_methods import append_row, attempt, names_of, read_rows, seeds_of
+from bench_methods import (
+    Row,
+    append_row,
+    hand_over,
+    known_shares,
+    measure,
+    parser,
+    plan,
+    read_rows,
+    rows_at,
+    seeds_of,
+    start_over,
+)
 from context import Context, Method, Outcome
-from controls import at_half, last_layer, one_threshold, plain_fine_tuning
-from controls import soft_gap_fine_tuning as soft_gap
+from controls import CONTROLS
+from image_tasks import FORMS, TASKS, ImageProblem, load_problem
 from nets import convnet, margins, train
-from ours import bias_mask, edit, fairlrf, pruner
-from protocol import evaluate
+from ours import OURS
+from peers import PEERS
+from protocol import evaluate, pool
 from tasks import Rows
 
-CLASSES = (0, 6)
-N_TRAIN, N_EDIT = 6000, 2000
-STRENGTH = 0.9
 CONSTRAINT = "equalized_odds"
-COLUMNS = ("accuracy", "equalized_odds_difference", "worst_cell", "seconds")
+EDITORS = (
+    "fairlrf",
+    "fairlrf-curvature",
+    "bias-mask",
+    "pruner",
+    "gap",
+    "perturbation",
+    "adversarial-fine-tuning",
+    "adversarial-debiasing",
+)
+RANDOM = ("fairlrf-random", "bias-mask-random")
+COLUMNS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "bal. acc.",
+    "equalized_odds_difference": "EO gap",
+    "demographic_parity_difference": "DP gap",
+    "worst_cell": "worst cell",
+    "seconds": "seconds",
+}
+# A cell with less than half the rows that independence of label and group would give it.
+SCARCE = 0.5
 
 
-def tinted(images: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> Rows:
-    """Tint images and bring them into the benchmark's form; label 1 is the shirt."""
-    from fairsvd.datasets import make_tinted
-
-    bunch = make_tinted(images, labels, strength, random_state=seed)
-    labels = (bunch.target == CLASSES[1]).astype(np.int64)
-    return Rows(bunch.images.astype(np.float32), labels, bunch.groups)
+def network_like(context_or_rows: Rows, seed: int, n_classes: int) -> Any:
+    """Make a new network that fits the rows."""
+    _, channels, side, _ = context_or_rows.X.shape
+    return convnet(channels, seed, side, n_classes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The rows of one seed.
-
-    Attributes
-    ----------
-    train, unbiased : Rows
-        The same 6,000 images, tinted with and without the bias.
-    edit, validation, test : Rows
-    """
-
-    train: Rows
-    unbiased: Rows
-    edit: Rows
-    validation: Rows
-    test: Rows
-
-
-def load_images(seed: int) -> Images:
-    """Draw and tint the rows of one seed."""
-    from sklearn.model_selection import train_test_split
-
-    from fairsvd.datasets import load_fashion_mnist
-
-    source = load_fashion_mnist(subset="train", classes=CLASSES)
-    held_out = load_fashion_mnist(subset="test", classes=CLASSES)
-    order = np.random.default_rng(seed).permutation(len(source.target))
-    first, second = order[:N_TRAIN], order[N_TRAIN : N_TRAIN + N_EDIT]
-    editing = tinted(source.images[second], source.target[second], STRENGTH, seed + 1)
-    edit_rows, validation = train_test_split(
-        np.arange(N_EDIT), test_size=0.25, stratify=editing.y * 2 + editing.g, random_state=seed
-    )
-    return Images(
-        train=tinted(source.images[first], source.target[first], STRENGTH, seed),
-        unbiased=tinted(source.images[first], source.target[first], 0.5, seed),
-        edit=Rows(*(column[edit_rows] for column in editing)),
-        validation=Rows(*(column[validation] for column in editing)),
-        test=tinted(held_out.images, held_out.target, 0.5, seed + 2),
-    )
-
-
-def prepare(images: Images, seed: int) -> Context:
-    """Train the base network on the biased training rows."""
-    network = train(convnet(3, seed), images.train.X, images.train.y, seed=seed, steps=0)
-    return Context(
-        network=network,
-        train=images.edit,
-        validation=images.validation,
-        test_X=images.test.X,
-        test_g=images.test.g,
-        groups=("red", "blue"),
-        seed=seed,
-        utility="cell_balanced_accuracy",
-        balance="cells",
-    )
-
-
-def oracle(context: Context, constraint: str, unbiased: Rows) -> Outcome:
+def oracle(context: Context, constraint: str) -> Outcome:
     """Train on unbiased rows, which nobody has, to see what the bias costs."""
-    network = train(convnet(3, context.seed), unbiased.X, unbiased.y, seed=context.seed, steps=0)
+    rows = context.unbiased
+    if rows is None:
+        raise ValueError("this task has no rows without a bias to train an oracle on")
+    n_classes = 1 + int(rows.y.max())
+    network = network_like(rows, context.seed, n_classes)
+    train(network, rows.X, rows.y, seed=context.seed, steps=0 if rows.X.shape[-1] > 8 else 1500)
+    if n_classes > 2:
+        return Outcome(many.logits(network, context.test_X).argmax(axis=1), {})
     return Outcome((margins(network, context.test_X) > 0).astype(int), {})
 
 
-METHODS = {
-    "untouched": Method(at_half, False, "untouched, threshold .5"),
-    "untouched-gap": Method(one_threshold, False, "untouched, one threshold under the gap"),
-    "oracle": Method(at_half, False, "oracle: trained on unbiased rows"),  # run_seed gives its rows
-    "plain-fine-tuning": Method(plain_fine_tuning, False, "plain fine-tuning"),
-    "last-layer": Method(last_layer, False, "last layer on balanced cells"),
-    "soft-gap-fine-tuning": Method(soft_gap, False, "full fine-tuning, cells alike, soft gap"),
-    "fairlrf": Method(partial(edit, make=fairlrf), False, "FairLRF (default)"),
-    "fairlrf-curvature": Method(
-        partial(edit, make=fairlrf, criterion="curvature", refine=None), False, "FairLRF, curvature"
-    ),
-    "bias-mask": Method(partial(edit, make=bias_mask), False, "bias mask (default)"),
-    "bias-mask-random": Method(
-        partial(edit, make=bias_mask, importance="random"), False, "bias mask, random, equal size"
-    ),
-    "pruner": Method(partial(edit, make=pruner), False, "weight pruning, learned (default)"),
+def chosen(names: Sequence[str], methods: Mapping[str, Method]) -> dict[str, Method]:
+    """Take some methods."""
+    return {name: methods[name] for name in names}
+
+
+OWN = {**chosen(EDITORS, OURS), **chosen(RANDOM, OURS)}
+ORACLE = {"oracle": Method(oracle, False, "oracle: trained on unbiased rows")}
+TWO_CLASSES = {
+    **chosen(("untouched", "untouched-gap"), CONTROLS),
+    **ORACLE,
+    **chosen(("plain-fine-tuning", "last-layer", "soft-gap-fine-tuning"), CONTROLS),
+    **OWN,
+    **chosen(("removal-as-it-is",), OURS),
+    **chosen(("oxonfair-inferred", "oxonfair-actual"), PEERS),
 }
+MANY_CLASSES = {**many.CONTROLS, **ORACLE, **OWN}
 
 
-def run_seed(seed: int, names: Sequence[str], out: Path) -> None:
-    """Measure the missing methods of one seed."""
+def fitting(problem: ImageProblem) -> dict[str, Method]:
+    """List the methods that a task can be measured with."""
+    methods = MANY_CLASSES if problem.n_classes > 2 else TWO_CLASSES
+    # The oracle's rows are the same for every form of the editing rows.
+    without = problem.unbiased is None or problem.form == "unbiased"
+    return {name: m for name, m in methods.items() if not (without and name == "oracle")}
+
+
+def is_scarce(rows: Rows) -> bool:
+    """Say whether some (label, group) cell is nearly empty, so that cells are to weigh alike."""
+    table = np.zeros((1 + rows.y.max(), 1 + rows.g.max()))
+    np.add.at(table, (rows.y, rows.g), 1)
+    independent = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    return bool((table < SCARCE * independent).any())
+
+
+def prepare(problem: ImageProblem) -> Context:
+    """Train the base network and hide the labels of the test rows."""
+    network = network_like(problem.base, problem.seed, problem.n_classes)
+    train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
+    cells = is_scarce(pool([problem.train, problem.validation]))
+    kind = many.ManyContext if problem.n_classes > 2 else Context
+    return kind(
+        network=network,
+        train=problem.train,
+        validation=problem.validation,
+        test_X=problem.test.X,
+        test_g=problem.test.g,
+        groups=problem.groups,
+        seed=problem.seed,
+        utility="cell_balanced_accuracy" if cells else "balanced_accuracy",
+        balance="cells" if cells else "classes",
+        unbiased=problem.unbiased,
+    )
+
+
+def run_cell(
+    task: str, form: str, seed: int, names: Sequence[str], dev: bool, quick: bool, out: Path
+) -> None:
+    """Measure the missing methods of one task, form and seed."""
     import torch
 
     torch.set_num_threads(1)
-    images = load_images(seed)
-    context = prepare(images, seed)
-    for name in names:
-        method = METHODS[name]
-        if name == "oracle":
-            run = partial(oracle, unbiased=images.unbiased)
-            method = dataclasses.replace(method, run=run)
-        outcome, row = attempt(method, context, CONSTRAINT)
-        row.update(task="tinted-fashion", form="blind", seed=seed, dev=False)
-        row.update(constraint=CONSTRAINT, method=name, needs_group=False)
-        if outcome is not None:
-            row.update(notes=outcome.notes)
-            row.update(evaluate(outcome.predictions, images.test, CONSTRAINT, context.before))
-        append_row(out, row)
+    problem = load_problem(task, form, seed, dev=dev, quick=quick)
+    methods = {name: m for name, m in fitting(problem).items() if name in names}
+    if not methods:
+        return
+    context = prepare(problem)
+    here = {"task": task, "form": form, "seed": seed, "dev": dev}
+    context.shares.update(known_shares(rows_at(out, here)))
+    judge = many.evaluate if problem.n_classes > 2 else evaluate
+    for name, method in methods.items():
+        row = measure(context, problem, CONSTRAINT, method, judge)
+        append_row(out, {**here, "method": name, **row, "balance": context.balance})
 
 
-def cell(rows: Sequence[dict[str, Any]], column: str) -> str:
-    """Write the mean over seeds and the range."""
-    values = [row[column] for row in rows]
-    return f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+def figure(rows: Sequence[Row], column: str) -> str:
+    """Write the mean over seeds and, where there are several, the range."""
+    values, digits = [row[column] for row in rows], 0 if column == "seconds" else 3
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Write the table, methods in the order of ``METHODS``."""
-    lines = ["| method | accuracy | EO gap | worst cell | seconds | seeds |", "|" + "---|" * 6]
-    for name, method in METHODS.items():
+def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
+    """Write one table, methods in the order of ``labels``; failures count in the last cell."""
+    head = ["method", *COLUMNS.values(), "seeds"]
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for name, label in labels.items():
         own = [row for row in rows if row["method"] == name]
         good = [row for row in own if not row["error"]]
-        cells = [cell(good, column) for column in COLUMNS] if good else ["-"] * len(COLUMNS)
         failed = "".join(f"; failed: {row['error'][:80]}" for row in own if row["error"])
+        cells = [figure(good, column) if good else "-" for column in COLUMNS]
         if own:
-            lines.append("| " + " | ".join([method.label, *cells, f"{len(good)}{failed}"]) + " |")
-    return "\n".join(lines) + "\n"
+            needs = " (told the group)" if own[0]["needs_group"] else ""
+            remark = f"{len(good)}{failed}".replace("|", "/")
+            yield "| " + " | ".join([label + needs, *cells, remark]) + " |"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write a table for every task and form, the mean over seeds and the range."""
+    labels = {name: m.label for name, m in {**MANY_CLASSES, **TWO_CLASSES}.items()}
+    lines: list[str] = []
+    order = {name: position for position, name in enumerate(TASKS)}
+
+    def place(row: Row) -> tuple[int, str]:
+        return order[row["task"]], row["form"]
+
+    for _, group in groupby(sorted(rows, key=place), key=place):
+        found = list(group)
+        weighs = "/".join(sorted({row["balance"] for row in found}))
+        title = f"### {found[0]['task']}, editing rows {found[0]['form']}"
+        note = f"The controls' utility and losses weigh {weighs} alike."
+        lines += [title, "", note, "", *lines_of(found, labels), ""]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing and write the table."""
+    """Measure what is missing and write the tables."""
     from joblib import Parallel, delayed
 
-    parser = argparse.ArgumentParser(description="Compare methods on tinted Fashion-MNIST.")
-    parser.add_argument("--methods", type=names_of(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("3"))
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("images.jsonl"))
-    parser.add_argument("--table", type=Path, default=None, help="Markdown file; default: print")
-    parser.add_argument("--resume", action="store_true", help="skip the rows that --out has")
-    args = parser.parse_args(arguments)
-    if not args.resume and args.out.exists():
-        args.out.unlink()
-    done = {(row["seed"], row["method"]) for row in read_rows(args.out)}
-    todo: dict[int, list[str]] = {}
-    for seed, name in product(args.seeds, args.methods):
-        if (seed, name) not in done:
-            todo.setdefault(seed, []).append(name)
+    methods = list({**TWO_CLASSES, **MANY_CLASSES})
+    made = parser("Compare methods on images.", TASKS, list(TASKS), FORMS, [CONSTRAINT], methods)
+    made.add_argument("--quick", action="store_true", help="a few hundred rows: to see it run")
+    made.set_defaults(seeds=seeds_of("3"), constraints=[CONSTRAINT], out=Path("images.jsonl"))
+    args = made.parse_args(arguments)
+    start_over(args)
+    cells = [
+        (task, form, seed, [name for _, name in todo])
+        for task, form, seed, todo in plan(args)
+        if form in TASKS[task].forms
+    ]
     Parallel(n_jobs=args.jobs)(
-        delayed(run_seed)(seed, names, args.out) for seed, names in todo.items()
+        delayed(run_cell)(*cell, dev=args.dev, quick=args.quick, out=args.out) for cell in cells
     )
-    text = markdown(read_rows(args.out))
-    if args.table is None:
-        print(text)
-    else:
-        args.table.write_text(text)
+    rows = [row for row in read_rows(args.out) if row["dev"] == args.dev]
+    hand_over(markdown(rows), args.table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,25 @@ def attempt(method: Method, context: Context, constraint: str) -> tuple[Outcome 
     return outcome, {"seconds": seconds, "warnings": names, "error": error}
 
 
-def measure(context: Context, problem: Problem, constraint: str, name: str) -> Row:
+def measure(
+    context: Context,
+    problem: Any,
+    constraint: str,
+    method: Method,
+    judge: Callable[..., dict[str, Any]] = evaluate,
+) -> Row:
     """Run one method on one problem and measure its predictions for the test rows."""
-    method = METHODS[name]
     outcome, row = attempt(method, context, constraint)
-    row.update(constraint=constraint, method=name, needs_group=method.needs_group)
+    row.update(constraint=constraint, needs_group=method.needs_group)
     if outcome is not None:
         row.update(notes=outcome.notes, groups=problem.groups)
-        row.update(evaluate(outcome.predictions, problem.test, constraint, context.before))
+        row.update(judge(outcome.predictions, problem.test, constraint, context.before))
     return row
+
+
+def rows_at(path: Path, here: Row) -> list[Row]:
+    """Read the rows of one task, form and seed."""
+    return [row for row in read_rows(path) if {k: row[k] for k in here} == here]
 
 
 def known_shares(rows: Iterable[Row]) -> dict[str, float]:
@@ -114,10 +124,10 @@ def run_cell(
     problem = load_problem(task, form, seed, dev=dev)
     context = prepare(problem)
     here = {"task": task, "form": form, "seed": seed, "dev": dev}
-    earlier = [row for row in read_rows(out) if {k: row[k] for k in here} == here]
-    context.shares.update(known_shares(earlier))
+    context.shares.update(known_shares(rows_at(out, here)))
     for constraint, name in todo:
-        append_row(out, {**here, **measure(context, problem, constraint, name)})
+        row = measure(context, problem, constraint, METHODS[name])
+        append_row(out, {**here, "method": name, **row})
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
@@ -153,15 +163,23 @@ def names_of(known: Iterable[str]) -> Any:
     return parse
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    made = argparse.ArgumentParser(description="Compare methods on tables by one protocol.")
+def parser(
+    about: str,
+    tasks: Iterable[str],
+    default_tasks: Sequence[str],
+    forms: Sequence[str],
+    constraints: Sequence[str],
+    methods: Iterable[str],
+) -> argparse.ArgumentParser:
+    """Describe the command line of a benchmark that compares methods on tasks."""
+    methods = list(methods)
+    made = argparse.ArgumentParser(description=about)
     add = made.add_argument
-    add("--tasks", type=names_of(TASKS), default=list(DEFAULT_TASKS))
-    add("--forms", type=names_of(FORMS), default=list(FORMS))
-    add("--constraints", type=names_of(CONSTRAINTS), default=list(CONSTRAINTS))
-    add("--methods", type=names_of(METHODS), default=list(METHODS))
-    add("--seeds", type=seeds_of, default=seeds_of("6"), help="a number, or a list with a comma")
+    add("--tasks", type=names_of(tasks), default=list(default_tasks))
+    add("--forms", type=names_of(forms), default=list(forms))
+    add("--constraints", type=names_of(CONSTRAINTS), default=list(constraints))
+    add("--methods", type=names_of(methods), default=methods)
+    add("--seeds", type=seeds_of, default=None, help="a number, or a list with a comma")
     add("--jobs", type=int, default=1)
     add("--out", type=Path, default=Path("results.jsonl"), help="JSON-lines file")
     add("--table", type=Path, default=None, help="Markdown file; default: print")
@@ -171,22 +189,35 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def start_over(args: argparse.Namespace) -> None:
+    """Remove the file of rows unless it is to be resumed."""
+    if not args.resume and args.out.exists():
+        args.out.unlink()
+
+
+def hand_over(text: str, table: Path | None) -> None:
+    """Write the tables to a file, or print them."""
+    if table is None:
+        print(text)
+    else:
+        table.write_text(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing and write the tables."""
     from joblib import Parallel, delayed
 
-    args = parser().parse_args(arguments)
-    if not args.resume and args.out.exists():
-        args.out.unlink()
+    about = "Compare methods on tables by one protocol."
+    made = parser(about, TASKS, DEFAULT_TASKS, FORMS, CONSTRAINTS, METHODS)
+    made.set_defaults(seeds=seeds_of("6"))
+    args = made.parse_args(arguments)
+    start_over(args)
     Parallel(n_jobs=args.jobs)(
         delayed(run_cell)(*cell, dev=args.dev, out=args.out) for cell in list(plan(args))
     )
     rows = [row for row in read_rows(args.out) if row["dev"] == args.dev]
-    text = markdown(rows, {name: method.label for name, method in METHODS.items()})
-    if args.table is None:
-        print(text)
-    else:
-        args.table.write_text(text)
+    labels = {name: method.label for name, method in METHODS.items()}
+    hand_over(markdown(rows, labels), args.table)
 
 
 if __name__ == "__main__":

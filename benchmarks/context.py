@@ -53,6 +53,8 @@ class Context:
         How the controls' cross-entropy weighs rows.
     shares : dict
         The share of entries that the default edit removed, by constraint.
+    unbiased : Rows or None
+        Rows without the planted bias that the base network was trained with, for the oracle only.
     """
 
     network: nn.Module
@@ -65,6 +67,7 @@ class Context:
     utility: str = "balanced_accuracy"
     balance: str = "classes"
     shares: dict[str, float] = field(default_factory=dict)
+    unbiased: Rows | None = None
 
     @cached_property
     def sample(self) -> Rows:

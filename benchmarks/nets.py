@@ -10,7 +10,7 @@ import torch
 from tasks import Rows
 from torch import nn
 
-__all__ = ["convnet", "fine_tune", "margins", "mlp", "train"]
+__all__ = ["PER_BATCH", "STEEPNESS", "convnet", "fine_tune", "in_blocks", "margins", "mlp", "train"]
 
 PER_BATCH = 256
 # The soft rates are sigmoid(4 x margin): steep enough to count, flat enough to have a gradient.
@@ -26,14 +26,32 @@ def mlp(width: int, seed: int, outputs: int = 2) -> nn.Sequential:
         )
 
 
-def convnet(channels: int, seed: int) -> nn.Sequential:
-    """Make the base network of 28 x 28 images: convolutions 16/32/64, two linear layers."""
+def convnet(channels: int, seed: int, side: int = 28, outputs: int = 2) -> nn.Sequential:
+    """Make the base network of images: convolutions 16/32/64, each pooled, and two linear layers.
+
+    Parameters
+    ----------
+    channels : int
+    seed : int
+        Of the initial weights.
+    side : int, default=28
+        Height and width of the images.
+    outputs : int, default=2
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
         for before, after in ((channels, 16), (16, 32), (32, 64)):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 2))
+        flat = 64 * (side // 8) ** 2
+        head = [nn.Flatten(), nn.Linear(flat, 64), nn.ReLU(), nn.Linear(64, outputs)]
+        return nn.Sequential(*layers, *head)
+
+
+def as_inputs(X: np.ndarray) -> torch.Tensor:
+    """Give features as a tensor; images with their channels last, which convolutions like."""
+    inputs = torch.from_numpy(X)
+    return inputs.contiguous(memory_format=torch.channels_last) if X.ndim == 4 else inputs
 
 
 def train(
@@ -66,7 +84,7 @@ def train(
     module : nn.Module
         In eval mode.
     """
-    inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
+    inputs, labels = as_inputs(X), torch.from_numpy(y)
     scale = torch.ones(len(y)) if weights is None else torch.from_numpy(weights).float()
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
@@ -83,11 +101,17 @@ def train(
     return module.eval()
 
 
-def margins(module: nn.Module, X: np.ndarray) -> np.ndarray:
-    """Compute logit 1 minus logit 0 of every row; float64 ndarray of shape (n,)."""
+def in_blocks(module: nn.Module, X: np.ndarray) -> torch.Tensor:
+    """Run a network on all rows; images in blocks that the cache can hold."""
     module.eval()
     with torch.no_grad():
-        logits = torch.cat([module(block) for block in torch.from_numpy(X).split(1024)])
+        blocks = as_inputs(X).split(64 if X.ndim == 4 else 1024)
+        return torch.cat([module(block) for block in blocks])
+
+
+def margins(module: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Compute logit 1 minus logit 0 of every row; float64 ndarray of shape (n,)."""
+    logits = in_blocks(module, X)
     return (logits[:, 1] - logits[:, 0]).double().numpy()
 
 
@@ -170,7 +194,7 @@ def fine_tune(
     free = [p for name, p in tuned.named_parameters() if names is None or name in names]
     optimizer = torch.optim.Adam(free, lr=rate)
     generator = torch.Generator().manual_seed(seed)
-    inputs, cells = torch.from_numpy(rows.X), cell_members(rows)
+    inputs, cells = as_inputs(rows.X), cell_members(rows)
     shares = torch.tensor([len(cell) for cell in cells]).float().reshape(-1, 2)
     shares /= shares.sum()
     weights, sign = cell_weights(shares, balance), torch.tensor([1.0, -1.0]).reshape(1, 2, 1)

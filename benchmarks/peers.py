@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from context import Context, Method, Outcome
-from nets import margins, mlp, train
+from nets import convnet, margins, mlp, train
 from protocol import FRACTION, TOLERANCE, pool
 from sklearn.base import BaseEstimator, ClassifierMixin
 from tasks import Rows
+from torch import nn
 
 __all__ = ["PEERS"]
 
@@ -58,6 +59,14 @@ class Probabilities(ClassifierMixin, BaseEstimator):
         return self.predict_proba(X).argmax(axis=1)
 
 
+def like_base(context: Context) -> nn.Module:
+    """Make a new network of the base network's shape."""
+    width, *sides = context.train.X.shape[1:]
+    if sides:
+        return convnet(width, context.seed + 1, sides[0])
+    return mlp(width, context.seed + 1)
+
+
 def oxonfair_predictions(context: Context, constraint: str, inferred: bool) -> np.ndarray:
     """Fit OxonFair's DeepFairPredictor and predict (Delaney et al., arXiv:2407.13710).
 
@@ -68,9 +77,10 @@ def oxonfair_predictions(context: Context, constraint: str, inferred: bool) -> n
     from oxonfair import DeepDataDict, DeepFairPredictor
     from oxonfair.utils import group_metrics
 
-    guess = mlp(context.train.X.shape[1], context.seed + 1)
+    guess = like_base(context)
     if inferred:
-        train(guess, context.train.X, context.train.g, seed=context.seed + 1)
+        few = {"steps": 0} if context.train.X.ndim == 4 else {}
+        train(guess, context.train.X, context.train.g, seed=context.seed + 1, **few)
 
     def heads(X: np.ndarray) -> np.ndarray:
         return np.stack([margins(context.network, X), logistic(margins(guess, X))], axis=1)
