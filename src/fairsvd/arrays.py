@@ -57,6 +57,8 @@ class Batches:
         Maps row numbers and a seed to rows as a step of training is to see them.
     stamp : callable, optional
         Maps row numbers to what tells those rows from others without reading them.
+    channels_last : bool, default=False
+        Hand images out with their channels last in memory; shapes stay as they are.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
@@ -66,6 +68,7 @@ class Batches:
     most: int | None = None
     fetch_augmented: Callable[[NDArray[np.int64], int], Tensor] | None = None
     stamp: Callable[[NDArray[np.int64]], Any] | None = None
+    channels_last: bool = False
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -73,14 +76,21 @@ class Batches:
 
     def __getitem__(self, positions: Any) -> Tensor:
         """Read the rows at ``positions`` (a slice or an integer array) as one tensor."""
-        return self.fetch(self.index[positions]).to(self.dtype)
+        return self._handed_out(self.fetch(self.index[positions]))
 
     def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
         """Read rows for a step of training: augmented, with draws from ``generator``, or plain."""
         if self.fetch_augmented is None:
             return self[positions]
         seed = int(torch.randint(2**31, (), generator=generator))
-        return self.fetch_augmented(self.index[positions], seed).to(self.dtype)
+        return self._handed_out(self.fetch_augmented(self.index[positions], seed))
+
+    def _handed_out(self, rows: Tensor) -> Tensor:
+        if not self.channels_last:
+            return rows.to(self.dtype)
+        # Not by ``to``: of grey images, whose order is both at once, it changes nothing.
+        turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
+        return turned.copy_(rows)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """Yield all rows in order, ``size`` at a time."""
@@ -99,6 +109,10 @@ class Batches:
     def astype(self, dtype: torch.dtype) -> Batches:
         """Hand out another dtype."""
         return replace(self, dtype=dtype)
+
+    def with_channels_last(self) -> Batches:
+        """Hand out images (n, C, H, W) in the order (n, H, W, C) in memory."""
+        return replace(self, channels_last=True)
 
     def held(self) -> Batches:
         """Read all rows once and keep them, for many passes, where one block can hold them."""
