@@ -20,6 +20,7 @@ from ._copula_fit import (
     pairwise_correlation,
     ridged,
     shrunk,
+    unstepped,
 )
 from ._sampler_base import CellGenerator, Cells
 from ._sampler_codec import Encoded
@@ -60,7 +61,8 @@ class CopulaGenerator(CellGenerator):
     label, and that to the table's, each by Schaefer and Strimmer's (2005) analytic amount, so
     that a cell of two rows has its label's correlations and one of thousands its own (the
     table's has a ridge of d / (n + d) for d columns); (3) correlated normal draws are mapped
-    back. The way back is linear between
+    back, their correlations raised by what categories and values that many rows share hide of
+    them. The way back is linear between
     values that occur, so that numbers stay within the table's range, and a value that many rows
     share keeps its share. Ordered and other categories take observed values only; those without
     an order are placed on a line near the rows that they come with, which keeps one dimension of
@@ -120,10 +122,11 @@ class CopulaGenerator(CellGenerator):
         return scores
 
     def _draw(self, cell: int, n: int, rng: np.random.Generator) -> Encoded:
-        factor = factor_of(self.correlations_[self._cells.keys[cell]])
-        u = ndtr(rng.standard_normal((n, len(factor))) @ factor.T)
         weights = self._weights(self._cells, cell)
         margins = [column.margin(weights) for column in self._columns]
+        kept = np.array([1.0 if margin is None else margin.kept for margin in margins])
+        factor = factor_of(unstepped(self.correlations_[self._cells.keys[cell]], kept))
+        u = ndtr(rng.standard_normal((n, len(factor))) @ factor.T)
         numbers, codes = self._numbers(margins, u), self._codes(margins, u)
         pattern = self._codec.encoded.take(rng.choice(self._cells.members(cell), size=n))
         return Encoded(

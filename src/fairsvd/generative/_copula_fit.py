@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 __all__ = [
     "Margin",
@@ -17,10 +18,17 @@ __all__ = [
     "pairwise_correlation",
     "ridged",
     "shrunk",
+    "unstepped",
 ]
 
 # Steps of the power iteration that orders categories; the order settles long before.
 POWER_STEPS = 20
+
+# Coarser steps are not made up for any further: what is seen of them is mostly noise.
+LEAST_KEPT = 0.3
+
+# Strongest correlation that making up for steps may arrive at.
+STRONGEST = 0.99
 
 # Smallest eigenvalue of a correlation matrix that is drawn from.
 LEAST_EIGENVALUE = 1e-6
@@ -80,6 +88,20 @@ class Margin:
     def middles(self) -> NDArray[np.float64]:
         """Middle of every step, in (0, 1)."""
         return self.upper - np.diff(self.upper, prepend=0) / 2
+
+    @property
+    def kept(self) -> float:
+        """Correlation of a normal variable with the scores of the steps that it falls into.
+
+        1 without ties; of two values with the rates p and q, phi / sqrt(p q): the factor by which
+        a correlation falls when one of its variables is seen in steps only.
+        """
+        weight = np.diff(self.upper, prepend=0)
+        score = ndtri(self.middles)
+        density = np.exp(-(ndtri(self.upper) ** 2) / 2) / np.sqrt(2 * np.pi)
+        shared = (score * (np.concatenate([[0.0], density[:-1]]) - density)).sum()
+        spread = np.sqrt((weight * score**2).sum() - (weight * score).sum() ** 2)
+        return float(shared / spread) if spread > 1e-9 else 1.0
 
     def middle_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the position in (0, 1) of values that occur."""
@@ -230,6 +252,24 @@ def shrunk(
     noise = ((1 - r**2) ** 2).sum() / (n_rows - 1)
     part = 1.0 if distance <= noise else float(noise / distance)
     return part * target + (1 - part) * correlation
+
+
+def unstepped(correlation: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo what seeing variables in steps has taken from their correlations.
+
+    Parameters
+    ----------
+    correlation : ndarray of shape (d, d)
+        Of scores of steps.
+    kept : ndarray of shape (d,)
+        :attr:`Margin.kept` of every column.
+    """
+    kept = np.maximum(kept, LEAST_KEPT)
+    raised = np.clip(correlation / np.outer(kept, kept), -STRONGEST, STRONGEST)
+    # What was stronger before, two copies of a column say, stays as strong.
+    raised = np.where(np.abs(raised) > np.abs(correlation), raised, correlation)
+    np.fill_diagonal(raised, 1.0)
+    return raised
 
 
 def factor_of(correlation: NDArray[np.float64]) -> NDArray[np.float64]:

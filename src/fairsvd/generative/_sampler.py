@@ -165,8 +165,10 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, y, sensitive_features
-            As in :meth:`fit_resample`.
+        X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
+        y : array-like of shape (n,)
+        sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
+            All as in :meth:`fit_resample`.
 
         Returns
         -------

@@ -136,17 +136,21 @@ def _is_whole(series: pd.Series, numbers: NDArray[np.float64]) -> bool:
     return not types.is_float_dtype(series.dtype)
 
 
-def _float_limit(value: float, bound: int) -> float:
-    """Return a float64 on the inner side of an integer that it cannot hold."""
-    return float(np.nextafter(value, 0.0)) if abs(int(value)) > abs(bound) else value
+def _inner_limits(low: int, high: int) -> tuple[float, float]:
+    """Return the floats nearest to two integers that do not lie outside them."""
+    first, last = float(low), float(high)
+    first = np.nextafter(first, np.inf) if int(first) < low else first
+    last = np.nextafter(last, -np.inf) if int(last) > high else last
+    return float(first), float(last)
 
 
 def _number_column(series: pd.Series, numbers: NDArray[np.float64]) -> Column:
     kind = "integer" if _is_whole(series, numbers) else "number"
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if kind == "integer" and max(abs(low), abs(high)) >= 2**53:
+        # Beyond that not every integer is a float, and rounding may leave the range.
         known = series.dropna().astype("int64") if series.dtype.kind in "mM" else series.dropna()
-        low, high = _float_limit(low, int(known.min())), _float_limit(high, int(known.max()))
+        low, high = _inner_limits(int(known.min()), int(known.max()))
     lacking = np.flatnonzero(np.isnan(numbers))
     missing = series.iloc[lacking[0]] if len(lacking) else None
     return Column(kind, series.dtype, None, low, high, missing)

@@ -40,8 +40,8 @@ class SamplerData:
         Those that occur; one nameless group where there are none.
     y_codes, group_codes : ndarray of shape (n,), int64
         The group is -1 where it is missing and ignored.
-    is_list : bool
-        Whether X came as a list.
+    lists : tuple of bool
+        Whether X and y came as lists.
     """
 
     X: Any
@@ -52,7 +52,7 @@ class SamplerData:
     groups: list[Any]
     y_codes: NDArray[np.int64]
     group_codes: NDArray[np.int64]
-    is_list: bool
+    lists: tuple[bool, bool]
 
     @property
     def keys(self) -> list[Any]:
@@ -90,7 +90,7 @@ def read_sampler_inputs(
     GroupError
         The groups cannot be used, or there is one only.
     """
-    is_list, read = isinstance(X, list), read_rows(X)
+    lists, read = (isinstance(X, list), isinstance(y, list)), read_rows(X)
     if y is None:
         raise ValueError("y is None: CellSampler balances (label, group) cells; pass the labels.")
     y = y if hasattr(y, "iloc") or not isinstance(y, (list, tuple)) else np.asarray(y)
@@ -108,7 +108,7 @@ def read_sampler_inputs(
     else:
         _warn_missing()
         codes = np.zeros(len(read), dtype=np.int64)
-        return SamplerData(read, y, None, None, labels, [None], y_codes, codes, is_list)
+        return SamplerData(read, y, None, None, labels, [None], y_codes, codes, lists)
     groups = encode_groups(sensitive, len(read), missing=missing)
     if len(groups.labels) < 2:
         raise GroupError(
@@ -116,7 +116,7 @@ def read_sampler_inputs(
             "with two values or more, or none at all to balance the classes."
         )
     return SamplerData(
-        read, y, sensitive, source, labels, list(groups.labels), y_codes, groups.codes, is_list
+        read, y, sensitive, source, labels, list(groups.labels), y_codes, groups.codes, lists
     )
 
 

@@ -58,7 +58,10 @@ def assembled(
         X = X.set_axis(index, axis=0)
     if sensitive is not None and sensitive.shape[1] == 1:
         sensitive = sensitive.iloc[:, 0]
-    return (X.tolist() if data.is_list else X), _labels(data.y, source, index), sensitive
+    labels = _labels(data.y, source, index)
+    if data.lists[1] and index is None:
+        labels = labels.tolist()
+    return (X.tolist() if data.lists[0] else X), labels, sensitive
 
 
 def _group_index(sensitive: pd.DataFrame) -> pd.Index:

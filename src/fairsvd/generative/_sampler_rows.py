@@ -19,14 +19,18 @@ def read_rows(X: Any) -> Any:
     Raises
     ------
     ValueError
-        X is sparse or complex, has other than 2 or 4 dimensions, no rows, or infinite values.
+        X is sparse or complex, has other than 2 or 4 dimensions, no rows, infinite values, or
+        columns of one name.
     """
-    if hasattr(X, "toarray") or any("Sparse" in str(d) for d in getattr(X, "dtypes", [])):
+    if hasattr(X, "toarray") or (is_frame(X) and any("Sparse" in str(d) for d in X.dtypes)):
         raise ValueError(
             "X is sparse: generated rows are dense; pass X.toarray() or a dense table."
         )
     if not is_frame(X):
         X = _as_array(X)
+    elif X.columns.has_duplicates:
+        twice = X.columns[X.columns.duplicated()].unique().tolist()
+        raise ValueError(f"X has several columns named {twice}: give each a name of its own.")
     if X.ndim not in (2, 4) or 0 in X.shape:
         raise ValueError(
             f"X has the shape {tuple(X.shape)}: pass a table (n, n_columns) or images "

@@ -150,10 +150,10 @@ def check_sources(
         return
     empty = [key for key, n in small.items() if n == 0]
     advice = (
-        f"{empty} have no rows at all, so that nothing is known of them: merge groups, or pass "
-        "sampling_strategy as a dict of the cells to fill"
+        f"Cells {empty} have no rows at all, so that nothing is known of them: merge groups, or "
+        "pass sampling_strategy as a dict of the cells to fill"
         if empty
-        else "lower min_cell_size, merge groups, or pass sampling_strategy as a dict of the cells "
+        else "Lower min_cell_size, merge groups, or pass sampling_strategy as a dict of the cells "
         "to fill"
     )
     raise GroupError(

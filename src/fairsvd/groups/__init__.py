@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._encode import MISSING_LABEL, Groups, cell_codes, encode_groups, require_two_groups
-from ._locate import Located, drop_sensitive, find_sensitive
+from ._locate import Located, drop_sensitive, find_sensitive, is_frame
 
 __all__ = [
     "MISSING_LABEL",
@@ -13,5 +13,6 @@ __all__ = [
     "drop_sensitive",
     "encode_groups",
     "find_sensitive",
+    "is_frame",
     "require_two_groups",
 ]
