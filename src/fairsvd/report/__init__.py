@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ._fit import chosen_candidate, removed_frame, resolved_utility
 from ._plot import plot_tradeoff
+from ._plot_autophagy import plot_autophagy
+from ._plot_cells import plot_cells
 from ._plot_mask import plot_mask
 from ._tables import before_after, format_table, gap_estimates, small_cells
 
@@ -12,6 +14,8 @@ __all__ = [
     "chosen_candidate",
     "format_table",
     "gap_estimates",
+    "plot_autophagy",
+    "plot_cells",
     "plot_mask",
     "plot_tradeoff",
     "removed_frame",

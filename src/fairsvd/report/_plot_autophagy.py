@@ -1,0 +1,134 @@
+"""The plot of an autophagy audit: what is lost from generation to generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["plot_autophagy"]
+
+# Okabe and Ito's palette, distinct for colour-blind eyes too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+WHOLE_COLOR, PALE = "#222222", "#8A8A8A"
+
+# What a measure is called, and where it would be if nothing were lost.
+LABELS: dict[str, tuple[str, float | None]] = {
+    "share": ("share of the rows", None),
+    "share_ratio": ("imbalance, relative to the real one", 1.0),
+    "frechet_distance": ("Frechet distance", 0.0),
+    "variance_ratio": ("variance, relative to the real one", 1.0),
+    "extinct_categories": ("extinct categories", 0.0),
+    "detector_auc": ("AUC of a detector", 0.5),
+    "extinct": ("extinct (1) or not (0)", 0.0),
+}
+
+
+def plot_autophagy(
+    audit: Any,
+    *,
+    measures: Sequence[str] = ("share", "frechet_distance", "variance_ratio", "detector_auc"),
+    axes: Any = None,
+) -> NDArray[Any]:
+    """Plot the summary of an autophagy audit, a panel for each measure.
+
+    A line is the median over loops, the band around it lies between the quantiles of the audit;
+    a dashed line is where samples like the real rows would be.
+
+    Parameters
+    ----------
+    audit : Bunch
+        As :func:`fairsvd.autophagy_audit` returns it.
+    measures : sequence of str
+        Of the measures in ``audit.summary``. Default: share, Frechet distance, variance ratio and
+        detector AUC.
+    axes : sequence of matplotlib Axes, default=None
+        Where to draw, one for each measure. None: an own figure, ``axes[0].figure``, that pyplot
+        does not know of.
+
+    Returns
+    -------
+    axes : ndarray of Axes, of shape (n_measures,)
+
+    Raises
+    ------
+    ValueError
+        A measure is unknown, or there are not as many axes as measures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from fairsvd import autophagy_audit
+    >>> from fairsvd.report import plot_autophagy
+    >>> X = np.random.default_rng(0).normal(size=(60, 2))
+    >>> settings = {"n_generations": 2, "n_seeds": 2, "detector": None, "random_state": 0}
+    >>> audit = autophagy_audit(GaussianMixture(), X, **settings)
+    >>> [ax.get_ylabel() for ax in plot_autophagy(audit, measures=["variance_ratio"])]
+    ['variance, relative to the real one']
+    """
+    unknown = [name for name in measures if name not in LABELS]
+    if unknown or not len(measures):
+        raise ValueError(f"measures={list(measures)}: wanted some of {', '.join(LABELS)}.")
+    axes = _new_axes(len(measures)) if axes is None else np.asarray(axes, dtype=object).reshape(-1)
+    if len(axes) != len(measures):
+        raise ValueError(f"axes holds {len(axes)} Axes for {len(measures)} measures: pass as many.")
+    for ax, name in zip(axes, measures, strict=True):
+        _draw(ax, audit.summary[audit.summary["measure"] == name])
+        _dress(ax, name)
+    _explain(axes, audit)
+    return np.asarray(axes)
+
+
+def _new_axes(n: int) -> NDArray[Any]:
+    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    from matplotlib.figure import Figure
+
+    n_columns = min(n, 2)
+    n_rows = -(-n // n_columns)
+    figure = Figure(figsize=(4.6 * n_columns, 3.1 * n_rows + 0.9), dpi=150, layout="constrained")
+    made = figure.subplots(n_rows, n_columns, squeeze=False).reshape(-1)
+    for spare in made[n:]:
+        spare.remove()
+    return np.asarray(made[:n])
+
+
+def _draw(ax: Axes, table: pd.DataFrame) -> None:
+    cells = [cell for cell in table["cell"].unique() if cell != "all"]
+    colors = {cell: COLORS[k % len(COLORS)] for k, cell in enumerate(cells)}
+    for cell, rows in table.groupby("cell", sort=False):
+        color = colors.get(str(cell), WHOLE_COLOR)
+        # What is infinite, the ratio of an extinct cell, ends the line.
+        low, middle, high = (
+            np.where(np.isfinite(rows[k]), rows[k], np.nan) for k in ("low", "median", "high")
+        )
+        style = "-" if cell != "all" else (0, (1, 1))
+        label = "all rows" if cell == "all" else str(cell)
+        ax.plot(rows["generation"], middle, color=color, ls=style, marker="o", ms=3, label=label)
+        ax.fill_between(rows["generation"], low, high, color=color, alpha=0.13, lw=0)
+
+
+def _dress(ax: Axes, name: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    label, ideal = LABELS[name]
+    if ideal is not None:
+        ax.axhline(ideal, color=PALE, lw=1, ls=(0, (4, 3)), zorder=0)
+    ax.set_xlabel("generation")
+    ax.set_ylabel(label)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(color="#E6E6E6", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _explain(axes: Any, audit: Any) -> None:
+    title = f"Trained on its own samples: {audit.mode}, cells {audit.conditions}"
+    axes[0].set_title(title, loc="left", fontsize=10, weight="bold")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
