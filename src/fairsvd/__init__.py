@@ -15,11 +15,13 @@ __all__ = [
     "AdversarialDebiasing",
     "AdversarialFineTuner",
     "BiasMaskFineTuner",
+    "CellSampler",
     "ConvNet",
     "FairLRFTransformer",
     "FairLRFTransformerCV",
     "FairPruner",
     "GapFineTuner",
+    "HyperGenerator",
     "ImageFrame",
     "JointStratifiedKFold",
     "LayerwiseOptimizer",
@@ -27,19 +29,22 @@ __all__ = [
     "LowRankLinear",
     "NetworkEditor",
     "RandomPerturbation",
+    "SelectiveFineTuner",
     "__version__",
     "best_under_gap",
     "datasets",
     "exceptions",
     "fairness_score",
     "fairness_scorer",
+    "generative",
     "group_table",
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, exceptions
+    from . import datasets, exceptions, generative
     from .base import NetworkEditor
     from .datasets import ImageFrame
+    from .generative import CellSampler, HyperGenerator, SelectiveFineTuner
     from .intraprocessing import (
         AdversarialDebiasing,
         AdversarialFineTuner,
@@ -55,16 +60,18 @@ if TYPE_CHECKING:
     from .networks import MLP, ConvNet
 else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
-    _SUBMODULES = frozenset({"datasets", "exceptions"})
+    _SUBMODULES = frozenset({"datasets", "exceptions", "generative"})
     _HOMES = {
         "AdversarialDebiasing": "intraprocessing",
         "AdversarialFineTuner": "intraprocessing",
         "BiasMaskFineTuner": "masking",
+        "CellSampler": "generative",
         "ConvNet": "networks",
         "FairLRFTransformer": "low_rank",
         "FairLRFTransformerCV": "low_rank",
         "FairPruner": "masking",
         "GapFineTuner": "intraprocessing",
+        "HyperGenerator": "generative",
         "ImageFrame": "datasets",
         "JointStratifiedKFold": "model_selection",
         "LayerwiseOptimizer": "intraprocessing",
@@ -73,6 +80,7 @@ else:
         "MLP": "networks",
         "NetworkEditor": "base",
         "RandomPerturbation": "intraprocessing",
+        "SelectiveFineTuner": "generative",
         "best_under_gap": "model_selection",
         "fairness_score": "metrics",
         "fairness_scorer": "metrics",
