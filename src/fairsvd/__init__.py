@@ -31,6 +31,7 @@ __all__ = [
     "RandomPerturbation",
     "SelectiveFineTuner",
     "__version__",
+    "autophagy_audit",
     "best_under_gap",
     "datasets",
     "exceptions",
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from . import datasets, exceptions, generative
     from .base import NetworkEditor
     from .datasets import ImageFrame
-    from .generative import CellSampler, HyperGenerator, SelectiveFineTuner
+    from .generative import CellSampler, HyperGenerator, SelectiveFineTuner, autophagy_audit
     from .intraprocessing import (
         AdversarialDebiasing,
         AdversarialFineTuner,
@@ -81,6 +82,7 @@ else:
         "NetworkEditor": "base",
         "RandomPerturbation": "intraprocessing",
         "SelectiveFineTuner": "generative",
+        "autophagy_audit": "generative",
         "best_under_gap": "model_selection",
         "fairness_score": "metrics",
         "fairness_scorer": "metrics",

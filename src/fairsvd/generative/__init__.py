@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._autophagy import autophagy_audit
 from ._copula import CopulaGenerator
 from ._diffusion import DiffusionGenerator
 from ._generators import Generator
@@ -28,5 +29,6 @@ __all__ = [
     "SmoothedGenerator",
     "SmoteGenerator",
     "TableVAE",
+    "autophagy_audit",
     "contextual_prompts",
 ]
