@@ -92,7 +92,7 @@ class SelectiveFineTuner(NetworkEditor):
     keep : float in (0, 1], int or None, default=None
         k, a share of all items or their number: an item moves where it is among the k least
         domain-sensitive and among the k most bias-sensitive. Where no item is in both sets, k is
-        raised until one is. None: .3, .5 and .7 are tried.
+        raised until one is. None: .3, .5 and 1, which is full fine-tuning, are tried.
     blocks : list of str, re.Pattern or None, default=None
         With ``mask="blocks"``: names of submodules that move together. None: every top-level
         submodule alone is tried.
@@ -141,6 +141,10 @@ class SelectiveFineTuner(NetworkEditor):
         Where the copy of the network is edited; None: where it is.
     output : {"features", "logits", "probabilities"}, default="features"
         What ``transform`` returns.
+    output_key : str, int or None, default=None
+        Where the scores are, for a network that returns more than a tensor: a key or attribute
+        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
+        first element of a tuple.
     memory : None, str, path or joblib.Memory, default=None
         Folder in which trained base networks are kept, so that a later fit that depends on the
         same ones does not train them again. Entries are checked when they are read. Needs an
@@ -276,6 +280,7 @@ class SelectiveFineTuner(NetworkEditor):
         batch_size: int = 256,
         device: Any = None,
         output: str = "features",
+        output_key: str | int | None = None,
         memory: Any = None,
         precision: str = "full",
         on_interrupt: str = "raise",
@@ -313,6 +318,7 @@ class SelectiveFineTuner(NetworkEditor):
         self.batch_size = batch_size
         self.device = device
         self.output = output
+        self.output_key = output_key
         self.memory = memory
         self.precision = precision
         self.on_interrupt = on_interrupt
@@ -334,7 +340,8 @@ class SelectiveFineTuner(NetworkEditor):
 
     @property
     def _groups_elsewhere(self) -> bool:
-        return self.synthetic is not None and len(self.synthetic) > 2
+        given = self.synthetic
+        return given is not None and len(given) == 3 and given[2] is not None
 
     def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> None:
         # Here, so that a set that does not fit is found before a network is trained.
@@ -364,5 +371,5 @@ class SelectiveFineTuner(NetworkEditor):
         masks, kept = plan.masks()
         nothing = {name: mask & False for name, mask in masks[0][1].items()}
         attributes = plan.attributes({}, nothing, kept)
-        yield plan.choice(module, {}, {"stage": "untouched"}, attributes)
+        yield plan.untouched(attributes)
         yield from run_paths(plan.paths(masks, kept), run_path, self.n_jobs)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._rng import torch_generator
 from ..arrays import LabelledRows
-from ..base import EditData, split_rows
+from ..base import Candidate, EditData, split_rows
 from ..objective import Constraint
 from ._selective_blocks import block_masks
 from ._selective_choice import Choice, synthetic_judge
@@ -33,11 +33,13 @@ from ._selective_shares import estimated_shares
 
 __all__ = ["KEEPS", "Plan"]
 
-# Shares that are tried: the best one differs from task to task.
-KEEPS = (0.3, 0.5, 0.7)
+# Shares that are tried: the best one differs from task to task, and nothing but a trial tells
+# where full fine-tuning is better. Between .5 and 1 there is little of either.
+KEEPS = (0.3, 0.5, 1.0)
 
-# Of the synthetic rows, where they choose and ``validation`` is no number.
-HELD = 0.25
+# Of the synthetic rows, where they choose and ``validation`` is no number; and the number of rows
+# at most, since every candidate runs on them.
+HELD, MOST_HELD = 0.25, 4000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Plan:
         validation = self.editor.validation
         share = HELD if hasattr(validation, "split") else float(validation)
         rows, rng = self.synthetic, np.random.default_rng(self.seeds[0])
+        share = min(share, MOST_HELD / len(rows))
         cells = (rows.y * self.given.n_groups + rows.groups).numpy()
         tuned, held = split_rows(share, cells, rows.y.numpy(), rng)
         return rows.subset(tuned), rows.subset(held)
@@ -205,6 +208,13 @@ class Plan:
             "cell_shares_": None if shares is None else self.given.as_shares(shares),
             **kept,
         }
+
+    def untouched(self, attributes: dict[str, Any]) -> Candidate:
+        """Make the first candidate; what the real rows say of it is known already."""
+        record = {"stage": "untouched"}
+        if not self.chooses_on_synthetic:
+            return Candidate({}, record, attributes)
+        return self.choice(self.module, {}, record, attributes)
 
     def paths(
         self, masks: list[tuple[dict[str, Any], dict[str, Tensor]]], kept: dict[str, Any]
