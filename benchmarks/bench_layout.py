@@ -1,0 +1,74 @@
+"""What the order of images in memory, and the size of blocks, do to an edit's steps and judging.
+
+The base runs on rows with their channels first, in blocks of 1,024 rows where candidates are
+judged; against it stands what editors do on a CPU: channels last, and blocks that the cache holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+from nets import PER_BATCH, convnet
+from timing import Result, compare, interleave, options_parser, report
+from torch import Tensor, nn
+
+SECTIONS = ("step", "judging")
+# Channels, height and width.
+SHAPES = ((3, 28, 28), (1, 28, 28), (3, 64, 64))
+N_JUDGED = 2048
+
+
+def step(module: nn.Module, X: Tensor, y: Tensor) -> None:
+    """Make one step's gradients."""
+    nn.functional.cross_entropy(module(X), y).backward()
+    module.zero_grad()
+
+
+def judged(module: nn.Module, X: Tensor) -> None:
+    """Run all rows in blocks of 1,024, as they are."""
+    with torch.no_grad():
+        for block in X.split(1024):
+            module(block)
+
+
+def bench_shape(
+    shape: tuple[int, int, int], threads: int, options: argparse.Namespace
+) -> Iterator[Result]:
+    """Compare both on one shape of images."""
+    from fairsvd.arrays import as_batches
+    from fairsvd.networks import fast_logits, laid_out
+
+    generator = torch.Generator().manual_seed(options.seed)
+    module = convnet(shape[0], options.seed, shape[1])
+    X = torch.rand((N_JUDGED, *shape), generator=generator)
+    y = torch.randint(2, (PER_BATCH,), generator=generator)
+    plain = as_batches(X.numpy())
+    turned = laid_out(module, plain)
+    batch = slice(PER_BATCH)
+    runs = {
+        "step": [lambda: step(module, plain[batch], y), lambda: step(module, turned[batch], y)],
+        "judging": [lambda: judged(module, X), lambda: fast_logits(module, turned)],
+    }
+    for section in options.sections:
+        setting = f"threads {threads}, images {' x '.join(map(str, shape))}"
+        yield compare(section, setting, interleave(runs[section], options.repeats), None)
+
+
+def run_all(options: argparse.Namespace) -> Iterator[Result]:
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for shape in SHAPES:
+            yield from bench_shape(shape, threads, options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    options = options_parser(__doc__.splitlines()[0], SECTIONS).parse_args(arguments)
+    return report(run_all(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
