@@ -150,6 +150,7 @@ GAPS = (
     "equal_opportunity",
     "equalized_odds",
     "average_odds",
+    "signed_average_odds",
     "accuracy_parity",
 )
 
@@ -173,7 +174,7 @@ def test_what_the_adversary_is_told(gap, n_classes):
         p = np.exp(scale * row) / np.exp(scale * row).sum()
         if gap in ("equal_opportunity", "accuracy_parity"):
             p = np.where(np.arange(n_classes) == y, p, 0.0)
-        which = y if gap in ("equal_opportunity", "equalized_odds", "average_odds") else 0
+        which = 0 if gap in ("demographic_parity", "accuracy_parity") else y
         scores = p @ coefficients[which] + intercepts[which]
         total += np.log(np.exp(scores).sum()) - scores[g]
         weight += 1

@@ -55,6 +55,7 @@ GAPS = (
     "equal_opportunity",
     "equalized_odds",
     "average_odds",
+    "signed_average_odds",
     "accuracy_parity",
 )
 CPU = torch.device("cpu")
@@ -166,9 +167,10 @@ def test_the_size_of_the_bias_of_two_groups_is_the_soft_gap(gap, n_classes):
 def test_odds_are_the_larger_and_the_mean_of_both():
     values = torch.tensor([[[0.2]], [[-0.4]]])
     known = torch.ones_like(values, dtype=torch.bool)
-    sizes = {gap: SignedBias(constraint(gap), 2, 2).size(values, known) for gap in GAPS[2:4]}
+    sizes = {gap: SignedBias(constraint(gap), 2, 2).size(values, known) for gap in GAPS[2:5]}
     assert float(sizes["equalized_odds"]) == pytest.approx(0.4)
     assert float(sizes["average_odds"]) == pytest.approx(0.3)
+    assert float(sizes["signed_average_odds"]) == pytest.approx(0.1)
     half = torch.tensor([[[True]], [[False]]])
     assert float(SignedBias(constraint("average_odds"), 2, 2).size(values, half)) == (
         pytest.approx(0.2)

@@ -100,7 +100,7 @@ def test_a_refit_that_is_cut_off_restores_the_old_state(monkeypatch, fitted, pla
     assert fingerprint(fitted.module_) == network
     assert fitted.classes_.tolist() == [0, 1]
     assert np.array_equal(fitted.predict_proba(ROWS.X), shares)
-    assert fitted.report_.gaps.shape[0] == 5
+    assert fitted.report_.gaps.shape[0] == 6
     assert global_state() == process
 
 

@@ -40,13 +40,21 @@ def reference(logits, batch, name, pos, margin, tradeoff, n_groups):
     loss = -np.mean(weights * log_softmax(z, axis=1)[np.arange(len(y)), y])
     p = softmax(SHARPNESS * z, axis=1)
 
-    def spread(values, rows):
-        means = [
-            np.average(values[mask], weights=gap_weights[mask])
+    def means(values, rows):
+        return {
+            g: np.average(values[mask], weights=gap_weights[mask])
             for g in range(n_groups)
             if (mask := rows & (groups == g)).any()
-        ]
-        return max(means) - min(means)
+        }
+
+    def spread(values, rows):
+        return np.ptp(list(means(values, rows).values()))
+
+    def signed_spread(values, positive):
+        both = [means(values, rows) for rows in (positive, ~positive)]
+        used = [each for each in both if len(each) > 1]
+        whole = [g for g in range(n_groups) if all(g in each for each in used)]
+        return np.ptp([sum(each[g] for each in used) for g in whole]) if used else 0.0
 
     everything = np.ones(len(y), dtype=bool)
     classes = [pos] if z.shape[1] == 2 else range(z.shape[1])
@@ -61,6 +69,7 @@ def reference(logits, batch, name, pos, margin, tradeoff, n_groups):
                 "equal_opportunity": tpr,
                 "equalized_odds": tpr + fpr,
                 "average_odds": tpr + fpr,
+                "signed_average_odds": signed_spread(p[:, k], y == k),
             }[name]
         )
     return loss + tradeoff * np.mean(gaps)

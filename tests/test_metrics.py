@@ -25,7 +25,7 @@ def rows():
 
 
 def test_there_is_a_difference_and_a_ratio_of_every_gap():
-    assert len(METRICS) == 10
+    assert len(METRICS) == 12
     assert {"average_odds_ratio", "accuracy_parity_difference"} < set(METRICS)
 
 
@@ -107,7 +107,7 @@ def test_gap_table_holds_every_metric(rows):
         stem, kind = name.rsplit("_", 1)
         expected = fairness_score(name, y, labels, sensitive_features=group, pos_label="no")
         assert table.loc[stem, kind] == expected
-    assert table.shape == (5, 2)
+    assert table.shape == (6, 2)
 
 
 def test_tables_from_counts():

@@ -84,6 +84,13 @@ def test_scores_of_string_labels(rows, name):
     elif stem == "average_odds":
         function = getattr(theirs, f"equalized_odds_{kind}")
         expected = function(y01, predicted, agg="mean", **options)
+    elif stem == "signed_average_odds":
+        rates = [
+            theirs.MetricFrame(metrics=f, y_true=y01, y_pred=predicted, **options).by_group
+            for f in (theirs.true_positive_rate, theirs.false_positive_rate)
+        ]
+        means = (rates[0] + rates[1]) / 2
+        expected = np.ptp(means) if kind == "difference" else means.min() / means.max()
     else:
         expected = getattr(theirs, name)(y01, predicted, **options)
     labels = np.array(["no", "yes"])[predicted]

@@ -33,9 +33,22 @@ def test_soft_gap_of_certain_predictions_is_the_hard_gap(name, n_groups, n_class
     expected = gap(counts, name, 1)
     if name in ("equalized_odds", "average_odds"):
         expected = 2 * gap(counts, "average_odds", 1)  # the sum of both gaps
+    if name == "signed_average_odds":
+        expected = 2 * expected  # the gap of both rates' sum
     value = soft(np.eye(n_classes)[predictions], y, group, name, weights=np.full(900, 0.5))
     assert value.shape == ()
     np.testing.assert_allclose(value.item(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_signed_odds_of_few_rows_skip_what_the_hard_gap_skips(seed):
+    y, predictions, group = np.random.default_rng(seed).integers([[2], [2], [3]], size=(3, 5))
+    counts = count_table(y, predictions, group, 2, 3)
+    assert (counts.sum(axis=2) == 0).any()
+    both = ((counts.sum(axis=2) > 0).sum(axis=0) > 1).all()
+    hard = np.nan_to_num(gap(counts, "signed_average_odds", 1))
+    value = soft(np.eye(2)[predictions], y, group, "signed_average_odds", n_groups=3)
+    np.testing.assert_allclose(value.item(), hard * (2 if both else 1), **EXACT)
 
 
 @pytest.mark.parametrize("name", ["demographic_parity", "equal_opportunity"])

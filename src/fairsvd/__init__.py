@@ -28,6 +28,7 @@ __all__ = [
     "LowRankConv2d",
     "LowRankLinear",
     "NetworkEditor",
+    "PhiObjective",
     "RandomPerturbation",
     "SelectiveFineTuner",
     "__version__",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .metrics import fairness_score, fairness_scorer, group_table
     from .model_selection import JointStratifiedKFold, best_under_gap
     from .networks import MLP, ConvNet
+    from .objective import PhiObjective
 else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
     _SUBMODULES = frozenset({"datasets", "exceptions", "generative"})
@@ -80,6 +82,7 @@ else:
         "LowRankLinear": "layers",
         "MLP": "networks",
         "NetworkEditor": "base",
+        "PhiObjective": "objective",
         "RandomPerturbation": "intraprocessing",
         "SelectiveFineTuner": "generative",
         "autophagy_audit": "generative",

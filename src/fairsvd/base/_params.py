@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from ..objective import GAPS, UTILITIES
+from ..objective import GAPS, UTILITIES, PhiObjective
 
 __all__ = ["SHARED_CONSTRAINTS", "HasMethods", "Interval", "StrOptions", "positive_int"]
 
@@ -22,7 +22,7 @@ def positive_int() -> Interval:
 SHARED_CONSTRAINTS: dict[str, Any] = {
     # adopt() says in its own words what a network may be.
     "network": "no_validation",
-    "constraint": [StrOptions(set(GAPS))],
+    "constraint": [StrOptions(set(GAPS)), PhiObjective],
     "tolerance": [Interval(Real, 0, 1, closed="both")],
     "tolerance_fraction": [Interval(Real, 0, 1, closed="right")],
     "utility": [StrOptions({"auto", *UTILITIES}), callable],

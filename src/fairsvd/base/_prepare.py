@@ -17,7 +17,7 @@ from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..groups import cell_codes
 from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows, raw_output, to_logits
-from ..objective import Constraint, Judge, Verdict, count_table, utility_from_counts
+from ..objective import Constraint, Judge, Verdict, count_table, make_judge, utility_from_counts
 from ._candidates import EditData
 from ._inputs import FitInputs
 from ._request import as_device
@@ -81,6 +81,9 @@ def prepare(
     device = as_device(editor.device)
     cache = make_cache(editor, inputs)
     parts = make_parts(editor.validation, inputs, seed)
+    if constraint.phi is not None:
+        # Phi looks at validation rows only.
+        parts = replace(parts, sample=parts.sample[:0])
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -109,7 +112,9 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     is_editing = np.zeros(len(y), dtype=bool)
     is_editing[editing] = True
     if is_editing[held].any():
-        notes = (*notes, "Too few rows to set any apart: candidates are chosen on all rows.")
+        asked = hasattr(validation, "split")
+        why = "as validation= says" if asked else "too few rows to set any apart"
+        notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)
 
@@ -142,7 +147,7 @@ def make_data(
     of_part = np.repeat([0, 1], [len(parts.validation), len(parts.sample)])
     judged = inputs.rows.subset(rows)
     n_classes = len(inputs.classes)
-    judge = Judge(
+    judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
@@ -186,7 +191,8 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
         )
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
-    if judge.n_groups > 1 and _excess(judge, logits.numpy(), margin) > OVERFIT:
+    comparable = judge.n_groups > 1 and bool(judge.parts.any())
+    if comparable and _excess(judge, logits.numpy(), margin) > OVERFIT:
         judge = replace(judge, separate=True)
         curves = judge.curves(logits)
     judge = judge.against(curves)

@@ -24,6 +24,7 @@ from ..exceptions import (
 from ..objective import (
     GAPS,
     Constraint,
+    PhiObjective,
     Verdict,
     count_table,
     gap,
@@ -157,6 +158,11 @@ class ReportData:
 
     def _not_met(self) -> str:
         c, v = self.constraint, self.verdict
+        if c.phi is not None:
+            return (
+                f"No candidate has {c.gap} below {c.limit:.3f} (epsilon - margin) in any resample "
+                f"of the validation rows: the untouched network was kept, with {v.gap:.3f}."
+            )
         return (
             f"No candidate keeps {c.gap} within {c.limit:.3f} (tolerance_fraction * tolerance) at "
             f"an acceptable utility; the chosen one has {v.gap:.3f}. Raise tolerance, pass more "
@@ -222,6 +228,7 @@ def describe(
         return count_table(*codes, len(inputs.classes), inputs.n_groups)
 
     module, offset = after
+    phi = constraint.phi
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     return ReportData(
         before=counts(data.untouched, 0.0),
@@ -232,6 +239,7 @@ def describe(
         classes=inputs.classes,
         seed=seed,
         n_judged=len(outcome.history) if outcome.interrupted else None,
+        notes=[] if phi is None else [_by_phi(phi, constraint, len(held))],
     )
 
 
@@ -243,6 +251,14 @@ def _balanced(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[n
     n_seen = np.maximum((total > 0).sum(axis=1), 1)
     spread = np.nan_to_num(recall * (1 - recall)) / np.maximum(total, 1)
     return np.nan_to_num(recall).sum(axis=1) / n_seen, np.sqrt(spread.sum(axis=1)) / n_seen
+
+
+def _by_phi(phi: PhiObjective, constraint: Constraint, n_rows: int) -> str:
+    how = f"the mean over {phi.n_bootstrap} resamples of" if phi.n_bootstrap else "on"
+    return (
+        f"Candidate and threshold were chosen by phi: {constraint.utility} where {phi.measure} is "
+        f"below {phi.limit:.3g} (epsilon - margin), else 0; {how} the {n_rows} validation rows."
+    )
 
 
 def _interrupted(n_judged: int) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from ..groups import cell_codes
-from ..objective import Constraint, is_unbalanced
+from ..objective import Constraint, PhiObjective, is_unbalanced
 from ._inputs import FitInputs, check_cells
 
 __all__ = ["as_device", "make_constraint"]
@@ -49,28 +50,46 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     Raises
     ------
     ValueError
-        ``pos_label`` is no class; the gap cannot be measured on these cells.
+        ``pos_label`` is no class; the gap cannot be measured on these cells; a parameter of a
+        :class:`PhiObjective` is out of its range, or does not go together with another.
     """
     table = _table(inputs)
     pos = _positive_code(editor.pos_label, inputs.classes)
+    phi = _phi_of(editor)
+    name = editor.constraint if phi is None else phi.measure
     if inputs.has_groups:
-        check_cells(table, inputs, editor.constraint, pos)
+        check_cells(table, inputs, name, pos)
     unbalanced = inputs.has_groups and is_unbalanced(table)
     utility, balance = editor.utility, getattr(editor, "balance", "auto")
     if isinstance(utility, str) and utility == "auto":
-        utility = "cell_balanced_accuracy" if unbalanced else "balanced_accuracy"
+        by_cell = unbalanced and phi is None
+        utility = "cell_balanced_accuracy" if by_cell else "balanced_accuracy"
     if balance == "auto":
         balance = "cells" if unbalanced else "classes"
     threshold = None if editor.threshold == "tune" else float(editor.threshold)
     return Constraint(
-        gap=editor.constraint,
-        tolerance=float(editor.tolerance),
-        fraction=float(editor.tolerance_fraction),
+        gap=name,
+        tolerance=float(editor.tolerance if phi is None else phi.epsilon),
+        fraction=float(editor.tolerance_fraction if phi is None else phi.limit / phi.epsilon),
         utility=utility,
         threshold=threshold,
         pos=pos,
         balance=balance,
+        phi=phi,
     )
+
+
+def _phi_of(editor: Any) -> PhiObjective | None:
+    if not isinstance(editor.constraint, PhiObjective):
+        return None
+    editor.constraint.check()
+    if callable(editor.utility):
+        raise ValueError(
+            f"utility={editor.utility!r} cannot be averaged over the resamples of a PhiObjective: "
+            "pass the name of a utility, or 'auto' for balanced accuracy."
+        )
+    # What the user changes later is no part of this fit.
+    return clone(editor.constraint)
 
 
 def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int:

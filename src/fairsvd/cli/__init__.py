@@ -17,6 +17,7 @@ CONSTRAINTS = (
     "equal_opportunity",
     "equalized_odds",
     "average_odds",
+    "signed_average_odds",
     "accuracy_parity",
 )
 

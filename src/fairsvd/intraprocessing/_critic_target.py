@@ -89,9 +89,14 @@ class SignedBias:
     def size(self, values: Tensor, known: Tensor) -> Tensor:
         """Reduce signed differences to one number, as the constraint's gap does.
 
-        The largest over groups; over rates the largest, or the mean for average odds; the mean
-        over the classes that can be compared.
+        The largest over groups; over rates the largest, or the mean for average odds, which for
+        signed average odds is taken before the sign is lost; the mean over the classes that can
+        be compared.
         """
+        if self.constraint.gap == "signed_average_odds":
+            total = torch.where(known, values, 0.0).sum(dim=0)
+            values = (total / known.sum(dim=0).clamp(min=1))[None]
+            known = known.any(dim=0)[None]
         worst = torch.where(known, values.abs(), 0.0).amax(dim=2)
         measured = known.any(dim=2)
         if self.constraint.gap == "average_odds":

@@ -21,7 +21,7 @@ from ..base import (
     positive_int,
     run_paths,
 )
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._gap_path import SCOPES, GapPath, run_path, untouched
 
 __all__ = ["GapFineTuner"]
@@ -65,9 +65,9 @@ class GapFineTuner(NetworkEditor):
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
         independence of label and group would give it, else "classes".
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -164,7 +164,7 @@ class GapFineTuner(NetworkEditor):
         learning_rate: float | None = None,
         max_steps: int = 300,
         balance: str | None = "auto",
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

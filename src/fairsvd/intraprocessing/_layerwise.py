@@ -20,7 +20,7 @@ from ..base import (
     positive_int,
     run_paths,
 )
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._layerwise_search import TensorSearch, run_search, searched_entries, select_parameters
 from ._perturb_trials import task_copy
 
@@ -56,9 +56,9 @@ class LayerwiseOptimizer(NetworkEditor):
         "random": all points are, a control.
     width : float, default=2.2
         Half the side of the box, in standard deviations of the tensor's entries.
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -168,7 +168,7 @@ class LayerwiseOptimizer(NetworkEditor):
         n_initial: int = 10,
         surrogate: str = "gbrt",
         width: float = 2.2,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

@@ -18,7 +18,7 @@ from ..base import (
     positive_int,
     run_paths,
 )
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._perturb_trials import Trials, can_stack, run_trials, task_copy
 
 __all__ = ["RandomPerturbation"]
@@ -46,9 +46,9 @@ class RandomPerturbation(NetworkEditor):
         Noisy networks that are judged. The first ones stay the same when there are more.
     scale : float, default=0.1
         Standard deviation of the factors around 1.
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -143,7 +143,7 @@ class RandomPerturbation(NetworkEditor):
         *,
         n_trials: int = 101,
         scale: float = 0.1,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

@@ -25,7 +25,7 @@ from ..base import (
     run_paths,
 )
 from ..layers import Factors, resolve_ranks, select_layers
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._edits import factors_of, untouched_attributes
 from ._learned import Path
 from ._removal import SPARSITIES, Removal
@@ -80,9 +80,9 @@ class FairLRFTransformer(NetworkEditor):
     compress : bool, default=False
         Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
         fewer numbers than the weight.
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -200,7 +200,7 @@ class FairLRFTransformer(NetworkEditor):
         max_steps: int = 300,
         svd_solver: str = "auto",
         compress: bool = False,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

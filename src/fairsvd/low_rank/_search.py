@@ -13,7 +13,7 @@ from torch import nn
 from ..base import Candidate, EditData, FitInputs, HasMethods, NetworkEditor
 from ..model_selection import best_under_gap
 from ..networks import AdoptedNetwork
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._fairlrf import FairLRFTransformer
 from ._grid import fold_results, path_frame, search_results, splits_of
 from ._removal import SPARSITIES
@@ -52,7 +52,8 @@ class FairLRFTransformerCV(NetworkEditor):
         features ``StratifiedKFold``.
     refit : callable, default=None
         Takes ``cv_results_`` and gives the index of the chosen setting; None:
-        ``best_under_gap("utility", "gap", limit=tolerance)``.
+        ``best_under_gap("utility", "gap", limit=tolerance)``, with a :class:`PhiObjective` under
+        its epsilon.
     layers, criterion, hessian, n_steps, refine, balance, max_steps : object
         As in :class:`FairLRFTransformer`.
     svd_solver, compress, constraint, tolerance, tolerance_fraction, utility : object
@@ -148,7 +149,7 @@ class FairLRFTransformerCV(NetworkEditor):
         max_steps: int = 300,
         svd_solver: str = "auto",
         compress: bool = False,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",
@@ -215,7 +216,7 @@ class FairLRFTransformerCV(NetworkEditor):
         self.n_splits_ = len(splits)
         self.cv_results_ = search_results(grid, points)
         self.path_ = path_frame(points)
-        rule = self.refit or best_under_gap("utility", "gap", limit=self.tolerance)
+        rule = self.refit or best_under_gap("utility", "gap", limit=constraint.tolerance)
         self.best_index_ = int(rule(self.cv_results_))
         self.best_params_ = dict(grid[self.best_index_])
         self.best_score_ = float(self.cv_results_["mean_test_utility"][self.best_index_])

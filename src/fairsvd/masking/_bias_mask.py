@@ -20,7 +20,7 @@ from ..base import (
     positive_int,
     run_paths,
 )
-from ..objective import Constraint
+from ..objective import Constraint, PhiObjective
 from ._plan import Plan
 from ._steps import run_path
 
@@ -110,9 +110,9 @@ class BiasMaskFineTuner(NetworkEditor):
         A step ends early after this many candidates, one an epoch, without a better one.
     store_importance : bool, default=False
         Keep ``importance_``.
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -258,7 +258,7 @@ class BiasMaskFineTuner(NetworkEditor):
         balance: str | None = "auto",
         patience: int | None = None,
         store_importance: bool = False,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

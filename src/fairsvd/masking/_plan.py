@@ -34,7 +34,7 @@ __all__ = ["Plan"]
 BIAS_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
 
 # Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
-SUMS_OF_TWO = ("average_odds", "equalized_odds")
+SUMS_OF_TWO = ("average_odds", "equalized_odds", "signed_average_odds")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ..base import (
     run_paths,
 )
 from ..layers import select_layers
-from ..objective import Constraint, Verdict
+from ..objective import Constraint, PhiObjective, Verdict
 from ._prune_phases import PruningPath, run_path
 from ._pruned import Pruned, untouched_attributes, weights_of
 from ._pruning import Pruning
@@ -80,9 +80,9 @@ class FairPruner(NetworkEditor):
         independence of label and group would give it, else "classes".
     max_steps : int, default=300
         Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
-    constraint : str, default="equalized_odds"
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity".
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
@@ -208,7 +208,7 @@ class FairPruner(NetworkEditor):
         refine: str | None = "scale",
         balance: str | None = "auto",
         max_steps: int = 300,
-        constraint: str = "equalized_odds",
+        constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
         tolerance_fraction: float = 0.4,
         utility: Any = "auto",

@@ -205,8 +205,8 @@ def fairness_scorer(
     Parameters
     ----------
     name : str
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity", followed by "_difference" or "_ratio".
+        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
     sensitive_columns : str, int or list of these, default=None
         Where the groups are when the scorer gets none: names (or positions) of columns of X,
         else levels of X's index, else of y's index. The only way without metadata routing; X

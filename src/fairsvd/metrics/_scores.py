@@ -175,8 +175,8 @@ def fairness_score(
     Parameters
     ----------
     name : str
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
-        "accuracy_parity", followed by "_difference" or "_ratio".
+        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
     y_true : array-like of shape (n_samples,)
         True class labels, of any type.
     y_pred : array-like of shape (n_samples,)

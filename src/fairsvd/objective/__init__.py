@@ -6,6 +6,8 @@ from ._constraint import UTILITIES, Constraint, is_unbalanced, utility_from_coun
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import Curves, Judge, Verdict, margin_of_threshold
 from ._loss import SHARPNESS, edit_loss, shifted
+from ._phi import PhiObjective
+from ._phi_judge import make_judge
 from ._uncertainty import gap_interval, noise_floor
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Constraint",
     "Curves",
     "Judge",
+    "PhiObjective",
     "Rates",
     "Verdict",
     "count_table",
@@ -22,6 +25,7 @@ __all__ = [
     "gap",
     "gap_interval",
     "is_unbalanced",
+    "make_judge",
     "margin_of_threshold",
     "noise_floor",
     "rates",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._gaps import divide, sum_slices
+from ._phi import PhiObjective
 
 __all__ = ["UTILITIES", "Constraint", "chance_utility", "is_unbalanced", "utility_from_counts"]
 
@@ -45,6 +46,9 @@ class Constraint:
         Code of the class that counts as positive for two classes.
     balance : {"cells", "classes"} or None
         How the cross-entropy of an edit weighs rows.
+    phi : PhiObjective or None
+        What candidates are chosen by in the place of the package's own rule; ``gap`` and
+        ``tolerance`` are its measure and its epsilon then.
     """
 
     gap: str
@@ -54,11 +58,12 @@ class Constraint:
     threshold: float | None
     pos: int
     balance: str | None
+    phi: PhiObjective | None = None
 
     @property
     def limit(self) -> float:
         """Largest gap of a feasible candidate."""
-        return self.fraction * self.tolerance
+        return self.fraction * self.tolerance if self.phi is None else self.phi.limit
 
 
 def is_unbalanced(table: NDArray[Any]) -> bool:

@@ -9,6 +9,7 @@ GAPS = (
     "equal_opportunity",
     "equalized_odds",
     "average_odds",
+    "signed_average_odds",
     "accuracy_parity",
 )
 
@@ -18,6 +19,7 @@ _COMPARED = {
     "equal_opportunity": ("tpr",),
     "equalized_odds": ("tpr", "fpr"),
     "average_odds": ("tpr", "fpr"),
+    "signed_average_odds": ("tpr", "fpr"),
     "accuracy_parity": ("accuracy",),
 }
 

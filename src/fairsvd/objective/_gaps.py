@@ -161,6 +161,23 @@ def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return high, low
 
 
+def _compared_rates(counts: NDArray[Any], name: str, pos: int | None) -> list[NDArray[np.float64]]:
+    """Compute the rates (..., n_groups, C) whose spreads over groups make up a gap."""
+    values = [_rate(counts, which, pos) for which in compared(name)]
+    return [_averaged(*values)] if name == "signed_average_odds" else values
+
+
+def _averaged(tpr: NDArray[np.float64], fpr: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average both rates within each group; a rate that fewer than two groups have is left out."""
+    both = (tpr + fpr) / 2
+    if not np.isnan(both).any():
+        return both
+    known = [
+        (_reduce((~np.isnan(v)).astype(np.int64), np.add) >= 2)[..., None, :] for v in (tpr, fpr)
+    ]
+    return np.where(known[0] & known[1], both, np.where(known[0], tpr, fpr))
+
+
 def _mean(values: list[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Average over the first axis, skipping NaN; NaN where nothing is left."""
     stack = np.asarray(values)
@@ -186,9 +203,9 @@ def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.f
     counts : ndarray of shape (..., n_groups, n_classes, n_classes)
         As for :func:`rates`.
     name : {"demographic_parity", "equal_opportunity", "equalized_odds", "average_odds", \
-            "accuracy_parity"}
+            "signed_average_odds", "accuracy_parity"}
         The rates compared: selection; TPR; the larger of the gaps in TPR and in FPR; the mean of
-        these two gaps; accuracy.
+        these two gaps; the mean of TPR and FPR; accuracy.
     pos : int or None, default=None
         As for :func:`rates`. Over several classes the gaps are averaged.
 
@@ -206,11 +223,12 @@ def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.f
     Notes
     -----
     Groups without a row for a rate are skipped (fairlearn counts that rate as 0), and so is,
-    for equalized and average odds, whichever of TPR and FPR cannot be compared. Average odds of
-    two groups is AIF360's average absolute odds difference (arXiv:1810.01943); equalized odds
-    takes the worse of both gaps, as fairlearn does.
+    for the three kinds of odds, whichever of TPR and FPR cannot be compared. Average odds of
+    two groups is AIF360's average absolute odds difference (arXiv:1810.01943), signed average odds
+    the absolute value of its average odds difference: there the gaps in TPR and FPR cancel where
+    they point opposite ways. Equalized odds takes the worse of both gaps, as fairlearn does.
     """
-    extremes = [_extremes(_rate(counts, which, pos)) for which in compared(name)]
+    extremes = [_extremes(rate) for rate in _compared_rates(counts, name, pos)]
     worse = np.fmax if name == "equalized_odds" else None
     return _combine([high - low for high, low in extremes], worse)
 
@@ -221,7 +239,8 @@ def ratio(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np
     Parameters
     ----------
     counts, name, pos
-        As for :func:`gap`; equalized odds is the smaller of both ratios, average odds their mean.
+        As for :func:`gap`; equalized odds is the smaller of both ratios, average odds their mean,
+        signed average odds the ratio of the means of TPR and FPR.
 
     Returns
     -------
@@ -239,6 +258,6 @@ def ratio(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np
     Where only one of the ratios of TPR and FPR exists, it is the result. Fairlearn's
     ``equalized_odds_ratio`` does the same if the FPR's is missing, but answers NaN if the TPR's is.
     """
-    extremes = [_extremes(_rate(counts, which, pos)) for which in compared(name)]
+    extremes = [_extremes(rate) for rate in _compared_rates(counts, name, pos)]
     worse = np.fmin if name == "equalized_odds" else None
     return _combine([divide(low, high) for high, low in extremes], worse)

@@ -9,8 +9,11 @@ from ._gap_names import compared
 __all__ = ["soft_gap"]
 
 
-def _soft_spread(values: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spread over groups of weighted means, and whether there is one, each of shape (C,).
+Means = tuple[torch.Tensor, torch.Tensor]
+
+
+def _soft_means(values: torch.Tensor, weights: torch.Tensor) -> Means:
+    """Weighted means of the groups, and whether there is one, each of shape (n_groups, C).
 
     ``values`` has shape (n, C); ``weights`` has shape (n, n_groups, C) or (n, n_groups, 1).
     """
@@ -18,7 +21,19 @@ def _soft_spread(values: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Ten
     mass = weights.sum(dim=0)
     present = mass > 0
     # A denominator of 1 for absent groups: 0/0 would turn every gradient into NaN.
-    mean = torch.einsum("nc,ngc->gc", values, weights) / torch.where(present, mass, 1.0)
+    return torch.einsum("nc,ngc->gc", values, weights) / torch.where(present, mass, 1.0), present
+
+
+def _soft_sum(tpr: Means, fpr: Means) -> Means:
+    """Add both rates of each group; a rate that fewer than two groups have is left out."""
+    used = [present.sum(dim=0) >= 2 for _, present in (tpr, fpr)]
+    total = torch.where(used[0], tpr[0], 0.0) + torch.where(used[1], fpr[0], 0.0)
+    present = (tpr[1] | ~used[0]) & (fpr[1] | ~used[1]) & (used[0] | used[1])
+    return total, present
+
+
+def _soft_spread(mean: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spread over groups of their means, and whether there is one, each of shape (C,)."""
     high = torch.where(present, mean, -torch.inf).amax(dim=0)
     low = torch.where(present, mean, torch.inf).amin(dim=0)
     comparable = present.sum(dim=0) >= 2
@@ -58,8 +73,8 @@ def soft_gap(
     -------
     gap : Tensor of shape (), dtype of ``probabilities``
         In [0, 1]; for equalized and average odds the **sum** of the TPR and FPR gaps, in [0, 2],
-        since the gradient of a maximum reaches one of them only. 0 with a zero gradient
-        where nothing can be compared.
+        since the gradient of a maximum reaches one of them only, and for signed average odds the
+        gap of TPR + FPR, on the same scale. 0 with a zero gradient where nothing can be compared.
 
     Raises
     ------
@@ -84,9 +99,9 @@ def soft_gap(
     else:
         values = probabilities
     condition = {"tpr": true[:, None, :], "fpr": 1 - true[:, None, :]}
-    spreads, comparable = zip(
-        *(_soft_spread(values, member[:, :, None] * condition.get(c, 1.0)) for c in which),
-        strict=True,
-    )
+    means = [_soft_means(values, member[:, :, None] * condition.get(c, 1.0)) for c in which]
+    if name == "signed_average_odds":
+        means = [_soft_sum(*means)]
+    spreads, comparable = zip(*(_soft_spread(*each) for each in means), strict=True)
     classes = torch.stack(comparable).any(dim=0).sum()
     return torch.stack(spreads).sum() / classes.clamp(min=1)

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..networks import layer_weights
+from ..objective import PhiObjective
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["chosen_candidate", "removed_frame", "resolved_utility"]
+__all__ = ["chosen_candidate", "gap_request", "removed_frame", "resolved_utility"]
 
 # How "auto" is resolved goes together for the losses and for the utility.
 UTILITY_OF_BALANCE = {"cells": "cell_balanced_accuracy", "classes": "balanced_accuracy"}
@@ -52,8 +53,26 @@ def resolved_utility(editor: Any) -> str | None:
     """
     if isinstance(editor.utility, str) and editor.utility != "auto":
         return str(editor.utility)
+    if editor.utility == "auto" and isinstance(getattr(editor, "constraint", ""), PhiObjective):
+        return "balanced_accuracy"
     told = editor.utility == "auto" and getattr(editor, "balance", "auto") == "auto"
     return UTILITY_OF_BALANCE.get(getattr(editor, "balance_", "")) if told else None
+
+
+def gap_request(editor: Any) -> tuple[str, float, float]:
+    """Say which gap an editor was asked to close, and how far.
+
+    Returns
+    -------
+    name : str
+        One of ``objective.GAPS``.
+    tolerance, limit : float
+        What is accepted, and what candidates are held to.
+    """
+    asked = editor.constraint
+    if isinstance(asked, PhiObjective):
+        return asked.measure, float(asked.epsilon), asked.limit
+    return asked, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
 
 
 def _share_removed(mask: NDArray[np.bool_]) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._fit import chosen_candidate, resolved_utility
+from ._fit import chosen_candidate, gap_request, resolved_utility
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,12 +108,12 @@ def _new_axes() -> Axes:
 
 
 def _draw_limits(ax: Axes, estimator: Any) -> None:
-    limit = estimator.tolerance_fraction * estimator.tolerance
+    _, tolerance, limit = gap_request(estimator)
     ax.axvspan(0, limit, color=STAGE_COLORS["removal"], alpha=0.08, lw=0, zorder=0)
     label = f"limit of the choice, {limit:.3g}"
     ax.axvline(limit, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1, label=label)
-    label = f"tolerance, {estimator.tolerance:.3g}"
-    ax.axvline(estimator.tolerance, color=INK, lw=1.1, zorder=1, label=label)
+    label = f"tolerance, {tolerance:.3g}"
+    ax.axvline(tolerance, color=INK, lw=1.1, zorder=1, label=label)
 
 
 def _draw_candidates(ax: Axes, shown: pd.DataFrame) -> None:
@@ -149,7 +149,7 @@ def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
 
 def _dress(ax: Axes, estimator: Any) -> None:
     utility = resolved_utility(estimator) or "utility"
-    gap = estimator.constraint.replace("_", " ")
+    gap = gap_request(estimator)[0].replace("_", " ")
     ax.set_xlabel(f"{gap} gap (difference of rates)")
     ax.set_ylabel(utility.replace("_", " "))
     ax.margins(x=0.05, y=0.08)
