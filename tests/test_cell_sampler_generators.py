@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from fairsvd import CellSampler
 from fairsvd.exceptions import GroupError
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
 from fairsvd.generative._copula_fit import (
@@ -33,6 +35,12 @@ def correlated(n, r, rng):
 
 
 # All of them
+
+
+@parametrize_with_checks([CellSampler(min_cell_size=1), *[kind() for kind in GENERATORS]])
+@pytest.mark.filterwarnings("ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning")
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
 
 
 @pytest.mark.parametrize("kind", GENERATORS)

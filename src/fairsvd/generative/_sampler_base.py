@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._rng import resolve_seed, stage_rng
 from ..exceptions import GroupError
@@ -119,6 +119,8 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
     ----------
     cells_ : list
         ``(label, group)`` of every cell that can be drawn; labels alone without groups.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
     """
 
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
@@ -155,6 +157,7 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
         X = read_rows(X)
         cells, _ = cell_of_rows(len(X), y, sensitive_features)
         codec = make_codec(X)
+        validate_data(self, X, skip_check_array=True)
         self._codec, self._cells = codec, cells
         self._learn(codec.encoded, cells)
         self.cells_ = list(cells.keys)
@@ -205,6 +208,14 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
         """Cut a number of rows into blocks of bounded memory."""
         size = max(1, BLOCK // max(1, self._codec.encoded.numbers.shape[1]))
         return [min(size, count - start) for start in range(0, count, size)]
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn what the generator takes."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        return tags
 
     @property
     def _is_image(self) -> bool:

@@ -92,7 +92,10 @@ def read_sampler_inputs(
     """
     lists, read = (isinstance(X, list), isinstance(y, list)), read_rows(X)
     if y is None:
-        raise ValueError("y is None: CellSampler balances (label, group) cells; pass the labels.")
+        raise ValueError(
+            "CellSampler requires y to be passed, but the target y is None: cells are made of "
+            "labels and groups."
+        )
     y = y if hasattr(y, "iloc") or not isinstance(y, (list, tuple)) else np.asarray(y)
     check_classification_targets(y)
     if len(y) != len(read):

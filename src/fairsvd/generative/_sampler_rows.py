@@ -31,6 +31,9 @@ def read_rows(X: Any) -> Any:
     elif X.columns.has_duplicates:
         twice = X.columns[X.columns.duplicated()].unique().tolist()
         raise ValueError(f"X has several columns named {twice}: give each a name of its own.")
+    if X.ndim == 2 and X.shape[1] == 0:
+        # In scikit-learn's words, which its checks look for.
+        raise ValueError(f"X has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     if X.ndim not in (2, 4) or 0 in X.shape:
         raise ValueError(
             f"X has the shape {tuple(X.shape)}: pass a table (n, n_columns) or images "
@@ -46,8 +49,10 @@ def _as_array(X: Any) -> NDArray[Any]:
     array = (
         np.asarray(X, dtype=object) if array.dtype.kind in "US" and isinstance(X, list) else array
     )
-    if array.dtype.kind == "c" or (array.ndim == 4 and array.dtype.kind not in "biuf"):
-        raise ValueError(f"X has the dtype {array.dtype}: pass real numbers.")
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: X is {array.dtype}, pass real numbers.")
+    if array.ndim == 4 and array.dtype.kind not in "biuf":
+        raise ValueError(f"X holds images of the dtype {array.dtype}: pass real numbers.")
     return array
 
 
