@@ -181,7 +181,6 @@ def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Write a table for every task and form, the mean over seeds and the range."""
-    labels = {name: m.label for name, m in {**MANY_CLASSES, **TWO_CLASSES}.items()}
     lines: list[str] = []
     order = {name: position for position, name in enumerate(TASKS)}
 
@@ -190,6 +189,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
     for _, group in groupby(sorted(rows, key=place), key=place):
         found = list(group)
+        methods = TWO_CLASSES if found[0]["task"] != "tinted-digits" else MANY_CLASSES
+        labels = {name: method.label for name, method in methods.items()}
         weighs = "/".join(sorted({row["balance"] for row in found}))
         title = f"### {found[0]['task']}, editing rows {found[0]['form']}"
         note = f"The controls' utility and losses weigh {weighs} alike."

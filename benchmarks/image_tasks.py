@@ -93,7 +93,13 @@ def halves(rows: Rows, seed: int) -> tuple[Rows, Rows]:
     """Set a quarter of every (label, group) cell apart, to choose by."""
     from sklearn.model_selection import train_test_split
 
-    cells = rows.y * (1 + rows.g.max()) + rows.g
+    n_groups = 1 + rows.g.max()
+    cells = rows.y * n_groups + rows.g
+    counts = np.bincount(cells)
+    # A lone row of a cell goes with the largest cell of its label.
+    for lone in np.flatnonzero(counts == 1):
+        first = lone // n_groups * n_groups
+        cells[cells == lone] = first + counts[first : first + n_groups].argmax()
     edit, choose = train_test_split(
         np.arange(len(rows.y)), test_size=VALIDATION, stratify=cells, random_state=seed
     )

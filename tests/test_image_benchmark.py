@@ -1,0 +1,130 @@
+"""The benchmark of images: its rows, its measures of ten classes, its controls and tables."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from fairsvd.metrics import fairness_score
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+Loader = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def drawn_rows(load: Loader, n: int = 600, n_classes: int = 4, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    y, g = rng.integers(n_classes, size=n), rng.integers(3, size=n)
+    X = rng.random((n, 3, 8, 8)).astype(np.float32)
+    return load("tasks").Rows(X, y, g), rng.integers(n_classes, size=n)
+
+
+def test_digits_are_split_once_and_tinted_as_the_form_says(load: Loader) -> None:
+    tasks = load("image_tasks")
+    biased, even = (tasks.load_problem("tinted-digits", form, 3) for form in tasks.FORMS[:2])
+    sizes = [len(part.y) for part in (biased.base, biased.train, biased.validation, biased.test)]
+    assert sum(sizes) == 1797
+    assert biased.n_classes == 10 and len(biased.groups) == 3
+    for rows, share in ((biased.base, 0.9), (biased.train, 0.9), (biased.test, 1 / 3)):
+        assert np.mean(rows.g == rows.y % 3) == pytest.approx(share, abs=0.03)
+    assert np.mean(even.train.g == even.train.y % 3) == pytest.approx(1 / 3, abs=0.03)
+    np.testing.assert_array_equal(even.base.X, biased.base.X)
+    np.testing.assert_array_equal(biased.unbiased.X.max(axis=1), biased.base.X.max(axis=1))
+    dev = tasks.load_problem("tinted-digits", "biased", 3, dev=True)
+    tested = {row.tobytes() for row in biased.test.X.max(axis=1)}
+    assert not tested & {row.tobytes() for row in dev.test.X.max(axis=1)}
+
+
+@pytest.mark.parametrize("constraint", ["equalized_odds", "demographic_parity"])
+def test_the_gap_of_many_classes_is_the_package_s(load: Loader, constraint: str) -> None:
+    many = load("many")
+    rows, predicted = drawn_rows(load)
+    measured = many.evaluate(predicted, rows, constraint)
+    name = f"{constraint}_difference"
+    assert measured[name] == pytest.approx(
+        fairness_score(name, rows.y, predicted, sensitive_features=rows.g)
+    )
+    worst = min(
+        np.mean(predicted[(rows.y == y) & (rows.g == g)] == y) for y in range(4) for g in range(3)
+    )
+    assert measured["worst_cell"] == pytest.approx(worst)
+    assert measured["accuracy"] == np.mean(predicted == rows.y)
+
+
+def test_the_soft_gap_of_certain_predictions_is_the_hard_one(load: Loader) -> None:
+    many = load("many")
+    y = torch.arange(4).repeat_interleave(30)
+    g = torch.arange(120) % 3
+    rng = np.random.default_rng(0)
+    predicted = torch.from_numpy(rng.integers(4, size=120))
+    certain = torch.nn.functional.one_hot(predicted, 4).double()
+    counts = many.counted(predicted.numpy(), load("tasks").Rows(None, y.numpy(), g.numpy()))
+    hits, own = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
+    rates = hits / own, (counts.sum(axis=1) - hits) / (40 - own)
+    wanted = sum(np.ptp(rate, axis=0).mean() for rate in rates)
+    assert float(many.soft_gap(certain, y, g)) == pytest.approx(wanted)
+
+
+def test_scarce_cells_decide_how_controls_weigh(load: Loader) -> None:
+    bench, rows = load("bench_images"), load("tasks").Rows
+    cells = np.repeat([[0, 0], [0, 1], [1, 0], [1, 1]], [90, 10, 10, 90], axis=0)
+    assert bench.is_scarce(rows(None, cells[:, 0], cells[:, 1]))
+    cells = np.repeat([[0, 0], [0, 1], [1, 0], [1, 1]], [60, 40, 40, 60], axis=0)
+    assert not bench.is_scarce(rows(None, cells[:, 0], cells[:, 1]))
+
+
+def test_selection_leaves_the_untouched_network_only_for_something_better(load: Loader) -> None:
+    many = load("many")
+    rows, _ = drawn_rows(load, n=240, n_classes=3)
+    network = load("nets").convnet(3, 0, 8, 3)
+    context = many.ManyContext(network, rows, rows, rows.X, rows.g, ("a", "b", "c"), 0)
+    truth = {row.tobytes(): y for row, y in zip(rows.X, rows.y, strict=True)}
+
+    def perfect(X: np.ndarray) -> np.ndarray:
+        return np.eye(3)[[truth[row.tobytes()] for row in X]]
+
+    def constant(X: np.ndarray) -> np.ndarray:
+        return np.eye(3)[np.zeros(len(X), int)]
+
+    outcome, winner = context.select([constant, perfect], "equalized_odds")
+    assert winner == 2 and outcome.notes["met"]
+    np.testing.assert_array_equal(outcome.predictions, rows.y)
+
+
+@pytest.mark.slow
+def test_runs_in_pieces_and_writes_a_table(
+    load: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = load("bench_images")
+    out, table = tmp_path / "rows.jsonl", tmp_path / "table.md"
+    base = ["--quick", "--seeds", "1", "--tasks", "tinted-digits", "--forms", "biased"]
+    base += ["--out", str(out), "--table", str(table), "--resume"]
+
+    def broken(context: object, constraint: str) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(bench.MANY_CLASSES, "gap", bench.Method(broken, False, "broken"))
+    bench.main([*base, "--methods", "untouched"])
+    bench.main([*base, "--methods", "untouched,last-layer,fairlrf-curvature,gap"])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    names = ["untouched", "last-layer", "fairlrf-curvature", "gap"]
+    assert [row["method"] for row in rows] == names
+    assert rows[3]["error"] == "RuntimeError: out of luck"
+    assert all(row["balance"] == "cells" for row in rows)
+    text = table.read_text()
+    assert "### tinted-digits, editing rows biased" in text
+    assert f"| untouched | {rows[0]['accuracy']:.3f} |" in text
+    assert "failed: RuntimeError: out of luck" in text
