@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
-from ..networks import fast_logits, to_logits
+from ..networks import OutputKey, fast_logits, to_logits
 from ..objective import Judge, Verdict
 
 __all__ = [
@@ -70,6 +70,8 @@ class EditData:
         Logits of the judged rows before any edit.
     kind : str
         What the module's output is (see ``networks.to_logits``).
+    output_key : str, int or None
+        Where in what the module returns it is.
     output_layer : str
         Name of the layer that makes the logits.
     n_classes, n_groups : int
@@ -105,6 +107,11 @@ class EditData:
     before: Verdict | None = None
     autocast: torch.dtype | None = None
     cache: Cache = field(default_factory=Cache)
+    output_key: OutputKey = None
+
+    def to_logits(self, output: Any) -> Tensor:
+        """Read what the module returned as logits (n, n_classes)."""
+        return to_logits(output, self.kind, self.output_key)
 
     @property
     def has_groups(self) -> bool:
@@ -122,7 +129,7 @@ class EditData:
 
     def _run(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
         output = functional_call(module, dict(state), (X,)) if state else module(X)
-        return to_logits(output, self.kind)
+        return self.to_logits(output)
 
     def in_precision(self) -> AbstractContextManager[Any]:
         """Run a block in mixed precision where that was asked for."""
@@ -141,7 +148,7 @@ class EditData:
         """Logits of the judged rows (or others) in full precision, as predictions are made."""
 
         def run(X: Tensor) -> Tensor:
-            return to_logits(module(to_device(X, self.device, self.dtype)), self.kind)
+            return self.to_logits(module(to_device(X, self.device, self.dtype)))
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
         return _with_state(module, state, call) if state else call()

@@ -179,8 +179,7 @@ class NetworkEditor(
         self.module_ = edited(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
         self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
-        # The template's own module is not wanted twice.
-        self._adopted = replace(adopted, module=nn.Identity())
+        self._adopted = replace(adopted, module=nn.Identity())  # the module is not wanted twice
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.history
         self._n_features_out = self._transform_width()
@@ -210,7 +209,7 @@ class NetworkEditor(
     def _logits(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "module_")
         batches = read_predict_inputs(self, X)
-        logits = all_logits(self.module_, batches, self._adopted.kind).double().numpy()
+        logits = all_logits(self.module_, batches, **self._adopted.reading).double().numpy()
         logits[:, 1] -= self.offset_
         return logits
 
@@ -279,17 +278,20 @@ class NetworkEditor(
         return all_features(self.module_, batches, self._adopted.output_layer).numpy()
 
     def to_module(self) -> nn.Module:
-        """Copy the edited network with the threshold folded in: its argmax is ``predict``."""
+        """Copy the edited network with the threshold folded in: its argmax is ``predict``.
+
+        Where no bias of its own can take the threshold up it is wrapped, and returns a tensor.
+        """
         check_is_fitted(self, "module_")
-        return fold_offset(self.module_, self._adopted.kind, self.offset_, self._probe)
+        offset, probe = self.offset_, self._probe
+        return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one that came in, ready to train on.
 
         Its ``predict`` gives class codes (positions in ``classes_``), as skorch's do.
         """
-        kind = self._adopted.kind
-        return net_around(self.to_module(), kind, self._adopted.net, len(self.classes_))
+        return net_around(self.to_module(), self._adopted, len(self.classes_))
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""

@@ -6,21 +6,42 @@ import copy
 from typing import Any
 
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from torch import nn
+from torch import Tensor, nn
+
+from ..networks import AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
 
 __all__ = ["net_around"]
 
 
-def net_around(module: nn.Module, kind: str, template: Any, n_classes: int) -> Any:
+class Scores(nn.Module):
+    """A network of which the tensor of scores alone is returned.
+
+    Parameters
+    ----------
+    network : nn.Module
+    key : str or int
+        Where in what the network returns the scores are.
+    """
+
+    def __init__(self, network: nn.Module, key: OutputKey) -> None:
+        super().__init__()
+        self.network, self.key = network, key
+        self.training = network.training
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Map rows to scores (n, n_outputs)."""
+        return raw_output(self.network, X, self.key)
+
+
+def net_around(module: nn.Module, adopted: AdoptedNetwork, n_classes: int) -> Any:
     """Put a trained module into a skorch net that predicts with it and can train it further.
 
     Parameters
     ----------
     module : nn.Module
-    kind : str
-        What it returns.
-    template : skorch net or None
-        The net that the module came from: its settings, history and callbacks are kept.
+    adopted : AdoptedNetwork
+        What it returns, and the net that it came from: whose settings, history and callbacks are
+        kept. A new net, which takes tensors only, gets the scores alone.
     n_classes : int
 
     Returns
@@ -28,8 +49,11 @@ def net_around(module: nn.Module, kind: str, template: Any, n_classes: int) -> A
     net : skorch net, initialised
         ``predict`` gives class codes, as skorch does; ``partial_fit`` goes on with the weights.
     """
+    template = adopted.net
     if template is None:
-        return _new_net(module, kind, n_classes)
+        whole = adopted.output_key is None or isinstance(module, ShiftedNetwork)
+        module = module if whole else Scores(module, adopted.output_key)
+        return _new_net(module, adopted.kind, n_classes)
     net = copy.deepcopy(template)
     net.module_ = module
     if isinstance(net.module, nn.Module):

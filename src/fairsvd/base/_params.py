@@ -34,6 +34,7 @@ SHARED_CONSTRAINTS: dict[str, Any] = {
     "batch_size": [positive_int()],
     "device": [str, torch.device, None],
     "output": [StrOptions({"features", "logits", "probabilities"})],
+    "output_key": [str, Integral, None],
     "n_jobs": [Integral, None],
     "memory": [str, PathLike, HasMethods(["cache"]), None],
     "precision": [StrOptions({"full", "mixed"})],

@@ -16,7 +16,7 @@ from ..arrays import Batches, to_device
 from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..groups import cell_codes
-from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows, raw_output, to_logits
+from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows
 from ..objective import Constraint, Judge, Verdict, count_table, make_judge, utility_from_counts
 from ._candidates import EditData
 from ._inputs import FitInputs
@@ -93,6 +93,7 @@ def prepare(
         rng=stage_rng(seed, "base"),
         device=device,
         cache=cache,
+        output_key=editor.output_key,
     )
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
@@ -151,7 +152,8 @@ def make_data(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
-    cache = cache.within(adopted.module, adopted.kind, probe.device.type, editor.precision)
+    reading = adopted.kind, adopted.output_key
+    cache = cache.within(adopted.module, *reading, probe.device.type, editor.precision)
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
@@ -163,6 +165,7 @@ def make_data(
         untouched=entry.tensors["logits"],
         before=Verdict(*facts["before"]),
         kind=adopted.kind,
+        output_key=adopted.output_key,
         output_layer=adopted.output_layer,
         n_classes=n_classes,
         n_groups=inputs.n_groups,
@@ -180,8 +183,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
     """Judge the untouched network: its logits, operating threshold, and the floor that it sets."""
 
     def run(block: Tensor) -> Tensor:
-        output = raw_output(adopted.module, to_device(block, probe.device, probe.dtype))
-        return to_logits(output, adopted.kind)
+        return adopted.to_logits(adopted.module(to_device(block, probe.device, probe.dtype)))
 
     logits = fast_logits(run, X)
     if not bool(logits.isfinite().all()):

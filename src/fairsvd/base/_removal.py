@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from .._rng import torch_generator
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
-from ..networks import to_logits
 from ..objective import shifted
 from ._candidates import EditData
 from ._phases import E
@@ -166,7 +165,7 @@ class ScoredRemoval(ABC, Generic[E]):
         data = self.data
         return {
             "n_groups": 2,
-            "to_logits": lambda out: shifted(to_logits(out, data.kind), data.margin),
+            "to_logits": lambda out: shifted(data.to_logits(out), data.margin),
             "hessian": self.hessian,
             "max_memory": self.max_memory,
             "autocast": data.autocast,

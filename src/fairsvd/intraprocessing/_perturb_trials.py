@@ -16,7 +16,6 @@ from torch.func import functional_call, vmap
 from .._rng import one_torch_thread, torch_generator
 from ..arrays import Batches, to_device
 from ..base import Best, Candidate, EditData, lighten
-from ..networks import to_logits
 
 __all__ = ["Trials", "can_stack", "float_parameters", "perturbed", "run_trials", "task_copy"]
 
@@ -128,7 +127,7 @@ def stacked_logits(
     stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
     def run(state: State, X: Tensor) -> Tensor:
-        return to_logits(functional_call(module, state, (X,)), data.kind)
+        return data.to_logits(functional_call(module, state, (X,)))
 
     batched = vmap(run, in_dims=(0, None))
     with torch.no_grad():

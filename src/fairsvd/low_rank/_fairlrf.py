@@ -108,6 +108,10 @@ class FairLRFTransformer(NetworkEditor):
         Where the copy of the network is edited; None: where it is.
     output : {"features", "logits", "probabilities"}, default="features"
         What ``transform`` returns.
+    output_key : str, int or None, default=None
+        Where the scores are, for a network that returns more than a tensor: a key or attribute
+        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
+        first element of a tuple.
     memory : None, str, path or joblib.Memory, default=None
         Folder in which trained base networks, factors, curvature and learned masks are kept, so
         that a later fit that depends on the same ones does not compute them again. Entries are
@@ -212,6 +216,7 @@ class FairLRFTransformer(NetworkEditor):
         batch_size: int = 256,
         device: Any = None,
         output: str = "features",
+        output_key: str | int | None = None,
         memory: Any = None,
         precision: str = "full",
         on_interrupt: str = "raise",
@@ -245,6 +250,7 @@ class FairLRFTransformer(NetworkEditor):
         self.batch_size = batch_size
         self.device = device
         self.output = output
+        self.output_key = output_key
         self.memory = memory
         self.precision = precision
         self.on_interrupt = on_interrupt

@@ -176,7 +176,7 @@ def _point(
     if outcome.candidate.finish is not None:
         module, state = edited_copy(module, outcome.candidate), {}
     fitted = time.perf_counter()
-    logits = all_logits(module, held.X, adopted.kind, state).double().numpy()
+    logits = all_logits(module, held.X, state=state, **adopted.reading).double().numpy()
     if data.n_classes == 2:
         logits[:, 1] -= outcome.verdict.margin
     shape = data.n_classes, data.n_groups

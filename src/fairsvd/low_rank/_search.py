@@ -61,7 +61,7 @@ class FairLRFTransformerCV(NetworkEditor):
     threshold, pos_label, sensitive_columns, missing_group, validation, batch_size : object
         As in :class:`FairLRFTransformer`; ``validation`` is set apart within every fold's
         training rows.
-    device, output, memory, precision, on_interrupt, max_memory : object
+    device, output, output_key, memory, precision, on_interrupt, max_memory : object
         As in :class:`FairLRFTransformer`; an interrupt of the search over folds is always raised.
     n_jobs : int or None, default=None
         Trainings at the same time; does not change the result.
@@ -161,6 +161,7 @@ class FairLRFTransformerCV(NetworkEditor):
         batch_size: int = 256,
         device: Any = None,
         output: str = "features",
+        output_key: str | int | None = None,
         memory: Any = None,
         precision: str = "full",
         on_interrupt: str = "raise",
@@ -196,6 +197,7 @@ class FairLRFTransformerCV(NetworkEditor):
         self.batch_size = batch_size
         self.device = device
         self.output = output
+        self.output_key = output_key
         self.memory = memory
         self.precision = precision
         self.on_interrupt = on_interrupt

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..base import EditData, stratified
 from ..curvature import Gradient, squared_weight_gradients
 from ..layers import chosen_weights
-from ..networks import to_logits
 from ..objective import Constraint, edit_loss, shifted, soft_gap
 from ..training import cell_shares
 
@@ -112,7 +111,7 @@ def _expected_squares(
         layers,
         _cell_batches(data),
         gradient,
-        to_logits=lambda output: to_logits(output, data.kind),
+        to_logits=data.to_logits,
         max_memory=max_memory,
         autocast=data.autocast,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
 from ._inference import all_features, all_logits, fast_logits
 from ._modules import MLP, ConvNet
-from ._outputs import ShiftedNetwork, fold_offset, raw_output, to_logits
+from ._outputs import OutputKey, ShiftedNetwork, fold_offset, raw_output, to_logits
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "AdoptedNetwork",
     "ConvNet",
     "LayerWeight",
+    "OutputKey",
     "ShiftedNetwork",
     "adopt",
     "all_features",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..arrays import Batches, LabelledRows
 from ..caching import Cache
 from ..exceptions import NetworkError
-from ._outputs import last_leaf, output_layer, raw_output, to_logits
+from ._outputs import OutputKey, last_leaf, output_layer, raw_output, to_logits
 from ._trained import own_net, users_net
 
 __all__ = ["AdoptedNetwork", "adopt", "known_classes"]
@@ -40,6 +40,8 @@ class AdoptedNetwork:
         True where the network was trained before, on rows that may be unknown.
     notes : tuple of str
         What the user should know about how it was read.
+    output_key : str, int or None
+        Where in what the module returns its scores are.
     """
 
     module: nn.Module
@@ -48,6 +50,16 @@ class AdoptedNetwork:
     net: Any
     frozen: bool
     notes: tuple[str, ...] = ()
+    output_key: OutputKey = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How to read what the module returns, as arguments of :func:`to_logits`."""
+        return {"kind": self.kind, "key": self.output_key}
+
+    def to_logits(self, output: Any) -> Tensor:
+        """Read what the module returned as logits (n, n_classes)."""
+        return to_logits(output, **self.reading)
 
 
 def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
@@ -79,6 +91,7 @@ def adopt(
     rng: np.random.Generator,
     device: str | None = None,
     cache: Cache | None = None,
+    output_key: OutputKey = None,
 ) -> AdoptedNetwork:
     """Get a trained module out of ``network``, training it on ``rows`` where it is not trained.
 
@@ -99,6 +112,8 @@ def adopt(
         Where the copy goes; default: where the network already is.
     cache : Cache, optional
         Keeps what a training leaves; its scope says on which rows.
+    output_key : str, int or None, default=None
+        Where in what the network returns its scores are; see :func:`raw_output`.
 
     Returns
     -------
@@ -125,7 +140,8 @@ def adopt(
     module = adopted.module.eval()
     if device is not None:
         module = module.to(device)
-    return _inspected(replace(adopted, module=module), rows.X, len(classes))
+    adopted = replace(adopted, module=module, output_key=output_key)
+    return _inspected(adopted, rows.X, len(classes))
 
 
 def _not_a_network(network: Any) -> str:
@@ -168,7 +184,7 @@ def _kind_of_net(net: Any) -> str:
 def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetwork:
     """Run a few rows through the network and complete what is known about its output."""
     probe = probe_rows(adopted.module, X)
-    output = _try_forward(adopted.module, probe, X.item_shape)
+    output = _try_forward(adopted, probe, X.item_shape)
     _check_width(output, n_classes)
     kind = _kind_of_output(adopted, output, probe)
     notes = list(adopted.notes)
@@ -179,7 +195,7 @@ def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNe
         )
     if "probabilit" in kind:
         notes.append("The network returns probabilities; they are read as log-probabilities.")
-    name = output_layer(adopted.module, probe)
+    name = output_layer(adopted.module, probe, adopted.output_key)
     if name is None:
         raise NetworkError(
             "network has no Linear or Conv2d layer that runs, so that nothing can be edited."
@@ -194,10 +210,13 @@ def probe_rows(module: nn.Module, X: Batches, n_rows: int = 32) -> Tensor:
     return X[:n_rows].to(parameter.device, parameter.dtype)
 
 
-def _try_forward(module: nn.Module, probe: Tensor, item_shape: tuple[int, ...]) -> Tensor:
+def _try_forward(adopted: AdoptedNetwork, probe: Tensor, item_shape: tuple[int, ...]) -> Tensor:
+    module = adopted.module
     try:
         with torch.no_grad():
-            output = raw_output(module, probe)
+            output = raw_output(module, probe, adopted.output_key)
+    except NetworkError:
+        raise
     except (RuntimeError, ValueError, IndexError) as error:
         first = next((m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))), None)
         raise NetworkError(
@@ -205,9 +224,10 @@ def _try_forward(module: nn.Module, probe: Tensor, item_shape: tuple[int, ...]) 
             f"is {first}. Pass X as the network was trained on it (same columns, same scaling). "
             f"The network said: {error}"
         ) from error
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise NetworkError(f"the network must return (n, n_classes) scores; it returned {shape}.")
+    if output.ndim != 2:
+        raise NetworkError(
+            f"the network must return (n, n_classes) scores; it returned {tuple(output.shape)}."
+        )
     return output
 
 

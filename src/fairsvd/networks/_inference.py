@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..arrays import Batches, to_device
-from ._outputs import raw_output, to_logits
+from ._outputs import OutputKey, to_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
 
@@ -48,17 +48,22 @@ def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor
 
 
 def all_logits(
-    module: nn.Module, X: Batches, kind: str, state: Mapping[str, Tensor] | None = None
+    module: nn.Module,
+    X: Batches,
+    kind: str,
+    state: Mapping[str, Tensor] | None = None,
+    key: OutputKey = None,
 ) -> Tensor:
     """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it.
 
-    ``state`` stands in for entries of the module's state, which is not changed.
+    ``state`` stands in for entries of the module's state, which is not changed; ``kind`` and
+    ``key`` say how to read what it returns (:func:`to_logits`).
     """
 
     def run(x: Tensor) -> Tensor:
         x = _placed(module, x)
-        output = functional_call(module, dict(state), (x,)) if state else raw_output(module, x)
-        return to_logits(output, kind)
+        output = functional_call(module, dict(state), (x,)) if state else module(x)
+        return to_logits(output, kind, key)
 
     return _in_blocks(run, X, block_rows(module, X))
 
@@ -77,7 +82,7 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
 
         handle = target.register_forward_pre_hook(note)
         try:
-            raw_output(module, _placed(module, x))
+            module(_placed(module, x))
         finally:
             handle.remove()
         return entered[-1].reshape(len(x), -1)
