@@ -17,7 +17,7 @@ from fairsvd import JointStratifiedKFold, SelectiveFineTuner
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.generative._selective_rows import generated_rows
 from fairsvd.generative._selective_shares import estimated_shares
-from helpers import IGNORE_SMALL_DATA, images, mlp, table, trained
+from helpers import IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
 from test_bias_mask import edit_data
 from test_selective import LastWins, biased_rows, made_set, quick
 
@@ -165,3 +165,14 @@ def test_several_columns_make_the_cells():
     editor.fit(rows.X, rows.y, sensitive_features=both)
     assert editor.synthetic_groups_ == editor.groups_
     assert (0, ("f", 1)) in editor.cell_shares_
+
+
+def test_a_class_that_only_the_network_knows_needs_no_rows():
+    rows = table(150, n_classes=3)
+    net = FrozenEstimator(skorch_net(mlp(3)).fit(rows.X, rows.y))
+    two = rows.y < 2
+    X, y, g = rows.X[two], rows.y[two], rows.group[two]
+    for groups in (g, None):
+        editor = quick(net, synthetic=(X, y, g)).fit(X, y, sensitive_features=groups)
+        assert editor.classes_.tolist() == [0, 1, 2]
+        assert editor.cell_shares_[2, 0] == 0

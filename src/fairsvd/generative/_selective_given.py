@@ -167,7 +167,8 @@ def _check_cells(rows: LabelledRows, inputs: FitInputs, labels: tuple[Any, ...])
     n_groups, n_classes = max(1, len(labels)), len(inputs.classes)
     size = n_classes * n_groups
     have = torch.bincount(rows.y * n_groups + rows.groups, minlength=size).reshape(-1, n_groups)
-    wanted = torch.ones_like(have)
+    # A network may know classes that no real row has.
+    wanted = torch.bincount(inputs.rows.y, minlength=n_classes)[:, None].expand_as(have)
     if inputs.has_groups:
         known = inputs.rows.groups >= 0
         cells = inputs.rows.y[known] * n_groups + inputs.rows.groups[known]

@@ -54,8 +54,9 @@ def estimated_shares(
     rng = np.random.default_rng(seed)
     real, y = _features(module, data, data.editing, rng)
     made, cells = _features(module, data, synthetic, rng, n_groups)
-    n_cells = data.n_classes * n_groups
-    means = np.stack([made[cells == cell].mean(axis=0) for cell in range(n_cells)])
+    means = np.zeros((data.n_classes * n_groups, made.shape[1]))
+    for cell in np.unique(cells):
+        means[cell] = made[cells == cell].mean(axis=0)
     spread = np.cov((made - means[cells]).T.reshape(made.shape[1], -1))
     spread = np.atleast_2d(spread)
     spread += RIDGE * max(np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
