@@ -254,8 +254,6 @@ class HyperGenerator(CellGenerator):
             with torch.inference_mode(False), torch.enable_grad(), one_torch_thread():
                 if self.penalty == "pairs" and self.n_draws < 2 and self.autophagy_weight > 0:
                     raise ValueError("n_draws=1: penalty='pairs' compares two draws or more.")
-                X = read_rows(X)
-                validate_data(self, X, skip_check_array=True)
                 return super().fit(X, y, sensitive_features=sensitive_features)
         except BaseException:
             # Also after an interrupt: half a fit must not pass for a fitted estimator.
@@ -414,14 +412,6 @@ class HyperGenerator(CellGenerator):
         if isinstance(conditions, Mapping) or wanted is None or len(wanted) != len(X):
             raise ValueError(f"conditions has to name one cell for each of the {len(X)} rows of X.")
         return each[np.arange(len(X)), self._cells.positions(wanted)]
-
-    def __sklearn_tags__(self) -> Any:
-        """Describe the generator to scikit-learn."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        return tags
 
 
 def _warn_of_single_rows(cells: Cells) -> None:

@@ -104,16 +104,21 @@ def encoded_rows(
     if isinstance(codec, ImageCodec):
         images = ImageRows(rows.numbers, codec.shape, like)
         return images, images
+    if like is not None:
+        _check_kinds(rows, like)
     scores = TableScores(rows, like)
-    if like is not None and (scores.n_columns, len(scores.mean)) != (
-        like.n_columns,
-        rows.numbers.shape[1],
-    ):
-        raise ValueError(
-            "X has columns of other kinds than in fit (a number that has become a flag, or one "
-            "that lacks values where none were missing): fit without warm_start."
-        )
     return scores, scores.encode(rows, rng)
+
+
+def _check_kinds(rows: Encoded, like: TableScores) -> None:
+    n_numbers, n_codes = rows.numbers.shape[1], rows.codes.shape[1]
+    wanted = len(like.mean), like.n_columns - len(like.mean) - len(like.lacking)
+    lacking = np.flatnonzero(np.isnan(rows.numbers).any(axis=0))
+    if (n_numbers, n_codes) != wanted or not np.isin(lacking, like.lacking).all():
+        raise ValueError(
+            "X has columns of other kinds than in fit (a number that has become a flag, or that "
+            "lacks values where none were missing): fit again, without warm_start."
+        )
 
 
 def part_of(rows: Any, members: NDArray[np.int64]) -> Any:

@@ -17,6 +17,9 @@ __all__ = ["ImageRows", "TableScores"]
 # Normal scores end here: a share of 1e-7 in each tail is cut off.
 MOST_SCORE = 5.2
 
+# Images that are read at a time.
+IMAGES = 1024
+
 
 class TableScores:
     """Tables as one real column each for numbers, categories and flags of missing numbers.
@@ -109,13 +112,9 @@ class ImageRows:
     ) -> None:
         self.flat, self.shape = flat, shape
         if like is None:
-            values = flat.reshape(len(flat), shape[0], -1)
-            mean = values.mean(axis=(0, 2), dtype=np.float64)
-            scale = values.std(axis=(0, 2), dtype=np.float64)
-            self.mean, self.scale = (
-                torch.from_numpy(v.astype(np.float32)).reshape(-1, 1, 1)
-                for v in (mean, np.where(scale > 0, scale, 1))
-            )
+            mean, scale = _channel_moments(flat, shape[0])
+            self.mean = torch.from_numpy(mean.astype(np.float32)).reshape(-1, 1, 1)
+            self.scale = torch.from_numpy(scale.astype(np.float32)).reshape(-1, 1, 1)
         else:
             self.mean, self.scale = like.mean, like.scale
 
@@ -146,6 +145,22 @@ def _moments(
     mean = np.where(known, numbers, 0).sum(axis=0) / counts
     deviations = np.where(known, numbers - mean, 0)
     scale = np.sqrt(np.square(deviations).sum(axis=0) / counts)
+    return mean, np.where(scale > 0, scale, 1)
+
+
+def _channel_moments(
+    flat: NDArray[Any], n_channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find mean and standard deviation of every channel, some images at a time."""
+    total, squares, count = np.zeros(n_channels), np.zeros(n_channels), 0
+    for start in range(0, len(flat), IMAGES):
+        block = flat[start : start + IMAGES].astype(np.float64)
+        values = block.reshape(len(block), n_channels, -1)
+        total += values.sum(axis=(0, 2))
+        squares += np.square(values).sum(axis=(0, 2))
+        count += values.shape[0] * values.shape[2]
+    mean = total / count
+    scale = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return mean, np.where(scale > 0, scale, 1)
 
 

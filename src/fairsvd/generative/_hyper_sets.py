@@ -80,17 +80,17 @@ class ResampledSets:
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.rng, dtype=torch.float64)
 
-    def _positions(self, n: int) -> Tensor:
-        """Draw rows of one source each, (n_sets, n)."""
+    def _positions(self, n: int, surplus: int) -> Tensor:
+        """Draw rows of one source each, (n_sets, surplus * n); it has n rows or more."""
         sources = torch.nonzero(self.counts >= n).flatten()
         sources = sources if len(sources) else torch.zeros(1, dtype=torch.int64)
         pick = (self._uniform(self.n_sets) * len(sources)).long()
         counts, starts = self.counts[sources[pick]], self.starts[sources[pick]]
-        within = (self._uniform(self.n_sets, n) * counts[:, None]).long()
+        within = (self._uniform(self.n_sets, surplus * n) * counts[:, None]).long()
         return self.order[starts[:, None] + within]
 
     def _plain(self, n: int, surplus: int) -> Tensor:
-        positions = self._positions(surplus * n)
+        positions = self._positions(n, surplus)
         return self.rows[positions.flatten()].unflatten(0, positions.shape)
 
     def _tilted(self, n: int) -> Tensor:
