@@ -31,7 +31,7 @@ class NetworkError(ValueError):
 
 
 class DatasetNotFoundError(OSError):
-    """A data set is neither in ``FAIRSVD_DATA`` nor in the cache, and could not be downloaded."""
+    """A data set's files are not where they were looked for, and could not be downloaded."""
 
 
 class ImageFileError(ValueError):

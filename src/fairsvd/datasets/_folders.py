@@ -1,0 +1,220 @@
+"""What the loaders of image folders share: finding files, leaving rows out, the Bunch."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sklearn.utils import Bunch
+
+from ..exceptions import DatasetNotFoundError, ImageFileError, SkippedRowsWarning
+from ._frame import ImageFrame
+from ._pixels import problem_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["as_names", "bunch", "find_in", "images_in", "pick", "read_csv", "usable", "with_images"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+# Names in a message; the others are counted.
+SHOWN = 5
+
+
+def pick(argument: str, name: Any, known: Sequence[str]) -> str:
+    """Return ``name`` if it is known; the error names the nearest."""
+    if isinstance(name, str) and name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"wanted one of {known}"
+    raise ValueError(f"{argument}={name!r} is not known: {hint}")
+
+
+def as_names(argument: str, given: Any, known: Sequence[str], target: str | None) -> list[str]:
+    """Read the names of one or several sensitive attributes, none of them the target."""
+    wanted = [given] if isinstance(given, str) else list(given)
+    names = [pick(argument, each, known) for each in wanted]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{argument} must name one attribute or several, got {given!r}")
+    if target in names:
+        raise ValueError(f"{argument}={given!r}: {target!r} is the target, and cannot be both")
+    return names
+
+
+def find_in(argument: str, root: Any, *names: str) -> Path:
+    """Find a file or folder below ``root`` under one of several names.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        It is under none of them; the message says where it was looked for.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DatasetNotFoundError(f"{argument}={os.fspath(root)!r} is no folder")
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise DatasetNotFoundError(
+        f"{argument}={os.fspath(root)!r} does not hold {' or '.join(names)}: pass the folder that "
+        "the published files were unpacked into"
+    )
+
+
+def images_in(folders: Sequence[Path]) -> dict[str, str]:
+    """List the image files of some folders, not of those below them.
+
+    Returns
+    -------
+    paths : dict of file name without its last suffix to path
+        Sorted by name; of two files of one name that of the first folder.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        There is none.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        for entry in os.scandir(folder):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in SUFFIXES:
+                found.setdefault(stem, entry.path)
+    if not found:
+        places = ", ".join(str(folder) for folder in folders)
+        raise DatasetNotFoundError(f"no image files ({', '.join(SUFFIXES)}) in {places}")
+    return dict(sorted(found.items()))
+
+
+def read_csv(source: Any, needed: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table of labels, or take a DataFrame, and check that it has the needed columns.
+
+    Those of ``texts`` stay as they are written: a name such as 12e4 is no number.
+    """
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        table, name = source.reset_index(drop=True), "the DataFrame of labels"
+    else:
+        name = os.fspath(source)
+        if not os.path.isfile(name):
+            raise DatasetNotFoundError(f"{name} was not found: it holds the labels")
+        try:
+            table = pd.read_csv(name, dtype=dict.fromkeys(texts, str))
+        except ValueError as error:  # pandas' parser errors are ValueErrors
+            raise ValueError(f"{name} cannot be read as a table: {error}") from error
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise ValueError(f"{name} has no column {missing}: it has {list(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{name} has no rows")
+    return table
+
+
+def with_images(table: pd.DataFrame, column: str, folders: Sequence[Path]) -> pd.DataFrame:
+    """Put the path of each row's image first, by the name without suffix in a column.
+
+    Where there is no such file, it is the path that a .jpg of that name would have.
+    """
+    paths = images_in(folders)
+    names = [str(name) for name in table[column]]
+    found = [paths.get(name, str(folders[0] / f"{name}.jpg")) for name in names]
+    table = table.drop(columns="path", errors="ignore")
+    table.insert(0, "path", found)
+    return table
+
+
+def usable(
+    table: pd.DataFrame,
+    problems: Sequence[str | None],
+    *,
+    on_error: str,
+    mode: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Refuse or leave out rows that cannot be used.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the column path.
+    problems : sequence of str or None
+        What is known to be wrong with each row.
+    on_error : {"raise", "skip"}
+        "raise": an error names such rows; images are not opened. "skip": every image is decoded
+        to find out, such rows are left out, and a warning names them.
+    mode : str
+        As of ImageFrame.
+
+    Returns
+    -------
+    kept, skipped : DataFrame
+        The rows that are left, numbered anew; path and reason of the others.
+
+    Raises
+    ------
+    ImageFileError
+        Rows cannot be used, or none can.
+    """
+    import pandas as pd
+
+    pick("on_error", on_error, ("raise", "skip"))
+    reasons = [
+        reason or (_unreadable(path, mode) if on_error == "skip" else _missing(path))
+        for path, reason in zip(table["path"], problems, strict=True)
+    ]
+    bad = pd.Series([reason is not None for reason in reasons], index=table.index, dtype=bool)
+    skipped = pd.DataFrame({"path": table["path"], "reason": reasons}, dtype=object)[bad]
+    skipped = skipped.reset_index(drop=True)
+    if on_error == "raise" and len(skipped):
+        raise ImageFileError(f'{_listed(skipped)}. on_error="skip" leaves such rows out.')
+    if len(skipped) == len(table):
+        raise ImageFileError(f"no row can be used: {_listed(skipped)}")
+    if len(skipped):
+        warnings.warn(f"left out: {_listed(skipped)}", SkippedRowsWarning, stacklevel=3)
+    return table[~bad].reset_index(drop=True), skipped
+
+
+def _missing(path: str) -> str | None:
+    return None if os.path.isfile(path) else "there is no such file"
+
+
+def _unreadable(path: str, mode: str) -> str | None:
+    return _missing(path) or problem_of(path, mode)
+
+
+def _listed(skipped: pd.DataFrame) -> str:
+    rows = skipped.head(SHOWN).itertuples()
+    named = "; ".join(f"{row.path}: {str(row.reason).rstrip('.')}" for row in rows)
+    more = len(skipped) - SHOWN
+    return f"{len(skipped)} of the images ({named}{f'; and {more} more' if more > 0 else ''})"
+
+
+def bunch(
+    table: pd.DataFrame,
+    skipped: pd.DataFrame,
+    *,
+    target: pd.Series,
+    target_names: Sequence[str],
+    groups: dict[str, list[str]],
+    favourable_label: int | None,
+    description: str,
+    images: Mapping[str, Any],
+) -> Bunch:
+    """Gather what a loader of images returns."""
+    name = str(target.name)
+    return Bunch(
+        data=ImageFrame(table, **images),
+        target=target,
+        sensitive_features=table[list(groups)].copy(),
+        frame=table if name in table else table.assign(**{name: target}),
+        target_names=list(target_names),
+        favourable_label=favourable_label,
+        group_columns=groups,
+        skipped=skipped,
+        DESCR=description,
+    )
