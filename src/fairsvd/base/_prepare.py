@@ -16,7 +16,13 @@ from ..arrays import Batches, to_device
 from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..groups import cell_codes
-from ..networks import AdoptedNetwork, adopt, fast_logits, probe_rows
+from ..networks import (
+    AdoptedNetwork,
+    adopt,
+    fast_logits,
+    laid_out,
+    probe_rows,
+)
 from ..objective import Constraint, Judge, Verdict, count_table, make_judge, utility_from_counts
 from ._candidates import EditData
 from ._inputs import FitInputs
@@ -146,7 +152,8 @@ def make_data(
     """
     rows = np.concatenate([parts.validation, parts.sample])
     of_part = np.repeat([0, 1], [len(parts.validation), len(parts.sample)])
-    judged = inputs.rows.subset(rows)
+    of_fit = replace(inputs.rows, X=laid_out(adopted.module, inputs.rows.X, adopted.output_key))
+    judged = of_fit.subset(rows)
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
@@ -159,7 +166,7 @@ def make_data(
     facts = entry.facts
     judge = replace(judge, separate=facts["separate"], floor=facts["floor"])
     return EditData(
-        editing=inputs.rows.subset(parts.editing),
+        editing=of_fit.subset(parts.editing),
         judged=judged.X,
         judge=judge,
         untouched=entry.tensors["logits"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
 from ._inference import all_features, all_logits, fast_logits
+from ._layout import laid_out
 from ._modules import MLP, ConvNet
 from ._outputs import OutputKey, ShiftedNetwork, fold_offset, raw_output, to_logits
 from ._weights import LayerWeight, layer_weights
@@ -21,6 +22,7 @@ __all__ = [
     "fast_logits",
     "fold_offset",
     "known_classes",
+    "laid_out",
     "layer_weights",
     "probe_rows",
     "raw_output",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset, default_collate
 
 from .._rng import one_torch_thread, torch_generator
 from ..arrays import LabelledRows
+from ._layout import laid_out
 from ._modules import MLP, ConvNet
 
 __all__ = ["RowDataset", "default_net", "fit_net", "train_default"]
@@ -151,6 +153,7 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.G
     for name, values in (("mean", mean), ("scale", scale)):
         buffer = net.module.get_buffer(name)
         buffer.copy_(values.to(buffer.dtype).reshape(buffer.shape))
+    rows = replace(rows, X=laid_out(net.module, rows.X))
     with one_torch_thread() if is_table(rows) else nullcontext():
         fit_net(net, BatchDataset(rows, rows.y, torch_generator(rng)), None)
 
