@@ -1,0 +1,60 @@
+"""The examples run from beginning to end, with fewer rows and steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairsvd.datasets import load_biased_digits
+
+FOLDER = Path(__file__).parents[1] / "examples"
+SMALL = {"EPOCHS": 2, "MAX_STEPS": 30, "N_EDIT": 200, "N_TEST": 100, "N_TRAIN": 200}
+
+pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+
+
+def shrunk(source: str) -> str:
+    """Replace the settings at the top of an example by small ones."""
+    settings = re.compile(r"^([A-Z_, ]+) = ([\d_, ]+)$", re.MULTILINE)
+    found: list[str] = []
+
+    def smaller(match: re.Match[str]) -> str:
+        names = [name.strip() for name in match[1].split(",")]
+        found.extend(set(names) & set(SMALL))
+        values = [value.strip() for value in match[2].split(",")]
+        pairs = zip(names, values, strict=True)
+        return f"{match[1]} = {', '.join(str(SMALL.get(n, v)) for n, v in pairs)}"
+
+    made = settings.sub(smaller, source)
+    assert "MAX_STEPS" in found
+    return made
+
+
+def run(name: str) -> dict[str, object]:
+    path = FOLDER / name
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(shrunk(path.read_text()), str(path), "exec"), space)
+    return space
+
+
+def digits_for_clothes(*, subset: str, classes: tuple[int, ...]) -> object:
+    """Give digits, doubled in size, in the place of Fashion-MNIST."""
+    digits = load_biased_digits(classes=(3, 8))
+    images = (digits.images.max(axis=1) * 255).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    digits.images, digits.target = images, np.where(digits.target == 8, classes[1], classes[0])
+    return digits
+
+
+@pytest.mark.slow
+def test_tinted_fashion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    import fairsvd.datasets
+
+    monkeypatch.setattr(fairsvd.datasets, "load_fashion_mnist", digits_for_clothes)
+    space = run("plot_tinted_fashion.py")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["weighs", "before:", "after:"]
+    assert len(space["sheet"].images) == 32
+    assert len(space["candidates"].collections) > 3
