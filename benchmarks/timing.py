@@ -40,15 +40,19 @@ class Result:
         return self.section, self.setting, numbers[0], " to ".join(numbers[1:]), limit, self.base
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def interleave(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+def interleave(
+    runs: Sequence[Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
     """Time runs in turns, after one turn that is not counted; a list of seconds for each run."""
-    rounds = [[seconds(run) for run in runs] for _ in range(repeats + 1)]
+    rounds = [[seconds(run, clock) for run in runs] for _ in range(repeats + 1)]
     return [list(column) for column in zip(*rounds[1:], strict=True)]
 
 

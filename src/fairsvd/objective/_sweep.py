@@ -70,7 +70,7 @@ def sweep(
     size = max(1, CHUNK // n_cells)
     reached = np.zeros((n_cells, 1), dtype=np.int64)
     for start in range(0, len(added), size):
-        # Cells first: every later sum over cells then runs along the cuts, which are many.
+        # Cuts last in memory: every later sum over cells then runs along them, and they are many.
         positive = np.cumsum(
             added[start : start + size] == codes[:-1, None], axis=1, dtype=np.int64
         )
@@ -80,11 +80,12 @@ def sweep(
         if not len(chosen):
             # A long run of equal margins, say of a constant network.
             continue
-        counts = np.empty((n_cells, 2, len(chosen)), dtype=np.int64)
-        counts[:, 1] = positive if len(chosen) == positive.shape[1] else positive.take(chosen, 1)
-        np.subtract(totals, counts[:, 1], out=counts[:, 0])
-        counts = counts.reshape(n_parts, n_groups, 2, 2, -1)
-        yield Cuts(thresholds[start : start + size][chosen], np.moveaxis(counts, -1, 0))
+        counts = np.empty((2, n_cells, len(chosen)), dtype=np.int64)
+        # The indices are in range; to check them numpy would write to a copy first.
+        positive.take(chosen, axis=1, out=counts[1], mode="clip")
+        np.subtract(totals, counts[1], out=counts[0])
+        table = counts.reshape(2, n_parts, n_groups, 2, -1).transpose(4, 1, 2, 3, 0)
+        yield Cuts(thresholds[start : start + size][chosen], table)
 
 
 def _falling(margins: NDArray[np.float64]) -> NDArray[np.int64]:
