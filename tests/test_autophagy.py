@@ -353,13 +353,14 @@ def test_arguments_that_cannot_be_used(settings, message):
 def test_the_plot_shows_medians_and_where_they_should_be():
     X, y, group = rows()
     audit = autophagy_audit(Forgetful(), X, y, sensitive_features=group, **SMALL)
-    axes = plot_autophagy(audit, measures=["share", "share_ratio", "variance_ratio"])
+    axes = plot_autophagy(audit, measures=["share", "variance_ratio", "share_ratio"])
     assert axes.shape == (3,)
     summary = audit.summary.set_index(["cell", "measure"])
     lines = {line.get_label(): line for line in axes[0].get_lines()}
     wanted = summary.loc[("0, a", "share"), "median"].to_numpy()
     assert lines["0, a"].get_ydata() == pytest.approx(wanted)
-    assert any(np.allclose(line.get_ydata(), 1) for line in axes[2].get_lines())
+    assert any(np.allclose(line.get_ydata(), 1) for line in axes[1].get_lines())
+    assert "all rows" not in lines
     labels = [text.get_text() for text in axes[-1].get_legend().get_texts()]
     assert labels == ["all rows", "0, a", "0, b", "1, a", "1, b"]
     axes[0].figure.canvas.draw()

@@ -18,6 +18,9 @@ __all__ = ["plot_autophagy"]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 WHOLE_COLOR, PALE = "#222222", "#8A8A8A"
 
+# Measures of which the whole table has the same value always.
+ONLY_CELLS = ("share", "share_ratio", "extinct")
+
 # What a measure is called, and where it would be if nothing were lost.
 LABELS: dict[str, tuple[str, float | None]] = {
     "share": ("share of the rows", None),
@@ -80,7 +83,8 @@ def plot_autophagy(
     if len(axes) != len(measures):
         raise ValueError(f"axes holds {len(axes)} Axes for {len(measures)} measures: pass as many.")
     for ax, name in zip(axes, measures, strict=True):
-        _draw(ax, audit.summary[audit.summary["measure"] == name])
+        shown = audit.summary[audit.summary["measure"] == name]
+        _draw(ax, shown[shown["cell"] != "all"] if name in ONLY_CELLS else shown)
         _dress(ax, name)
     _explain(axes, audit)
     return np.asarray(axes)
@@ -131,4 +135,7 @@ def _dress(ax: Axes, name: str) -> None:
 def _explain(axes: Any, audit: Any) -> None:
     title = f"Trained on its own samples: {audit.mode}, cells {audit.conditions}"
     axes[0].set_title(title, loc="left", fontsize=10, weight="bold")
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    # The panel that shows most: the whole table is not in all of them.
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda h: len(h[1]))
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    axes[-1].legend(handles, labels, **place, frameon=False, fontsize=8)
