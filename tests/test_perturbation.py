@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ class Branches(nn.Module):
 
     def forward(self, X):
         logits = self.body(X)
-        return logits if float(logits.sum()) > 0 else logits + 1
+        return logits if float(logits.detach().sum()) > 0 else logits + 1
 
 
 class Warns(Branches):
@@ -220,6 +221,38 @@ def test_equal_seeds_give_equal_bits_whatever_the_jobs(stacked, monkeypatch):
     assert fingerprint(editors[0].module_) == fingerprint(editors[1].module_)
     assert editors[0].history_.equals(editors[1].history_)
     assert editors[0].trial_ == editors[1].trial_
+
+
+@pytest.mark.parametrize(("held_bytes", "most"), [(2**24, 8), (4000, 2), (0, 1)])
+def test_how_many_run_before_they_are_judged_changes_nothing(held_bytes, most, monkeypatch):
+    rows = table()
+    network, data = trained(mlp(), rows), edit_data(rows)
+    events = []
+
+    class Watched(EditData):
+        def logits(self, *args):
+            events.append("pass")
+            return super().logits(*args)
+
+    def run():
+        watched = Watched(**{f.name: getattr(data, f.name) for f in fields(EditData)})
+        trials = Trials(network, watched, 0.3, tuple(range(1, 20)), seeds(19), False)
+        for candidate in run_trials(trials):
+            events.append("judged")
+            yield candidate
+
+    monkeypatch.setattr(trials_module, "AT_ONCE", 1)
+    alone = list(run())
+    monkeypatch.undo()
+    monkeypatch.setattr(trials_module, "HELD_BYTES", held_bytes)
+    events.clear()
+    together = list(run())
+    assert events.index("judged") == most
+    assert events.count("pass") == events.count("judged") == 19
+    for mine, other in zip(alone, together, strict=True):
+        assert (mine.verdict, mine.params) == (other.verdict, other.params)
+        assert mine.state.keys() == other.state.keys()
+        assert all(torch.equal(mine.state[name], other.state[name]) for name in mine.state)
 
 
 def test_the_chosen_trial_is_the_best_and_can_be_made_again():

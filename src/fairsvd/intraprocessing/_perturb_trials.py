@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ BLOCK = 1024
 # table: one fifth at 2^14, four fifths at 2^22 to 2^24, more beyond. Stacked convolutions run as
 # grouped ones, which took as long on few images and twice as long on many.
 MOST_WORK = 2**24
+
+# Trials that run one by one before the first of them is judged, and the bytes that their parameters
+# and logits may take: a pass and a sweep of thresholds slow each other down through the cache.
+AT_ONCE, HELD_BYTES = 8, 2**24
 
 # Rows on which both ways are held against each other before the faster one is taken.
 PROBED = 32
@@ -140,14 +145,21 @@ def stacked_logits(
 def _with_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:
     # Read once for all trials, where memory allows it.
     rows = trials.data.judged.held()
-    if not trials.stacked:
-        for state in trials.states():
-            yield state, trials.data.logits(trials.module, state, rows)
+    if trials.stacked:
+        states = list(trials.states())
+        logits = stacked_logits(trials.module, trials.data, states, rows)
+        # A view would keep the logits of all trials.
+        yield from ((state, one.clone()) for state, one in zip(states, logits, strict=True))
         return
-    states = list(trials.states())
-    logits = stacked_logits(trials.module, trials.data, states, rows)
-    # A view would keep the logits of all trials.
-    yield from ((state, one.clone()) for state, one in zip(states, logits, strict=True))
+    left, size = trials.states(), _at_once(trials)
+    while few := list(islice(left, size)):
+        found = [trials.data.logits(trials.module, state, rows) for state in few]
+        yield from zip(few, found, strict=True)
+
+
+def _at_once(trials: Trials) -> int:
+    held = [*float_parameters(trials.module).values(), trials.data.untouched]
+    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in held)))
 
 
 def run_trials(trials: Trials) -> Iterator[Candidate]:
