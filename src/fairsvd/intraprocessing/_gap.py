@@ -23,6 +23,7 @@ from ..base import (
 )
 from ..objective import Constraint, PhiObjective
 from ._gap_path import SCOPES, GapPath, run_path, untouched
+from ._group_shift import ShiftPath, run_shift
 
 __all__ = ["GapFineTuner"]
 
@@ -61,6 +62,11 @@ class GapFineTuner(NetworkEditor):
     max_steps : int, default=300
         Cap on the steps of each of two phases, ``min(max_steps, max(30, n_rows))``. The second
         one starts from the best of the first at the threshold that fits it, in smaller steps.
+    group_shift : {"auto", "always", "never"}, default="auto"
+        Try shifts of the output layer along what tells the groups apart in its input, before the
+        tuning. "auto": where the network is over-fitted, its balanced accuracy on the editing rows
+        more than 0.10 above that on the validation rows, ``scope`` is "all" or "head" and ``mode``
+        is "penalty": rows that are memorised show no gap that a loss could follow.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
@@ -117,7 +123,7 @@ class GapFineTuner(NetworkEditor):
     Attributes
     ----------
     weight_ : float or None
-        The weight of the chosen candidate; None where the untouched network was chosen.
+        The weight of the chosen candidate; None where the untouched network or a shift was chosen.
     balance_ : {"cells", "classes"} or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
@@ -137,6 +143,11 @@ class GapFineTuner(NetworkEditor):
     older than deep networks; the loss at the operating threshold, cell-stratified batches and
     the two phases are ours. Without sensitive features plain fine-tuning runs in either mode.
 
+    A shift adds a multiple of a ridge regression of the group on the output layer's input to the
+    weights of a class; multiples up to one standard deviation of the logits are tried for one
+    group and class after the other. It is left out where the last layer is no ``nn.Linear``, or
+    where there are more than 24 pairs of group and class.
+
     Examples
     --------
     >>> from fairsvd import GapFineTuner
@@ -155,6 +166,7 @@ class GapFineTuner(NetworkEditor):
         "scope": [StrOptions(set(SCOPES))],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "max_steps": [positive_int()],
+        "group_shift": [StrOptions({"auto", "always", "never"})],
         "balance": [StrOptions({"auto", "cells", "classes"}), None],
     }
 
@@ -167,6 +179,7 @@ class GapFineTuner(NetworkEditor):
         scope: str = "all",
         learning_rate: float | None = None,
         max_steps: int = 300,
+        group_shift: str = "auto",
         balance: str | None = "auto",
         constraint: str | PhiObjective = "equalized_odds",
         tolerance: float = 0.05,
@@ -194,6 +207,7 @@ class GapFineTuner(NetworkEditor):
         self.scope = scope
         self.learning_rate = learning_rate
         self.max_steps = max_steps
+        self.group_shift = group_shift
         self.balance = balance
         self.constraint = constraint
         self.tolerance = tolerance
@@ -219,8 +233,16 @@ class GapFineTuner(NetworkEditor):
         self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
     ) -> Iterator[Candidate]:
         shared = {"balance_": constraint.balance}
-        yield Candidate({}, {"stage": "untouched"}, {**shared, "weight_": None})
+        none = {**shared, "weight_": None}
+        yield Candidate({}, {"stage": "untouched"}, none)
+        if self._shifts(data):
+            yield from run_shift(ShiftPath(module, data, none))
         yield from run_paths(self._paths(module, data, constraint, rng), run_path, self.n_jobs)
+
+    def _shifts(self, data: EditData) -> bool:
+        if self.group_shift != "auto":
+            return self.group_shift == "always"
+        return data.judge.separate and self.mode == "penalty" and self.scope in ("all", "head")
 
     def _paths(
         self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator

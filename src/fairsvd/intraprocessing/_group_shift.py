@@ -1,0 +1,183 @@
+"""Shifts of the output layer along what tells the groups apart: a steady search for few rows.
+
+A network that has memorised its rows shows no gap on them, so that a loss has nothing to follow.
+One number for each group and class can still be settled on the rows that were set apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .._rng import one_torch_thread
+from ..base import Best, Candidate, EditData, judged_state, lighten
+from ..networks import all_features
+
+__all__ = ["ShiftPath", "group_directions", "run_shift"]
+
+# Sizes of a shift, in standard deviations of the logits' margin.
+SIZES = tuple(size for size in np.linspace(-1, 1, 41).tolist() if abs(size) > 1e-9)
+
+# Ridge of a direction, in the features' mean variance: without it memorised rows give it away.
+RIDGE = 1e-2
+
+# Variance, as a share of the mean square, that is no more than the rounding of float32.
+ROUNDING = 1e-12
+
+# Above so many pairs of group and class the search takes longer than tuning.
+MOST_LINES = 24
+
+
+@dataclass(frozen=True)
+class ShiftPath:
+    """A search for shifts, self-contained so that it can run anywhere.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Not run by another task at the same time.
+    data : EditData
+    attributes : mapping
+        Fitted attributes of its candidates.
+    """
+
+    module: nn.Module
+    data: EditData
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One direction of the output layer's parameters.
+
+    Attributes
+    ----------
+    row : int
+        Of the weight: the class that is shifted.
+    weight : Tensor of shape (n_features,)
+    bias : Tensor of shape ()
+        What a shift of size 1 adds, so that on average over the rows nothing changes.
+    params : dict
+        For the record: the group and the class.
+    """
+
+    row: int
+    weight: Tensor
+    bias: Tensor
+    params: dict[str, Any]
+
+
+def group_directions(
+    features: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit the linear function of the features that tells each group from all others.
+
+    Ridge regression of +1 and -1, both sides weighing alike; scaled so that its values on the
+    rows have a standard deviation of 1.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d), float64
+    groups : ndarray of shape (n,), int64
+        Codes in [0, n_groups).
+    n_groups : int
+
+    Returns
+    -------
+    directions : ndarray of shape (k, d), float64
+        One for each group, the second alone where there are two; zero where nothing tells it.
+    centres : ndarray of shape (k,), float64
+        Their mean values on the rows.
+    """
+    first = 1 if n_groups == 2 else 0
+    found = [_direction(features, groups == group) for group in range(first, n_groups)]
+    directions = np.stack(found)
+    return directions, directions @ features.mean(axis=0)
+
+
+def _direction(features: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    if inside.all() or not inside.any():
+        return np.zeros(features.shape[1])
+    weights = np.where(inside, 0.5 / inside.mean(), 0.5 / (~inside).mean()) / len(inside)
+    centred = features - weights @ features
+    covariance = (centred * weights[:, None]).T @ centred
+    ridge = RIDGE * np.trace(covariance) / len(covariance)
+    # Constant features differ by rounding.
+    if RIDGE * np.square(features).mean() * ROUNDING >= ridge:
+        return np.zeros(features.shape[1])
+    slope = (centred * weights[:, None]).T @ np.where(inside, 1.0, -1.0)
+    direction = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), slope)
+    spread = (features @ direction).std()
+    return direction / spread if spread > 0 else np.zeros_like(direction)
+
+
+def run_shift(path: ShiftPath) -> Iterator[Candidate]:
+    """Try every size along one line after the other, each from the best of those before.
+
+    Yields
+    ------
+    candidate : Candidate
+        Its state is left out where an earlier one ranks at least as high. None where the output
+        layer is no linear one, or there are more than ``MOST_LINES`` pairs of group and class.
+    """
+    with one_torch_thread():
+        name, head = path.data.output_layer, path.module.get_submodule(path.data.output_layer)
+        lines = _lines(path, head)
+        prefix = f"{name}." if name else ""
+        start = {f"{prefix}{key}": value.detach() for key, value in head.named_parameters()}
+        best, reached = Best[dict[str, Tensor]](), start
+        for line in lines:
+            base = reached
+            for size in SIZES:
+                state = _shifted(base, prefix, line, size)
+                record = {"stage": "shift", "shift": size, **line.params}
+                made = judged_state(path.module, path.data, state, record, path.attributes)
+                kept = lighten(made, best)
+                if kept.state:
+                    reached = state
+                yield kept
+
+
+def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
+    data = path.data
+    if not isinstance(head, nn.Linear) or not data.has_groups:
+        return []
+    # Two classes have one margin; the last row of the weight is that of the second class.
+    rows = [head.out_features - 1] if data.n_classes == 2 else list(range(data.n_classes))
+    n_directions = 1 if data.n_groups == 2 else data.n_groups
+    if len(rows) * n_directions > MOST_LINES or (head.bias is None and len(rows) > 1):
+        return []
+    features = all_features(path.module, data.judged, data.output_layer).double().numpy()
+    if features.shape[1] != head.in_features:
+        return []
+    editing = data.judge.parts == 1
+    known = features[editing], data.judge.groups[editing]
+    directions, centres = group_directions(*known, data.n_groups)
+    labels = data.group_labels[1:] if data.n_groups == 2 else data.group_labels
+    logits = data.untouched.double()
+    spreads = [float(s) for s in (logits - logits.mean(dim=1, keepdim=True)).std(dim=0)]
+    made = []
+    for direction, centre, label in zip(directions, centres, labels, strict=True):
+        for row in rows:
+            # Of two centred logits each varies half as much as the margin.
+            unit = 2 * spreads[1] if data.n_classes == 2 else spreads[row]
+            weight = torch.as_tensor(unit * direction).to(head.weight)
+            bias = torch.as_tensor(-unit * centre).to(head.weight)
+            if direction.any():
+                made.append(Line(row, weight, bias, {"group": label, "class": row}))
+    return made
+
+
+def _shifted(base: Mapping[str, Tensor], prefix: str, line: Line, size: float) -> dict[str, Tensor]:
+    """Add ``size`` times the line to the row of its class."""
+    state = {name: value.clone() for name, value in base.items()}
+    state[f"{prefix}weight"][line.row] += size * line.weight
+    if f"{prefix}bias" in state:
+        state[f"{prefix}bias"][line.row] += size * line.bias
+    return state
