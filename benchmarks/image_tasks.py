@@ -184,10 +184,9 @@ def lesions(form: str, seed: int, dev: bool, quick: bool, column: str) -> ImageP
     values = bunch.sensitive_features[column]
     known = np.flatnonzero(values.notna().to_numpy())
     names, g = np.unique(values.iloc[known].astype(str), return_inverse=True)
-    X = np.asarray(bunch.images, np.float32)[known].reshape(len(known), 1, 8, 8)
-    X = X / 255 if X.max() > 1 else X
-    rows = Rows(X, np.asarray(bunch.target)[known].astype(np.int64), g.astype(np.int64))
-    lesion = np.asarray(bunch.lesion_id)[known]
+    labels = bunch.target.to_numpy()[known]
+    rows = Rows(bunch.images[known], labels, g.astype(np.int64))
+    lesion = bunch.frame["lesion_id"].to_numpy()[known]
 
     def parted(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         cut = GroupShuffleSplit(1, test_size=share, random_state=seed)

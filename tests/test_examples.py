@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fairsvd.datasets import load_biased_digits
+from fairsvd.exceptions import DatasetNotFoundError
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SMALL = {"EPOCHS": 2, "MAX_STEPS": 30, "N_EDIT": 200, "N_TEST": 100, "N_TRAIN": 200}
@@ -57,4 +58,17 @@ def test_tinted_fashion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["weighs", "before:", "after:"]
     assert len(space["sheet"].images) == 32
+    assert len(space["candidates"].collections) > 3
+
+
+@pytest.mark.slow
+def test_skin_lesions(capsys: pytest.CaptureFixture[str]):
+    try:
+        space = run("plot_skin_lesions.py")
+    except DatasetNotFoundError as missing:
+        pytest.skip(str(missing))
+    text = capsys.readouterr().out
+    assert "noise_floor" in text
+    assert text.index("before\n") < text.index("after\n")
+    assert len(space["sheet"].get_yticklabels()) == 8
     assert len(space["candidates"].collections) > 3
