@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import resource
+import re
+import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ import numpy as np
 from PIL import Image
 from skorch import NeuralNet
 
+from fairsvd import networks
 from fairsvd.arrays import Batches, LabelledRows
 from fairsvd.base import NetworkEditor
+from fairsvd.networks import _inference
 
 # What each kind of pass is, by the code that asks for the rows.
-PROBE, BLOCKS, STEP = "probe", "rows in blocks", "step of an edit"
+PROBE, BLOCKS, STEP = "a few first rows", "statistics", "step of an edit"
+JUDGING, PREDICTION = "judgement", "prediction"
 EPOCH, HELD_OUT = "epoch of training", "epoch, held-out rows"
 
 
@@ -39,7 +44,7 @@ class Process:
     kind: str = ""
     serial: int = 0
     alive: int = 0
-    most_alive: int = 0
+    most_alive: dict[str, int] = field(default_factory=dict)
     installed: bool = False
 
 
@@ -85,7 +90,7 @@ class Counted:
             "number": HERE.number,
             "kind": HERE.kind or PROBE,
             "serial": HERE.serial,
-            "most_alive": HERE.most_alive,
+            "most_alive": HERE.most_alive.get(HERE.kind or PROBE, 0),
             "peak": peak_bytes(),
         }
         with open(self.log, "ab", buffering=0) as file:
@@ -94,8 +99,13 @@ class Counted:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most memory that this process has had so far, or 0 where Linux does not tell.
+
+    ``resource.getrusage`` would give a worker the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def read_log(log: str | Path) -> list[dict[str, Any]]:
@@ -135,15 +145,28 @@ def as_pass(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def counted(*args: Any, **settings: Any) -> Any:
         with during(kind):
+            return function(*args, **settings)
+
+    return counted
+
+
+def as_read(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make each call a pass where it is in none, and count the rows that it returns as held."""
+
+    @wraps(function)
+    def counted(*args: Any, **settings: Any) -> Any:
+        with during(kind):
             return noted(function(*args, **settings))
 
     return counted
 
 
 def noted(rows: Any) -> Any:
-    """Count rows as held until their tensor is gone."""
+    """Count rows as held until their tensor is gone; an editor keeps its few first rows."""
+    if HERE.kind == PROBE:
+        return rows
     HERE.alive += len(rows)
-    HERE.most_alive = max(HERE.most_alive, HERE.alive)
+    HERE.most_alive[HERE.kind] = max(HERE.most_alive.get(HERE.kind, 0), HERE.alive)
     weakref.finalize(rows, forget, len(rows))
     return rows
 
@@ -176,15 +199,75 @@ def epochs(function: Callable[..., Any]) -> Callable[..., Any]:
     return counted
 
 
-def install() -> None:
-    """Wrap, once a process, what reads rows."""
+def everywhere(put: Callable[[Any, str, Any], None], old: Any, new: Any) -> None:
+    """Put one function in the place of another wherever the package has imported it."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fairsvd":
+            for key in [key for key, value in vars(module).items() if value is old]:
+                put(module, key, new)
+
+
+def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Wrap, once a process, what reads rows; ``put`` sets an attribute."""
     if HERE.installed:
         return
-    HERE.installed = True
-    Batches.blocks = in_passes(BLOCKS, Batches.blocks)  # type: ignore[method-assign]
-    LabelledRows.batches = in_passes(BLOCKS, LabelledRows.batches)  # type: ignore[method-assign]
-    Batches.__getitem__ = as_pass(PROBE, Batches.__getitem__)  # type: ignore[method-assign]
-    Batches.for_training = as_pass(STEP, Batches.for_training)  # type: ignore[method-assign]
-    NeuralNet.run_single_epoch = epochs(NeuralNet.run_single_epoch)
-    NetworkEditor.fit = as_call("fit", NetworkEditor.fit)  # type: ignore[method-assign]
-    NetworkEditor._logits = as_call("predict", NetworkEditor._logits)  # type: ignore[method-assign]
+    put(HERE, "installed", True)
+    put(Batches, "blocks", in_passes(BLOCKS, Batches.blocks))
+    put(LabelledRows, "batches", in_passes(BLOCKS, LabelledRows.batches))
+    put(Batches, "__getitem__", as_read(PROBE, Batches.__getitem__))
+    put(Batches, "for_training", as_pass(STEP, Batches.for_training))
+    everywhere(put, networks.fast_logits, as_pass(JUDGING, networks.fast_logits))
+    put(_inference, "_in_blocks", as_pass(PREDICTION, _inference._in_blocks))
+    put(NeuralNet, "run_single_epoch", epochs(NeuralNet.run_single_epoch))
+    put(NetworkEditor, "fit", as_call("fit", NetworkEditor.fit))
+    put(NetworkEditor, "_logits", as_call("predict", NetworkEditor._logits))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: all passes of one kind in calls of one name.
+
+    Attributes
+    ----------
+    calls, passes, reads : int
+        How many there were in all.
+    most_passes : int
+        Of one call.
+    most_reads : int
+        Of one file in one pass: the bar is 1.
+    held : int
+        Rows that one process held at the same time at most.
+    """
+
+    call: str
+    kind: str
+    calls: int
+    passes: int
+    most_passes: int
+    reads: int
+    most_reads: int
+    held: int
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> list[Row]:
+    """Count reads by what was going on."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault((line["call"], line["kind"]), []).append(line)
+    return [_row(*key, own) for key, own in sorted(found.items())]
+
+
+def _row(call: str, kind: str, lines: Sequence[dict[str, Any]]) -> Row:
+    of_pass = Counter((each["process"], each["serial"], each["file"]) for each in lines)
+    passes = {(each["process"], each["number"], each["serial"]) for each in lines}
+    of_call = Counter(key[:2] for key in passes)
+    return Row(
+        call,
+        kind,
+        calls=len(of_call),
+        passes=len(passes),
+        most_passes=max(of_call.values()),
+        reads=len(lines),
+        most_reads=max(of_pass.values()),
+        held=max(each["most_alive"] for each in lines),
+    )

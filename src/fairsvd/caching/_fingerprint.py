@@ -89,11 +89,15 @@ def _object(update: Update, value: Any) -> None:
     _code(update, kind)
     if hasattr(value, "get_params"):
         _mapping(update, value.get_params(deep=False))
-    elif all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__):
+    elif _of_python(kind) and hasattr(value, "__dict__"):
         _mapping(update, vars(value))
     else:
         # What a compiled class holds cannot be seen.
         raise NotStableError(f"{kind.__module__}.{kind.__qualname__} objects have no fingerprint")
+
+
+def _of_python(kind: type) -> bool:
+    return all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__)
 
 
 def _plain(update: Update, value: Any) -> None:

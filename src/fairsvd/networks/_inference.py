@@ -49,6 +49,7 @@ def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor
             missing = size - len(block)
             padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
             parts.append(run(padded)[: len(block)].cpu())
+            del block, padded  # before the next is read
     return torch.cat(parts)
 
 
