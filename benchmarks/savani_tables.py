@@ -162,8 +162,8 @@ def markdown(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
     lines += [
         "Test rows, mean±standard deviation over seeds. Bias: unprivileged minus privileged: women",
         "- men, under 25 - others, others - Caucasian; phi: balanced accuracy where the absolute",
-        "bias is below .05, else 0; constant: runs that predict everybody alike; CPU seconds without",
-        "the network's training; published: posters of arXiv:2208.00781, phi there median",
+        "bias is below .05, else 0; constant: runs that predict everybody alike; CPU seconds",
+        "without the network's training; published: posters of arXiv:2208.00781, phi there median",
         "[quartiles].",
         "",
     ]
