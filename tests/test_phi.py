@@ -401,3 +401,13 @@ def test_the_plot_names_its_gap_and_limits():
     assert ax.get_ylabel() == "balanced accuracy"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {"limit of the choice, 0.29", "tolerance, 0.3"} <= set(labels)
+
+
+def test_what_is_kept_in_memory_belongs_to_its_objective(tmp_path):
+    phis = [PhiObjective(epsilon=e, n_thresholds=51) for e in (0.3, 0.05, 0.3)]
+    fits = [fitted(constraint=phi, memory=tmp_path) for phi in phis]
+    fresh = [fitted(constraint=phi) for phi in phis[:2]]
+    for one, other in zip(fits, [*fresh, fresh[0]], strict=True):
+        assert one.history_.equals(other.history_)
+        assert fingerprint(one.module_) == fingerprint(other.module_)
+    assert not fits[0].history_.equals(fits[1].history_)
