@@ -2,12 +2,14 @@
 
 The base runs on rows with their channels first, in blocks of 1,024 rows where candidates are
 judged; against it stands what editors do on a CPU: channels last, and blocks that the cache holds.
+Both are measured in CPU seconds, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -53,8 +55,10 @@ def bench_shape(
         "judging": [lambda: judged(module, X), lambda: fast_logits(module, turned)],
     }
     for section in options.sections:
+        # CPU seconds: other work on the machine does not count.
+        times = interleave(runs[section], options.repeats, time.process_time)
         setting = f"threads {threads}, images {' x '.join(map(str, shape))}"
-        yield compare(section, setting, interleave(runs[section], options.repeats), None)
+        yield compare(section, setting, times, None)
 
 
 def run_all(options: argparse.Namespace) -> Iterator[Result]:
