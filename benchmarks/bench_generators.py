@@ -146,8 +146,20 @@ def loops() -> Iterable[tuple[str, Callable[[], Any], str, bool]]:
         ),
         ("HyperGenerator, fixed cells", lambda: HyperGenerator(**kept), "fixed", True),
         (
-            "the same, no penalty",
+            "HyperGenerator, no penalty",
             lambda: HyperGenerator(**kept, autophagy_weight=0.0),
+            "fixed",
+            True,
+        ),
+        (
+            "HyperGenerator, no clip",
+            lambda: HyperGenerator(**kept, clip=False),
+            "fixed",
+            True,
+        ),
+        (
+            "HyperGenerator, no clip, weight 10",
+            lambda: HyperGenerator(**kept, clip=False, autophagy_weight=10.0),
             "fixed",
             True,
         ),
@@ -177,6 +189,8 @@ def bench_loops(options: argparse.Namespace) -> Iterator[Row]:
     )
     group = task.sensitive_features["group"].to_numpy()
     for name, make, conditions, judged in loops():
+        if options.only not in name:
+            continue
         audit = autophagy_audit(
             make(),
             task.data,
@@ -221,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="trainings for each estimator")
     parser.add_argument("--loops", type=int, default=10)
     parser.add_argument("--generations", type=int, default=10)
+    parser.add_argument("--only", default="", help="loops of generators whose name holds this")
     parser.add_argument("--table", type=Path, help="append the tables to this file, too")
     options = parser.parse_args(arguments)
     benches = {"variance": bench_variance, "shift": bench_shift, "loops": bench_loops}

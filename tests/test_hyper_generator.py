@@ -242,6 +242,14 @@ def test_without_normalisation_dependence_on_the_data_is_learned():
     assert spreads[1] > 2 * spreads[0]
 
 
+def test_numbers_end_at_those_of_the_table_unless_told_not_to():
+    X = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    kept, free = (HyperGenerator(**QUICK, clip=clip).fit(X).sample(2000) for clip in (True, False))
+    assert kept.min() == X.min() and kept.max() == X.max()
+    assert free.min() < X.min() and free.max() > X.max()
+    assert np.array_equal(kept, free.clip(X.min(axis=0), X.max(axis=0)))
+
+
 def test_a_second_fit_can_keep_the_network():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 2))

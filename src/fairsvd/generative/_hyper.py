@@ -24,6 +24,7 @@ from ._hyper_emitted import (
     encoded_rows,
     natural_parameters,
     part_of,
+    without_ends,
 )
 from ._hyper_fit import Training, built_generator, set_sizes, trained
 from ._hyper_loss import HyperLoss
@@ -91,6 +92,9 @@ class HyperGenerator(CellGenerator):
     simulator : callable, default=None
         Maps (numpy Generator, n_sets, n_rows) to an array (n_sets, n_rows, n_columns) in X's
         units: data sets to train on in the place of resampled ones. X then has numbers only.
+    clip : bool, default=True
+        Drawn numbers end at the table's smallest and largest. In a self-consuming loop that costs
+        variance in every generation; False leaves floats as they are drawn (not images).
     warm_start : bool, default=False
         A second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
     verbose : int, default=0
@@ -127,8 +131,10 @@ class HyperGenerator(CellGenerator):
     the range of the training. Unbiased estimates do not keep a self-consuming loop from
     collapsing, and the share of a small group is unbiased anyway: what keeps groups alive is
     sampling by condition. Categories become normal scores, so that their shares in the table
-    survive whatever draws them. Drawn numbers end at the table's smallest and largest. A cell
-    of one row gets the table's spread, with a warning.
+    survive whatever draws them. Numbers are only scaled, so that a "gaussian" draws a skewed or
+    zero-inflated column badly: transform it first, or use
+    :class:`fairsvd.generative.CopulaGenerator`. A cell of one row gets the table's spread, with a
+    warning.
 
     References
     ----------
@@ -166,6 +172,7 @@ class HyperGenerator(CellGenerator):
         "n_steps": [positive_int()],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "simulator": [callable, None],
+        "clip": ["boolean"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
     }
@@ -188,6 +195,7 @@ class HyperGenerator(CellGenerator):
         n_steps: int = 500,
         learning_rate: float = 3e-3,
         simulator: Callable[[np.random.Generator, int, int], Any] | None = None,
+        clip: bool = True,
         warm_start: bool = False,
         verbose: int = 0,
         random_state: Any = None,
@@ -207,6 +215,7 @@ class HyperGenerator(CellGenerator):
         self.n_steps = n_steps
         self.learning_rate = learning_rate
         self.simulator = simulator
+        self.clip = clip
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -272,6 +281,8 @@ class HyperGenerator(CellGenerator):
         parts = [part_of(tensors, cells.members(cell)) for cell in range(len(cells))]
         with torch.no_grad():
             emissions = [self.hypernetwork_.of_rows(part) for part in parts]
+        if not self.clip:
+            self._codec = without_ends(self._codec)
         self._emitted = Emitted(self.generator_, emissions, scores)
         self.cell_counts_ = dict(zip(cells.keys, cells.counts().tolist(), strict=True))
         self.weights_ = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "encoded_rows",
     "natural_parameters",
     "part_of",
+    "without_ends",
 ]
 
 Scores = TableScores | ImageRows
@@ -124,6 +125,17 @@ def _check_kinds(rows: Encoded, like: TableScores) -> None:
 def part_of(rows: Any, members: NDArray[np.int64]) -> Any:
     """Restrict tensors or images to some rows."""
     return rows[torch.from_numpy(members)] if isinstance(rows, Tensor) else rows.subset(members)
+
+
+def without_ends(codec: Codec) -> Codec:
+    """Let float columns of a table take values beyond those that occur."""
+    if isinstance(codec, ImageCodec):
+        return codec
+    columns = [
+        replace(column, low=-np.inf, high=np.inf) if column.kind == "number" else column
+        for column in codec.columns
+    ]
+    return replace(codec, columns=tuple(columns))
 
 
 def natural_parameters(
