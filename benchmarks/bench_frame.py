@@ -5,7 +5,8 @@ two workers; every read is written down with the pass that it belongs to. A pass
 rows in blocks (a judgement, statistics, a prediction), one epoch of the base network's training,
 one step of the edit, or one look at the first rows of X. Bars: no file is read twice in a pass, and
 no process holds more rows than one batch, but while skorch trains, which keeps the batch in use
-until the next one is there. (A fitted editor keeps the first 32 rows too, to probe its network.)
+until the next one is there. (A fitted editor keeps the first 32 rows too, to probe its network; and
+of rows that skorch collates, the batch is a copy that only the peak of memory shows.)
 The peak of memory is compared with that of the same search over a quarter of the files: it must not
 follow the bytes of the images.
 """

@@ -26,7 +26,7 @@ class ImageFrame:
 
     It is an X for every editor and for scikit-learn's searches, splitters and Pipelines: selecting
     rows gives another ImageFrame and reads nothing; the files of a batch are read when the batch
-    is needed, and let go with it.
+    is needed, and let go with it. Reading needs Pillow: ``pip install 'fairsvd[images]'``.
 
     Parameters
     ----------
@@ -83,10 +83,11 @@ class ImageFrame:
     give ImageFrames. ``numpy.asarray(frame)`` is refused, since it would read all files by
     accident: :meth:`read` does it on purpose.
 
-    *Memory.* ``fit`` reads at most ``batch_size`` files at a time, and predictions read 64. No
-    image is kept for a second pass, so that every judgement of a candidate reads the judged files
-    again: methods that judge hundreds of candidates are slow on large folders. Each file is read
-    at most once in a pass over the rows and in a step of training.
+    *Memory.* ``fit`` holds at most ``batch_size`` images at a time, and predictions 64; skorch, as
+    it trains, keeps the batch in use until the next is there. A fitted editor keeps the first 32.
+    No other image is kept for a second pass, so that every judgement of a candidate reads the
+    judged files again: methods that judge hundreds of candidates are slow on large folders. Each
+    file is read at most once in a pass over the rows and in a step of training.
 
     *Augmentation.* Training batches are those of the default network (``network=None``) and those
     that editors take their steps on. Equal seeds give equal bits, since the global generators are
