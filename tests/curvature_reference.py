@@ -121,6 +121,19 @@ class Pool(nn.Module):
         return out[0]
 
 
+class Windows(nn.Module):
+    """Attention within halves of the positions (N, T, 8), as rows of their own; then over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn, self.layer = Attention(), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = torch.tanh(self.layer(x.transpose(0, 1))).transpose(0, 1)  # the rows come second
+        halves = x[:, :4].reshape(2 * len(x), 2, 8)
+        return self.attn(halves).reshape(len(x), 2, 8).flatten(1)
+
+
 class Tied(nn.Module):
     """Two layers with one weight, which is also used transposed, outside of any layer."""
 
@@ -193,6 +206,7 @@ NETWORKS = {
     "transformer, norm first": lambda: nn.Sequential(
         encoder_layer(norm_first=True, activation="gelu"), Mean(), nn.Linear(8, 3)
     ),
+    "attention in windows (torch.func)": lambda: nn.Sequential(Windows(), nn.Linear(16, 3)),
     "tied": lambda: nn.Sequential(Tied(), nn.Linear(6, 3)),
     "tied convolutions": lambda: nn.Sequential(
         nn.Unflatten(1, (6, 1, 1)), Tied(nn.Conv2d, kernel_size=1), nn.Flatten(), nn.Linear(6, 3)

@@ -15,7 +15,6 @@ import fairsvd.curvature._sums as sums_module
 from curvature_reference import (
     N_CLASSES,
     NETWORKS,
-    Attention,
     Mean,
     assert_close,
     assert_same,
@@ -73,16 +72,14 @@ def test_attention_leaves_no_setting_behind(kind):
     assert [len(part._forward_hooks) for part in module.modules()] == hooks
 
 
-def test_attention_over_the_rows_is_refused():
-    """Rows that attend to one another have no gradients of their own."""
-    module = nn.Sequential(Attention(first=False), nn.Linear(8, 3)).double()
-    module[0].first = True  # the module now takes positions for rows
-    module[0].attn.batch_first = False
-    rows = torch.randn(6, 5, 8).double(), torch.arange(6) % 3, torch.arange(6) % 2
-    with pytest.raises(
-        ValueError, match=r"'0.attn.in_proj' got .* first dimension must be the rows"
-    ):
-        curvature(module, factorise(module, ["0.attn.in_proj"]), [rows])
+@pytest.mark.parametrize("kind", ["attention", "transformer", "transformer, norm first"])
+def test_frozen_attention(kind):
+    """With frozen weights torch would take its fast path, in which no projection can be seen."""
+    module, names, rows = make(kind)
+    factors = factorise(module, names)
+    wanted = reference(module, factors, rows, 2)
+    module.requires_grad_(False)
+    assert_same(curvature(module, factors, [rows]), {n: w[:2] for n, w in wanted.items()})
 
 
 def test_what_is_done_with_a_weight_beside_running_it_does_not_disturb():

@@ -171,9 +171,11 @@ def test_a_weight_that_is_computed_is_refused_elsewhere():
         attempt(module=module, factors=factorise(module, ["0"]))
 
 
-def test_an_input_without_one_entry_a_row_is_refused():
+def test_a_computed_weight_without_one_input_a_row_is_refused():
     module = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(0, 1), nn.Linear(3, 3))
     module = nn.Sequential(*module, nn.Unflatten(0, (-1, 2)), Mean()).double()
+    attempt(module=module, factors=factorise(module, ["2"]))
+    nn.utils.parametrizations.weight_norm(module[2])
     with pytest.raises(ValueError, match="first dimension must be the rows"):
         attempt(module=module, factors=factorise(module, ["2"]))
 

@@ -55,8 +55,9 @@ def group_curvature(
         By layer name (of :func:`fairsvd.networks.layer_weights`): U (c, m, r), S (c, r), V (c,
         n, r). ``nn.Linear``, ``nn.Conv2d`` and the projections of ``nn.MultiheadAttention`` are
         exact and fast; any other layer with a parameter ``weight`` goes through ``torch.func``,
-        its weight being read as (c, shape[0] / c, rest), and so does a weight that is also used
-        outside of its layer.
+        its weight being read as (c, shape[0] / c, rest). So does a weight that is also used
+        outside of its layer, or by a layer whose input has not the rows in its first dimension,
+        such as attention within windows of an image.
     batches : iterable of (x, y, group)
         Read once. x (n, ...) is what the module takes, y (n,) int64 class codes, group (n,) int64
         codes in [0, n_groups), -1 for rows to leave out; all on the module's device. With several
@@ -86,9 +87,8 @@ def group_curvature(
     Raises
     ------
     ValueError
-        If a layer does not exist, has no usable weight, never runs, does not keep the rows in its
-        first dimension, or has its input changed in place; if shapes, class or group codes or
-        options are out of range.
+        If a layer does not exist, has no usable weight, never runs, or has its input changed in
+        place; if shapes, class or group codes or options are out of range.
 
     Notes
     -----

@@ -163,7 +163,7 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
 def unchanged_inputs(name: str, uses: Sequence[Use], n_rows: int) -> list[Tensor]:
     """Give the recorded inputs if each still holds one entry a row and what the layer read."""
     for use in uses:
-        if len(use.x) != n_rows or use.x.dim() < 2:
+        if not use.keeps_rows(n_rows):
             raise ValueError(
                 f"Layer {name!r} got an input of shape {tuple(use.x.shape)} for a batch of "
                 f"{n_rows} rows. Its first dimension must be the rows; leave the layer out."

@@ -66,6 +66,7 @@ class CurvaturePass:
         # Half for the rows that wait to be sorted, half for the gradients of single rows.
         self.half = max_memory // 2
         self.targets: dict[str, Target] = {}
+        self.apart: set[str] = set()
         # More than one for a weight of several matrices that are run apart.
         self.sums: dict[str, list[GradientSums]] = {}
         for name, triple in factors.items():
@@ -93,10 +94,12 @@ class CurvaturePass:
     def run(self, batches: Iterable[Batch]) -> dict[str, tuple[Tensor, ...]]:
         """Pass once over the batches and return the means of each layer over each group."""
         counts = [0] * self.n_groups
-        seen = set(self.targets) - set(self.watched)
+        seen: set[str] = set()
         with evaluating(self.module):
             for rows, x, y in sorted_batches(batches, self.n_groups, self.half):
                 with autocasting(x.device, None):
+                    if not seen and len(rows):
+                        self.apart = self._find_apart(x)
                     seen |= self._add_batch(rows, x, y)
                 for group, part in rows.parts(0, len(rows)):
                     counts[group] += part.stop - part.start
@@ -111,7 +114,7 @@ class CurvaturePass:
         with torch.enable_grad(), recording(self.watched) as record:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
         # Of a weight that is used in other ways as well all of the gradient comes from torch.func.
-        others = [name for name in self.targets if name not in self.watched or name in record.other]
+        others = [name for name in self.targets if name in self.apart | record.other]
         with torch.no_grad():
             check_logits(logits, rows, labelled=self.gradient is None)
             calls = self._begin(rows, record, set(others))
@@ -119,6 +122,24 @@ class CurvaturePass:
                 _add_recorded(calls, logits, cotangent, last)
                 self._add_others(others, rows, x, cotangent)
         return {name for name, uses in record.uses.items() if uses} | set(others)
+
+    def _find_apart(self, x: Tensor) -> set[str]:
+        """Find the weights whose layers have not the rows in the first dimension of their input.
+
+        They may have been cut into windows, or stand in another dimension. One batch does not
+        tell, as another dimension may have its size. A weight that is computed anew has no name
+        to differentiate by, and is refused when it is met.
+        """
+        known = {n for n in self.watched if isinstance(self.targets[n].value, nn.Parameter)}
+        found = set(self.targets) - set(self.watched)
+        for n_rows in (1, 2):
+            few = x[:1].expand(n_rows, *x.shape[1:])
+            with torch.enable_grad(), recording(self.watched) as record:
+                wide_logits(self.module, few, self.to_logits, self.autocast)
+            for name in known:
+                if not all(use.keeps_rows(n_rows) for use in record.uses[name]):
+                    found.add(name)
+        return found
 
     def _begin(
         self, rows: Rows, record: Record, others: set[str]

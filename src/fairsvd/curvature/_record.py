@@ -34,6 +34,10 @@ class Use(NamedTuple):
     edge: GradientEdge
     block: int = 0
 
+    def keeps_rows(self, n_rows: int) -> bool:
+        """Tell whether the first dimension is the rows'."""
+        return self.x.dim() > 1 and len(self.x) == n_rows
+
 
 @dataclass(frozen=True)
 class Watched:

@@ -55,7 +55,10 @@ class FairLRFTransformer(NetworkEditor):
         Share of U and V entries removed. ``criterion="learned"``: a cap over all layers together
         (None: no cap); otherwise the share removed in each layer (None: searched).
     layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
-        Linear and Conv2d layers to edit; "hidden" leaves out the one that makes the logits.
+        Linear, Conv2d and attention layers to edit; "hidden" leaves out the one that makes the
+        logits. An ``nn.MultiheadAttention`` called ``attn`` has ``attn.in_proj``, in which the
+        projections of queries, keys and values are factored one by one, and ``attn.out_proj``. Of
+        layers that share a weight the first stands for all.
     criterion : {"learned", "curvature", "magnitude", "random"}, default="learned"
         "learned": straight-through masks; "curvature": ``1/2 u^2 (h_unprivileged - tradeoff *
         h_privileged)``; "magnitude" and "random" are controls.
@@ -79,7 +82,7 @@ class FairLRFTransformer(NetworkEditor):
         smallest that the rank allows; "auto" does so for large layers cut to a small rank.
     compress : bool, default=False
         Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
-        fewer numbers than the weight.
+        fewer numbers than the weight. Attention and weights that layers share stay dense.
     constraint : str or PhiObjective, default="equalized_odds"
         The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
@@ -135,7 +138,7 @@ class FairLRFTransformer(NetworkEditor):
     ----------
     masks_ : dict of layer name to dict of {"U", "V"} to boolean ndarray
         True where an entry is kept; shapes (out, rank) and (in, rank), with a leading dimension
-        for grouped convolutions.
+        for grouped convolutions and for the three projections of ``attn.in_proj``.
     ranks_ : dict of layer name to int
     removed_fraction_ : float in [0, 1]
         Share of U and V entries removed, over all edited layers.

@@ -85,8 +85,9 @@ class BiasMaskFineTuner(NetworkEditor):
         What of the output layer is set to zero before the second step: everything (BMFT), the
         entries that drive the bias more than its average entry (SWiFT), nothing.
     layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
-        Linear and Conv2d layers that the mask covers; "hidden" leaves out the one that makes the
-        logits, which the second step tunes whole.
+        Linear, Conv2d and attention layers that the mask covers, named as for
+        :class:`FairLRFTransformer`; "hidden" leaves out the one that makes the logits, which the
+        second step tunes whole.
     impair_epochs, repair_epochs : int, default=10
         Passes over the rows in either step; 0 leaves the step out.
     min_steps : int, default=300

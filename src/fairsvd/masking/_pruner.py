@@ -55,7 +55,8 @@ class FairPruner(NetworkEditor):
         Share of the weights removed, or of the units ("unit"). ``criterion="learned"``: a cap over
         all layers together (None: no cap); otherwise what is removed (None: searched).
     layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
-        Linear and Conv2d layers to edit; "hidden" leaves out the one that makes the logits.
+        Linear, Conv2d and attention layers to edit, named as for :class:`FairLRFTransformer`;
+        "hidden" leaves out the one that makes the logits.
     criterion : {"learned", "curvature", "unit", "magnitude", "random"}, default="learned"
         "learned": straight-through masks; "curvature": ``1/2 w^2 (h_unprivileged - tradeoff *
         h_privileged)``; "unit": whole output units with their bias, by the predicted change of the
