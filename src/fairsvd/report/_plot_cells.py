@@ -226,14 +226,17 @@ def _draw(
             ax.imshow(pictures[number], extent=place, interpolation="nearest")
             color = _color(*(bool(each[row]) for each in wrong))
             if color is not None:
-                frame = {"fill": False, "edgecolor": color, "linewidth": 2.5}
+                frame: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": 2.5}
                 ax.add_patch(Rectangle((left, top), width, HEIGHT, **frame))
             number += 1
         rates = [float(each[cell.rows].mean()) for each in wrong]
         text = f"{rates[1]:.0%} wrong"
         if compares:
             text = f"{rates[0]:.0%} wrong before\n{rates[1]:.0%} after"
-        place_of_text = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        place_of_text: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "annotation_clip": False,
+        }
         ax.annotate(text, (1.02, line), va="center", **place_of_text)
 
 
@@ -281,7 +284,12 @@ def _dress(
         Patch(fill=False, edgecolor=color, linewidth=2.5, label=text)
         for color, text in meaning.items()
     ]
-    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 3, "frameon": False}
+    place: dict[str, Any] = {
+        "loc": "upper left",
+        "bbox_to_anchor": (0, 0),
+        "ncols": 3,
+        "frameon": False,
+    }
     ax.legend(handles=handles, **place)
 
 
