@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import zoo
 from fairsvd.arrays import LabelledRows, as_batches, to_device
 from fairsvd.curvature import group_curvature, group_weight_curvature
-from fairsvd.layers import factorise
+from fairsvd.layers import editable_layers, factorise, full_rank
 from fairsvd.training import CellBatches
 from helpers import IGNORE_SMALL_DATA, convolutions, images, mlp, quick, table, trained
 from streams import FileArray, Items
@@ -36,10 +37,22 @@ def full_precision():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
+KINDS = ("table", "images", "attention", "depthwise")
+
+
+def untrained(kind):
+    """Give rows of a table or images and a network for them."""
+    if kind == "table":
+        return table(400), mlp()
+    if kind == "images":
+        return images(240), convolutions()
+    return zoo.small_images(240), zoo.build("ViT" if kind == "attention" else kind)
+
+
 def task(kind):
-    """Give rows of a table or images and a network that was trained on them."""
-    rows = table(400) if kind == "table" else images(240)
-    return rows, trained(mlp() if kind == "table" else convolutions(), rows)
+    """Give rows and a network that was trained on them."""
+    rows, module = untrained(kind)
+    return rows, trained(module, rows)
 
 
 def edited(module, rows, X=None, **settings):
@@ -67,8 +80,8 @@ def batches_of(rows, device, size=64):
 
 
 def factors_of(module, device):
-    names = [n for n, layer in module.named_modules() if hasattr(layer, "weight")][:-1]
-    factors = {n: factorise(module.get_submodule(n), 4) for n in names}
+    weights = list(editable_layers(module).items())[:-1]
+    factors = {n: factorise(weight, min(4, full_rank(weight))) for n, weight in weights}
     return {n: (f.U.to(device), f.S.to(device), f.V.to(device)) for n, f in factors.items()}
 
 
@@ -80,10 +93,10 @@ def assert_same_curvature(found, wanted):
 
 
 @pytest.mark.parametrize("hessian", ["fisher", "ggn"])
-@pytest.mark.parametrize("kind", ["table", "images"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_curvature(kind, hessian):
     # Not trained: gradients of a network that is sure of everything are little but rounding.
-    rows, module = (table(400), mlp()) if kind == "table" else (images(240), convolutions())
+    rows, module = untrained(kind)
     options = {"n_groups": 2, "to_logits": lambda output: output, "hessian": hessian}
     here, there = factors_of(module, "cpu"), factors_of(module, DEVICE)
     moved = copy.deepcopy(module).to(DEVICE)
@@ -127,7 +140,7 @@ def test_singular_values(solver):
     torch.testing.assert_close(found.weight().cpu(), wanted.weight(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["table", "images"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_edit_and_prediction(kind):
     rows, module = task(kind)
     wanted = edited(module, rows)
@@ -149,7 +162,7 @@ def test_a_network_that_lies_there_stays_there():
     assert next(found.module_.parameters()).device.type == DEVICE
 
 
-@pytest.mark.parametrize("kind", ["table", "images"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_default_edit(kind):
     rows, module = task(kind)
     settings = {"criterion": "learned", "sparsity": None, "refine": "spectrum", "max_steps": 10}
@@ -174,8 +187,9 @@ def test_a_row_is_predicted_alike_whatever_is_beside_it():
     np.testing.assert_allclose(found.predict_proba(rows.X[37:41]), whole[37:41], rtol=1e-6)
 
 
-def test_mixed_precision_edits_near_the_full_one_and_predicts_in_full():
-    rows, module = task("images")
+@pytest.mark.parametrize("kind", ["images", "attention"])
+def test_mixed_precision_edits_near_the_full_one_and_predicts_in_full(kind):
+    rows, module = task(kind)
     full = edited(module, rows, device=DEVICE)
     mixed = edited(module, rows, device=DEVICE, precision="mixed")
     assert {p.dtype for p in mixed.module_.parameters()} == {torch.float32}

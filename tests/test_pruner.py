@@ -278,6 +278,58 @@ def test_unit_scores_are_the_slope_of_the_gap_as_a_unit_fades(name):
     assert seen > 1e-3
 
 
+class Attention(nn.Module):
+    """Attention over three positions of a table's columns, all projections in one or apart."""
+
+    def __init__(self, packed):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            width = {} if packed else {"kdim": 2, "vdim": 2}
+            self.first, self.head = nn.Linear(2, 4), nn.Linear(4, 2)
+            self.attn = nn.MultiheadAttention(4, 2, batch_first=True, **width)
+            nn.init.normal_(self.attn.in_proj_bias)
+        self.packed = packed
+
+    def forward(self, X):
+        X = X.reshape(len(X), 3, 2)
+        queries = self.first(X)
+        keys = queries if self.packed else X
+        return self.head(self.attn(queries, keys, keys)[0].mean(1))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_unit_scores_of_attention_are_slopes_of_the_gap(packed):
+    """Where projections have weights of their own, their units' biases are parts of one vector."""
+    net = Attention(packed).eval().requires_grad_(False)
+    data = edit_data(net)
+    layers = [
+        f"attn.{name}" for name in (["in_proj"] if packed else ["q_proj", "k_proj", "v_proj"])
+    ]
+    task = pruning(net, data, layers=layers, criterion="unit")
+    biases = unit_biases(net, layers)
+    found = unit_effects(net, data, CONSTRAINT, task.nothing(), biases)
+    double, step = Attention(packed).eval(), 1e-6
+    state = {key: value.double() for key, value in net.state_dict().items()}
+    seen = 0.0
+    for weight, effects in found.items():
+        ((bias, rows),) = biases[weight]
+        assert rows == (
+            slice(None) if packed else slice(*{"q": (0, 4), "k": (4, 8), "v": (8, 12)}[weight[5]])
+        )
+        for unit in range(len(effects)):
+            gaps = []
+            for sign in (-1, 1):
+                moved = {key: value.clone() for key, value in state.items()}
+                moved[weight][unit] *= 1 - sign * step
+                moved[bias][rows][unit] *= 1 - sign * step
+                gaps.append(float(gap_with(double, data, CONSTRAINT, moved)))
+            slope = (gaps[1] - gaps[0]) / (2 * step)
+            assert float(effects[unit]) == pytest.approx(slope, abs=2e-5)
+            seen = max(seen, abs(slope))
+    assert seen > 1e-3
+
+
 def test_units_are_scored_again_with_what_is_left():
     task = pruning(criterion="unit", n_steps=2, sparsities=(0.5,))
     biases = unit_biases(task.module, task.layers)
