@@ -228,6 +228,15 @@ def test_no_rows_at_all_give_zeros():
     assert not any(h.any() for pair in found.values() for h in pair)
 
 
+@pytest.mark.parametrize("kind", ["attention", "attention in windows (torch.func)"])
+def test_batches_without_a_row_are_passed_over(kind):
+    module, names, (x, y, group) = make(kind)
+    factors = factorise(module, names)
+    batches = [(x, y, 0 * group - 1), (x[:0], y[:0], group[:0]), (x, y, group)]
+    found = curvature(module, factors, batches, max_memory=1)
+    assert_same(found, curvature(module, factors, [(x, y, group)]))
+
+
 def test_one_logit_for_two_classes():
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     rows = torch.randn(6, 3).double(), torch.arange(6) % 2, torch.arange(6) % 2

@@ -66,7 +66,7 @@ class CurvaturePass:
         # Half for the rows that wait to be sorted, half for the gradients of single rows.
         self.half = max_memory // 2
         self.targets: dict[str, Target] = {}
-        self.apart: set[str] = set()
+        self.apart: set[str] | None = None
         # More than one for a weight of several matrices that are run apart.
         self.sums: dict[str, list[GradientSums]] = {}
         for name, triple in factors.items():
@@ -98,8 +98,6 @@ class CurvaturePass:
         with evaluating(self.module):
             for rows, x, y in sorted_batches(batches, self.n_groups, self.half):
                 with autocasting(x.device, None):
-                    if not seen and len(rows):
-                        self.apart = self._find_apart(x)
                     seen |= self._add_batch(rows, x, y)
                 for group, part in rows.parts(0, len(rows)):
                     counts[group] += part.stop - part.start
@@ -113,8 +111,10 @@ class CurvaturePass:
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
         with torch.enable_grad(), recording(self.watched) as record:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
+        if self.apart is None and len(x):
+            self.apart = self._find_apart(x, record)
         # Of a weight that is used in other ways as well all of the gradient comes from torch.func.
-        others = [name for name in self.targets if name in self.apart | record.other]
+        others = [name for name in self.targets if name in record.other | (self.apart or set())]
         with torch.no_grad():
             check_logits(logits, rows, labelled=self.gradient is None)
             calls = self._begin(rows, record, set(others))
@@ -123,22 +123,24 @@ class CurvaturePass:
                 self._add_others(others, rows, x, cotangent)
         return {name for name, uses in record.uses.items() if uses} | set(others)
 
-    def _find_apart(self, x: Tensor) -> set[str]:
+    def _find_apart(self, x: Tensor, record: Record) -> set[str]:
         """Find the weights whose layers have not the rows in the first dimension of their input.
 
-        They may have been cut into windows, or stand in another dimension. One batch does not
-        tell, as another dimension may have its size. A weight that is computed anew has no name
-        to differentiate by, and is refused when it is met.
+        They may have been cut into windows, or stand in another dimension. Where there are
+        several dimensions one batch does not tell, as another one may have its size. A weight that
+        is computed anew has no name to differentiate by, and is refused when it is met.
         """
         known = {n for n in self.watched if isinstance(self.targets[n].value, nn.Parameter)}
+        records = {len(x): record}
+        if any(use.x.dim() == 3 for uses in record.uses.values() for use in uses):
+            for n_rows in (1, 2):
+                few = x[:1].expand(n_rows, *x.shape[1:])
+                with torch.enable_grad(), recording(self.watched) as records[n_rows]:
+                    wide_logits(self.module, few, self.to_logits, self.autocast)
         found = set(self.targets) - set(self.watched)
-        for n_rows in (1, 2):
-            few = x[:1].expand(n_rows, *x.shape[1:])
-            with torch.enable_grad(), recording(self.watched) as record:
-                wide_logits(self.module, few, self.to_logits, self.autocast)
-            for name in known:
-                if not all(use.keeps_rows(n_rows) for use in record.uses[name]):
-                    found.add(name)
+        for n_rows, each in records.items():
+            uses = {name: each.uses[name] for name in known}
+            found |= {n for n, some in uses.items() if not all(u.keeps_rows(n_rows) for u in some)}
         return found
 
     def _begin(
