@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
 from fairsvd import FairLRFTransformer, FairLRFTransformerCV
-from fairsvd.exceptions import NetworkError
+from fairsvd.exceptions import CacheWarning, NetworkError
 from fairsvd.networks import ShiftedNetwork, raw_output, to_logits
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -237,6 +237,16 @@ def models():
             "ViT": transformers.ViTForImageClassification(vit).eval(),
             "ResNet": transformers.ResNetForImageClassification(resnet).eval(),
         }
+
+
+def test_a_network_that_cannot_be_told_from_others_is_edited_without_a_cache(tmp_path):
+    rows, module = table(), Packed("dict")
+    module.config = range(3)  # what a compiled class holds cannot be seen
+    settings = {"output_key": "logits", "memory": tmp_path, "random_state": 0}
+    with pytest.warns(CacheWarning, match="memory= keeps nothing of what is computed on this"):
+        editor = fit(quick(module, **settings), rows)
+    wanted = fit(quick(module, output_key="logits"), rows)
+    assert np.array_equal(editor.predict_proba(rows.X), wanted.predict_proba(rows.X))
 
 
 @pytest.mark.slow

@@ -159,8 +159,7 @@ def make_data(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
-    reading = adopted.kind, adopted.output_key
-    cache = cache.within(adopted.module, *reading, probe.device.type, editor.precision)
+    cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
@@ -239,6 +238,20 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
             "transforms be functions of a module, or objects that hold numbers and strings.",
             CacheWarning,
             stacklevel=5,
+        )
+        return Cache()
+
+
+def _of_network(cache: Cache, adopted: AdoptedNetwork, *parts: str) -> Cache:
+    """Narrow a cache to a network; where that cannot be told from others nothing is kept."""
+    try:
+        return cache.within(adopted.module, adopted.kind, adopted.output_key, *parts)
+    except NotStableError as error:
+        warnings.warn(
+            "memory= keeps nothing of what is computed on this network, since it cannot be told "
+            f"from others: {error}.",
+            CacheWarning,
+            stacklevel=7,
         )
         return Cache()
 

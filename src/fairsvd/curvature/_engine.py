@@ -18,6 +18,7 @@ from ._checks import (
     unchanged_inputs,
 )
 from ._func import gradients_by_row
+from ._kernels import LinearKernel
 from ._precision import autocasting, wide_logits, widened_dtype
 from ._record import Record, Use, Watched, evaluating, recording
 from ._rows import Batch, Rows, sorted_batches
@@ -132,7 +133,8 @@ class CurvaturePass:
         """
         known = {n for n in self.watched if isinstance(self.targets[n].value, nn.Parameter)}
         records = {len(x): record}
-        if any(use.x.dim() == 3 for uses in record.uses.values() for use in uses):
+        linear = [n for n, t in self.targets.items() if isinstance(t.kernel, LinearKernel)]
+        if any(use.x.dim() > 2 for name in linear for use in record.uses[name]):
             for n_rows in (1, 2):
                 few = x[:1].expand(n_rows, *x.shape[1:])
                 with torch.enable_grad(), recording(self.watched) as records[n_rows]:
