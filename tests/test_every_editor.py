@@ -82,12 +82,12 @@ EDITORS = {
     "layer-wise": (LayerwiseOptimizer, {"layers": 2, "n_calls": 12}, {"layers": [1, 2]}),
     "selective": (
         SelectiveFineTuner,
-        {"epochs": 1, "min_steps": 3, "keep": 0.5, "generator": "smoothed"},
+        {"epochs": 3, "min_steps": 3, "keep": 0.5, "generator": "smoothed"},
         {"keep": [0.3, 1.0]},
     ),
     "AIM-Fair": (
         SelectiveFineTuner.aim_fair,
-        {"epochs": 1, "generator": "smoothed"},
+        {"epochs": 3, "generator": "smoothed"},
         {"granularity": ["tensor", "unit"]},
     ),
     "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),

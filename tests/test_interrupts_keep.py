@@ -116,7 +116,7 @@ def test_interrupted_in_a_judgement(monkeypatch, name):
 @pytest.mark.parametrize("name", editors([name for name in EDITORS if name not in UNTRAINED]))
 def test_nothing_half_trained_is_kept(monkeypatch, name):
     """The parameters have moved since the last candidate."""
-    optimizer = torch.optim.SGD if name in ("BMFT", "SWiFT") else torch.optim.Adam
+    optimizer = torch.optim.SGD if name in ("BMFT", "SWiFT", "AIM-Fair") else torch.optim.Adam
     with monkeypatch.context() as patch:
         patch.setattr(optimizer, "step", interrupting(optimizer.step, 2, instead=False))
         editor = kept(make(name, NETWORK, on_interrupt="keep"))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 from matplotlib.image import imread
 from sklearn.exceptions import NotFittedError
@@ -149,8 +150,7 @@ def test_removed_shares_add_up_to_the_removed_fraction(fitted):
 
 
 def test_a_grouped_convolution_has_the_rank_of_one_block():
-    weight = np.zeros((8, 3, 3, 3))
-    module = SimpleNamespace(get_submodule=lambda name: SimpleNamespace(weight=weight))
+    module = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(6, 8, 3, groups=2)})
     U, V = np.ones((2, 4, 3), dtype=bool), np.ones((2, 27, 3), dtype=bool)
     U[0, 0, 0] = False
     editor = SimpleNamespace(module_=module, masks_={"conv": {"U": U, "V": V}}, ranks_={"conv": 3})

@@ -34,7 +34,10 @@ class Tied(nn.Module):
 
 def logits(module, state, rows=ROWS):
     data = SimpleNamespace(
-        kind="logits", device=torch.device("cpu"), dtype=torch.float32, judged=as_batches(rows)
+        to_logits=lambda output: output,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        judged=as_batches(rows),
     )
     return EditData.logits(data, module, state)
 
