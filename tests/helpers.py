@@ -155,6 +155,7 @@ def global_state() -> dict[str, object]:
         "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "fast attention": torch.backends.mha.get_fastpath_enabled(),
         "errors": repr(np.geterr()),
         "sklearn": sklearn.get_config(),
     }

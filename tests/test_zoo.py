@@ -301,6 +301,14 @@ def test_mixed_precision(name, kind):
     np.testing.assert_allclose(shares, full.predict_proba(ROWS.X), atol=0.1)
 
 
+def test_an_edited_transformer_survives_torch_export():
+    editor = fit(make("FairLRF, curvature", network("ViT")))
+    exported = torch.export.export(editor.to_module(), (X,)).module()
+    with torch.no_grad():
+        codes = exported(X).argmax(1).numpy()
+    assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
+
+
 class Crossing(nn.Module):
     """A class token that attends to patches of another width: three weights, one bias."""
 
