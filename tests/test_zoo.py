@@ -367,7 +367,14 @@ def test_named_projections():
     before, after = module.state_dict(), editor.module_.state_dict()
     changed = [key for key in before if not torch.equal(before[key], after[key])]
     assert changed == [f"{name}_weight"]
-    assert editor.masks_[name]["U"].shape == (3, 16, 16)
+    # Each projection is factored on its own, and loses entries of its own singular vectors.
+    masks, blocks = editor.masks_[name], before[changed[0]].double().chunk(3)
+    for k, (old, new) in enumerate(zip(blocks, after[changed[0]].chunk(3), strict=True)):
+        U, S, Vh = np.linalg.svd(old.numpy())
+        wanted = (U * masks["U"][k] * S) @ (Vh.T * masks["V"][k]).T
+        np.testing.assert_allclose(new, wanted, atol=1e-5)
+    gone = sum(int((~mask).sum()) for mask in masks.values())
+    assert gone == int(0.1 * sum(mask.size for mask in masks.values()))
     with pytest.raises(NetworkError, match=r"no projection of an attention layer.*in_proj"):
         fit(make("FairLRF, curvature", module, layers=["encoder.layers.1.self_attn.in_pro"]))
 
