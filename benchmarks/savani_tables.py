@@ -162,9 +162,9 @@ def markdown(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
     lines += [
         "Test rows, mean±standard deviation over seeds. Bias: unprivileged less privileged (women",
         "less men, under 25 less others, others less Caucasian); phi: balanced accuracy where the",
-        "absolute bias is below .05, else 0; constant: runs that predict everybody alike; CPU seconds",
-        "without the network's training; published: posters of arXiv:2208.00781, phi there median",
-        "[quartiles].",
+        "absolute bias is below .05, else 0; constant: runs that predict everybody alike; CPU",
+        "seconds without the network's training; published: posters of arXiv:2208.00781, phi there",
+        "median [quartiles].",
         "",
     ]
     return "\n".join(lines)
