@@ -120,14 +120,9 @@ def prepare(problem: ImageProblem) -> Context:
     train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
     cells = is_scarce(pool([problem.train, problem.validation]))
     kind = many.ManyContext if problem.n_classes > 2 else Context
-    return kind(
-        network=network,
-        train=problem.train,
-        validation=problem.validation,
-        test_X=problem.test.X,
-        test_g=problem.test.g,
-        groups=problem.groups,
-        seed=problem.seed,
+    return kind.of(
+        problem,
+        network,
         utility="cell_balanced_accuracy" if cells else "balanced_accuracy",
         balance="cells" if cells else "classes",
         unbiased=problem.unbiased,

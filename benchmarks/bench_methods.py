@@ -58,15 +58,7 @@ def prepare(problem: Problem) -> Context:
     """Train the base network of a problem and hide the labels of its test rows."""
     network = mlp(problem.train.X.shape[1], problem.seed)
     train(network, problem.train.X, problem.train.y, seed=problem.seed)
-    return Context(
-        network=network,
-        train=problem.train,
-        validation=problem.validation,
-        test_X=problem.test.X,
-        test_g=problem.test.g,
-        groups=problem.groups,
-        seed=problem.seed,
-    )
+    return Context.of(problem, network)
 
 
 def attempt(method: Method, context: Context, constraint: str) -> tuple[Outcome | None, Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from nets import margins
@@ -68,6 +68,20 @@ class Context:
     balance: str = "classes"
     shares: dict[str, float] = field(default_factory=dict)
     unbiased: Rows | None = None
+
+    @classmethod
+    def of(cls, problem: Any, network: nn.Module, **settings: Any) -> Self:
+        """Show a problem and its base network, all but the labels of the test rows."""
+        return cls(
+            network=network,
+            train=problem.train,
+            validation=problem.validation,
+            test_X=problem.test.X,
+            test_g=problem.test.g,
+            groups=problem.groups,
+            seed=problem.seed,
+            **settings,
+        )
 
     @cached_property
     def sample(self) -> Rows:

@@ -170,15 +170,7 @@ def prepare(problem: Problem) -> Context:
     """Train the network of one task and seed."""
     network = made_network(problem.train.X.shape[1], problem.seed)
     train_network(network, problem.train, problem.validation, seed=problem.seed)
-    return Context(
-        network=network,
-        train=problem.train,
-        validation=problem.validation,
-        test_X=problem.test.X,
-        test_g=problem.test.g,
-        groups=problem.groups,
-        seed=problem.seed,
-    )
+    return Context.of(problem, network)
 
 
 def run_cell(task: str, seed: int, todo: Sequence[tuple[str, str]], out: Path) -> None:

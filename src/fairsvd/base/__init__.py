@@ -12,6 +12,7 @@ from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval
 from ._request import make_constraint
+from ._restore import restored_on_failure
 from ._split import split_rows
 from ._tuning import (
     GAP_WEIGHTS,
@@ -56,6 +57,7 @@ __all__ = [
     "prepare",
     "privileged_group",
     "read_predict_inputs",
+    "restored_on_failure",
     "rows_a_step",
     "run_paths",
     "run_phases",

@@ -35,6 +35,7 @@ from ._prepare import excess_fit, prepare
 from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
+from ._restore import restored_on_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,16 +118,9 @@ class NetworkEditor(
         ValueError
             For each kind of bad input, naming the argument and what to do.
         """
-        before = dict(vars(self))
-        try:
-            # An edit needs gradients, also in a script that has switched them off.
-            with torch.inference_mode(False), torch.enable_grad():
-                return self._fit(X, y, sensitive_features)
-        except BaseException:
-            # Also after an interrupt: half a fit must not pass for a fitted estimator.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        # An edit needs gradients, also in a script that has switched them off.
+        with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
+            return self._fit(X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
-from ..base import Interval, StrOptions, positive_int
+from ..base import Interval, StrOptions, positive_int, restored_on_failure
 from ..exceptions import SmallCellWarning
 from ._hyper_emitted import (
     Emitted,
@@ -258,17 +258,11 @@ class HyperGenerator(CellGenerator):
         ValueError
             An argument cannot be used, or the training diverges.
         """
-        before = dict(vars(self))
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), one_torch_thread():
-                if self.penalty == "pairs" and self.n_draws < 2 and self.autophagy_weight > 0:
-                    raise ValueError("n_draws=1: penalty='pairs' compares two draws or more.")
+        with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
+            if self.penalty == "pairs" and self.n_draws < 2 and self.autophagy_weight > 0:
+                raise ValueError("n_draws=1: penalty='pairs' compares two draws or more.")
+            with one_torch_thread():
                 return super().fit(X, y, sensitive_features=sensitive_features)
-        except BaseException:
-            # Also after an interrupt: half a fit must not pass for a fitted estimator.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _learn(self, rows: Encoded, cells: Cells) -> None:
         rng = stage_rng(resolve_seed(self.random_state), "edit")
