@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from fairsvd import GapFineTuner
+from fairsvd import GapFineTuner, PhiObjective
 from fairsvd.intraprocessing import _group_shift
 from fairsvd.intraprocessing._group_shift import group_directions
 from helpers import (
@@ -141,3 +141,28 @@ def test_a_gap_that_the_group_makes_alone_is_closed():
     assert gaps["after"] < 0.1
     stages = editor.history_.loc[editor.history_["feasible"], "stage"]
     assert "shift" in set(stages)
+
+
+def test_a_line_on_which_nothing_is_better_is_left_where_it_begins(monkeypatch):
+    """The second line starts from the untouched weights where the first one only does harm."""
+    bases, shifted = [], _group_shift._shifted
+    rows = table(150, n_classes=2, n_groups=3)
+    network = trained(mlp(), rows)
+
+    def noting(base, prefix, line, size):
+        bases.append((line.params["group"], base["4.weight"].clone()))
+        return shifted(base, prefix, line, size)
+
+    monkeypatch.setattr(_group_shift, "_shifted", noting)
+    # Nothing is feasible and every shift collapses the network: all rank below the untouched one.
+    monkeypatch.setattr(_group_shift, "SIZES", (1e4, -1e4))
+    fit(GapFineTuner, network, rows, threshold=0.5, tolerance=0.0)
+    assert len({group for group, _ in bases}) == 3
+    for _, base in bases:
+        assert torch.equal(base, network[4].weight)
+
+
+def test_under_phi_the_directions_are_those_of_the_validation_rows():
+    rows = table(200)
+    editor = fit(GapFineTuner, trained(mlp(), rows), rows, constraint=PhiObjective())
+    assert len(shifts(editor)) == len(_group_shift.SIZES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import PredefinedSplit
 from torch import nn
 
-from fairsvd import SelectiveFineTuner
+from fairsvd import PhiObjective, SelectiveFineTuner
 from fairsvd.exceptions import ConstraintNotMetWarning, MissingSensitiveFeaturesWarning
 from fairsvd.generative._selective_scores import needed_count, pooled, selected
 from helpers import (
@@ -383,6 +383,25 @@ def test_the_untouched_network_is_judged_on_the_same_rows_as_the_others():
     assert editor.history_["utility"].iloc[0] < right.mean() - 0.1
     assert editor.history_["gap"].iloc[0] > 0.2
     assert (editor.tuned_fraction_, editor.keep_) == (0.0, None)
+
+
+def test_phi_chooses_on_synthetic_rows_too():
+    """The value of every candidate is phi of the synthetic rows, not our own rule's."""
+    rows, _, other, network = planted(600)
+    phi = PhiObjective("demographic_parity", epsilon=0.15, n_bootstrap=5)
+    settings = {"epochs": 3, "min_steps": 30, "threshold": 0.5, "validation": 0.5}
+    editor = quick(network, SelectiveFineTuner, synthetic=other, constraint=phi, **settings)
+    editor.fit(rows.X, rows.y)
+    assert editor.chosen_on_ == "synthetic rows"
+    history = editor.history_
+    assert history["gap"].iloc[0] > 0.2
+    assert history["value"].iloc[0] == 0
+    met = history[history["feasible"]]
+    # The utility counts in some of the five resamples, and is nearly the same in each of them.
+    assert len(met)
+    resamples = 5 * met["value"] / met["utility"]
+    assert np.allclose(resamples, resamples.round(), atol=0.2)
+    assert (resamples.round() < 5).any()
 
 
 @pytest.mark.parametrize("named", ["shares", "biased set"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import LabelledRows
 from ..base import Candidate, EditData, judged_state
-from ..objective import Constraint, Judge, Verdict
+from ..objective import Constraint, Judge, Verdict, make_judge
 
 __all__ = ["Choice", "synthetic_judge"]
 
@@ -76,5 +76,5 @@ def synthetic_judge(
     constraint : Constraint
     """
     y, groups = held.y.numpy(), held.groups.numpy()
-    judge = Judge(y, groups, np.zeros(len(y), dtype=np.int64), n_classes, n_groups, constraint)
-    return judge.against(logits)
+    parts = np.zeros(len(y), dtype=np.int64)
+    return make_judge(y, groups, parts, n_classes, n_groups, constraint).against(logits)

@@ -131,17 +131,18 @@ def run_shift(path: ShiftPath) -> Iterator[Candidate]:
         lines = _lines(path, head)
         prefix = f"{name}." if name else ""
         start = {f"{prefix}{key}": value.detach() for key, value in head.named_parameters()}
-        best, reached = Best[dict[str, Tensor]](), start
+        best, leader = Best[dict[str, Tensor]](), Best(start)
+        # A line on which nothing is better than no shift is left where it begins.
+        leader.offer((path.data.before or path.data.judge(path.data.untouched)).rank, start)
         for line in lines:
-            base = reached
+            base = leader.edit or start
             for size in SIZES:
                 state = _shifted(base, prefix, line, size)
                 record = {"stage": "shift", "shift": size, **line.params}
                 made = judged_state(path.module, path.data, state, record, path.attributes)
-                kept = lighten(made, best)
-                if kept.state:
-                    reached = state
-                yield kept
+                if made.verdict is not None:
+                    leader.offer(made.verdict.rank, state)
+                yield lighten(made, best)
 
 
 def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
@@ -156,7 +157,8 @@ def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
     features = all_features(path.module, data.judged, data.output_layer).double().numpy()
     if features.shape[1] != head.in_features:
         return []
-    editing = data.judge.parts == 1
+    # Under phi no editing rows are among the judged ones.
+    editing = data.judge.parts == data.judge.parts.max()
     known = features[editing], data.judge.groups[editing]
     directions, centres = group_directions(*known, data.n_groups)
     labels = data.group_labels[1:] if data.n_groups == 2 else data.group_labels
