@@ -56,8 +56,8 @@ def pruner() -> Any:
     return FairPruner
 
 
-def intraprocessing(name: str) -> Callable[[], Any]:
-    """Import an intra-processing editor late, as :func:`fairlrf` does."""
+def named(name: str) -> Callable[[], Any]:
+    """Import an editor by its name, late, as :func:`fairlrf` does."""
 
     def make() -> Any:
         import fairsvd
@@ -178,23 +178,26 @@ OURS = {
     "pruner-unit": Method(
         partial(edit, make=pruner, criterion="unit", refine=None), False, "unit pruning by the gap"
     ),
-    "gap": Method(partial(edit, make=intraprocessing("GapFineTuner")), False, "gap fine-tuning"),
+    "gap": Method(partial(edit, make=named("GapFineTuner")), False, "gap fine-tuning"),
     "gap-descent": Method(
-        partial(edit, make=intraprocessing("GapFineTuner"), mode="descent"), False, "gap descent"
+        partial(edit, make=named("GapFineTuner"), mode="descent"), False, "gap descent"
     ),
     "perturbation": Method(
-        partial(edit, make=intraprocessing("RandomPerturbation")), False, "random perturbation"
+        partial(edit, make=named("RandomPerturbation")), False, "random perturbation"
     ),
     "layer-wise": Method(
-        partial(edit, make=intraprocessing("LayerwiseOptimizer")), False, "layer-wise optimisation"
+        partial(edit, make=named("LayerwiseOptimizer")), False, "layer-wise optimisation"
     ),
     "adversarial-fine-tuning": Method(
-        partial(edit, make=intraprocessing("AdversarialFineTuner")),
+        partial(edit, make=named("AdversarialFineTuner")),
         False,
         "adversarial fine-tuning",
     ),
     "adversarial-debiasing": Method(
-        partial(edit, make=intraprocessing("AdversarialDebiasing")), False, "adversarial debiasing"
+        partial(edit, make=named("AdversarialDebiasing")), False, "adversarial debiasing"
+    ),
+    "selective": Method(
+        partial(edit, make=named("SelectiveFineTuner")), False, "selective fine-tuning"
     ),
     "bmft": Method(partial(edit, make=bmft), False, "BMFT's values"),
     "swift": Method(partial(edit, make=swift), False, "SWiFT's values"),

@@ -214,10 +214,10 @@ def choose(
 ) -> Choice:
     """Choose a candidate and its threshold by the benchmark's one selection rule.
 
-    Feasible is a gap of at most ``fraction * tolerance`` at a utility of at least chance plus half
-    the lead of candidate 0, the untouched network. The best utility among the feasible wins; where
-    there are none, the best utility less the excess of the gap, above the same floor. Ties go to
-    the earlier candidate.
+    Feasible is a gap of at most ``tolerance`` at a utility of at least chance plus half the lead of
+    candidate 0, the untouched network. The best utility less the gap's excess over
+    ``fraction * tolerance`` wins among the feasible, and where there are none among all above the
+    same floor. Ties go to the earlier candidate.
 
     Parameters
     ----------
@@ -239,23 +239,23 @@ def choose(
     apart = overfitted(candidates[0], parts, utility)
     sweeps = [sweep(scores, parts, constraint, utility, apart) for scores in candidates]
     floor = 0.5 + (sweeps[0].utility.max() - 0.5) / 2
-    values = worth(sweeps[first:], floor, fraction * tolerance)
+    values = worth(sweeps[first:], floor, tolerance, fraction * tolerance)
     best = int(np.argmax([value.max() for value in values]))
     at, won = int(values[best].argmax()), sweeps[first + best]
-    met = bool(won.gap[at] <= fraction * tolerance and won.utility[at] >= floor)
+    met = bool(won.gap[at] <= tolerance and won.utility[at] >= floor)
     return Choice(
         first + best, float(won.thresholds[at]), met, float(won.utility[at]), float(won.gap[at])
     )
 
 
-def worth(sweeps: Sequence[Sweep], floor: float, limit: float) -> list[np.ndarray]:
+def worth(sweeps: Sequence[Sweep], floor: float, limit: float, target: float) -> list[np.ndarray]:
     """Rank every threshold of every candidate: higher is better, -inf is out of the question."""
     if not any((s.utility >= floor).any() for s in sweeps):
         floor = 0.0
     met = any(((s.gap <= limit) & (s.utility >= floor)).any() for s in sweeps)
     allowed = [(s.utility >= floor) & ((s.gap <= limit) | (not met)) for s in sweeps]
     return [
-        np.where(ok, s.utility - np.maximum(0, s.gap - limit), -np.inf)
+        np.where(ok, s.utility - np.maximum(0, s.gap - target), -np.inf)
         for s, ok in zip(sweeps, allowed, strict=True)
     ]
 

@@ -32,7 +32,7 @@ from bench_methods import (
 )
 from context import Context, Method, Outcome
 from nets import margins
-from ours import intraprocessing
+from ours import named
 from protocol import cell_counts, phi, rates_above, utility_of_rates
 from savani_data import TASKS, load_paper_problem
 from savani_net import made_network, train_network
@@ -115,25 +115,23 @@ METHODS: dict[str, Method] = {
     "default": Method(default_network, False, "default network"),
     "random": method(
         "RandomPerturbation",
-        intraprocessing("RandomPerturbation"),
+        named("RandomPerturbation"),
         n_thresholds=SMALL_GRID,
         n_trials=101,
         scale=0.1,
     ),
     "layerwise": method(
         "LayerwiseOptimizer, last 5 tensors",
-        intraprocessing("LayerwiseOptimizer"),
+        named("LayerwiseOptimizer"),
         n_thresholds=SMALL_GRID,
         layers=5,
         max_entries=100_000,
         n_calls=20,
     ),
     "adversarial": method("AdversarialFineTuner.paper()", paper_values, margin=MARGIN_ADVERSARIAL),
-    "debiasing": method("AdversarialDebiasing()", intraprocessing("AdversarialDebiasing")),
-    "descent": method(
-        'GapFineTuner(mode="descent")', intraprocessing("GapFineTuner"), mode="descent"
-    ),
-    "gap": method("GapFineTuner()", intraprocessing("GapFineTuner")),
+    "debiasing": method("AdversarialDebiasing()", named("AdversarialDebiasing")),
+    "descent": method('GapFineTuner(mode="descent")', named("GapFineTuner"), mode="descent"),
+    "gap": method("GapFineTuner()", named("GapFineTuner")),
 }
 
 

@@ -15,6 +15,7 @@ from fairsvd.objective import (
     GAPS,
     UTILITIES,
     Constraint,
+    Curves,
     Judge,
     Verdict,
     _sweep,
@@ -74,15 +75,15 @@ def measured(judge, predicted):
     return utility, worst
 
 
-def by_the_rule(judge, logits, limit):
+def by_the_rule(judge, logits, tolerance):
     """Return the (utility, gap, feasible, value) that should be chosen; None: nothing may be."""
     best = None
     for predicted in predictions(judge, logits):
         utility, worst = measured(judge, predicted)
         if utility < judge.floor:
             continue
-        feasible = worst <= limit
-        value = utility if feasible else utility - max(0.0, worst - limit)
+        feasible = worst <= tolerance
+        value = utility - max(0.0, worst - 0.4 * tolerance)
         if best is None or (feasible, value) > (best[2], best[3]):
             best = utility, worst, feasible, value
     return best
@@ -105,7 +106,7 @@ def test_equal_to_the_rule(utility, name, n_groups, threshold, separate):
         judge = make_judge(seed, n_groups=n_groups, tolerance=tolerance, **options)
         judge = replace(judge, separate=separate, floor=0.2)
         logits = make_logits(judge, seed)
-        expected = by_the_rule(judge, logits, 0.4 * tolerance)
+        expected = by_the_rule(judge, logits, tolerance)
         if expected is None:
             assert judge(logits).rank == (False, -np.inf)
             continue
@@ -123,12 +124,12 @@ def test_equal_to_the_rule_on_small_data_in_chunks(seed, name, utility, chunk):
         filled = np.bincount(judge.y * 2 + judge.groups, minlength=4).min() > 0
         logits = make_logits(judge, seed)
         judge = judge.against(logits)
-        expected = by_the_rule(judge, logits, 0.1)
+        expected = by_the_rule(judge, logits, 0.25)
         if filled and expected is not None:
             assert_same(judge(logits), expected)
 
 
-def chosen_among_tables(judge, logits, limit):
+def chosen_among_tables(judge, logits, tolerance):
     """The first of the best thresholds from above, one table of counts after the other."""
     values = logits.double().numpy()
     margins = values[:, 1] - values[:, 0]
@@ -137,8 +138,8 @@ def chosen_among_tables(judge, logits, limit):
     best, answer = (False, -np.inf), None
     for threshold, predicted in zip(middles, predictions(judge, logits), strict=True):
         utility, worst = measured(judge, predicted)
-        feasible = bool(worst <= limit)
-        value = utility if feasible else utility - max(0.0, worst - limit)
+        feasible = bool(worst <= tolerance)
+        value = utility - max(0.0, worst - 0.4 * tolerance)
         if utility >= judge.floor and (feasible, value) > best:
             best = feasible, value
             answer = Verdict(threshold, utility, worst, feasible, value)
@@ -162,7 +163,7 @@ def test_threshold_and_figures_are_those_of_single_tables_to_the_bit(
     logits = make_logits(judge, seed, decimals=decimals)
     if seed % 7 == 0:
         logits[:, :] = logits[0]
-    found, expected = judge(logits), chosen_among_tables(judge, logits, 0.1)
+    found, expected = judge(logits), chosen_among_tables(judge, logits, 0.25)
     if expected is None:
         assert found.rank == (False, -np.inf)
     else:
@@ -184,17 +185,19 @@ def test_several_classes_are_judged_at_the_argmax():
     logits = make_logits(judge, 0)
     verdict = judge(logits)
     assert verdict.margin == 0
-    assert_same(verdict, by_the_rule(judge, logits, 0.1))
+    assert_same(verdict, by_the_rule(judge, logits, 0.25))
     assert verdict.utility > 0.4
 
 
-def test_the_limit_of_the_call_replaces_the_constraints():
+def test_the_limit_of_the_call_replaces_the_constraints_and_its_target():
     judge = make_judge(3, n=400)
     logits = make_logits(judge, 3)
     strict, loose = judge(logits, 0.02), judge(logits, 0.5)
     assert strict.gap <= 0.02 < loose.gap <= 0.5
     assert strict.utility < loose.utility
-    assert judge(logits) == judge(logits, 0.1)  # 0.4 * 0.25
+    assert (
+        replace(judge, constraint=replace(CONSTRAINT, tolerance=0.5, fraction=1.0))(logits) == loose
+    )
     assert judge.for_utility(logits) == judge(logits, np.inf)
     assert judge.for_utility(logits).utility >= loose.utility
 
@@ -225,6 +228,21 @@ def test_a_collapsed_network_never_wins(utility):
     assert not judge(constant).feasible
     assert judge(constant).rank < judge(untouched).rank
     assert replace(judge, floor=-np.inf)(constant).rank > judge(untouched).rank  # but for the floor
+
+
+def test_between_target_and_tolerance_a_point_of_gap_costs_a_point_of_utility():
+    """Three thresholds: 10 points of utility are worth 6 of the gap, not the tolerance."""
+    judge = make_judge(0, threshold=None)
+    curves = Curves(
+        np.array([2.0, 1.0, 0.0]), np.array([0.6, 0.7, 0.9]), np.array([0.1, 0.16, 0.3])
+    )
+    chosen = judge(curves)
+    assert (chosen.margin, chosen.feasible) == (1.0, True)
+    assert chosen.value == pytest.approx(0.7 - 0.06)
+    cheap = replace(curves, utility=np.array([0.6, 0.65, 0.9]))
+    assert judge(cheap).margin == 2.0
+    strict = replace(judge, constraint=replace(CONSTRAINT, tolerance=0.15, fraction=2 / 3))
+    assert strict(curves).margin == 2.0
 
 
 def test_nothing_feasible_falls_back_on_utility_less_the_excess():

@@ -400,7 +400,7 @@ def test_the_plot_names_its_gap_and_limits():
     assert "demographic parity" in ax.get_xlabel()
     assert ax.get_ylabel() == "balanced accuracy"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert {"limit of the choice, 0.29", "tolerance, 0.3"} <= set(labels)
+    assert {"target of the choice, 0.29", "tolerance, 0.3"} <= set(labels)
 
 
 def test_what_is_kept_in_memory_belongs_to_its_objective(tmp_path):

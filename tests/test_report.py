@@ -219,7 +219,7 @@ def test_the_untouched_and_the_chosen_network_are_marked(fitted, ax):
 
 def test_tolerance_and_limit_are_lines_and_everything_is_named(fitted, ax):
     lines = {line.get_label(): line.get_xdata()[0] for line in ax.lines}
-    assert lines == {"limit of the choice, 0.02": pytest.approx(0.02), "tolerance, 0.05": 0.05}
+    assert lines == {"target of the choice, 0.02": pytest.approx(0.02), "tolerance, 0.05": 0.05}
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {*lines, "chosen", "untouched, threshold tuned"} < set(names)
     assert sum("candidates" in name for name in names) == 2

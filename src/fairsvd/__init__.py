@@ -16,6 +16,7 @@ __all__ = [
     "AdversarialFineTuner",
     "BiasMaskFineTuner",
     "CellSampler",
+    "Comparison",
     "ConvNet",
     "FairLRFTransformer",
     "FairLRFTransformerCV",
@@ -34,17 +35,20 @@ __all__ = [
     "__version__",
     "autophagy_audit",
     "best_under_gap",
+    "compare",
     "datasets",
     "exceptions",
     "fairness_score",
     "fairness_scorer",
     "generative",
     "group_table",
+    "interop",
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, exceptions, generative
+    from . import datasets, exceptions, generative, interop
     from .base import NetworkEditor
+    from .comparison import Comparison, compare
     from .datasets import ImageFrame
     from .generative import CellSampler, HyperGenerator, SelectiveFineTuner, autophagy_audit
     from .intraprocessing import (
@@ -63,12 +67,13 @@ if TYPE_CHECKING:
     from .objective import PhiObjective
 else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
-    _SUBMODULES = frozenset({"datasets", "exceptions", "generative"})
+    _SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
     _HOMES = {
         "AdversarialDebiasing": "intraprocessing",
         "AdversarialFineTuner": "intraprocessing",
         "BiasMaskFineTuner": "masking",
         "CellSampler": "generative",
+        "Comparison": "comparison",
         "ConvNet": "networks",
         "FairLRFTransformer": "low_rank",
         "FairLRFTransformerCV": "low_rank",
@@ -87,6 +92,7 @@ else:
         "SelectiveFineTuner": "generative",
         "autophagy_audit": "generative",
         "best_under_gap": "model_selection",
+        "compare": "comparison",
         "fairness_score": "metrics",
         "fairness_scorer": "metrics",
         "group_table": "metrics",

@@ -164,7 +164,7 @@ class ReportData:
                 f"of the validation rows: the untouched network was kept, with {v.gap:.3f}."
             )
         return (
-            f"No candidate keeps {c.gap} within {c.limit:.3f} (tolerance_fraction * tolerance) at "
+            f"No candidate keeps {c.gap} within the tolerance of {c.limit:.3g} at "
             f"an acceptable utility; the chosen one has {v.gap:.3f}. Raise tolerance, pass more "
             "rows, or read report_."
         )

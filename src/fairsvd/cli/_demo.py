@@ -193,11 +193,10 @@ def _print_edit(editor: FairLRFTransformer) -> None:
     _say(format_table(removed_frame(editor)))
     utility = (resolved_utility(editor) or "utility").replace("_", " ")
     met = "within" if chosen["feasible"] else "beyond"
-    limit = editor.tolerance_fraction * editor.tolerance
     text = (
         f"Chosen: candidate {place} of {len(history) - 1}, {_params(chosen)}, with threshold "
         f"{editor.threshold_:.3f}; on the rows of the choice {utility} {chosen['utility']:.3f} "
-        f"and gap {chosen['gap']:.3f}, {met} the limit of {limit:.3g}."
+        f"and gap {chosen['gap']:.3f}, {met} the tolerance of {editor.tolerance:.3g}."
     )
     _say("\n" + fill(text, WIDTH))
     for note in editor.report_.notes:

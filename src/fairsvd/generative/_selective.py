@@ -118,7 +118,8 @@ class SelectiveFineTuner(NetworkEditor):
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
-        Candidates are held to this share of the tolerance on the rows they are chosen on.
+        A gap beyond this share of the tolerance counts against a candidate, point for point with
+        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
     utility : str or callable, default="auto"
         "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy" or
         ``f(y_true, y_pred)`` on class codes. "auto": "cell_balanced_accuracy" where some cell
@@ -352,10 +353,9 @@ class SelectiveFineTuner(NetworkEditor):
         del self._given
         if self.chosen_on_ == "synthetic rows" and not outcome.verdict.feasible:
             warnings.warn(
-                f"No candidate keeps {self.constraint} within "
-                f"{self.tolerance_fraction * self.tolerance:.3f} (tolerance_fraction * tolerance) "
-                "on the synthetic rows that were held back; the chosen one has "
-                f"{outcome.verdict.gap:.3f}. Raise tolerance, or pass more rows.",
+                f"No candidate keeps {self.constraint} within the tolerance of "
+                f"{self.tolerance:.3g} on the synthetic rows that were held back; the chosen one "
+                f"has {outcome.verdict.gap:.3f}. Raise tolerance, or pass more rows.",
                 ConstraintNotMetWarning,
                 stacklevel=5,
             )

@@ -65,7 +65,8 @@ class AdversarialDebiasing(NetworkEditor):
     tolerance : float in [0, 1], default=0.05
         The gap that is accepted, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
-        Candidates are held to this share of the tolerance on the rows they are chosen on.
+        A gap beyond this share of the tolerance counts against a candidate, point for point with
+        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
     utility : str or callable, default="auto"
         "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy" or
         ``f(y_true, y_pred)`` on class codes. "auto": as for ``balance``.

@@ -36,8 +36,8 @@ class Constraint:
     tolerance : float in [0, 1]
         The gap that the user accepts.
     fraction : float in (0, 1]
-        Candidates are held to ``fraction * tolerance`` on the rows they are chosen on, since the
-        gap on unseen rows is larger by the noise.
+        A gap beyond ``fraction * tolerance`` counts against a candidate on the rows it is chosen
+        on, since the gap on unseen rows is larger by the noise.
     utility : str or callable
         One of ``UTILITIES`` or ``f(y_true, y_pred) -> float`` on class codes.
     threshold : float or None
@@ -63,6 +63,11 @@ class Constraint:
     @property
     def limit(self) -> float:
         """Largest gap of a feasible candidate."""
+        return self.tolerance if self.phi is None else self.phi.limit
+
+    @property
+    def target(self) -> float:
+        """Largest gap that does not count against a candidate."""
         return self.fraction * self.tolerance if self.phi is None else self.phi.limit
 
 

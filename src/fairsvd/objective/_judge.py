@@ -108,7 +108,7 @@ class Judge:
 
     def for_utility(self, logits: Tensor | Curves) -> Verdict:
         """Find the threshold of highest utility, whatever the gap."""
-        return self._best(self.curves(logits), limit=np.inf, floor=-np.inf)
+        return self._best(self.curves(logits), np.inf, np.inf, floor=-np.inf)
 
     def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
         """Find the best threshold of a candidate.
@@ -118,10 +118,11 @@ class Judge:
         logits : Tensor of shape (n, n_classes) or Curves
             Of the judge's rows, in order; their curves where more than one question is asked.
         limit : float, optional
-            In place of the constraint's.
+            In place of both the constraint's limit and its target.
         """
-        chosen = self.constraint.limit if limit is None else limit
-        return self._best(self.curves(logits), limit=chosen, floor=self.floor)
+        asked = self.constraint
+        bounds = (asked.limit, asked.target) if limit is None else (limit, limit)
+        return self._best(self.curves(logits), *bounds, floor=self.floor)
 
     def curves(self, logits: Tensor | Curves) -> Curves:
         """Measure utility and gap at every threshold; there is none where a logit is not finite."""
@@ -136,14 +137,13 @@ class Judge:
         ]
         return Curves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _best(self, curves: Curves, limit: float, floor: float) -> Verdict:
+    def _best(self, curves: Curves, limit: float, target: float, floor: float) -> Verdict:
         utility, gaps = curves.utility, curves.gaps
         if not len(utility):
             return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
         feasible = (utility >= floor) & (gaps <= limit)
         # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
-        excess = np.maximum(0, gaps - limit) if np.isfinite(limit) else 0.0
-        value = np.where(feasible, utility, utility - excess)
+        value = utility - np.maximum(0, gaps - target) if np.isfinite(target) else utility
         allowed = feasible if feasible.any() else utility >= floor
         # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
         i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))

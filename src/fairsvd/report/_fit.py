@@ -66,8 +66,8 @@ def gap_request(editor: Any) -> tuple[str, float, float]:
     -------
     name : str
         One of ``objective.GAPS``.
-    tolerance, limit : float
-        What is accepted, and what candidates are held to.
+    tolerance, target : float
+        What is accepted, and beyond what a gap counts against a candidate.
     """
     asked = editor.constraint
     if isinstance(asked, PhiObjective):

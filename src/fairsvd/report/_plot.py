@@ -29,7 +29,7 @@ OTHER_COLOR = "#CC79A7"
 CHOSEN_COLOR = "#D55E00"
 INK, PALE = "#222222", "#8A8A8A"
 
-# Candidates that miss the limit stay visible, but behind those that do not.
+# Candidates beyond the tolerance stay visible, but behind those that do not.
 MISSED_ALPHA = 0.4
 
 
@@ -42,8 +42,8 @@ def plot_tradeoff(
     """Plot the gap of every candidate of a fit against its utility.
 
     Both are measured on the rows that candidates are chosen on: the validation rows and a sample
-    of the editing rows. Candidates are coloured by stage, pale where they miss the limit; the
-    untouched network, the chosen one, the tolerance and the limit of the choice
+    of the editing rows. Candidates are coloured by stage, pale where they are not feasible;
+    the untouched network, the chosen one, the tolerance and the target of the choice
     (``tolerance_fraction * tolerance``) are marked.
 
     Parameters
@@ -108,10 +108,10 @@ def _new_axes() -> Axes:
 
 
 def _draw_limits(ax: Axes, estimator: Any) -> None:
-    _, tolerance, limit = gap_request(estimator)
-    ax.axvspan(0, limit, color=STAGE_COLORS["removal"], alpha=0.08, lw=0, zorder=0)
-    label = f"limit of the choice, {limit:.3g}"
-    ax.axvline(limit, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1, label=label)
+    _, tolerance, target = gap_request(estimator)
+    ax.axvspan(0, target, color=STAGE_COLORS["removal"], alpha=0.08, lw=0, zorder=0)
+    label = f"target of the choice, {target:.3g}"
+    ax.axvline(target, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1, label=label)
     label = f"tolerance, {tolerance:.3g}"
     ax.axvline(tolerance, color=INK, lw=1.1, zorder=1, label=label)
 
@@ -166,6 +166,6 @@ def _explain(ax: Axes, estimator: Any) -> None:
     # Never by the paper's name alone: its equations are not public.
     method = "FairLRF-style editing" if hasattr(estimator, "ranks_") else type(estimator).__name__
     ax.set_title(f"{method}: the trade-off", loc="left", color=INK, weight="bold", pad=24)
-    text = "Candidates on the rows they are chosen on, pale beyond the limit. Better: up and left."
+    text = "Candidates on the rows they are chosen on, pale if not feasible. Better: up and left."
     place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 9)}
     ax.annotate(text, **place, textcoords="offset points", color="#666666", fontsize=8.5)
