@@ -123,7 +123,7 @@ def prepare(problem: ImageProblem) -> Context:
     return kind.of(
         problem,
         network,
-        utility="cell_balanced_accuracy" if cells else "balanced_accuracy",
+        utility="mean_and_worst_cell_accuracy" if cells else "balanced_accuracy",
         balance="cells" if cells else "classes",
         unbiased=problem.unbiased,
     )

@@ -47,7 +47,7 @@ class Context:
         Only for methods that say they need the group at prediction time.
     groups : tuple of str
     seed : int
-    utility : {"balanced_accuracy", "cell_balanced_accuracy"}
+    utility : {"balanced_accuracy", "mean_and_worst_cell_accuracy"}
         What the selection rule maximises.
     balance : {"classes", "cells"}
         How the controls' cross-entropy weighs rows.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from context import Context, Method, Outcome
 from nets import PER_BATCH, STEEPNESS, in_blocks
-from protocol import CONSTRAINTS, FRACTION, TOLERANCE, pool
+from protocol import CONSTRAINTS, FRACTION, TOLERANCE, chance_of, pool
 from tasks import Rows
 from torch import nn
 
@@ -55,10 +55,11 @@ def gap(counts: np.ndarray, constraint: str) -> float:
 
 
 def utility_of(counts: np.ndarray, utility: str) -> float:
-    """Compute balanced accuracy, over classes or over (label, group) cells."""
+    """Compute balanced accuracy, or the mean of the average and the worst (label, group) cell."""
     if utility == "balanced_accuracy":
-        counts = counts.sum(axis=0, keepdims=True)
-    return float(np.nanmean(recalls(counts)))
+        return float(np.nanmean(recalls(counts.sum(axis=0, keepdims=True))))
+    right = recalls(counts)
+    return float((np.nanmean(right) + np.nanmin(right)) / 2)
 
 
 def evaluate(
@@ -103,11 +104,11 @@ class ManyContext(Context):
         counts = [counted(np.concatenate(scores).argmax(axis=1), rows) for scores in candidates]
         values = np.array([utility_of(table, self.utility) for table in counts])
         gaps = np.array([gap(table, constraint) for table in counts])
-        chance = 1 / counts[0].shape[1]
-        floor, limit = chance + max(0.0, values[0] - chance) / 2, FRACTION * TOLERANCE
-        met = (gaps <= limit) & (values >= floor)
-        worth = np.where(values >= floor, values - np.maximum(0, gaps - limit), -np.inf)
-        worth = np.where(met, values, -np.inf) if met[first:].any() else worth
+        chance = chance_of(self.utility, counts[0].shape[1])
+        floor = chance + max(0.0, values[0] - chance) / 2
+        met = (gaps <= TOLERANCE) & (values >= floor)
+        worth = values - np.maximum(0, gaps - FRACTION * TOLERANCE)
+        worth[~met if met[first:].any() else values < floor] = -np.inf
         best = first + int(worth[first:].argmax())
         winner = [partial(logits, self.network), *scorers][best]
         notes = {"met": bool(met[best]), "chosen_gap": gaps[best], "chosen_utility": values[best]}

@@ -16,6 +16,7 @@ __all__ = [
     "TOLERANCE",
     "Choice",
     "best_threshold",
+    "chance_of",
     "choose",
     "evaluate",
     "gap_of_rates",
@@ -88,22 +89,27 @@ def gap_of_rates(rates: np.ndarray, counts: np.ndarray, constraint: str) -> np.n
 
 
 def utility_of_rates(rates: np.ndarray, counts: np.ndarray, utility: str) -> np.ndarray:
-    """Compute balanced accuracy, over classes or over (label, group) cells.
+    """Compute balanced accuracy, or the mean of the average and the worst (label, group) cell.
 
     Parameters
     ----------
     rates : ndarray of shape (..., n_groups, 2)
     counts : ndarray of shape (n_groups, 2)
-    utility : {"balanced_accuracy", "cell_balanced_accuracy"}
+    utility : {"balanced_accuracy", "mean_and_worst_cell_accuracy"}
 
     Returns
     -------
     utility : ndarray of shape (...,), in [0, 1]
     """
     right = np.stack([1 - rates[..., 0], rates[..., 1]], axis=-1)
-    if utility == "cell_balanced_accuracy":
-        return np.nanmean(right, axis=(-2, -1))
+    if utility == "mean_and_worst_cell_accuracy":
+        return (np.nanmean(right, axis=(-2, -1)) + np.nanmin(right, axis=(-2, -1))) / 2
     return (np.nan_to_num(right) * counts / counts.sum(axis=0)).sum(axis=-2).mean(axis=-1)
+
+
+def chance_of(utility: str, n_classes: int = 2) -> float:
+    """Give the utility of a constant prediction, whose worst cell is all wrong."""
+    return 1 / n_classes if utility == "balanced_accuracy" else 0.5 / n_classes
 
 
 def thresholds_between(scores: np.ndarray) -> np.ndarray:
@@ -225,7 +231,7 @@ def choose(
         Candidate 0 is the untouched network.
     parts : (validation rows, training-sample rows)
     constraint : {"equalized_odds", "demographic_parity"}
-    utility : {"balanced_accuracy", "cell_balanced_accuracy"}, default="balanced_accuracy"
+    utility : {"balanced_accuracy", "mean_and_worst_cell_accuracy"}, default="balanced_accuracy"
     tolerance : float in (0, 1), default=0.05
     fraction : float in (0, 1], default=0.4
     first : {0, 1}, default=0
@@ -238,7 +244,8 @@ def choose(
     """
     apart = overfitted(candidates[0], parts, utility)
     sweeps = [sweep(scores, parts, constraint, utility, apart) for scores in candidates]
-    floor = 0.5 + (sweeps[0].utility.max() - 0.5) / 2
+    chance = chance_of(utility)
+    floor = chance + (sweeps[0].utility.max() - chance) / 2
     values = worth(sweeps[first:], floor, tolerance, fraction * tolerance)
     best = int(np.argmax([value.max() for value in values]))
     at, won = int(values[best].argmax()), sweeps[first + best]

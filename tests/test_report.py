@@ -162,7 +162,7 @@ def test_a_grouped_convolution_has_the_rank_of_one_block():
     ("utility", "balance", "resolved", "name"),
     [
         ("accuracy", "auto", "cells", "accuracy"),
-        ("auto", "auto", "cells", "cell_balanced_accuracy"),
+        ("auto", "auto", "cells", "mean_and_worst_cell_accuracy"),
         ("auto", "auto", "classes", "balanced_accuracy"),
         ("auto", "classes", "classes", None),
         (len, "auto", "cells", None),

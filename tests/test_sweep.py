@@ -198,6 +198,7 @@ def test_utilities_equal_scikit_learn(seed, n_groups, n_classes):
         "accuracy": accuracy_score(y, predicted),
         "cell_balanced_accuracy": np.mean(cells),
         "worst_cell_accuracy": np.min(cells),
+        "mean_and_worst_cell_accuracy": (np.mean(cells) + np.min(cells)) / 2,
     }
     assert set(expected) == set(UTILITIES)
     for name, value in expected.items():
@@ -244,6 +245,7 @@ def test_utilities_are_quotients_of_counts_summed_from_the_left(seed, n_groups):
             "cell_balanced_accuracy": from_the_left(cells) / len(cells),
             "accuracy": sum(right) / sum(rows),
             "worst_cell_accuracy": min(cells),
+            "mean_and_worst_cell_accuracy": (from_the_left(cells) / len(cells) + min(cells)) / 2,
         }
         assert dict(zip(UTILITIES, found, strict=True)) == expected
 
@@ -258,6 +260,7 @@ def test_utilities_skip_empty_cells():
     counts = count_table(y, np.array([0, 1, 1, 0]), groups, 2, 2)
     assert float(utility_from_counts(counts, "cell_balanced_accuracy")) == pytest.approx(0.5)
     assert float(utility_from_counts(counts, "worst_cell_accuracy")) == 0
+    assert float(utility_from_counts(counts, "mean_and_worst_cell_accuracy")) == pytest.approx(0.25)
     assert float(utility_from_counts(counts, "balanced_accuracy")) == pytest.approx(0.5)
 
 

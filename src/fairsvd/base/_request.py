@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from ..groups import cell_codes
-from ..objective import Constraint, PhiObjective, is_unbalanced
+from ..objective import UNBALANCED_UTILITY, Constraint, PhiObjective, is_unbalanced
 from ._inputs import FitInputs, check_cells
 
 __all__ = ["as_device", "make_constraint"]
@@ -63,7 +63,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     utility, balance = editor.utility, getattr(editor, "balance", "auto")
     if isinstance(utility, str) and utility == "auto":
         by_cell = unbalanced and phi is None
-        utility = "cell_balanced_accuracy" if by_cell else "balanced_accuracy"
+        utility = UNBALANCED_UTILITY if by_cell else "balanced_accuracy"
     if balance == "auto":
         balance = "cells" if unbalanced else "classes"
     threshold = None if editor.threshold == "tune" else float(editor.threshold)

@@ -38,10 +38,8 @@ TABLE_BATCHES = 4
 # the rest, and a looser start costs less utility.
 START_FRACTION = 0.6
 
-# Weights of the soft gap that are tried; every one of them is chosen on some task. On images,
-# where a step sees a quarter of the rows and the gap is noisier, large weights left networks that
-# tell little apart, and smaller ones as small a gap at more utility.
-GAP_WEIGHTS, IMAGE_GAP_WEIGHTS = (0.3, 1.0, 3.0), (0.1, 0.3, 1.0)
+# Weights of the soft gap that are tried; every one of them is chosen on some task.
+GAP_WEIGHTS = (0.3, 1.0, 3.0)
 
 P = TypeVar("P")
 E = TypeVar("E")
@@ -51,9 +49,7 @@ def gap_weights(data: EditData, given: float | None) -> tuple[float, ...]:
     """Give the weights of the soft gap to try: the given one, or all; 0 without groups."""
     if not data.has_groups:
         return (0.0,)
-    if given is not None:
-        return (float(given),)
-    return GAP_WEIGHTS if len(data.editing.X.item_shape) == 1 else IMAGE_GAP_WEIGHTS
+    return GAP_WEIGHTS if given is None else (float(given),)
 
 
 def rows_a_step(data: EditData) -> int:

@@ -65,10 +65,10 @@ class LayerwiseOptimizer(NetworkEditor):
         A gap beyond this share of the tolerance counts against a candidate, point for point with
         its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
     utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy" or
-        ``f(y_true, y_pred)`` on class codes. "auto": "cell_balanced_accuracy" where some cell
-        holds less than half the rows that independence of label and group would give it, else
-        "balanced_accuracy".
+        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
+        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
+        "mean_and_worst_cell_accuracy" where some cell holds less than half the rows that
+        independence of label and group would give it, else "balanced_accuracy".
     threshold : "tune" or float in (0, 1), default="tune"
         Probability of ``classes_[1]`` above which it is predicted.
     pos_label : label, default=None

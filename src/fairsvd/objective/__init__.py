@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ._constraint import UTILITIES, Constraint, is_unbalanced, utility_from_counts
+from ._constraint import (
+    UNBALANCED_UTILITY,
+    UTILITIES,
+    Constraint,
+    is_unbalanced,
+    utility_from_counts,
+)
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import Curves, Judge, Verdict, margin_of_threshold
 from ._loss import SHARPNESS, edit_loss, shifted
@@ -13,6 +19,7 @@ from ._uncertainty import gap_interval, noise_floor
 __all__ = [
     "GAPS",
     "SHARPNESS",
+    "UNBALANCED_UTILITY",
     "UTILITIES",
     "Constraint",
     "Curves",

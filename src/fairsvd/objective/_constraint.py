@@ -12,14 +12,27 @@ from numpy.typing import NDArray
 from ._gaps import divide, sum_slices
 from ._phi import PhiObjective
 
-__all__ = ["UTILITIES", "Constraint", "chance_utility", "is_unbalanced", "utility_from_counts"]
+__all__ = [
+    "UNBALANCED_UTILITY",
+    "UTILITIES",
+    "Constraint",
+    "chance_utility",
+    "is_unbalanced",
+    "utility_from_counts",
+]
 
 UTILITIES = (
     "balanced_accuracy",
     "cell_balanced_accuracy",
     "accuracy",
     "worst_cell_accuracy",
+    "mean_and_worst_cell_accuracy",
 )
+
+# The choice of utility="auto" where some cell is nearly empty. Along one threshold the mean over
+# cells hardly moves, since what one label gains the other loses, and says nothing of the cell that
+# the network fails; the worst cell alone is mostly noise where cells are small.
+UNBALANCED_UTILITY = "mean_and_worst_cell_accuracy"
 
 # A cell below half of what independent labels and groups would give it.
 UNBALANCED_SHARE = 0.5
@@ -101,8 +114,14 @@ def utility_from_counts(counts: NDArray[Any], name: str) -> NDArray[np.float64]:
         return right.sum(axis=(-2, -1)) / total.sum(axis=(-2, -1))
     recall = divide(right, total)
     recall = recall.reshape(*recall.shape[:-2], -1)
-    if name == "worst_cell_accuracy":
-        return np.fmin.reduce(np.moveaxis(recall, -1, 0))
+    if name in ("balanced_accuracy", "cell_balanced_accuracy"):
+        return _mean(recall)
+    worst = np.fmin.reduce(np.moveaxis(recall, -1, 0))
+    return worst if name == "worst_cell_accuracy" else (_mean(recall) + worst) / 2
+
+
+def _mean(recall: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over the last axis, cells without rows left out."""
     if not np.isnan(recall).any():
         return sum_slices(recall, -1) / recall.shape[-1]
     # Cells last in memory, so that the order of the sum does not depend on that of the counts.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..networks import layer_weights
-from ..objective import PhiObjective
+from ..objective import UNBALANCED_UTILITY, PhiObjective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["chosen_candidate", "gap_request", "removed_frame", "resolved_utility"]
 
 # How "auto" is resolved goes together for the losses and for the utility.
-UTILITY_OF_BALANCE = {"cells": "cell_balanced_accuracy", "classes": "balanced_accuracy"}
+UTILITY_OF_BALANCE = {"cells": UNBALANCED_UTILITY, "classes": "balanced_accuracy"}
 
 
 def chosen_candidate(history: pd.DataFrame) -> int:
