@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bootstrap_interval", "markdown"]
+__all__ = ["bootstrap_interval", "by_task", "kinds_of", "markdown", "task_mean"]
 
 Row = Mapping[str, Any]
 DRAWS = 2000
@@ -56,6 +56,11 @@ def by_task(rows: Iterable[Row], column: str) -> dict[str, np.ndarray]:
     for row in rows:
         collected.setdefault(row["task"], []).append(row[column])
     return {task: np.array(values) for task, values in collected.items()}
+
+
+def kinds_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """List the pairs of a constraint and a form that were measured, sorted."""
+    return sorted({(row["constraint"], row["form"]) for row in rows})
 
 
 def harm(rows: Sequence[Row]) -> float:
@@ -114,8 +119,7 @@ def markdown(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
     text : str
     """
     lines: list[str] = []
-    kinds = dict.fromkeys((row["constraint"], row["form"]) for row in rows)
-    for constraint, form in sorted(kinds):
+    for constraint, form in kinds_of(rows):
         chosen = [row for row in rows if (row["constraint"], row["form"]) == (constraint, form)]
         seeds = len({row["seed"] for row in chosen})
         lines += [f"### {constraint.replace('_', ' ')}, {form}, {seeds} seeds", ""]

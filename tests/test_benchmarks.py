@@ -152,6 +152,29 @@ def test_interval_holds_the_mean_and_table_names_failures(
     assert "1 failed: ValueError: no / luck" in summary.markdown([failed], {"m": "method m"})
 
 
+def test_the_verdict_pairs_our_best_with_the_best_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = load("verdict", monkeypatch)
+
+    def row(method: str, form: str, task: str, seed: int, psi: float) -> dict[str, object]:
+        here = {"constraint": "equalized_odds", "form": form, "task": task, "seed": seed}
+        return {**here, "method": method, "psi": psi, "error": None}
+
+    rows = [row("a", "blind", "t", seed, 0.6 + 0.1 * seed) for seed in range(2)]
+    rows += [row("b", "blind", "t", seed, 0.5) for seed in range(2)]
+    rows += [row("oxonfair-inferred", "blind", "t", 0, 0.58)]
+    rows += [row("threshold-optimizer", "blind", "t", 0, 0.9)]  # is told the group
+    rows += [row("a", "with-group", "t", 0, 0.6), row("oxonfair-inferred", "with-group", "t", 0, 1)]
+    rows += [row("reject-option", "with-group", "t", 0, 0.7)]
+    rows += [row("threshold-optimizer", "with-group", "t", 0, 0.65)]
+    labels = {r["method"]: str(r["method"]).upper() for r in rows}
+    lines = verdict.verdicts(rows, ["a", "b"], labels).splitlines()
+    blind, seen = (line.split(" | ") for line in lines[4:6])
+    assert blind[:5] == ["| equalized odds, blind", "A", "0.650", "OXONFAIR-INFERRED", "0.580"]
+    assert blind[5].startswith("**+0.020**")  # on the seed that both have
+    assert seen[3] == "REJECT-OPTION"
+    assert seen[5].startswith("**-0.100**")
+
+
 def test_removal_as_it_is_leaves_the_network_alone_and_removes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,6 +211,7 @@ def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     out = tmp_path / "rows.jsonl"
     base = ["--tasks", "compas-race", "--forms", "blind", "--seeds", "1", "--out", str(out)]
     base += ["--constraints", "equalized_odds", "--table", str(tmp_path / "table.md"), "--resume"]
+    base += ["--plot", str(tmp_path / "figure.svg")]
     bench.main([*base, "--methods", "untouched-utility"])
     bench.main([*base, "--methods", "untouched-utility,untouched-gap,reweighing"])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -195,6 +219,9 @@ def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     assert rows[2]["error"] == "RuntimeError: out of luck"
     assert rows[0]["tpr_change"] == [0.0, 0.0]
     assert "1 failed: RuntimeError: out of luck" in (tmp_path / "table.md").read_text()
+    drawn = (tmp_path / "figure.svg").read_bytes()
+    bench.main([*base, "--methods", "untouched-utility"])
+    assert (tmp_path / "figure.svg").read_bytes() == drawn  # equal figures are equal files
     assert "benchmarks" in str(Path(sys.modules["bench_methods"].__file__ or "").parent)
 
 
