@@ -285,7 +285,7 @@ class NetworkEditor(
 
         Its ``predict`` gives class codes (positions in ``classes_``), as skorch's do.
         """
-        return net_around(self.to_module(), self._adopted, len(self.classes_))
+        return net_around(self.to_module(), self._adopted, self.classes_)
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""

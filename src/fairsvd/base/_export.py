@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.exceptions import DeviceWarning
 from torch import Tensor, nn
 
 from ..networks import AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
@@ -33,7 +37,7 @@ class Scores(nn.Module):
         return raw_output(self.network, X, self.key)
 
 
-def net_around(module: nn.Module, adopted: AdoptedNetwork, n_classes: int) -> Any:
+def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]) -> Any:
     """Put a trained module into a skorch net that predicts with it and can train it further.
 
     Parameters
@@ -42,27 +46,79 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, n_classes: int) -> An
     adopted : AdoptedNetwork
         What it returns, and the net that it came from: whose settings, history and callbacks are
         kept. A new net, which takes tensors only, gets the scores alone.
-    n_classes : int
+    classes : ndarray of shape (n_classes,)
+        What its outputs stand for.
 
     Returns
     -------
     net : skorch net, initialised
-        ``predict`` gives class codes, as skorch does; ``partial_fit`` goes on with the weights.
+        ``predict`` gives class codes, as skorch does; ``partial_fit`` goes on with the weights,
+        where the schedule of the learning rate was.
     """
     template = adopted.net
     if template is None:
         whole = adopted.output_key is None or isinstance(module, ShiftedNetwork)
         module = module if whole else Scores(module, adopted.output_key)
-        return _new_net(module, adopted.kind, n_classes)
-    net = copy.deepcopy(template)
+        return _new_net(module, adopted.kind, len(classes))
+    net = _copied(template)
     net.module_ = module
     if isinstance(net.module, nn.Module):
         # An instance is what the next initialize() would start from.
         net.module = module
     if isinstance(net, NeuralNetBinaryClassifier):
         net.threshold = 0.5  # the threshold is in the module
-    net.initialize_optimizer()
+    elif isinstance(net, NeuralNetClassifier):
+        _name_classes(net, classes, frozen=adopted.frozen)
+    _follow_device(net)
+    _forget_best(net)
+    _renew_optimizer(net)
     return net
+
+
+def _copied(template: NeuralNet) -> NeuralNet:
+    """Copy a net; one whose device others see to keeps it so, where skorch would take the CPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeviceWarning)
+        net = copy.deepcopy(template)
+    net.device = template.device
+    return net
+
+
+def _name_classes(net: NeuralNetClassifier, classes: NDArray[Any], *, frozen: bool) -> None:
+    if net.classes is not None and not frozen:
+        # It was trained here on codes, whose order is ours and not that of the user's list.
+        net.classes = classes.tolist()
+    elif not hasattr(net, "classes_"):
+        net.classes = list(range(len(classes)))  # parameters from a file come without classes
+
+
+def _follow_device(net: NeuralNet) -> None:
+    """Have the net send its batches where the edit has moved the module."""
+    device = next(net.module_.parameters()).device
+    if net.device is not None and torch.device(net.device) != device:
+        net.device = str(device)
+        net.criterion_ = net.criterion_.to(device)
+
+
+def _forget_best(net: NeuralNet) -> None:
+    """Let the best epoch so far be none: it was another network's.
+
+    A checkpoint of it would come back after a training that does not beat it.
+    """
+    for epoch in net.history:
+        epoch.update({key: False for key in epoch if str(key).endswith("_best")})
+    for _, callback in net.callbacks_:
+        callback.initialize()
+
+
+def _renew_optimizer(net: NeuralNet) -> None:
+    """Make optimizers of the new weights, with the settings that schedules have left."""
+    groups = {name: getattr(net, f"{name}_").param_groups for name in net._optimizers}
+    net.initialize_optimizer()
+    for name, before in groups.items():
+        # A wrapped network has other names, so that one more group may hold what is in no other.
+        for new, old in zip(getattr(net, f"{name}_").param_groups, before, strict=False):
+            new.update({key: value for key, value in old.items() if key != "params"})
 
 
 def _new_net(module: nn.Module, kind: str, n_classes: int) -> Any:

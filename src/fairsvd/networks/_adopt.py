@@ -74,6 +74,9 @@ def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
     known = np.asarray(getattr(inner, "classes_", labels))
     if set(labels.tolist()) <= set(known.tolist()):
         return known
+    codes = np.arange(len(known))
+    if known.dtype.kind in "UO" and set(labels.tolist()) <= set(codes.tolist()):
+        return codes  # skorch is trained on codes, whatever the names that it was told
     if len(known) == len(labels) and np.array_equal(known, np.arange(len(known))):
         return labels
     raise NetworkError(
