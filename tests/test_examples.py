@@ -72,3 +72,15 @@ def test_skin_lesions(capsys: pytest.CaptureFixture[str]):
     assert text.index("before\n") < text.index("after\n")
     assert len(space["sheet"].get_yticklabels()) == 8
     assert len(space["candidates"].collections) > 3
+
+
+@pytest.mark.slow
+def test_compare_mitigators(capsys: pytest.CaptureFixture[str]):
+    try:
+        space = run("plot_compare_mitigators.py")
+    except DatasetNotFoundError as missing:
+        pytest.skip(str(missing))
+    text = capsys.readouterr().out
+    assert not space["found"].failed.any()
+    assert "psi" in text and "tpr change Caucasian" in text
+    assert len(space["ax"].containers) == 7

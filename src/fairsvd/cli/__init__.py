@@ -1,4 +1,4 @@
-"""The command line: ``fairsvd demo`` and ``fairsvd audit``."""
+"""The command line: ``fairsvd demo``, ``fairsvd audit`` and ``fairsvd compare``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from ._demo import run_demo
 
             run_demo(options)
+        elif options.command == "compare":
+            from ._compare import run_compare
+
+            run_compare(options)
         else:
             from ._audit import run_audit
 
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_audit(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -138,3 +143,63 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument(
         "--seed", type=int, default=0, help="of intervals and noise floors (default: 0)"
     )
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = (
+        "Compare methods on the rows of a file by cross-validation, over one network a fold. "
+        "Columns of numbers are scaled, all others are categories."
+    )
+    compare = commands.add_parser("compare", help="methods side by side", description=about)
+    compare.add_argument(
+        "file", type=Path, metavar="FILE.csv", help="a row a person, with headings"
+    )
+    compare.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
+    compare.add_argument(
+        "--sensitive",
+        required=True,
+        metavar="COLUMN[,COLUMN]",
+        help="the groups; several columns are intersected",
+    )
+    compare.add_argument(
+        "--methods",
+        default="threshold,FairLRFTransformer,GapFineTuner,ThresholdOptimizer,ExponentiatedGradient",
+        metavar="NAME[,NAME]",
+        help="as fairsvd.compare knows them, beside the untouched network (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--constraints",
+        default="equalized_odds",
+        metavar="GAP[,GAP]",
+        help=f"the gaps to close, one table each: {', '.join(CONSTRAINTS)} (default: %(default)s)",
+    )
+    _add_compare_settings(compare)
+
+
+def _add_compare_settings(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        metavar="GAP",
+        help="the gap that is accepted, a difference of rates (default: %(default)s)",
+    )
+    compare.add_argument("--folds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    compare.add_argument(
+        "--keep-sensitive",
+        action="store_true",
+        help="leave the groups among the features; by default no method sees them there",
+    )
+    compare.add_argument(
+        "--pos-label", metavar="LABEL", help="the positive label (default: the second of two)"
+    )
+    compare.add_argument(
+        "--out", type=Path, metavar="TABLE.csv", help="write a row a fold and method there"
+    )
+    compare.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot there; the ending says the format"
+    )
+    compare.add_argument(
+        "--jobs", type=int, metavar="N", help="methods side by side (default: one after the other)"
+    )
+    compare.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")

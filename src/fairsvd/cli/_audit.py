@@ -18,7 +18,7 @@ from ..report import format_table, gap_estimates, small_cells
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["run_audit"]
+__all__ = ["as_label", "run_audit", "some_of"]
 
 # Below this a rate's standard error may exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
@@ -53,7 +53,7 @@ def run_audit(options: argparse.Namespace) -> None:
         frame[options.target],
         frame[options.pred],
         frame[sensitive],
-        pos_label=_positive(classes, options.pos_label),
+        pos_label=as_label(classes, options.pos_label),
         labels=classes if len(classes) > 1 else None,
         missing_group=options.missing_group,
     )
@@ -78,11 +78,12 @@ def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.Da
     columns = pd.read_csv(path, nrows=0).columns.tolist()
     missing = [name for name in wanted if name not in columns]
     if missing:
-        raise ValueError(f"there is no column {', '.join(missing)}; it has {_some(columns)}")
+        raise ValueError(f"there is no column {', '.join(missing)}; it has {some_of(columns)}")
     return pd.read_csv(path, usecols=wanted, low_memory=False)
 
 
-def _some(names: Sequence[str], most: int = 20) -> str:
+def some_of(names: Sequence[str], most: int = 20) -> str:
+    """Write names out, and count those beyond so many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
 
@@ -119,18 +120,18 @@ def _classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
         return sorted({*true, *predicted})
     except TypeError as error:
         raise ValueError(
-            f"columns {target} and {pred} hold labels of different types ({_some(true, 3)}; "
-            f"{_some(predicted, 3)}): write them alike"
+            f"columns {target} and {pred} hold labels of different types ({some_of(true, 3)}; "
+            f"{some_of(predicted, 3)}): write them alike"
         ) from error
 
 
-def _positive(classes: list[Any], text: str | None) -> Any:
+def as_label(classes: list[Any], text: str | None) -> Any:
     """Find the label that the user wrote: as text, or as the number that it stands for."""
     if text is None:
         return None
     found = [label for label in classes if str(label) == text or _same_number(label, text)]
     if not found:
-        raise ValueError(f"--pos-label {text} is not among the labels {_some(classes)}")
+        raise ValueError(f"--pos-label {text} is not among the labels {some_of(classes)}")
     return found[0]
 
 

@@ -34,7 +34,7 @@ from ._tasks import Rows, Task, load_task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["run_demo"]
+__all__ = ["check_plot", "run_demo"]
 
 UNTOUCHED: dict[str, Any] = {"sparsity": 0, "refine": None}
 POSITIVE = 1  # both tasks have the labels 0 and 1
@@ -68,7 +68,7 @@ def run_demo(options: argparse.Namespace) -> None:
         The data is not there, or the plot cannot be written.
     """
     started = perf_counter()
-    _check_plot(options.plot)
+    check_plot(options.plot)
     _say(f"fairsvd {__version__}: FairLRF-style editing of a trained network\n")
     task = load_task(options.data, options.seed)
     for line in task.about:
@@ -96,7 +96,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _check_plot(path: Path) -> None:
+def check_plot(path: Path) -> None:
     """Make the plot's folder and refuse a format that cannot be written, before the long part."""
     from matplotlib.figure import Figure
 

@@ -1,0 +1,161 @@
+"""``fairsvd compare``: several methods on the rows of a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from ..comparison import Comparison, compare
+from ..report import format_table
+from ._audit import as_label, some_of
+from ._demo import check_plot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["run_compare"]
+
+SHOWN = {
+    "psi": "psi",
+    "psi_low": "low",
+    "psi_high": "high",
+    "balanced_accuracy": "balanced accuracy",
+    "gap": "gap",
+    "worst_cell": "worst cell",
+    "harm": "harm",
+    "needs_group": "needs group",
+    "seconds": "seconds",
+    "failed": "failed",
+}
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Print a table a constraint; write all rows and the plot where asked.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        file, target, sensitive, methods, constraints, tolerance, folds, keep_sensitive, pos_label,
+        seed, jobs, out, plot.
+
+    Raises
+    ------
+    ValueError
+        A column is missing or holds what cannot be used, or a method is unknown.
+    OSError
+        A file cannot be read or written.
+    """
+    methods, constraints, sensitive = map(
+        _names, (options.methods, options.constraints, options.sensitive)
+    )
+    if options.plot is not None:
+        check_plot(options.plot)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    frame = _read(options.file, options.target, sensitive)
+    classes = sorted(frame[options.target].unique().tolist(), key=lambda k: (str(type(k)), k))
+    X, about = _features(frame, [options.target, *([] if options.keep_sensitive else sensitive)])
+    found = compare(
+        methods,
+        X,
+        frame[options.target].to_numpy(),
+        frame[sensitive],
+        cv=options.folds,
+        constraints=constraints,
+        tolerance=options.tolerance,
+        pos_label=as_label(classes, options.pos_label),
+        n_jobs=options.jobs,
+        random_state=options.seed,
+        verbose=int(sys.stderr.isatty()),
+    )
+    if options.out is not None:
+        found.table.to_csv(options.out, index=False)
+    if options.plot is not None:
+        _save_plot(found, options.plot)
+    print(f"{options.file}: {len(frame):,} rows; {about}")
+    _print_tables(found, options)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _read(path: Path, target: str, sensitive: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    if not sensitive:
+        raise ValueError("--sensitive names no column: give one, or several with commas.")
+    frame = pd.read_csv(path, low_memory=False)
+    missing = [name for name in [target, *sensitive] if name not in frame.columns]
+    if missing:
+        columns = some_of(frame.columns.tolist())
+        raise ValueError(f"{path}: there is no column {', '.join(missing)}; it has {columns}")
+    if frame.empty:
+        raise ValueError(f"{path}: it has headings but no rows")
+    empty = {name: int(n) for name, n in frame[[target, *sensitive]].isna().sum().items() if n}
+    if empty:
+        told = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{path}: {told}: fill it or leave these rows out")
+    return frame
+
+
+def _features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.float64], str]:
+    """Encode the columns that are features, and say how."""
+    columns = frame.drop(columns=left_out).dropna(axis="columns", how="all")
+    if columns.empty:
+        raise ValueError(
+            "no column is left for features: beside the target and the groups some are needed."
+        )
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    scale = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    # Of the rows' features only, not of their labels, so that no fold learns what it is tested on.
+    encoder = make_column_transformer(
+        (scale, make_column_selector(dtype_include="number")),
+        (encode, make_column_selector(dtype_exclude="number")),
+    )
+    X = np.asarray(encoder.fit_transform(columns), dtype=np.float64)
+    numbers = columns.select_dtypes("number").shape[1]
+    categories = columns.shape[1] - numbers
+    return X, (
+        f"features: {numbers} columns of numbers, scaled, empty cells at the median, and "
+        f"{categories} of categories, one-hot; not among them: {', '.join(left_out)}."
+    )
+
+
+def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
+    for constraint in found.table["constraint"].unique():
+        summary = found.summary(constraint).droplevel("constraint")
+        table = summary[list(SHOWN)].rename(columns=SHOWN)
+        best = found.pareto(constraint).index.get_level_values("method")
+        print(f"\n{constraint.replace('_', ' ')}, means over {options.folds} folds\n")
+        print(format_table(table))
+        print(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
+    print(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
+    print("harm: the largest fall of a group's true positive or true negative rate.")
+    failures = found.table[found.failed].drop_duplicates(["method", "error"])
+    for method, error in zip(failures["method"], failures["error"], strict=True):
+        print(f"\nFailed: {method}: {error}")
+    for what, path in (("All rows", options.out), ("The plot", options.plot)):
+        if path is not None:
+            print(f"\n{what}: {path}")
+
+
+def _save_plot(found: Comparison, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    constraints = found.table["constraint"].unique().tolist()
+    figure = Figure(figsize=(8.6, 5.0 * len(constraints)), dpi=150, layout="constrained")
+    axes: Any = figure.subplots(len(constraints), squeeze=False)
+    for constraint, ax in zip(constraints, axes[:, 0], strict=True):
+        found.plot(constraint, ax=ax)
+    figure.savefig(path)

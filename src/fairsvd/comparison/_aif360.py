@@ -1,0 +1,158 @@
+"""Methods of AIF360, over tables of labels, groups and scores in its own form."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..interop import resample_by_weight
+from ..low_rank import FairLRFTransformer
+from ._editors import FRACTION, edit
+from ._fold import Fold, as_network, train
+
+__all__ = ["eq_odds", "post_process_as_given", "reject_option", "reweigh", "reweigh_as_given"]
+
+REJECT_NAMES = {
+    "equalized_odds": "Average odds difference",
+    "average_odds": "Average odds difference",
+    "demographic_parity": "Statistical parity difference",
+    "equal_opportunity": "Equal opportunity difference",
+}
+# It measures every pair of a threshold and a margin in pandas.
+REJECT_ROWS, REJECT_THRESHOLDS, REJECT_MARGINS = 5000, 50, 20
+
+Roles = tuple[list[dict[str, float]], list[dict[str, float]]]
+
+
+def attribute(fold: Fold) -> tuple[str, NDArray[np.float64]]:
+    """Name the protected attribute and give its value in every row of the problem.
+
+    Numbers stay as they are; other labels become their codes, and so do intersections.
+    """
+    groups = fold.problem.groups
+    labels: Any = groups.labels
+    if not all(isinstance(label, (int, float)) for label in labels):
+        labels = range(groups.n_groups)
+    return " x ".join(groups.names), np.asarray(labels, dtype=np.float64)[groups.codes]
+
+
+def roles(fold: Fold) -> Roles:
+    """Name the unprivileged and the privileged group, the one with more positive labels.
+
+    Raises
+    ------
+    ValueError
+        There are more than two groups.
+    """
+    groups = fold.problem.groups
+    if groups.n_groups != 2:
+        raise ValueError(
+            f"AIF360 compares two groups; these rows hold {groups.n_groups}. Pass an instance "
+            "that says which are privileged."
+        )
+    name, values = attribute(fold)
+    rows, found = fold.fitting, np.unique(values).tolist()
+    shares = [fold.positive(rows)[values[rows] == value].mean() for value in found]
+    privileged = int(np.argmax(shares))
+    return [{name: found[1 - privileged]}], [{name: found[privileged]}]
+
+
+def as_dataset(
+    fold: Fold,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64] | None = None,
+) -> Any:
+    """Build AIF360's table of labels (1 favourable, 0 not), groups and scores."""
+    import pandas as pd
+    from aif360.datasets import BinaryLabelDataset
+
+    name, values = attribute(fold)
+    table = BinaryLabelDataset(
+        favorable_label=1.0,
+        unfavorable_label=0.0,
+        df=pd.DataFrame({name: values[rows], "label": labels.astype(np.float64)}),
+        label_names=["label"],
+        protected_attribute_names=[name],
+    )
+    if scores is not None:
+        table.scores = scores.reshape(-1, 1)
+    return table
+
+
+def eq_odds(fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Run EqOddsPostprocessing, which knows equalized odds only, whatever is asked."""
+    from aif360.algorithms.postprocessing import EqOddsPostprocessing
+
+    return _post_processed(EqOddsPostprocessing(*roles(fold), seed=fold.seed), fold, fold.choosing)
+
+
+def reject_option(fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Run RejectOptionClassification on at most 5,000 rows; average odds stand for equalized."""
+    from aif360.algorithms.postprocessing import RejectOptionClassification
+
+    if constraint not in REJECT_NAMES:
+        raise ValueError(
+            f"RejectOptionClassification does not know {constraint}; it knows "
+            f"{', '.join(REJECT_NAMES)}."
+        )
+    limit = FRACTION * fold.problem.tolerance
+    processor = RejectOptionClassification(
+        *roles(fold),
+        num_class_thresh=REJECT_THRESHOLDS,
+        num_ROC_margin=REJECT_MARGINS,
+        metric_name=REJECT_NAMES[constraint],
+        metric_ub=limit,
+        metric_lb=-limit,
+    )
+    drawn = np.random.default_rng(fold.seed).permutation(fold.choosing)[:REJECT_ROWS]
+    return _post_processed(processor, fold, np.sort(drawn))
+
+
+def post_process_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Run a copy of the user's post-processor, with its own groups."""
+    return _post_processed(copy.deepcopy(processor), fold, fold.choosing)
+
+
+def _post_processed(processor: Any, fold: Fold, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Fit on the base network's scores, and its predictions at the threshold for utility."""
+    processor.fit(as_dataset(fold, rows, fold.positive(rows)), _predicted(fold, rows))
+    fixed = processor.predict(_predicted(fold, fold.test))
+    return fold.codes_of_positive(fixed.labels)
+
+
+def _predicted(fold: Fold, rows: NDArray[np.int64]) -> Any:
+    hard = (fold.at_threshold(rows) == fold.problem.pos).astype(np.int64)
+    return as_dataset(fold, rows, hard, fold.scores(rows))
+
+
+def reweigh(fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Train a base network anew on rows drawn by the weights of Reweighing."""
+    from aif360.algorithms.preprocessing import Reweighing
+
+    return _reweighed(Reweighing(*roles(fold)), fold, constraint)
+
+
+def reweigh_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Do so by a copy of the user's, with its own groups."""
+    return _reweighed(copy.deepcopy(processor), fold, constraint)
+
+
+def _reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Resample, train, and choose the one threshold as editors do."""
+    if fold.adopted.frozen:
+        raise ValueError(
+            "Reweighing trains a network, and base came trained: pass None, or a skorch net that "
+            "is not frozen."
+        )
+    rows = fold.training
+    table = as_dataset(fold, rows, fold.positive(rows))
+    weights = processor.fit_transform(table).instance_weights
+    codes = fold.problem.codes[rows], fold.groups(rows)
+    drawn = resample_by_weight(rows, *codes, weights, random_state=fold.seed)[0]
+    network = as_network(train(fold.problem, drawn, fold.seed))
+    # An edit that changes nothing: what is left of a fit is the choice of the threshold.
+    return edit(FairLRFTransformer(network, sparsity=0, refine=None), fold, constraint)

@@ -1,0 +1,61 @@
+"""Any classifier with scikit-learn's interface as a method of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import get_config
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from ._fold import Fold
+
+__all__ = ["SENSITIVE", "filled", "fit_classifier", "predict_options", "takes"]
+
+SENSITIVE = "sensitive_features"
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a function has a parameter of that name."""
+    return name in signature(function).parameters
+
+
+def filled(estimator: Any, **settings: Any) -> Any:
+    """Clone an estimator and set those of the given parameters that it has and leaves at None."""
+    copy = clone(estimator)
+    own = copy.get_params(deep=False)
+    return copy.set_params(**{k: v for k, v in settings.items() if k in own and own[k] is None})
+
+
+def predict_options(model: Any, fold: Fold) -> dict[str, Any]:
+    """Give ``predict`` the group and a seed where it takes them."""
+    options: dict[str, Any] = {SENSITIVE: fold.sensitive(fold.test), "random_state": fold.seed}
+    return {name: value for name, value in options.items() if takes(model.predict, name)}
+
+
+def fit_classifier(estimator: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Fit a clone on all rows of the fold that are not tested on, and predict.
+
+    It chooses nothing on validation rows, so that it may train on them.
+    """
+    model, rows = filled(estimator, random_state=fold.seed), fold.fitting
+    options = {}
+    if name := _fit_parameter(model):
+        options[name] = fold.sensitive(rows)
+    model.fit(fold.X(rows), fold.y(rows), **options)
+    return fold.codes_of_labels(model.predict(fold.X(fold.test), **predict_options(model, fold)))
+
+
+def _fit_parameter(model: Any) -> str:
+    """Name the argument of ``fit`` that takes the groups; empty where there is none."""
+    if isinstance(model, Pipeline):
+        name, last = model.steps[-1]
+        if not (hasattr(last, "fit") and takes(last.fit, SENSITIVE)):
+            return ""
+        routed = get_config()["enable_metadata_routing"]
+        return SENSITIVE if routed else f"{name}__{SENSITIVE}"
+    return SENSITIVE if takes(model.fit, SENSITIVE) else ""

@@ -1,0 +1,177 @@
+"""What the user calls a mitigator, as something that runs on a fold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import generative, intraprocessing, low_rank, masking
+from ..base import NetworkEditor
+from ..interop import GroupAwareWrapper
+from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
+from ._classifiers import SENSITIVE, fit_classifier, takes
+from ._editors import edit, one_threshold, untouched
+from ._fairlearn import adversarial, adversarial_as_given, post_process, reduce, reduce_as_given
+from ._fold import Fold
+
+__all__ = ["UNTOUCHED", "Method", "names", "resolve"]
+
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the comparison.
+
+    Attributes
+    ----------
+    name : str
+        How the table calls it.
+    run : callable
+        Maps a fold and a constraint to class codes for the test rows; travels to other processes.
+    needs_group : bool
+        Whether predicting needs the group.
+    """
+
+    name: str
+    run: Callable[[Fold, str], NDArray[np.int64]]
+    needs_group: bool = False
+
+
+EDITORS = {
+    kind.__name__: kind
+    for kind in (
+        low_rank.FairLRFTransformer,
+        masking.BiasMaskFineTuner,
+        masking.FairPruner,
+        intraprocessing.GapFineTuner,
+        intraprocessing.RandomPerturbation,
+        intraprocessing.LayerwiseOptimizer,
+        intraprocessing.AdversarialFineTuner,
+        intraprocessing.AdversarialDebiasing,
+        generative.SelectiveFineTuner,
+    )
+}
+
+
+def _threshold_optimizer(fold: Fold, constraint: str) -> NDArray[np.int64]:
+    from fairlearn.postprocessing import ThresholdOptimizer
+
+    return post_process(ThresholdOptimizer(objective="balanced_accuracy_score"), fold, constraint)
+
+
+OTHERS = (
+    Method(UNTOUCHED, untouched),
+    Method("threshold", one_threshold),
+    Method("ThresholdOptimizer", _threshold_optimizer, needs_group=True),
+    Method("ExponentiatedGradient", reduce),
+    Method("AdversarialFairnessClassifier", adversarial),
+    Method("Reweighing", reweigh),
+    Method("EqOddsPostprocessing", eq_odds, needs_group=True),
+    Method("RejectOptionClassification", reject_option, needs_group=True),
+)
+
+# By the name of its class, how an instance of another package is run.
+INSTANCES: dict[str, Callable[[Any, Fold, str], NDArray[np.int64]]] = {
+    "ThresholdOptimizer": post_process,
+    "ExponentiatedGradient": reduce_as_given,
+    "GridSearch": reduce_as_given,
+    "AdversarialFairnessClassifier": adversarial_as_given,
+    "Reweighing": reweigh_as_given,
+    "EqOddsPostprocessing": post_process_as_given,
+    "CalibratedEqOddsPostprocessing": post_process_as_given,
+    "RejectOptionClassification": post_process_as_given,
+}
+
+
+def names() -> list[str]:
+    """List the names that :func:`compare` knows."""
+    return [*(method.name for method in OTHERS), *EDITORS]
+
+
+def resolve(mitigators: Any) -> list[Method]:
+    """Read the user's list; the untouched network is always the first method.
+
+    Parameters
+    ----------
+    mitigators : str, estimator, list of these, or mapping of str to these
+
+    Raises
+    ------
+    ValueError
+        A name is unknown (the nearest are named) or stands twice, or an object is no mitigator.
+    """
+    if isinstance(mitigators, Mapping):
+        methods = [_method(value, str(name)) for name, value in mitigators.items()]
+    else:
+        several = isinstance(mitigators, Iterable) and not isinstance(mitigators, str)
+        methods = [_method(value) for value in (mitigators if several else [mitigators])]
+    counts = Counter(method.name for method in methods)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"mitigators hold {', '.join(twice)} more than once: pass a dict of names of your own."
+        )
+    others = [method for method in methods if method.run is not untouched]
+    if UNTOUCHED in (method.name for method in others):
+        raise ValueError(f"{UNTOUCHED!r} is the base network's own name: choose another one.")
+    return [OTHERS[0], *others]
+
+
+def _method(value: Any, name: str | None = None) -> Method:
+    if isinstance(value, str):
+        known = _by_name(value)
+        return known if name is None else Method(name, known.run, known.needs_group)
+    return _by_instance(value, name or type(value).__name__)
+
+
+def _by_name(name: str) -> Method:
+    if name in EDITORS:
+        return Method(name, partial(edit, EDITORS[name]()))
+    for method in OTHERS:
+        if method.name == name:
+            return method
+    near = get_close_matches(name, names(), n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"Unknown mitigator {name!r}: wanted one of {', '.join(names())}.{hint}")
+
+
+def _by_instance(value: Any, name: str) -> Method:
+    if isinstance(value, type):
+        raise ValueError(
+            f"mitigators hold the class {value.__name__}: pass its name or {name}(...)."
+        )
+    if isinstance(value, NetworkEditor):
+        return Method(name, partial(edit, value))
+    run = _of_package(value)
+    if run is not None:
+        needs = hasattr(value, "predict") and run in (post_process, post_process_as_given)
+        return Method(name, partial(run, value), needs)
+    if not (hasattr(value, "fit") and hasattr(value, "predict") and hasattr(value, "get_params")):
+        raise ValueError(
+            f"mitigators hold a {type(value).__name__}: wanted a name, an editor, a method of "
+            f"fairlearn or AIF360 ({', '.join(INSTANCES)}), or a classifier of scikit-learn's form."
+        )
+    return Method(name, partial(fit_classifier, value), _told_the_group(value))
+
+
+def _of_package(value: Any) -> Callable[[Any, Fold, str], NDArray[np.int64]] | None:
+    """Find how a method of fairlearn or AIF360 is run, without importing either."""
+    for kind in type(value).__mro__:
+        if kind.__module__.split(".")[0] in ("fairlearn", "aif360") and kind.__name__ in INSTANCES:
+            return INSTANCES[kind.__name__]
+    return None
+
+
+def _told_the_group(classifier: Any) -> bool:
+    """Tell whether predicting needs the group, as an argument or read from X."""
+    if isinstance(classifier, GroupAwareWrapper):
+        return takes(classifier.estimator.predict, SENSITIVE)
+    return takes(classifier.predict, SENSITIVE)

@@ -1,0 +1,136 @@
+"""The rows of a comparison, and what is asked of the methods, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import is_dataset
+from ..base._inputs import read_fit_inputs
+from ..groups import Groups, encode_groups
+from ..intraprocessing import GapFineTuner
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Problem", "read_problem", "take"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is compared on.
+
+    Attributes
+    ----------
+    X : ndarray, DataFrame or ImageFrame of n rows
+        As it came.
+    codes : ndarray of shape (n,), int64
+        Classes as positions in ``classes``.
+    classes : ndarray of shape (n_classes,)
+    groups : Groups
+        Two at least, none missing.
+    pos : int or None
+        Code of the positive class; None for more than two classes.
+    base : object
+        As of :func:`compare`.
+    tolerance : float in [0, 1]
+    seed : int
+    """
+
+    X: Any
+    codes: NDArray[np.int64]
+    classes: NDArray[Any]
+    groups: Groups
+    pos: int | None
+    base: Any
+    tolerance: float
+    seed: int
+
+    @property
+    def sensitive(self) -> pd.DataFrame:
+        """The sensitive features again, a column each, under their names."""
+        import pandas as pd
+
+        labels = self.groups.labels
+        rows = labels if len(self.groups.names) > 1 else [(label,) for label in labels]
+        table = pd.DataFrame(list(rows), columns=list(self.groups.names), dtype=object)
+        return table.iloc[self.groups.codes].reset_index(drop=True)
+
+
+def take(X: Any, rows: NDArray[np.int64]) -> Any:
+    """Select rows by position."""
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+
+
+def read_problem(
+    X: Any,
+    y: Any,
+    sensitive_features: Any,
+    *,
+    base: Any,
+    pos_label: Any,
+    tolerance: float,
+    seed: int,
+) -> Problem:
+    """Read and check the rows as every editor does.
+
+    Raises
+    ------
+    ValueError
+        For each kind of bad input, naming the argument and what to do.
+    """
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance={tolerance!r}: wanted a difference of rates in [0, 1].")
+    if sensitive_features is None:
+        raise ValueError(
+            "sensitive_features is None: wanted one group a row, or a table with a column for "
+            "each attribute, since the gap between groups is what is compared."
+        )
+    X = _selectable(X)
+    inputs = read_fit_inputs(GapFineTuner(base), X, y, sensitive_features)
+    names = inputs.names or None
+    groups = encode_groups(sensitive_features, len(inputs.rows), names=names)
+    pos = _positive_code(pos_label, inputs.classes)
+    codes = inputs.rows.y.numpy()
+    return Problem(X, codes, inputs.classes, groups, pos, base, float(tolerance), seed)
+
+
+def _selectable(X: Any) -> Any:
+    """Refuse what has no rows to select or no numbers, in words that say what to do."""
+    if is_dataset(X):
+        raise ValueError(
+            f"X is a {type(X).__name__}, whose rows cannot be selected: pass an array, a "
+            "DataFrame of numbers, or an ImageFrame."
+        )
+    if hasattr(X, "select_dtypes"):
+        others = list(X.select_dtypes(exclude=["number", "bool"]).columns)
+        if others:
+            raise ValueError(
+                f"X has columns that are no numbers: {', '.join(map(str, others[:10]))}. Encode "
+                "them, for example by sklearn.preprocessing.OneHotEncoder; the command line's "
+                "'fairsvd compare' does."
+            )
+        return X
+    return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int | None:
+    if len(classes) > 2:
+        if pos_label is not None:
+            raise ValueError(
+                f"pos_label={pos_label!r} was given with {len(classes)} classes: each is compared "
+                "with the rest, leave pos_label=None (or make y binary)."
+            )
+        return None
+    if pos_label is None:
+        return 1
+    found = np.flatnonzero(classes == pos_label)
+    if len(found) != 1:
+        raise ValueError(
+            f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
+            "them, or None for the second."
+        )
+    return int(found[0])

@@ -1,0 +1,129 @@
+"""``fairsvd compare``: from a CSV file to the printed table, the written rows and the plot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from cli_output import run, tables
+from fairsvd import compare
+from fairsvd.comparison._methods import names
+from helpers import IGNORE_SMALL_DATA, table
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+
+PEERS = "threshold,ThresholdOptimizer"
+
+
+@pytest.fixture(scope="module")
+def people() -> pd.DataFrame:
+    rows = table(300)
+    frame = pd.DataFrame(rows.X, columns=list("abcdef"))
+    job = np.where(rows.X[:, 0] > 0, "clerk", "smith")
+    return frame.assign(job=job, sex=np.array(["f", "m"])[rows.group], y=rows.y)
+
+
+@pytest.fixture
+def csv(people, tmp_path):
+    path = tmp_path / "people.csv"
+    people.to_csv(path, index=False)
+    return path
+
+
+def asked(path, *more, methods=PEERS, folds=2, target="y", sensitive="sex"):
+    columns = ["--target", target, "--sensitive", sensitive]
+    return ["compare", path, *columns, "--methods", methods, "--folds", folds, *more]
+
+
+def test_from_file_to_table(capsys, people, csv, tmp_path):
+    out, plot = tmp_path / "new" / "table.csv", tmp_path / "p.png"
+    constraints = "equalized_odds,demographic_parity"
+    more = ["--constraints", constraints, "--out", out, "--plot", plot]
+    status, text, err = run(capsys, *asked(csv, *more))
+    assert (status, err) == (0, "")
+    heading = text.splitlines()[0]
+    assert "300 rows" in heading and "6 columns of numbers" in heading
+    assert "1 of categories" in heading and heading.endswith("not among them: y, sex.")
+    read = pd.read_csv(csv)
+    numbers = StandardScaler().fit_transform(read[list("abcdef")])
+    jobs = OneHotEncoder(sparse_output=False).fit_transform(read[["job"]])
+    expected = compare(
+        PEERS.split(","),
+        np.column_stack([numbers, jobs]),
+        read["y"],
+        read["sex"],
+        cv=2,
+        constraints=constraints.split(","),
+        random_state=0,
+    )
+    written = pd.read_csv(out, keep_default_na=False)
+    same = expected.table.drop(columns="seconds")
+    pd.testing.assert_frame_equal(written.drop(columns="seconds"), same, check_dtype=False)
+    printed = tables(text)["method"]
+    assert printed[0][:6] == ["method", "psi", "low", "high", "balanced accuracy", "gap"]
+    summary = expected.summary("demographic_parity").droplevel("constraint")
+    assert [row[0] for row in printed[1:]] == summary.index.tolist()
+    assert printed[1][1] == f"{summary['psi'].iloc[0]:.3f}"
+    assert {row[0]: row[8] for row in printed[1:]}["ThresholdOptimizer"] == "yes"
+    assert text.index("equalized odds, means over 2 folds") < text.index(
+        "demographic parity, means"
+    )
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_groups_are_among_the_features_when_told(capsys, csv, tmp_path):
+    text = run(capsys, *asked(csv, "--keep-sensitive", methods="threshold"))[1]
+    assert "2 of categories" in text and "not among them: y." in text
+
+
+def test_empty_cells_labels_and_failures(capsys, people, tmp_path):
+    path = tmp_path / "gaps.csv"
+    holes = people.assign(y=people["y"].map({0: "no", 1: "yes"}), empty=np.nan)
+    holes.loc[[1, 5], ["a", "job"]] = np.nan
+    holes.loc[holes.index % 3 == 0, "sex"] = "x"
+    holes.to_csv(path, index=False)
+    status, text, _ = run(capsys, *asked(path, "--pos-label", "no", methods="EqOddsPostprocessing"))
+    assert status == 0
+    assert "Failed: EqOddsPostprocessing: ValueError: AIF360 compares two groups" in text
+    rows = {row[0]: row for row in tables(text)["method"]}
+    assert rows["EqOddsPostprocessing"][1] == "-" and rows["EqOddsPostprocessing"][-1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "complaint"),
+    [
+        ({"target": "z"}, [], "there is no column z; it has a, b, c"),
+        ({"sensitive": ","}, [], "--sensitive names no column"),
+        ({"methods": "Thresholdoptimizer"}, [], "Did you mean ThresholdOptimizer"),
+        ({}, ["--constraints", "fair"], "wanted names among demographic_parity"),
+        ({}, ["--pos-label", "7"], "--pos-label 7 is not among the labels 0, 1"),
+        ({}, ["--plot", "p.doc"], "--plot p.doc must end in one of"),
+        ({"folds": 1}, [], "at least 2 folds"),
+        ({"folds": 299}, [], "n_splits=299 is more than the rows"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(capsys, csv, changed, more, complaint):
+    status, out, err = run(capsys, *asked(csv, *more, **changed))
+    assert (status, out) == (2, "")
+    assert err.startswith("fairsvd compare: error: ") and err.count("\n") == 1
+    assert complaint in err
+
+
+def test_files_that_cannot_be_used(capsys, people, tmp_path):
+    path = tmp_path / "x.csv"
+    assert "x.csv" in run(capsys, *asked(path))[2]
+    people[["y", "sex"]].to_csv(path, index=False)
+    assert "no column is left for features" in run(capsys, *asked(path))[2]
+    people.assign(sex=people["sex"].where(people.index > 1)).to_csv(path, index=False)
+    assert "column sex is empty in 2 rows" in run(capsys, *asked(path))[2]
+    people.iloc[:0].to_csv(path, index=False)
+    assert "headings but no rows" in run(capsys, *asked(path))[2]
+
+
+def test_the_default_methods_are_known():
+    from fairsvd.cli import _parser
+
+    options = _parser().parse_args(["compare", "x.csv", "--target", "y", "--sensitive", "g"])
+    assert set(options.methods.split(",")) <= set(names())
