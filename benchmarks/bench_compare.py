@@ -66,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     seconds = time.perf_counter() - start
     print(format_table(found.summary()[SHOWN]))
-    failures = found.table.loc[found.failed, "error"].unique().tolist()
+    failures = found.loc[found.failed, "error"].unique().tolist()
     n_rows = options.folds * len(constraints) * (len(methods) + 1)
-    print(f"\n{len(found.table)} of {n_rows} rows, {found.failed.sum()} with an error {failures}")
+    print(f"\n{len(found)} of {n_rows} rows, {found.failed.sum()} with an error {failures}")
     print(f"{seconds:.0f} s with {options.jobs} jobs; load {os.getloadavg()[0]:.1f}, bar 300 s")
     if options.table is not None:
-        found.table.to_csv(options.table, index=False)
-    complete = len(found.table) == n_rows and not found.failed.any()
+        found.to_csv(options.table, index=False)
+    complete = len(found) == n_rows and not found.failed.any()
     return 0 if complete and seconds < MOST_SECONDS else 1
 
 

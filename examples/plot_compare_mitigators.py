@@ -70,7 +70,7 @@ ax = found.plot()
 # Every row of the table has the change of each group's rates against the untouched network, so that
 # a gap that was closed by serving one group worse shows.
 
-changes = found.table.groupby("method", sort=False)[
-    [name for name in found.table if name.startswith("tpr_change")]
+changes = found.groupby("method", sort=False)[
+    [name for name in found if name.startswith("tpr_change")]
 ].mean()
 print(format_table(changes))

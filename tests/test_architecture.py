@@ -58,7 +58,10 @@ LATE_LIBRARIES = {
     "transformers",
 }
 # Files imported only when a class of theirs is asked for, which derives from one of the library's.
-LATE_FILES = {"interop._aif360_mitigator": {"aif360", "pandas"}}
+LATE_FILES = {
+    "comparison._table": {"pandas"},
+    "interop._aif360_mitigator": {"aif360", "pandas"},
+}
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 
@@ -246,15 +249,36 @@ def test_slow_libraries_are_imported_late(name):
     assert loaded & LATE_LIBRARIES <= LATE_FILES.get(name, set())
 
 
-@pytest.mark.parametrize("late", LATE_FILES)
-def test_late_files_are_imported_late(late):
-    early = {
+def early_imports(late: str) -> set[str]:
+    """Files that load a late one when they are imported: by its name or by that of its class."""
+    classes = {node.name for node in tree(late).body if isinstance(node, ast.ClassDef)}
+    return {
         name
         for name in sources()
         for node in run_on_import(tree(name))
-        if isinstance(node, ast.ImportFrom) and late in from_targets(name, node)
+        if isinstance(node, ast.ImportFrom)
+        and (late in from_targets(name, node) or classes & {alias.name for alias in node.names})
     }
-    assert early == set()
+
+
+@pytest.mark.parametrize("late", LATE_FILES)
+def test_late_files_are_imported_late(late):
+    assert early_imports(late) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ._table import NEEDED",
+        "from . import _table",
+        "from . import Comparison",
+        "from fairsvd import Comparison",
+    ],
+)
+def test_an_early_import_of_a_late_file_would_be_seen(monkeypatch, line):
+    trees = {name: tree(name) for name in sources()} | {"comparison._compare": ast.parse(line)}
+    monkeypatch.setattr(f"{__name__}.tree", trees.__getitem__)
+    assert early_imports("comparison._table") == {"comparison._compare"}
 
 
 def declared_requirements() -> set[str]:

@@ -59,7 +59,7 @@ def test_from_file_to_table(capsys, people, csv, tmp_path):
         random_state=0,
     )
     written = pd.read_csv(out, keep_default_na=False)
-    same = expected.table.drop(columns="seconds")
+    same = pd.DataFrame(expected).drop(columns="seconds")
     pd.testing.assert_frame_equal(written.drop(columns="seconds"), same, check_dtype=False)
     printed = tables(text)["method"]
     assert printed[0][:6] == ["method", "psi", "low", "high", "balanced accuracy", "gap"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from fairsvd import Comparison
 from fairsvd.comparison._table import HEADLINES, NEEDED, pareto_front
@@ -112,15 +116,91 @@ def test_the_front_is_what_nothing_beats(pairs):
         assert front.any()
 
 
-def test_rows_selected_and_read_back_make_a_comparison(found, tmp_path):
-    some = Comparison(found.table[found.table["method"] != "beaten"])
-    assert "beaten" not in some.summary().index.get_level_values("method")
+KEEPING = {
+    "mask": lambda found: found[found["method"] != "beaten"],
+    "query": lambda found: found.query("method != 'beaten'"),
+    "loc": lambda found: found.loc[~found["method"].eq("beaten")],
+    "iloc": lambda found: found.iloc[:6],
+    "sort": lambda found: found.sort_values("psi"),
+    "drop_duplicates": lambda found: found.drop_duplicates("method"),
+    "part of a groupby": lambda found: dict(iter(found.groupby("method")))["even"],
+    "get_group": lambda found: found.groupby("method").get_group("even"),
+    "head of each": lambda found: found.groupby("method").head(1),
+    "new column": lambda found: found.assign(mine=1),
+    "columns": lambda found: found[["method", *NEEDED[:1], *NEEDED[3:], "constraint"]],
+    "copy": lambda found: found.copy(),
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda found: pickle.loads(pickle.dumps(found)),
+    "concat": lambda found: pd.concat([found.iloc[3:], found.iloc[:3]]),
+    "concat with plain rows": lambda found: pd.concat([found, made("demographic_parity")]),
+    "itself": Comparison,
+}
+
+
+@pytest.mark.parametrize("way", KEEPING)
+def test_class_tolerance_and_methods_stay(way):
+    found = Comparison(made(), tolerance=0.2)
+    expected = KEEPING[way](made())
+    kept = KEEPING[way](found)
+    assert type(kept) is Comparison
+    assert kept.tolerance == 0.2
+    pd.testing.assert_frame_equal(pd.DataFrame(kept), pd.DataFrame(expected))
+    pd.testing.assert_frame_equal(kept.summary(), Comparison(expected).summary())
+    assert kept.failed.equals(expected["gap"].isna())
+
+
+def test_what_is_no_comparison_any_longer_is_plain(found):
+    for plain in (found.summary(), found.pareto(), pd.DataFrame(found)):
+        assert type(plain) is pd.DataFrame
+    for column in (found["psi"], found.failed, found.iloc[0]):
+        assert type(column) is pd.Series
+    means = found.groupby("method")["psi"].mean()
+    assert means["even"] == found.summary().loc[("equalized_odds", "even"), "psi"]
+
+
+def test_the_tolerance_is_given_or_taken_over_or_the_default():
+    rows = made()
+    assert (Comparison(rows).tolerance, Comparison(rows, tolerance=0.0).tolerance) == (0.05, 0.0)
+    assert Comparison(Comparison(rows, tolerance=0.2), tolerance=0.3).tolerance == 0.3
+    differing = pd.concat([Comparison(rows, tolerance=t) for t in (0.1, 0.2)])
+    assert (type(differing), differing.tolerance) == (Comparison, 0.05)
+
+
+def test_the_repr_is_that_of_pandas(found):
+    assert repr(found) == repr(made())
+
+
+def test_a_file_and_back(found, tmp_path):
     path = tmp_path / "table.csv"
-    found.table.to_csv(path, index=False)
-    again = Comparison(pd.read_csv(path))
+    found.to_csv(path, index=False)
+    assert path.read_text() == made().to_csv(index=False)
+    again = Comparison(pd.read_csv(path), tolerance=0.2)
+    assert again.tolerance == 0.2
+    pd.testing.assert_frame_equal(again, found)
     pd.testing.assert_frame_equal(again.summary(), found.summary())
-    with pytest.raises(ValueError, match="table lacks psi, gap"):
-        Comparison(found.table.drop(columns=["psi", "gap"]))
+    pd.testing.assert_frame_equal(again.pareto(), found.pareto())
+
+
+ASKED = {
+    "summary": Comparison.summary,
+    "pareto": Comparison.pareto,
+    "plot": Comparison.plot,
+    "failed": lambda found: found.failed,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_dropped_columns_are_named(found, ask):
+    with pytest.raises(ValueError, match="lacks the columns psi, gap, which its methods need"):
+        ask(found.drop(columns=["gap", "psi"]))
+
+
+@pytest.mark.parametrize("name", ["summary", "pareto", "plot"])
+def test_no_rows_are_told(found, name):
+    with pytest.raises(ValueError, match="no rows: select at least one"):
+        ASKED[name](found.query("fold > 9"))
+    assert found.query("fold > 9").failed.empty
 
 
 def test_plot_shows_every_method_with_numbers(found):
@@ -151,6 +231,11 @@ def test_plot_into_given_axes_and_onto_disk(found, tmp_path):
     assert found.plot("equalized_odds", ax=ax) is ax
     ax.figure.savefig(tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_the_plot_of_pandas_is_within_reach(found):
+    bars = pd.DataFrame(found).plot.bar("method", "psi", ax=Figure().add_subplot())
+    assert len(bars.patches) == len(found)
 
 
 def test_nothing_to_plot():

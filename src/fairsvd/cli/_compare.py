@@ -15,13 +15,15 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ..comparison import Comparison, compare
+from ..comparison import compare
 from ..report import format_table
 from ._audit import as_label, some_of
 from ._demo import check_plot
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..comparison import Comparison
 
 __all__ = ["run_compare"]
 
@@ -79,7 +81,7 @@ def run_compare(options: argparse.Namespace) -> None:
         verbose=int(sys.stderr.isatty()),
     )
     if options.out is not None:
-        found.table.to_csv(options.out, index=False)
+        found.to_csv(options.out, index=False)
     if options.plot is not None:
         _save_plot(found, options.plot)
     print(f"{options.file}: {len(frame):,} rows; {about}")
@@ -133,7 +135,7 @@ def _features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.floa
 
 
 def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
-    for constraint in found.table["constraint"].unique():
+    for constraint in found["constraint"].unique():
         summary = found.summary(constraint).droplevel("constraint")
         table = summary[list(SHOWN)].rename(columns=SHOWN)
         best = found.pareto(constraint).index.get_level_values("method")
@@ -142,7 +144,7 @@ def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
         print(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
     print(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
     print("harm: the largest fall of a group's true positive or true negative rate.")
-    failures = found.table[found.failed].drop_duplicates(["method", "error"])
+    failures = found[found.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
         print(f"\nFailed: {method}: {error}")
     for what, path in (("All rows", options.out), ("The plot", options.plot)):
@@ -153,7 +155,7 @@ def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
 def _save_plot(found: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    constraints = found.table["constraint"].unique().tolist()
+    constraints = found["constraint"].unique().tolist()
     figure = Figure(figsize=(8.6, 5.0 * len(constraints)), dpi=150, layout="constrained")
     axes: Any = figure.subplots(len(constraints), squeeze=False)
     for constraint, ax in zip(constraints, axes[:, 0], strict=True):

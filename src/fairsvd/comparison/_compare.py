@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from ._fold import Fold, Parts, base_of, divide
 from ._measures import MEASURES, change_columns, measured
 from ._methods import Method, resolve
 from ._problem import Problem, read_problem
-from ._table import Comparison
+
+if TYPE_CHECKING:
+    from ._table import Comparison
 
 __all__ = ["compare"]
 
@@ -87,8 +89,8 @@ def compare(
     Returns
     -------
     comparison : Comparison
-        ``table`` is a DataFrame of a row a (fold, constraint, method); ``summary()``, ``pareto()``
-        and ``plot()`` look at it over the folds.
+        A DataFrame of a row a (fold, constraint, method); its ``summary()``, ``pareto()`` and
+        ``plot()`` look at it over the folds.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def compare(
     >>> found = compare(
     ...     methods, task.data, task.target, task.sensitive_features, cv=2, random_state=0
     ... )
-    >>> found.table[["fold", "method"]].values.tolist()
+    >>> found[["fold", "method"]].values.tolist()
     [[0, 'untouched'], [0, 'gap'], [0, 'threshold'], [1, 'untouched'], [1, 'gap'], [1, 'threshold']]
     >>> summary = found.summary()["psi"]
     >>> bool(summary["equalized_odds", "gap"] > summary["equalized_odds", "untouched"])
@@ -148,7 +150,7 @@ def compare(
         ]
         tasks = [(fold, name, method) for fold in folds for name in asked for method in methods]
         rows = list(_ticked(in_parallel(_row, tasks, n_jobs), tick))
-    return Comparison(_frame(rows, problem), tolerance=problem.tolerance)
+    return _comparison(rows, problem)
 
 
 def _constraints(constraints: str | Sequence[str]) -> list[str]:
@@ -211,13 +213,13 @@ def _row(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
     return row | found | {"needs_group": method.needs_group, "error": error, "warnings": seen}
 
 
-def _frame(rows: list[dict[str, Any]], problem: Problem) -> Any:
-    import pandas as pd
+def _comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
+    from ._table import Comparison
 
     changes = change_columns(problem.groups.labels)
     last = ["needs_group", "seconds", "error", "warnings"]
     columns = ["fold", "constraint", "method", *MEASURES, *changes, *last]
-    table = pd.DataFrame(rows, columns=columns)
+    table = Comparison(rows, columns=columns, tolerance=problem.tolerance)
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 
 

@@ -1,16 +1,19 @@
-"""The outcome of a comparison: a tidy table, and what it comes to over the folds."""
+"""The outcome of a comparison: a tidy table, and what it comes to over the folds.
+
+This file imports pandas, so it is imported itself only when ``Comparison`` is asked for.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ._plot import plot_comparison
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["HEADLINES", "Comparison", "pareto_front"]
@@ -19,79 +22,104 @@ __all__ = ["HEADLINES", "Comparison", "pareto_front"]
 HEADLINES = ("psi", "balanced_accuracy", "gap", "phi", "worst_cell", "harm")
 N_DRAWS = 2000
 TAILS = (0.025, 0.975)
+TOLERANCE = 0.05
 INDEX = ["constraint", "method"]
 NEEDED = ["fold", *INDEX, *HEADLINES, "needs_group", "seconds"]
 
 
-class Comparison:
-    """The outcome of :func:`compare`.
+class Comparison(pd.DataFrame):
+    """The outcome of :func:`compare`: a DataFrame of a row a (fold, constraint, method).
+
+    Rows selected of it are a Comparison too, with its tolerance. Its methods need its columns,
+    and say which are missing where they were dropped.
 
     Parameters
     ----------
-    table : DataFrame
-        A row a (fold, constraint, method). What is left after selecting rows of another
-        comparison's table, or read back from a file (``pandas.read_csv``), does as well.
-    tolerance : float, default=0.05
-        The gap that was accepted, for the plot.
+    data : DataFrame
+        The rows, for example those of a file (``pandas.read_csv``). Whatever else pandas makes a
+        DataFrame of does as well.
+    index, columns, dtype, copy : optional
+        As for ``pandas.DataFrame``.
+    tolerance : float in [0, 1] or None, default=None
+        The gap that was accepted, for the plot. None: that of ``data`` where it is a Comparison,
+        else 0.05.
 
     Attributes
     ----------
-    table : DataFrame
-        ``accuracy``, ``balanced_accuracy``, ``equalized_odds_difference``,
-        ``demographic_parity_difference`` and ``worst_cell`` (the accuracy of the worst (label,
-        group) cell) on the test rows. ``gap``: the constraint's, with ``gap_low`` and
-        ``gap_high``, its 95 % bootstrap interval over the test rows, and ``noise_floor``, the gap
-        that equal treatment would show on that many rows. ``psi``: balanced accuracy -
-        max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy where the gap is
-        below the tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates
-        minus those of the untouched network; ``harm``: the largest fall of any group's true
-        positive or true negative rate. ``needs_group``: whether predicting needs the group.
-        ``seconds``; ``error``: empty, or why there are no numbers; ``warnings``: names of what was
-        warned of. Rates are in [0, 1]; with more than two classes those of groups are means of
-        one versus the rest. NaN where a rate has no rows.
     tolerance : float
+        Selecting, sorting and copying keep it, and ``pandas.concat`` where all the comparisons
+        have the same. It is 0.05 again after what makes a table of two (``merge``).
 
-    Raises
-    ------
-    ValueError
-        The table lacks a column.
+    Notes
+    -----
+    The columns, on the test rows. ``accuracy``, ``balanced_accuracy``,
+    ``equalized_odds_difference``, ``demographic_parity_difference`` and ``worst_cell`` (the
+    accuracy of the worst (label, group) cell). ``gap``: the constraint's, with ``gap_low`` and
+    ``gap_high``, its 95 % bootstrap interval over the test rows, and ``noise_floor``, the gap
+    that equal treatment would show on that many rows. ``psi``: balanced accuracy -
+    max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy where the gap is
+    below the tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates
+    minus those of the untouched network; ``harm``: the largest fall of any group's true
+    positive or true negative rate. ``needs_group``: whether predicting needs the group.
+    ``seconds``; ``error``: empty, or why there are no numbers; ``warnings``: names of what was
+    warned of. Rates are in [0, 1]; with more than two classes those of groups are means of
+    one versus the rest. NaN where a rate has no rows.
 
     Examples
     --------
-    >>> from fairsvd import Comparison, compare
+    >>> from fairsvd import compare
     >>> from fairsvd.datasets import make_biased_classification
     >>> task = make_biased_classification(600, random_state=0)
     >>> data = task.data, task.target, task.sensitive_features
     >>> found = compare("threshold", *data, cv=3, random_state=0)
-    >>> found
-    Comparison of 2 methods: 1 constraint, 3 folds, 0 errors
-    >>> Comparison(found.table[found.table["fold"] > 0])
-    Comparison of 2 methods: 1 constraint, 2 folds, 0 errors
+    >>> found[["fold", "method", "error"]]
+       fold     method error
+    0     0  untouched
+    1     0  threshold
+    2     1  untouched
+    3     1  threshold
+    4     2  untouched
+    5     2  threshold
+    >>> found.query("fold > 0").summary()["folds"].tolist()
+    [2, 2]
     """
 
-    def __init__(self, table: pd.DataFrame, *, tolerance: float = 0.05) -> None:
-        missing = [name for name in NEEDED if name not in table.columns]
-        if missing:
-            raise ValueError(
-                f"table lacks {', '.join(missing)}: pass rows of a Comparison's table."
-            )
-        self.table = table
+    _metadata: ClassVar[list[str]] = ["tolerance"]
+    tolerance: float
+
+    def __init__(
+        self,
+        data: Any = None,
+        index: Any = None,
+        columns: Any = None,
+        dtype: Any = None,
+        copy: bool | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> None:
+        # pandas-stubs describe __new__ only, and leave out what subclasses are to override.
+        super().__init__(data, index, columns, dtype, copy)  # type: ignore[call-arg]
+        if tolerance is None:
+            tolerance = data.tolerance if isinstance(data, Comparison) else TOLERANCE
         self.tolerance = tolerance
 
-    def __repr__(self) -> str:
-        """Count what is there."""
-        sizes = [self.table[name].nunique() for name in ("method", "constraint", "fold")]
-        words = ("method", "constraint", "fold", "error")
-        told = [
-            f"{n} {word}{'' if n == 1 else 's'}"
-            for n, word in zip([*sizes, int(self.failed.sum())], words, strict=True)
-        ]
-        return f"Comparison of {told[0]}: {', '.join(told[1:])}"
+    @property
+    def _constructor(self) -> type[Comparison]:
+        return Comparison
+
+    def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> Self:
+        """Keep the tolerance; after ``pandas.concat`` where all comparisons have the same."""
+        super().__finalize__(other, method, **kwargs)  # type: ignore[misc]
+        joined = other.objs if method == "concat" else ()
+        found = {part.tolerance for part in joined if isinstance(part, Comparison)}
+        if len(found) == 1:
+            self.tolerance = found.pop()
+        return self
 
     @property
     def failed(self) -> pd.Series:
         """Tell the rows without numbers."""
-        return self.table["balanced_accuracy"].isna()
+        return _complete(self)["balanced_accuracy"].isna()
 
     def summary(self, constraint: str | None = None) -> pd.DataFrame:
         """Average over the folds.
@@ -112,16 +140,14 @@ class Comparison:
         Raises
         ------
         ValueError
-            The constraint was not compared.
+            The constraint was not compared, or columns or all rows are missing.
 
         Notes
         -----
         The folds share training rows, so that the intervals are rather too short; with a few folds
         they can only be rough. All methods are resampled alike.
         """
-        import pandas as pd
-
-        rows = self._rows(constraint)
+        rows = _rows(self, constraint)
         found = {key: _averages(part) for key, part in rows.groupby(INDEX, sort=False)}
         table = pd.DataFrame.from_dict(found, orient="index")
         table.index = pd.MultiIndex.from_tuples(list(found), names=INDEX)
@@ -147,10 +173,8 @@ class Comparison:
         Raises
         ------
         ValueError
-            The constraint was not compared.
+            The constraint was not compared, or columns or all rows are missing.
         """
-        import pandas as pd
-
         summary = self.summary(constraint)
         parts = []
         for _, part in summary.groupby(level="constraint", sort=False):
@@ -158,7 +182,9 @@ class Comparison:
             parts.append(part[front].sort_values("gap", kind="stable"))
         return pd.concat(parts)
 
-    def plot(self, constraint: str | None = None, *, ax: Axes | None = None) -> Axes:
+    def plot(  # type: ignore[override]
+        self, constraint: str | None = None, *, ax: Axes | None = None
+    ) -> Axes:
         """Plot every method's balanced accuracy against its gap.
 
         Parameters
@@ -178,27 +204,52 @@ class Comparison:
         Raises
         ------
         ValueError
-            There are several constraints and none is named, or no method has numbers.
+            There are several constraints and none is named, no method has numbers, or columns or
+            all rows are missing.
+
+        Notes
+        -----
+        Stands where pandas has ``plot`` for charts of any columns; those are to be had by
+        ``pandas.DataFrame(found).plot``.
         """
-        asked = self.table["constraint"].unique().tolist()
+        asked = _asked(self)
         if constraint is None and len(asked) > 1:
             raise ValueError(f"several constraints were compared: name one of {', '.join(asked)}.")
         name = asked[0] if constraint is None else constraint
         summary = self.summary(name).droplevel("constraint")
         if not summary["balanced_accuracy"].notna().any():
             raise ValueError(
-                "no method has numbers, so there is nothing to plot: see table['error']."
+                "no method has numbers, so there is nothing to plot: see the column 'error'."
             )
         front = self.pareto(name).droplevel("constraint")
         return plot_comparison(summary, front, name, self.tolerance, ax)
 
-    def _rows(self, constraint: str | None) -> pd.DataFrame:
-        asked = self.table["constraint"].unique().tolist()
-        if constraint is None:
-            return self.table
-        if constraint not in asked:
-            raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(asked)}.")
-        return self.table[self.table["constraint"] == constraint]
+
+def _complete(table: Comparison) -> Comparison:
+    """Return the table where no column is missing that its methods read."""
+    missing = [name for name in NEEDED if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"this Comparison lacks the columns {', '.join(missing)}, which its methods need: "
+            "select rows of it, and columns of what they return."
+        )
+    return table
+
+
+def _asked(table: Comparison) -> list[str]:
+    """List the constraints."""
+    if _complete(table).empty:
+        raise ValueError("this Comparison has no rows: select at least one.")
+    return table["constraint"].unique().tolist()
+
+
+def _rows(table: Comparison, constraint: str | None) -> pd.DataFrame:
+    asked = _asked(table)
+    if constraint is None:
+        return table
+    if constraint not in asked:
+        raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(asked)}.")
+    return table[table["constraint"] == constraint]
 
 
 def _averages(rows: pd.DataFrame) -> dict[str, Any]:
