@@ -23,6 +23,7 @@ from typing import Any
 
 from context import Context, Method, Outcome
 from controls import CONTROLS
+from figures import draw
 from nets import mlp, train
 from ours import OURS
 from peers import PEERS
@@ -30,8 +31,6 @@ from protocol import CONSTRAINTS, evaluate
 from summary import markdown
 from tasks import FORMS, TASKS, Problem, load_problem
 from verdict import verdicts
-
-from pictures import draw
 
 METHODS: dict[str, Method] = {**CONTROLS, **OURS, **PEERS}
 # Defaults of ours that answer as they are; the rest of OURS are their controls and variants.

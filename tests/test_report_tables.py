@@ -165,7 +165,7 @@ def test_nothing_to_complain_about():
 def test_constraint_not_met():
     kinds, text = raised(make_report(FAIR, FAIR, verdict=INFEASIBLE))
     assert kinds == [ConstraintNotMetWarning]
-    assert "equalized_odds within 0.040" in text
+    assert "equalized_odds within the tolerance of 0.1 " in text
     assert "0.200" in text
 
 
