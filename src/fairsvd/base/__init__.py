@@ -5,15 +5,15 @@ from __future__ import annotations
 from ._candidates import Candidate, EditData, edited_copy
 from ._choice import choose
 from ._editor import NetworkEditor
-from ._inputs import FitInputs, read_predict_inputs
+from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
 from ._phases import TuningPath, judged, layer_biases, run_phases, trained_masks, tuned
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval
-from ._request import make_constraint
+from ._request import make_constraint, positive_code
 from ._restore import restored_on_failure
-from ._split import split_rows
+from ._split import draw_sample, split_rows
 from ._tuning import (
     GAP_WEIGHTS,
     START_FRACTION,
@@ -44,6 +44,7 @@ __all__ = [
     "StrOptions",
     "TuningPath",
     "choose",
+    "draw_sample",
     "edited_copy",
     "find_privileged",
     "gap_weights",
@@ -53,9 +54,11 @@ __all__ = [
     "lighten",
     "loss_of",
     "make_constraint",
+    "positive_code",
     "positive_int",
     "prepare",
     "privileged_group",
+    "read_fit_inputs",
     "read_predict_inputs",
     "restored_on_failure",
     "rows_a_step",

@@ -13,7 +13,7 @@ from ..groups import cell_codes
 from ..objective import UNBALANCED_UTILITY, Constraint, PhiObjective, is_unbalanced
 from ._inputs import FitInputs, check_cells
 
-__all__ = ["as_device", "make_constraint"]
+__all__ = ["as_device", "make_constraint", "positive_code"]
 
 
 def as_device(device: Any) -> str | None:
@@ -54,7 +54,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
         :class:`PhiObjective` is out of its range, or does not go together with another.
     """
     table = _table(inputs)
-    pos = _positive_code(editor.pos_label, inputs.classes)
+    pos = positive_code(editor.pos_label, inputs.classes)
     phi = _phi_of(editor)
     name = editor.constraint if phi is None else phi.measure
     if inputs.has_groups:
@@ -92,7 +92,14 @@ def _phi_of(editor: Any) -> PhiObjective | None:
     return clone(editor.constraint)
 
 
-def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
+def positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
+    """Find the code of the positive class; None means the second.
+
+    Raises
+    ------
+    ValueError
+        ``pos_label`` is no class.
+    """
     if pos_label is None:
         return 1
     found = np.flatnonzero(classes == pos_label)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .._rng import stage_rng
 from ..arrays import LabelledRows, as_batches
-from ..base import split_rows
-from ..base._split import draw_sample
+from ..base import draw_sample, split_rows
 from ..groups import cell_codes
 from ..networks import AdoptedNetwork, adopt, all_logits
 from ..objective import Constraint, make_judge

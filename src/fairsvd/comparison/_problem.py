@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import is_dataset
-from ..base._inputs import read_fit_inputs
+from ..base import positive_code, read_fit_inputs
 from ..groups import Groups, encode_groups
 from ..intraprocessing import GapFineTuner
 
@@ -125,12 +125,4 @@ def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int | None:
                 "with the rest, leave pos_label=None (or make y binary)."
             )
         return None
-    if pos_label is None:
-        return 1
-    found = np.flatnonzero(classes == pos_label)
-    if len(found) != 1:
-        raise ValueError(
-            f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
-            "them, or None for the second."
-        )
-    return int(found[0])
+    return positive_code(pos_label, classes)

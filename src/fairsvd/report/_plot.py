@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._fit import chosen_candidate, gap_request, resolved_utility
+from ._style import INK, PALE, dress, gap_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,6 @@ STAGE_COLORS = {
 }
 OTHER_COLOR = "#CC79A7"
 CHOSEN_COLOR = "#D55E00"
-INK, PALE = "#222222", "#8A8A8A"
 
 # Candidates beyond the tolerance stay visible, but behind those that do not.
 MISSED_ALPHA = 0.4
@@ -86,7 +86,7 @@ def plot_tradeoff(
             "history_ holds no candidate with a finite gap and utility, so there is nothing to "
             "plot: the network's outputs are not usable on any row. Check its training."
         )
-    ax = _new_axes() if ax is None else ax
+    ax = gap_axes() if ax is None else ax
     _draw_limits(ax, estimator)
     _draw_candidates(ax, shown)
     tuned = estimator.threshold == "tune" and estimator.threshold_ is not None
@@ -94,17 +94,8 @@ def plot_tradeoff(
     _draw_point(ax, history.iloc[0], untouched, "s", INK, 70)
     _draw_point(ax, history.iloc[chosen_candidate(history)], "chosen", "*", CHOSEN_COLOR, 330)
     _draw_further(ax, points or {})
-    _dress(ax, estimator)
     _explain(ax, estimator)
     return ax
-
-
-def _new_axes() -> Axes:
-    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, 5.0), dpi=150, layout="constrained")
-    return figure.add_subplot()
 
 
 def _draw_limits(ax: Axes, estimator: Any) -> None:
@@ -147,25 +138,9 @@ def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         ax.scatter(*place, c=face, label=label, linewidths=1.2, **style)
 
 
-def _dress(ax: Axes, estimator: Any) -> None:
-    utility = resolved_utility(estimator) or "utility"
-    gap = gap_request(estimator)[0].replace("_", " ")
-    ax.set_xlabel(f"{gap} gap (difference of rates)")
-    ax.set_ylabel(utility.replace("_", " "))
-    ax.margins(x=0.05, y=0.08)
-    ax.set_xlim(left=0)
-    ax.grid(color="#E6E6E6", lw=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(PALE)
-    ax.tick_params(colors=INK, length=3)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelspacing=0.9)
-
-
 def _explain(ax: Axes, estimator: Any) -> None:
     # Never by the paper's name alone: its equations are not public.
     method = "FairLRF-style editing" if hasattr(estimator, "ranks_") else type(estimator).__name__
-    ax.set_title(f"{method}: the trade-off", loc="left", color=INK, weight="bold", pad=24)
+    utility = resolved_utility(estimator) or "utility"
     text = "Candidates on the rows they are chosen on, pale if not feasible. Better: up and left."
-    place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 9)}
-    ax.annotate(text, **place, textcoords="offset points", color="#666666", fontsize=8.5)
+    dress(ax, gap_request(estimator)[0], utility, f"{method}: the trade-off", text)
