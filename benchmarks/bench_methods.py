@@ -48,6 +48,11 @@ EDITORS = (
 VARIANTS = ("fairlrf-curvature", "gap-descent")
 REMOVALS = ("fairlrf-random", "removal-as-it-is", "svd-as-it-is", "truncated-svd")
 MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
+HEADING = """# Every method on tables
+
+Written by `benchmarks/bench_methods.py`: psi with a 95 % bootstrap interval over seeds; runs are
+tasks x seeds. What the figures say stands in README.md beside this file.
+"""
 QUICK_TASKS = ("compas-race", "german-age")
 KEY = ("task", "form", "seed", "dev", "constraint", "method")
 
@@ -244,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rows = [row for row in read_rows(args.out) if row["dev"] == args.dev]
     labels = {name: method.label for name, method in METHODS.items()}
-    hand_over(verdicts(rows, EDITORS, labels) + "\n" + markdown(rows, labels), args.table)
+    parts = HEADING, verdicts(rows, EDITORS, labels), markdown(rows, labels)
+    hand_over("\n".join(parts), args.table)
     if args.plot is not None:
         draw(rows, families(), args.plot)
 
