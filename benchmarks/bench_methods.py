@@ -221,12 +221,12 @@ def hand_over(text: str, table: Path | None) -> None:
 
 def families() -> dict[str, dict[str, str]]:
     """Sort the methods of the main table by kind, for the figure."""
-    told = {name for name, method in PEERS.items() if method.needs_group}
+    told = tuple(name for name, method in PEERS.items() if method.needs_group)
     kinds = {
         "this package": (*EDITORS, *VARIANTS),
         "controls": (*CONTROLS, *REMOVALS),
         "peers": tuple(name for name in PEERS if name not in told),
-        "peers told the group": tuple(told),
+        "peers told the group": told,
     }
     return {kind: {name: METHODS[name].label for name in names} for kind, names in kinds.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from summary import bootstrap_interval, by_task, kinds_of, task_mean
+from summary import bootstrap_interval, by_kind, by_task, task_mean
 
 __all__ = ["draw"]
 
@@ -35,14 +35,13 @@ def draw(rows: Sequence[Row], families: Mapping[str, Mapping[str, str]], path: P
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    kinds = kinds_of(rows)
+    kinds = by_kind(rows)
     names = {name: label for family in families.values() for name, label in family.items()}
     shown = [name for name in names if any(r["method"] == name and not r["error"] for r in rows)]
     size = (3.0 + 2.6 * len(kinds), 1.4 + 0.24 * len(shown))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axes, (constraint, form) in zip(panels, kinds, strict=True):
-        own = [r for r in rows if (r["constraint"], r["form"]) == (constraint, form)]
+    for axes, ((constraint, form), own) in zip(panels, kinds.items(), strict=True):
         for kind, family in families.items():
             points(axes, own, [name for name in shown if name in family], shown, kind)
         axes.set_title(f"{constraint.replace('_', ' ')},\n{form}", loc="left", fontsize=10)

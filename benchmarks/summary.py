@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bootstrap_interval", "by_task", "kinds_of", "markdown", "task_mean"]
+__all__ = ["bootstrap_interval", "by_kind", "by_task", "markdown", "task_mean"]
 
 Row = Mapping[str, Any]
 DRAWS = 2000
@@ -58,9 +58,12 @@ def by_task(rows: Iterable[Row], column: str) -> dict[str, np.ndarray]:
     return {task: np.array(values) for task, values in collected.items()}
 
 
-def kinds_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """List the pairs of a constraint and a form that were measured, sorted."""
-    return sorted({(row["constraint"], row["form"]) for row in rows})
+def by_kind(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Collect rows as (constraint, form) -> rows, sorted."""
+    collected: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        collected.setdefault((row["constraint"], row["form"]), []).append(row)
+    return dict(sorted(collected.items()))
 
 
 def harm(rows: Sequence[Row]) -> float:
@@ -119,8 +122,7 @@ def markdown(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
     text : str
     """
     lines: list[str] = []
-    for constraint, form in kinds_of(rows):
-        chosen = [row for row in rows if (row["constraint"], row["form"]) == (constraint, form)]
+    for (constraint, form), chosen in by_kind(rows).items():
         seeds = len({row["seed"] for row in chosen})
         lines += [f"### {constraint.replace('_', ' ')}, {form}, {seeds} seeds", ""]
         lines += [*table(chosen, labels), ""]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from summary import bootstrap_interval, by_task, kinds_of, task_mean
+from summary import bootstrap_interval, by_kind, by_task, task_mean
 
 __all__ = ["verdicts"]
 
@@ -68,8 +68,7 @@ def verdicts(rows: Sequence[Row], ours: Iterable[str], labels: Mapping[str, str]
     head = ["constraint, form", "our best", "psi", "against", "psi", "difference (95 %)", *tasks]
     lines = ["### Our best default against its rivals", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for constraint, form in kinds_of(rows):
-        own = [row for row in rows if (row["constraint"], row["form"]) == (constraint, form)]
+    for (constraint, form), own in by_kind(rows).items():
         sides = best(own, ours), best(own, RIVALS[form])
         if sides[0] is None or sides[1] is None:
             continue

@@ -15,7 +15,7 @@ import torch
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import nn
 
-from fairsvd import FairLRFTransformer, NetworkEditor
+from fairsvd import MLP, FairLRFTransformer, NetworkEditor
 from fairsvd.datasets import make_biased_classification
 from fairsvd.objective import count_table
 
@@ -104,6 +104,22 @@ def binary_net(module: nn.Module, **settings: object) -> NeuralNetBinaryClassifi
     """Wrap a module that returns one logit."""
     defaults = {"max_epochs": 2, "train_split": None, "verbose": 0}
     return NeuralNetBinaryClassifier(module, **{**defaults, **settings})
+
+
+def fast_net() -> NeuralNetClassifier:
+    """Make an untrained net for three features and two classes that trains fast."""
+    return NeuralNetClassifier(
+        MLP,
+        module__n_features=3,
+        module__n_outputs=2,
+        module__hidden=(8,),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.02,
+        max_epochs=20,
+        train_split=None,
+        verbose=0,
+    )
 
 
 def quick(

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-import torch
 from fairlearn.metrics import (
     MetricFrame,
     count,
@@ -29,11 +28,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, PredefinedSplit, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch import NeuralNetClassifier
-from torch import nn
 
 from fairsvd import (
-    MLP,
     FairLRFTransformer,
     GapFineTuner,
     JointStratifiedKFold,
@@ -44,7 +40,7 @@ from fairsvd import (
 )
 from fairsvd.exceptions import MissingSensitiveFeaturesWarning
 from fairsvd.interop import GroupAwareWrapper
-from helpers import IGNORE_SMALL_DATA
+from helpers import IGNORE_SMALL_DATA, fast_net
 
 pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
@@ -54,18 +50,7 @@ pytestmark = [
 
 GAP = "demographic_parity_difference"
 # A network that trains fast; seeded by the editor around it.
-NET = NeuralNetClassifier(
-    MLP,
-    module__n_features=3,
-    module__n_outputs=2,
-    module__hidden=(8,),
-    criterion=nn.CrossEntropyLoss,
-    optimizer=torch.optim.Adam,
-    lr=0.02,
-    max_epochs=20,
-    train_split=None,
-    verbose=0,
-)
+NET = fast_net()
 EXACT = {"rel": 0, "abs": 1e-12}
 FAIRLEARNS = {
     "demographic_parity_difference": demographic_parity_difference,

@@ -14,12 +14,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from skorch import NeuralNetClassifier
-from torch import nn
 
-from fairsvd import MLP, FairLRFTransformer, GapFineTuner, JointStratifiedKFold, fairness_scorer
+from fairsvd import FairLRFTransformer, GapFineTuner, JointStratifiedKFold, fairness_scorer
 from fairsvd.interop import GroupAwareWrapper
-from helpers import IGNORE_SMALL_DATA, LastWins, fingerprint
+from helpers import IGNORE_SMALL_DATA, LastWins, fast_net, fingerprint
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -43,18 +41,7 @@ def credit():
 def net(credit):
     """Train a network on the features without the attribute."""
     X, y, _ = credit
-    net = NeuralNetClassifier(
-        MLP,
-        module__n_features=3,
-        module__n_outputs=2,
-        module__hidden=(8,),
-        criterion=nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adam,
-        lr=0.02,
-        max_epochs=20,
-        train_split=None,
-        verbose=0,
-    )
+    net = fast_net()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return net.fit(np.array(X.drop(columns="male"), np.float32), y)

@@ -10,6 +10,7 @@ from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, posit
 from ._phases import TuningPath, judged, layer_biases, run_phases, trained_masks, tuned
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
+from ._progress import progress_bar
 from ._removal import SPARSITIES, ScoredRemoval
 from ._request import make_constraint, positive_code
 from ._restore import restored_on_failure
@@ -58,6 +59,7 @@ __all__ = [
     "positive_int",
     "prepare",
     "privileged_group",
+    "progress_bar",
     "read_fit_inputs",
     "read_predict_inputs",
     "restored_on_failure",

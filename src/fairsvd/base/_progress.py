@@ -1,4 +1,4 @@
-"""The progress bar of an edit."""
+"""The progress bar of long work."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(verbose: int, name: str) -> Iterator[Callable[[], object] | None]:
-    """Show how many candidates came, and close the bar however the block ends.
+def progress_bar(
+    verbose: int, name: str, *, unit: str = " candidates", total: int | None = None
+) -> Iterator[Callable[[], object] | None]:
+    """Show how much is done, and close the bar however the block ends.
+
+    Parameters
+    ----------
+    verbose : int
+        0: no bar.
+    name, unit : str
+    total : int, optional
+        Units to come, where they are known.
 
     Yields
     ------
     tick : callable or None
-        To be called once a candidate; None where nothing is to be shown.
+        To be called once a unit; None where nothing is to be shown.
     """
     if not verbose:
         yield None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(desc=name, unit=" candidates") as bar:
+    with tqdm(desc=name, unit=unit, total=total) as bar:
         yield bar.update

@@ -116,18 +116,26 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
 
 
-def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "Measure rates by group and gaps between groups for predictions of any model."
-    audit = commands.add_parser("audit", help="the tables for any predictions", description=about)
-    audit.add_argument("file", type=Path, metavar="FILE.csv", help="a row a person, with headings")
-    audit.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
-    audit.add_argument("--pred", required=True, metavar="COLUMN", help="the predicted labels")
-    audit.add_argument(
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help="a row a person, with headings")
+    parser.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
+
+
+def _add_groups(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--sensitive",
         required=True,
         metavar="COLUMN[,COLUMN]",
         help="the groups; several columns are intersected",
     )
+
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "Measure rates by group and gaps between groups for predictions of any model."
+    audit = commands.add_parser("audit", help="the tables for any predictions", description=about)
+    _add_rows(audit)
+    audit.add_argument("--pred", required=True, metavar="COLUMN", help="the predicted labels")
+    _add_groups(audit)
     audit.add_argument(
         "--pos-label", metavar="LABEL", help="the positive label (default: the second of two)"
     )
@@ -151,16 +159,8 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Columns of numbers are scaled, all others are categories."
     )
     compare = commands.add_parser("compare", help="methods side by side", description=about)
-    compare.add_argument(
-        "file", type=Path, metavar="FILE.csv", help="a row a person, with headings"
-    )
-    compare.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
-    compare.add_argument(
-        "--sensitive",
-        required=True,
-        metavar="COLUMN[,COLUMN]",
-        help="the groups; several columns are intersected",
-    )
+    _add_rows(compare)
+    _add_groups(compare)
     compare.add_argument(
         "--methods",
         default="threshold,FairLRFTransformer,GapFineTuner,ThresholdOptimizer,ExponentiatedGradient",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -12,16 +10,12 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
+from ..interop._mitigator import takes
 from ._fold import Fold
 
-__all__ = ["SENSITIVE", "filled", "fit_classifier", "predict_options", "takes"]
+__all__ = ["SENSITIVE", "filled", "fit_classifier", "predict_options"]
 
 SENSITIVE = "sensitive_features"
-
-
-def takes(function: Callable[..., Any], name: str) -> bool:
-    """Tell whether a function has a parameter of that name."""
-    return name in signature(function).parameters
 
 
 def filled(estimator: Any, **settings: Any) -> Any:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, resolve_seed
+from ..base import progress_bar
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
 from ..objective import GAPS
@@ -140,7 +141,7 @@ def compare(
     splits = _splits(cv, problem)
     parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
     total = len(parts) * (1 + len(asked) * len(methods))
-    with _progress(verbose, total) as tick:
+    with progress_bar(verbose, "compare", unit=" fits", total=total) as tick:
         jobs = [(problem, part) for part in parts]
         bases = _ticked(in_parallel(_base_of, jobs, n_jobs), tick)
         # Put together here, so that all folds share one X, which is not sent back and forth.
@@ -223,18 +224,8 @@ def _comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 
 
-@contextmanager
-def _progress(verbose: int, total: int) -> Iterator[Callable[[], object]]:
-    if not verbose:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(desc="compare", total=total, unit=" fits") as bar:
-        yield bar.update
-
-
-def _ticked(results: Iterator[Any], tick: Callable[[], object]) -> Iterator[Any]:
+def _ticked(results: Iterator[Any], tick: Callable[[], object] | None) -> Iterator[Any]:
     for result in results:
         yield result
-        tick()
+        if tick is not None:
+            tick()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
 from ..base import NetworkEditor
 from ..objective import PhiObjective
+from ._classifiers import filled
 from ._fold import Fold
 
 __all__ = ["FRACTION", "edit", "one_threshold", "untouched"]
@@ -31,18 +29,11 @@ def one_threshold(fold: Fold, constraint: str) -> NDArray[np.int64]:
 
 def edit(editor: NetworkEditor, fold: Fold, constraint: str) -> NDArray[np.int64]:
     """Edit the base network on its training rows, choosing on the validation rows."""
-    copy = clone(editor)
-    copy.set_params(**_settings(copy, fold, constraint))
-    rows = fold.fitting
+    problem, rows = fold.problem, fold.fitting
+    positive = None if problem.pos is None else problem.classes[problem.pos]
+    copy = filled(editor, network=fold.network, random_state=fold.seed, pos_label=positive)
+    copy.set_params(validation=fold.split, tolerance=problem.tolerance)
+    if not isinstance(copy.constraint, PhiObjective):
+        copy.set_params(constraint=constraint)
     copy.fit(fold.X(rows), fold.y(rows), sensitive_features=fold.sensitive(rows))
     return fold.codes_of_labels(copy.predict(fold.X(fold.test)))
-
-
-def _settings(editor: NetworkEditor, fold: Fold, constraint: str) -> dict[str, Any]:
-    problem, own = fold.problem, editor.get_params(deep=False)
-    settings: dict[str, Any] = {"validation": fold.split, "tolerance": problem.tolerance}
-    if not isinstance(own["constraint"], PhiObjective):
-        settings["constraint"] = constraint
-    positive = None if problem.pos is None else problem.classes[problem.pos]
-    defaults = {"network": fold.network, "random_state": fold.seed, "pos_label": positive}
-    return settings | {name: value for name, value in defaults.items() if own[name] is None}

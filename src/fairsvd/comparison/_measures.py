@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .._rng import stage_rng
 from ..metrics import rates_frame
-from ..objective import count_table, gap, noise_floor, utility_from_counts
+from ..objective import count_table, gap, noise_floor, resampled_counts, utility_from_counts
 from ._fold import Fold
 
 __all__ = ["MEASURES", "change_columns", "measured"]
@@ -20,7 +20,6 @@ MEASURES = (
     *("demographic_parity_difference", "gap", "gap_low", "gap_high", "noise_floor"),
     *("worst_cell", "psi", "psi_low", "psi_high", "phi", "harm"),
 )
-N_DRAWS = 1000
 TAILS = (0.025, 0.975)
 
 
@@ -104,9 +103,7 @@ def _intervals(
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """Bootstrap the test rows: 95 % intervals of the gap and of psi."""
-    total = int(counts.sum())
-    drawn = rng.multinomial(total, counts.ravel() / total, size=N_DRAWS)
-    drawn = drawn.reshape(N_DRAWS, *counts.shape)
+    drawn = resampled_counts(counts, rng)
     gaps = gap(drawn, constraint, pos)
     worth = psi(utility_from_counts(drawn, "balanced_accuracy"), gaps, tolerance)
     found = {}

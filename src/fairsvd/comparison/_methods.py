@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from .. import generative, intraprocessing, low_rank, masking
 from ..base import NetworkEditor
 from ..interop import GroupAwareWrapper
+from ..interop._mitigator import takes
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
-from ._classifiers import SENSITIVE, fit_classifier, takes
+from ._classifiers import SENSITIVE, fit_classifier
 from ._editors import edit, one_threshold, untouched
 from ._fairlearn import adversarial, adversarial_as_given, post_process, reduce, reduce_as_given
 from ._fold import Fold

@@ -14,7 +14,7 @@ from ._judge import Curves, Judge, Verdict, margin_of_threshold
 from ._loss import SHARPNESS, edit_loss, shifted
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
-from ._uncertainty import gap_interval, noise_floor
+from ._uncertainty import gap_interval, noise_floor, resampled_counts
 
 __all__ = [
     "GAPS",
@@ -37,6 +37,7 @@ __all__ = [
     "noise_floor",
     "rates",
     "ratio",
+    "resampled_counts",
     "shifted",
     "soft_gap",
     "utility_from_counts",

@@ -7,9 +7,23 @@ from numpy.typing import NDArray
 
 from ._gaps import gap
 
-__all__ = ["gap_interval", "noise_floor"]
+__all__ = ["gap_interval", "noise_floor", "resampled_counts"]
 
 N_DRAWS = 1000
+
+
+def resampled_counts(
+    counts: NDArray[np.int64], rng: np.random.Generator, n_draws: int = N_DRAWS
+) -> NDArray[np.int64]:
+    """Draw the rows of a table of counts anew, with replacement, without a pass over them.
+
+    Returns
+    -------
+    drawn : ndarray of shape (n_draws, *counts.shape), int64
+    """
+    total = int(counts.sum())
+    drawn = rng.multinomial(total, counts.ravel() / total, size=n_draws)
+    return drawn.reshape(n_draws, *counts.shape)
 
 
 def gap_interval(
@@ -41,9 +55,7 @@ def gap_interval(
     low, high : float in [0, 1]
         NaN where too few groups have the rows that the gap compares.
     """
-    total = int(counts.sum())
-    drawn = rng.multinomial(total, counts.ravel() / total, size=n_draws)
-    gaps = gap(drawn.reshape(n_draws, *counts.shape), name, pos)
+    gaps = gap(resampled_counts(counts, rng, n_draws), name, pos)
     tail = (1 - level) / 2
     low, high = np.nanquantile(gaps, [tail, 1 - tail]) if np.isfinite(gaps).any() else (np.nan,) * 2
     return float(low), float(high)
