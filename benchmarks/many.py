@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from context import Context, Method, Outcome
 from nets import PER_BATCH, STEEPNESS, in_blocks
-from protocol import CONSTRAINTS, FRACTION, TOLERANCE, chance_of, pool
+from protocol import (
+    CONSTRAINTS,
+    FRACTION,
+    OVERFIT,
+    OVERFIT_CANDIDATE,
+    TOLERANCE,
+    chance_of,
+    pool,
+)
 from tasks import Rows
 from torch import nn
 
@@ -24,10 +32,18 @@ __all__ = ["CONTROLS", "ManyContext", "evaluate", "gap", "recalls"]
 PENALTIES = (0.3, 1.0, 3.0)
 
 
-def counted(predictions: np.ndarray, rows: Rows) -> np.ndarray:
-    """Count rows by (group, true class, predicted class)."""
+Shape = tuple[int, int, int]
+
+
+def shape_of(rows: Rows) -> Shape:
+    """Give the shape of a table of counts: groups, classes, classes."""
     n_groups, n_classes = 1 + int(rows.g.max()), 1 + int(rows.y.max())
-    shape = (n_groups, n_classes, n_classes)
+    return n_groups, n_classes, n_classes
+
+
+def counted(predictions: np.ndarray, rows: Rows, shape: Shape | None = None) -> np.ndarray:
+    """Count rows by (group, true class, predicted class)."""
+    shape = shape_of(rows) if shape is None else shape
     cells = np.ravel_multi_index((rows.g, rows.y, predictions), shape)
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(float)
 
@@ -55,10 +71,12 @@ def gap(counts: np.ndarray, constraint: str) -> float:
 
 
 def utility_of(counts: np.ndarray, utility: str) -> float:
-    """Compute balanced accuracy, or the mean of the average and the worst (label, group) cell."""
+    """Compute balanced accuracy, the average (label, group) cell, or its mean with the worst."""
     if utility == "balanced_accuracy":
         return float(np.nanmean(recalls(counts.sum(axis=0, keepdims=True))))
     right = recalls(counts)
+    if utility == "cell_balanced_accuracy":
+        return float(np.nanmean(right))
     return float((np.nanmean(right) + np.nanmin(right)) / 2)
 
 
@@ -95,16 +113,28 @@ class ManyContext(Context):
         """Predictions of the base network for the test rows."""
         return logits(self.network, self.test_X).argmax(axis=1)
 
+    def measured(
+        self, both: Sequence[np.ndarray], constraint: str, always: bool
+    ) -> tuple[float, float]:
+        """Compute utility and gap, on each part apart where asked for or over-fitted."""
+        mean = self.utility if self.utility == "balanced_accuracy" else "cell_balanced_accuracy"
+        if always or excess(both, mean) > OVERFIT_CANDIDATE:
+            return utility_of(both[0], self.utility), max(gap(c, constraint) for c in both)
+        return utility_of(sum(both), self.utility), gap(sum(both), constraint)
+
     def select(
         self, scorers: Sequence[Callable[[np.ndarray], np.ndarray]], constraint: str, first: int = 0
     ) -> tuple[Outcome, int]:
         """Apply the selection rule of :func:`protocol.choose`, but for the threshold."""
         candidates = [self.untouched, *map(self.scores, scorers)]
-        rows = pool(self.parts)
-        counts = [counted(np.concatenate(scores).argmax(axis=1), rows) for scores in candidates]
-        values = np.array([utility_of(table, self.utility) for table in counts])
-        gaps = np.array([gap(table, constraint) for table in counts])
-        chance = chance_of(self.utility, counts[0].shape[1])
+        shape = shape_of(pool(self.parts))
+        counts = [
+            [counted(s.argmax(axis=1), rows, shape) for s, rows in zip(c, self.parts, strict=True)]
+            for c in candidates
+        ]
+        always = excess(counts[0], "balanced_accuracy") > OVERFIT
+        values, gaps = np.array([self.measured(both, constraint, always) for both in counts]).T
+        chance = chance_of(self.utility, shape[1])
         floor = chance + max(0.0, values[0] - chance) / 2
         met = (gaps <= TOLERANCE) & (values >= floor)
         worth = values - np.maximum(0, gaps - FRACTION * TOLERANCE)
@@ -113,6 +143,11 @@ class ManyContext(Context):
         winner = [partial(logits, self.network), *scorers][best]
         notes = {"met": bool(met[best]), "chosen_gap": gaps[best], "chosen_utility": values[best]}
         return Outcome(winner(self.test_X).argmax(axis=1), notes), best
+
+
+def excess(both: Sequence[np.ndarray], mean: str) -> float:
+    """Compute by how much training rows are fitted better; counts of validation come first."""
+    return utility_of(both[1], mean) - utility_of(both[0], mean)
 
 
 def soft_gap(probabilities: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

@@ -133,8 +133,8 @@ def test_rule_judges_the_sets_apart_where_overfitted(
 ) -> None:
     rows, (_, fair, _) = hand_made(tasks)
     flipped = np.where(rows.g == 1, fair, np.roll(fair, 8))
-    assert protocol.overfitted((np.roll(fair, 15), fair), (rows, rows), "balanced_accuracy")
-    assert not protocol.overfitted((fair, fair), (rows, rows), "balanced_accuracy")
+    assert protocol.excess((np.roll(fair, 15), fair), (rows, rows), "balanced_accuracy") > 0.1
+    assert protocol.excess((fair, fair), (rows, rows), "balanced_accuracy") == 0
     apart = protocol.sweep((flipped, fair), (rows, rows), "equalized_odds", "accuracy", True)
     together = protocol.sweep((flipped, fair), (rows, rows), "equalized_odds", "accuracy", False)
     assert apart.gap[0] == pytest.approx(2 * together.gap[0])

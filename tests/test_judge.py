@@ -75,8 +75,27 @@ def measured(judge, predicted):
     return utility, worst
 
 
+def as_judged(judge, logits):
+    """The judge that looks at the two sets apart, where the logits ask for it."""
+    return replace(judge, separate=judge.separate or is_over_fitted(judge, logits))
+
+
+def is_over_fitted(judge, logits):
+    """Whether editing rows are fitted better by more than .05, where utility is highest."""
+    predicted = max(predictions(judge, logits), key=lambda each: measured(judge, each)[0])
+    of_cells = "cell" in str(judge.constraint.utility)
+    name = "cell_balanced_accuracy" if of_cells else "balanced_accuracy"
+    validation, editing = (
+        float(utility_from_counts(count_table(*codes, judge.n_classes, judge.n_groups), name))
+        for mask in (judge.parts == 0, judge.parts == 1)
+        for codes in [(judge.y[mask], predicted[mask], judge.groups[mask])]
+    )
+    return editing - validation > 0.05
+
+
 def by_the_rule(judge, logits, tolerance):
     """Return the (utility, gap, feasible, value) that should be chosen; None: nothing may be."""
+    judge = as_judged(judge, logits)
     best = None
     for predicted in predictions(judge, logits):
         utility, worst = measured(judge, predicted)
@@ -131,6 +150,7 @@ def test_equal_to_the_rule_on_small_data_in_chunks(seed, name, utility, chunk):
 
 def chosen_among_tables(judge, logits, tolerance):
     """The first of the best thresholds from above, one table of counts after the other."""
+    judge = as_judged(judge, logits)
     values = logits.double().numpy()
     margins = values[:, 1] - values[:, 0]
     distinct = np.unique(margins)[::-1]
@@ -177,7 +197,8 @@ def test_the_margin_gives_the_predictions_that_were_judged(seed):
     verdict = judge(logits)
     values = logits.double().numpy()
     predicted = (values[:, 1] - values[:, 0] > verdict.margin).astype(np.int64)
-    assert (verdict.utility, verdict.gap) == pytest.approx(measured(judge, predicted))
+    expected = measured(as_judged(judge, logits), predicted)
+    assert (verdict.utility, verdict.gap) == pytest.approx(expected)
 
 
 def test_several_classes_are_judged_at_the_argmax():
@@ -311,6 +332,30 @@ def test_separate_holds_each_set_to_the_limit_on_its_own():
     assert together.gap < 0.1 < 0.4 < apart.gap
     assert together.feasible
     assert not apart.feasible
+
+
+@pytest.mark.parametrize("utility", ["balanced_accuracy", "worst_cell_accuracy"])
+def test_a_candidate_that_is_over_fitted_is_judged_on_each_set_apart(utility):
+    judge = make_judge(0, n=2000, utility=utility)
+    honest = make_logits(judge, 0)
+    learned = honest.clone()
+    seen = torch.as_tensor(judge.parts == 1)
+    learned[seen, torch.as_tensor(judge.y)[seen]] += 1.0
+    apart = replace(judge, separate=True)
+    assert not is_over_fitted(judge, honest)
+    assert is_over_fitted(judge, learned)
+    assert judge(honest) != apart(honest)
+    assert judge(learned) == apart(learned)
+    # On all rows the one that was learned by heart looks better; on validation it is no better.
+    assert judge(learned).utility < judge.for_utility(honest).utility + 0.05
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_set_of_rows_is_judged_as_it_is(part):
+    judge = make_judge(0)
+    judge = replace(judge, parts=np.full_like(judge.parts, part))
+    assert not judge.comparable
+    assert np.isfinite(judge(make_logits(judge, 0)).value)
 
 
 def test_margin_of_threshold():

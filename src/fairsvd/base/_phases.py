@@ -158,6 +158,7 @@ def run_phases(
     tuning: Callable[[Any, E, np.random.Generator], Iterator[tuple[int, E]]] | None,
     stage: str,
     first: str = "masks",
+    nothing: Callable[[Any], E] | None = None,
 ) -> Iterator[Candidate]:
     """Run the phases of one trade-off.
 
@@ -172,6 +173,9 @@ def run_phases(
         Tunes an edit and yields (step, edit); None: nothing comes after the masks.
     stage, first : str
         What the record calls the tuning, and what comes before it.
+    nothing : callable, optional
+        Makes the edit of a path that removes nothing, which is tuned too where masks are learned:
+        what a network needs in order to tell the labels is not always what it can spare.
 
     Yields
     ------
@@ -179,7 +183,7 @@ def run_phases(
         Its state is left out where an earlier one of the path ranks at least as high, so that
         memory holds few networks.
     """
-    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
+    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(3)]
     limit, judge = START_FRACTION * path.constraint.tolerance, path.data.judge
     best, chosen = Best[E](), Best[E](start)
     with one_torch_thread():
@@ -189,8 +193,13 @@ def run_phases(
                 curves = judge.curves(logits)
                 chosen.offer(judge(curves, limit).rank, edit)
                 yield lighten(path.candidate(edit, logits, first, step, judge(curves)), best)
-        if tuning is not None and chosen.edit is not None:
-            for step, edit in tuning(path, chosen.edit, rngs[1]):
+        starts = [chosen.edit]
+        if start is None and nothing is not None:
+            starts.append(nothing(path))
+        for each, rng in zip(starts, rngs[1:], strict=False):
+            if tuning is None or each is None:
+                continue
+            for step, edit in tuning(path, each, rng):
                 logits = path.logits(edit)
                 candidate = path.candidate(edit, logits, stage, step, judge(logits))
                 yield lighten(candidate, best)

@@ -199,8 +199,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
         )
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
-    comparable = judge.n_groups > 1 and bool(judge.parts.any())
-    if comparable and _excess(judge, logits.numpy(), margin) > OVERFIT:
+    if judge.comparable and _excess(judge, logits.numpy(), margin) > OVERFIT:
         judge = replace(judge, separate=True)
         curves = judge.curves(logits)
     judge = judge.against(curves)

@@ -18,7 +18,14 @@ from ..layers import Factors, chosen_weights, compress_layer, factorise, full_ra
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Edit", "factors_of", "masked_factors", "untouched_attributes"]
+__all__ = [
+    "Edit",
+    "all_kept",
+    "entries",
+    "factors_of",
+    "masked_factors",
+    "untouched_attributes",
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,17 @@ def masked_factors(factors: Mapping[str, Factors], masks: Mapping[str, Tensor]) 
     """Zero what the masks remove."""
     masked = {n: f.masked(masks[f"{n}/U"], masks[f"{n}/V"]) for n, f in factors.items()}
     return Edit(masked, masks)
+
+
+def entries(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Entries of U and V under the names that masks use."""
+    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}
+
+
+def all_kept(factors: Mapping[str, Factors]) -> Edit:
+    """Keep every entry."""
+    masks = {n: torch.ones_like(v, dtype=torch.bool) for n, v in entries(factors).items()}
+    return masked_factors(factors, masks)
 
 
 def untouched_attributes(factors: Mapping[str, Factors], full: Mapping[str, int]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from ..base import Candidate, TuningPath, layer_biases, trained_masks, tuned
 from ..layers import Factors
 from ..masks import harden, mask_variables
 from ..objective import Verdict
-from ._edits import Edit, masked_factors
+from ._edits import Edit, all_kept, entries, masked_factors
 
-__all__ = ["Path", "learned_masks", "spectrum"]
+__all__ = ["Path", "learned_masks", "nothing_removed", "spectrum"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,17 @@ def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, E
     step, edit
         The masks hardened, every tenth of the steps.
     """
-    values = {f"{n}/{side}": getattr(f, side) for n, f in path.factors.items() for side in "UV"}
+    values = entries(path.factors)
     size = sum(value.nbytes for value in values.values())
     masked = partial(masked_factors, path.factors)
     for step, variables in trained_masks(path, lambda: mask_variables(values), size, masked, rng):
         masks = harden(variables, path.max_removed)
         yield step, masked(on_device(masks, path.data.device))
+
+
+def nothing_removed(path: Path) -> Edit:
+    """Make the edit that keeps every entry."""
+    return all_kept(path.factors)
 
 
 def on_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..base import SPARSITIES, ScoredRemoval
 from ..caching import Entry
 from ..curvature import group_curvature
 from ..layers import Factors
-from ._edits import Edit, masked_factors
+from ._edits import Edit, all_kept, entries, masked_factors
 
 __all__ = ["SPARSITIES", "Removal"]
 
@@ -36,9 +35,7 @@ class Removal(ScoredRemoval[Edit]):
 
     def nothing(self) -> Edit:
         """Return the factors with every entry kept."""
-        values = entries(self.factors)
-        ones = {name: torch.ones_like(v, dtype=torch.bool) for name, v in values.items()}
-        return self.masked(ones)
+        return all_kept(self.factors)
 
     def entries(self, edit: Edit) -> dict[str, Tensor]:
         """Entries of U and V."""
@@ -91,11 +88,6 @@ class Removal(ScoredRemoval[Edit]):
             for n, pair in found.items()
             for side, h in zip("UV", pair, strict=True)
         }
-
-
-def entries(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Entries of U and V under the names that masks use."""
-    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}
 
 
 def layer_of(name: str) -> str:

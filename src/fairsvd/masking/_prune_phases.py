@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base import Candidate, TuningPath, layer_biases, run_phases, trained_masks, tuned
 from ..masks import harden, mask_variables
 from ..objective import Verdict
-from ._pruned import Pruned, masked_weights, weights_of
+from ._pruned import Pruned, all_kept, masked_weights, weights_of
 
 __all__ = ["PruningPath", "run_path"]
 
@@ -49,7 +49,13 @@ class PruningPath(TuningPath[Pruned]):
 
 def run_path(path: PruningPath, start: Pruned | None, refine: bool) -> Iterator[Candidate]:
     """Run the phases of one trade-off; see :func:`fairsvd.base.run_phases`."""
-    return run_phases(path, start, learned_masks, scaled if refine else None, "scale")
+    tuning = scaled if refine else None
+    return run_phases(path, start, learned_masks, tuning, "scale", nothing=nothing_removed)
+
+
+def nothing_removed(path: PruningPath) -> Pruned:
+    """Make the edit that keeps every weight."""
+    return all_kept(path.weights())
 
 
 def learned_masks(path: PruningPath, rng: np.random.Generator) -> Iterator[tuple[int, Pruned]]:

@@ -16,7 +16,7 @@ from ..layers import chosen_weights
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Pruned", "masked_weights", "untouched_attributes", "weights_of"]
+__all__ = ["Pruned", "all_kept", "masked_weights", "untouched_attributes", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ def weights_of(module: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:
 def masked_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Pruned:
     """Zero what the masks remove."""
     return Pruned({name: w * masks[name] for name, w in weights.items()}, masks)
+
+
+def all_kept(weights: Mapping[str, Tensor]) -> Pruned:
+    """Keep every weight."""
+    return Pruned(weights, {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()})
 
 
 def untouched_attributes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

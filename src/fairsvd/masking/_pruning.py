@@ -14,7 +14,7 @@ from ..curvature import group_weight_curvature
 from ..layers import chosen_weights
 from ..objective import Constraint
 from ._prune_units import Bias, unit_biases, unit_effects
-from ._pruned import Pruned, along_rows, masked_weights, weights_of
+from ._pruned import Pruned, all_kept, along_rows, masked_weights, weights_of
 
 __all__ = ["Pruning"]
 
@@ -39,9 +39,7 @@ class Pruning(ScoredRemoval[Pruned]):
 
     def nothing(self) -> Pruned:
         """Return the weights with every one kept."""
-        weights = weights_of(self.module, self.layers)
-        masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-        return Pruned(weights, masks)
+        return all_kept(weights_of(self.module, self.layers))
 
     def entries(self, edit: Pruned) -> Mapping[str, Tensor]:
         """Single weights."""

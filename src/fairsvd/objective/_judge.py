@@ -18,6 +18,12 @@ __all__ = ["Curves", "Judge", "Verdict", "margin_of_threshold"]
 # A callable utility is asked at this many quantiles of the margin instead of at every value.
 N_CALLABLE_CUTS = 101
 
+# A candidate that fits editing rows this much better than validation rows is judged on each alone.
+OVERFIT = 0.05
+
+# Utilities that look at cells; the fit of a candidate is measured as they weigh rows.
+OF_CELLS = ("cell_balanced_accuracy", "worst_cell_accuracy", "mean_and_worst_cell_accuracy")
+
 # Margins beyond this are probabilities that differ from 0 and 1 by less than 1e-13.
 MAX_MARGIN = 30.0
 
@@ -82,7 +88,8 @@ class Judge:
     constraint : Constraint
     separate : bool
         Hold validation and editing rows to the limit each on its own, and take the utility on
-        validation alone: for networks that are over-fitted to the editing rows.
+        validation alone: for networks that are over-fitted to the editing rows. False: only for
+        candidates that are.
     floor : float
         Least utility of a candidate that may be chosen.
     """
@@ -131,9 +138,46 @@ class Judge:
         values = logits.double().numpy()
         if not np.isfinite(values).all():
             return Curves(np.empty(0), np.empty(0), np.empty(0))
+        curves = self._measured(values)
+        if self.separate or not self.comparable:
+            return curves
+        if self.excess(values, self.for_utility(curves).margin) <= OVERFIT:
+            return curves
+        # What it does on the rows it was fitted to says little, and they are the most.
+        return replace(self, separate=True)._measured(values)
+
+    @property
+    def comparable(self) -> bool:
+        """Tell whether there are groups, and rows of both parts."""
+        return self.n_groups > 1 and 0 < int(self.parts.sum()) < len(self.parts)
+
+    def excess(self, logits: NDArray[np.float64], margin: float) -> float:
+        """Measure how much better editing rows are fitted than validation rows.
+
+        Parameters
+        ----------
+        logits : ndarray of shape (n, n_classes)
+        margin : float
+            The threshold; not used for more than two classes.
+
+        Returns
+        -------
+        excess : float
+            Difference of the mean accuracy over cells, where the utility looks at cells, or else
+            over classes.
+        """
+        predicted = logits.argmax(axis=1)
+        if self.n_classes == 2:
+            predicted = (logits[:, 1] - logits[:, 0] > margin).astype(np.int64)
+        cells = self.constraint.utility in OF_CELLS
+        name = "cell_balanced_accuracy" if cells else "balanced_accuracy"
+        validation, editing = utility_from_counts(self._count(predicted), name)
+        return float(editing - validation)
+
+    def _measured(self, logits: NDArray[np.float64]) -> Curves:
         parts = [
             (cuts.thresholds, self._utility(cuts), self._gap(cuts.counts))
-            for cuts in self._cuts(values)
+            for cuts in self._cuts(logits)
         ]
         return Curves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
