@@ -121,9 +121,9 @@ def rows_at(path: Path, here: Row) -> list[Row]:
 
 
 def known_shares(rows: Iterable[Row]) -> dict[str, float]:
-    """Collect the share that the default edit removed, by constraint, from earlier rows."""
+    """Collect the share that the default edit's best removal took, by constraint."""
     return {
-        row["constraint"]: row["notes"]["removed_fraction"]
+        row["constraint"]: row["notes"]["share"]
         for row in rows
         if row["method"] == "fairlrf" and not row["error"]
     }

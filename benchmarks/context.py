@@ -52,7 +52,7 @@ class Context:
     balance : {"classes", "cells"}
         How the controls' cross-entropy weighs rows.
     shares : dict
-        The share of entries that the default edit removed, by constraint.
+        The share of entries that the default edit's best removal took, by constraint.
     unbiased : Rows or None
         Rows without the planted bias that the base network was trained with, for the oracle only.
     """

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from context import Context, Method, Outcome
 from nets import margins
@@ -31,8 +32,20 @@ def edit(context: Context, constraint: str, make: Callable[..., Any], **paramete
         **parameters,
     )
     editor.fit(X, y, sensitive_features=np.asarray(context.groups)[g])
-    notes = {"removed_fraction": float(getattr(editor, "removed_fraction_", 0.0))}
+    notes = {
+        "removed_fraction": float(getattr(editor, "removed_fraction_", 0.0)),
+        "share": best_share(editor.history_),
+    }
     return Outcome(np.asarray(editor.predict(context.test_X)), notes)
+
+
+def best_share(history: pd.DataFrame) -> float:
+    """Find the share that the best candidate removed of those that remove something; 0 if none."""
+    if "removed_fraction" not in history:
+        return 0.0
+    removals = history[history["removed_fraction"] > 0]
+    best = removals.sort_values(["feasible", "value"], kind="stable").tail(1)
+    return float(best["removed_fraction"].sum())
 
 
 def fairlrf() -> Any:
@@ -78,14 +91,14 @@ def swift() -> Any:
 
 
 def default_edit(context: Context, constraint: str) -> Outcome:
-    """Edit with the defaults and remember the share that was removed."""
+    """Edit with the defaults and remember the share that its best removal took."""
     outcome = edit(context, constraint, fairlrf)
-    context.shares[constraint] = outcome.notes["removed_fraction"]
+    context.shares[constraint] = outcome.notes["share"]
     return outcome
 
 
 def edit_at_equal_share(context: Context, constraint: str, criterion: str) -> Outcome:
-    """Remove as large a share as the default edit did, by another criterion."""
+    """Remove as large a share as the default edit's best removal, by another criterion."""
     if constraint not in context.shares:
         default_edit(context, constraint)
     share = context.shares[constraint]

@@ -14,8 +14,9 @@ from fairsvd.base import EditData, privileged_group
 from fairsvd.curvature import group_curvature
 from fairsvd.layers import chosen_weights, factorise, full_rank
 from fairsvd.low_rank import _removal
-from fairsvd.low_rank._edits import masked_factors, untouched_attributes
-from fairsvd.low_rank._removal import Removal, entries, layer_of
+from fairsvd.low_rank._edits import entries, masked_factors, untouched_attributes
+from fairsvd.low_rank._learned import Path, whole
+from fairsvd.low_rank._removal import Removal, layer_of
 from fairsvd.masks import (
     curvature_scores,
     lowest_masks,
@@ -276,3 +277,36 @@ def test_attributes_of_an_editor_that_edited_nothing():
         "1": {"U": (7, 5), "V": (5, 5)},
     }
     assert all(m.all() for both in attributes["masks_"].values() for m in both.values())
+
+
+@pytest.mark.parametrize("layers", ["02", "024"])
+def test_with_nothing_removed_the_output_layer_is_tuned_too(layers):
+    net = network()
+    weights = chosen_weights(net, layers)
+    factors = {n: factorise(weight, full_rank(weight)) for n, weight in weights.items()}
+    path = Path(
+        module=net,
+        data=edit_data(),
+        constraint=CONSTRAINT,
+        factors=factors,
+        tradeoff=1.0,
+        max_removed=None,
+        n_steps=30,
+        compress=False,
+        seed=np.random.SeedSequence(0),
+        attributes={},
+    )
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    *_, (step, edit) = whole(path, np.random.default_rng(0))
+    state = edit.state()
+    assert step == 30
+    assert set(state) == set(before)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert float((state["4.weight"] - before["4.weight"]).abs().max()) > 1e-2
+    assert all(bool(mask.all()) for mask in edit.masks.values())
+    for name in layers:
+        # Between the network's own singular vectors the weight is still diagonal.
+        f = factors[name]
+        inner = f.U[0].T @ state[f"{name}.weight"] @ f.V[0]
+        assert float((inner - torch.diag(inner.diagonal())).abs().max()) < 1e-5
+        assert float((inner.diagonal() - f.S[0]).abs().max()) > 1e-2

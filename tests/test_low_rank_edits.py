@@ -98,16 +98,38 @@ def test_the_default_edit_closes_most_of_the_gap_on_fresh_rows():
     assert before[1] > 0.25  # the bias is there to be removed
     assert after[1] < 0.4 * before[1]
     assert after[0] > 0.72  # chance is 0.5
-    assert 0.02 < fitted().removed_fraction_ < 0.8
+    assert 0.02 < fitted(refine=None).removed_fraction_ < 0.8
 
 
 def test_the_default_edit_needs_its_masks_and_its_spectrum():
     history = fitted().history_
-    assert history["stage"].unique().tolist() == ["untouched", "masks", "spectrum"]
+    assert history["stage"].unique().tolist() == [
+        "untouched",
+        "masks",
+        "spectrum",
+        "nothing removed",
+    ]
     assert history["tradeoff"].dropna().nunique() == 3
     assert not history["feasible"].iloc[0]
     assert history["feasible"].any()
-    assert len(history) == 1 + 3 * 2 * 10
+    assert len(history) == 1 + 3 * 3 * 10
+
+
+@pytest.mark.parametrize("layers", ["hidden", "all"])
+def test_beside_learned_masks_the_network_is_tuned_with_nothing_removed(layers):
+    tuned = fitted(layers=layers).history_.query("stage == 'nothing removed'")
+    assert (tuned["removed_fraction"] == 0).all()
+    assert tuned["tradeoff"].value_counts().tolist() == [10, 10, 10]
+    # Without a removal a tuning closes the gap too: it has moved something.
+    assert tuned["gap"].min() < fitted().history_["gap"].iloc[0] / 2
+    assert tuned["utility"].nunique() > 10
+
+
+@pytest.mark.parametrize(
+    "options", [{"criterion": "random"}, {"refine": None}, {"sparsity": 0}], ids=str
+)
+def test_nothing_else_is_tuned_with_nothing_removed(options):
+    assert "nothing removed" not in set(fitted(**options).history_["stage"])
 
 
 def test_learned_removal_beats_random_removal_of_as_much():
@@ -146,8 +168,6 @@ def test_masks_describe_the_weights():
 
 
 def test_the_spectrum_changes_singular_values_and_biases_only():
-    editor = fitted()
-    assert editor.history_["stage"][editor.history_["value"].idxmax()] in ("masks", "spectrum")
     refined = fitted(criterion="random", sparsity=0.05)
     for name in ("0", "2"):
         # In the masked bases U and V the edited weight is diagonal, with other values than S.

@@ -13,7 +13,7 @@ from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.curvature import group_weight_curvature
 from fairsvd.masking import _pruning
-from fairsvd.masking._prune_phases import PruningPath, scaled
+from fairsvd.masking._prune_phases import PruningPath, scaled, whole
 from fairsvd.masking._prune_units import unit_biases, unit_effects
 from fairsvd.masking._pruned import untouched_attributes, weights_of
 from fairsvd.masking._pruning import Pruning
@@ -408,6 +408,19 @@ def test_factors_and_biases_are_tuned_and_what_is_gone_stays_gone(criterion):
         if criterion == "unit":
             assert bool((state[name.replace("weight", "bias")][~mask.all(dim=1)] == 0).all())
     assert fingerprint(task.module) == before
+
+
+def test_with_nothing_removed_the_output_layer_is_tuned_too():
+    task = pruning()
+    *_, (_, edit) = whole(path_for(task), np.random.default_rng(0))
+    state, own = edit.state(), task.module.state_dict()
+    assert set(state) == set(own)
+    assert all(bool(mask.all()) for mask in edit.masks.values())
+    assert float((state["4.weight"] - own["4.weight"]).abs().max()) > 1e-2
+    for name in edit.masks:
+        # One factor a unit.
+        ratio = state[name] / own[name]
+        torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0)
 
 
 def test_attributes_of_an_editor_that_edited_nothing():

@@ -7,7 +7,15 @@ from ._choice import choose
 from ._editor import NetworkEditor
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
-from ._phases import TuningPath, judged, layer_biases, run_phases, trained_masks, tuned
+from ._phases import (
+    TuningPath,
+    head_leaves,
+    judged,
+    layer_biases,
+    run_phases,
+    trained_masks,
+    tuned,
+)
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
 from ._progress import progress_bar
@@ -49,6 +57,7 @@ __all__ = [
     "edited_copy",
     "find_privileged",
     "gap_weights",
+    "head_leaves",
     "judged",
     "judged_state",
     "layer_biases",

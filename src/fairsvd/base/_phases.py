@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -13,13 +13,22 @@ from torch import Tensor, nn
 
 from .._rng import one_torch_thread
 from ..caching import Cache
+from ..layers import layer_parameters
 from ..masks import clamp_masks, straight_through
 from ..objective import Constraint, Verdict
 from ..training import CellBatches, tune
 from ._candidates import Candidate, EditData
 from ._tuning import START_FRACTION, Best, lighten, loss_of, rows_a_step, stratified
 
-__all__ = ["TuningPath", "judged", "layer_biases", "run_phases", "trained_masks", "tuned"]
+__all__ = [
+    "TuningPath",
+    "head_leaves",
+    "judged",
+    "layer_biases",
+    "run_phases",
+    "trained_masks",
+    "tuned",
+]
 
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
@@ -158,7 +167,7 @@ def run_phases(
     tuning: Callable[[Any, E, np.random.Generator], Iterator[tuple[int, E]]] | None,
     stage: str,
     first: str = "masks",
-    nothing: Callable[[Any], E] | None = None,
+    whole: Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]] | None = None,
 ) -> Iterator[Candidate]:
     """Run the phases of one trade-off.
 
@@ -173,9 +182,9 @@ def run_phases(
         Tunes an edit and yields (step, edit); None: nothing comes after the masks.
     stage, first : str
         What the record calls the tuning, and what comes before it.
-    nothing : callable, optional
-        Makes the edit of a path that removes nothing, which is tuned too where masks are learned:
-        what a network needs in order to tell the labels is not always what it can spare.
+    whole : callable, optional
+        Tunes with nothing removed, beside learned masks, and yields (step, edit): some networks,
+        those of images above all, can spare little of what carries the gap.
 
     Yields
     ------
@@ -193,16 +202,15 @@ def run_phases(
                 curves = judge.curves(logits)
                 chosen.offer(judge(curves, limit).rank, edit)
                 yield lighten(path.candidate(edit, logits, first, step, judge(curves)), best)
-        starts = [chosen.edit]
-        if start is None and nothing is not None:
-            starts.append(nothing(path))
-        for each, rng in zip(starts, rngs[1:], strict=False):
-            if tuning is None or each is None:
-                continue
-            for step, edit in tuning(path, each, rng):
+        tunings = []
+        if tuning is not None and chosen.edit is not None:
+            tunings.append((stage, tuning(path, chosen.edit, rngs[1])))
+        if whole is not None and start is None:
+            tunings.append(("nothing removed", whole(path, rngs[2])))
+        for name, edits in tunings:
+            for step, edit in edits:
                 logits = path.logits(edit)
-                candidate = path.candidate(edit, logits, stage, step, judge(logits))
-                yield lighten(candidate, best)
+                yield lighten(path.candidate(edit, logits, name, step, judge(logits)), best)
 
 
 def trained_masks(
@@ -294,6 +302,12 @@ def tuned(
     )
     for step in steps:
         yield step, edited().detached()
+
+
+def head_leaves(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:
+    """Copy the parameters of the output layer as leaves, all but edited weights."""
+    own = layer_parameters(path.module, path.data.output_layer)
+    return {n: p.detach().clone().requires_grad_() for n, p in own.items() if n not in edited}
 
 
 def layer_biases(module: nn.Module) -> dict[str, Tensor]:

@@ -30,20 +30,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Edit:
-    """Factors with their removed entries zeroed, and biases.
+    """Factors with their removed entries zeroed, and what was tuned beside them.
 
     Attributes
     ----------
     factors : dict of layer name to Factors
     masks : dict of "layer/U" and "layer/V" to Tensor
         True (or 1) where an entry is kept.
-    biases : mapping of parameter name to Tensor
-        Those that changed.
+    plain : mapping of parameter name to Tensor
+        Biases and the output layer, where they changed.
     """
 
     factors: dict[str, Factors]
     masks: Mapping[str, Tensor]
-    biases: Mapping[str, Tensor] = field(default_factory=dict)
+    plain: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
@@ -51,13 +51,13 @@ class Edit:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that differs from the untouched network's state dict."""
-        return {**self.weights(), **self.biases}
+        return {**self.weights(), **self.plain}
 
     def detached(self) -> Edit:
         """Copy, so that later steps do not change it."""
         factors = {n: replace(f, S=f.S.detach().clone()) for n, f in self.factors.items()}
         return replace(
-            self, factors=factors, biases={n: b.detach().clone() for n, b in self.biases.items()}
+            self, factors=factors, plain={n: p.detach().clone() for n, p in self.plain.items()}
         )
 
     def candidate(

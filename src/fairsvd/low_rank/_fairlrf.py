@@ -70,7 +70,9 @@ class FairLRFTransformer(NetworkEditor):
     n_steps : int, default=1
         Rounds of removal by curvature, re-scored before each.
     refine : {"spectrum"} or None, default="spectrum"
-        Tune singular values and biases after the removal, with the soft gap in the loss.
+        Tune singular values and biases after the removal, with the soft gap in the loss. Beside
+        learned masks these and the output layer are also tuned with nothing removed, for networks
+        that can spare little; the better of both is chosen.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import Candidate, TuningPath, layer_biases, trained_masks, tuned
+from ..base import Candidate, TuningPath, head_leaves, layer_biases, trained_masks, tuned
 from ..layers import Factors
 from ..masks import harden, mask_variables
 from ..objective import Verdict
 from ._edits import Edit, all_kept, entries, masked_factors
 
-__all__ = ["Path", "learned_masks", "nothing_removed", "spectrum"]
+__all__ = ["Path", "learned_masks", "spectrum", "whole"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,6 @@ def learned_masks(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, E
         yield step, masked(on_device(masks, path.data.device))
 
 
-def nothing_removed(path: Path) -> Edit:
-    """Make the edit that keeps every entry."""
-    return all_kept(path.factors)
-
-
 def on_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Move named tensors; what is there already is not copied."""
     return {name: value.to(device) for name, value in tensors.items()}
@@ -81,11 +76,30 @@ def spectrum(path: Path, start: Edit, rng: np.random.Generator) -> Iterator[tupl
     step, edit
         Every tenth of the steps.
     """
+    return _tuned(path, start, layer_biases(path.module), rng)
+
+
+def whole(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:
+    """Tune singular values, biases and the output layer of the network, nothing being removed.
+
+    Yields
+    ------
+    step, edit
+        Every tenth of the steps.
+    """
+    start = all_kept(path.factors)
+    weights = {f.parameter for f in start.factors.values()}
+    plain = {**head_leaves(path, weights), **layer_biases(path.module)}
+    return _tuned(path, start, plain, rng)
+
+
+def _tuned(
+    path: Path, start: Edit, plain: dict[str, Tensor], rng: np.random.Generator
+) -> Iterator[tuple[int, Edit]]:
     values = {name: f.S.clone().requires_grad_() for name, f in start.factors.items()}
-    biases = layer_biases(path.module)
 
     def edited() -> Edit:
         factors = {name: replace(f, S=values[name]) for name, f in start.factors.items()}
-        return replace(start, factors=factors, biases=biases)
+        return replace(start, factors=factors, plain=plain)
 
-    return tuned(path, start, [*values.values(), *biases.values()], edited, rng)
+    return tuned(path, start, [*values.values(), *plain.values()], edited, rng)

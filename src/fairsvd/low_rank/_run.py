@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base import Candidate, judged, run_phases
 from ..objective import Constraint, Verdict
 from ._edits import Edit
-from ._learned import Path, learned_masks, nothing_removed, spectrum
+from ._learned import Path, learned_masks, spectrum, whole
 from ._removal import Removal
 
 __all__ = ["removed", "run_path"]
@@ -45,5 +45,6 @@ def removed(
 
 def run_path(path: Path, start: Edit | None, refine: bool) -> Iterator[Candidate]:
     """Run the phases of one trade-off; see :func:`fairsvd.base.run_phases`."""
-    tuning = spectrum if refine else None
-    return run_phases(path, start, learned_masks, tuning, "spectrum", nothing=nothing_removed)
+    if not refine:
+        return run_phases(path, start, learned_masks, None, "spectrum")
+    return run_phases(path, start, learned_masks, spectrum, "spectrum", whole=whole)

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..base import Candidate, TuningPath, layer_biases, run_phases, trained_masks, tuned
+from ..base import (
+    Candidate,
+    TuningPath,
+    head_leaves,
+    layer_biases,
+    run_phases,
+    trained_masks,
+    tuned,
+)
 from ..masks import harden, mask_variables
 from ..objective import Verdict
 from ._pruned import Pruned, all_kept, masked_weights, weights_of
@@ -49,13 +57,9 @@ class PruningPath(TuningPath[Pruned]):
 
 def run_path(path: PruningPath, start: Pruned | None, refine: bool) -> Iterator[Candidate]:
     """Run the phases of one trade-off; see :func:`fairsvd.base.run_phases`."""
-    tuning = scaled if refine else None
-    return run_phases(path, start, learned_masks, tuning, "scale", nothing=nothing_removed)
-
-
-def nothing_removed(path: PruningPath) -> Pruned:
-    """Make the edit that keeps every weight."""
-    return all_kept(path.weights())
+    if not refine:
+        return run_phases(path, start, learned_masks, None, "scale")
+    return run_phases(path, start, learned_masks, scaled, "scale", whole=whole)
 
 
 def learned_masks(path: PruningPath, rng: np.random.Generator) -> Iterator[tuple[int, Pruned]]:
@@ -84,10 +88,28 @@ def scaled(
     step, edit
         Every tenth of the steps.
     """
+    return _tuned(path, start, layer_biases(path.module), rng)
+
+
+def whole(path: PruningPath, rng: np.random.Generator) -> Iterator[tuple[int, Pruned]]:
+    """Tune the factors, the biases and the output layer of the network, nothing being removed.
+
+    Yields
+    ------
+    step, edit
+        Every tenth of the steps.
+    """
+    start = all_kept(path.weights())
+    plain = {**head_leaves(path, start.weights), **layer_biases(path.module)}
+    return _tuned(path, start, plain, rng)
+
+
+def _tuned(
+    path: PruningPath, start: Pruned, plain: dict[str, Tensor], rng: np.random.Generator
+) -> Iterator[tuple[int, Pruned]]:
     scales = {n: w.new_ones(len(w)).requires_grad_() for n, w in start.weights.items()}
-    biases = layer_biases(path.module)
 
     def edited() -> Pruned:
-        return replace(start, scales=scales, biases=biases)
+        return replace(start, scales=scales, plain=plain)
 
-    return tuned(path, start, [*scales.values(), *biases.values()], edited, rng)
+    return tuned(path, start, [*scales.values(), *plain.values()], edited, rng)

@@ -21,7 +21,7 @@ __all__ = ["Pruned", "all_kept", "masked_weights", "untouched_attributes", "weig
 
 @dataclass(frozen=True)
 class Pruned:
-    """Weights with their removed entries zeroed, factors of their rows, and biases.
+    """Weights with their removed entries zeroed, factors of their rows, and what was tuned beside.
 
     Attributes
     ----------
@@ -30,8 +30,8 @@ class Pruned:
         True (or 1) where a weight is kept; of the weight's shape.
     scales : mapping of parameter name to Tensor of shape (n_units,)
         Factor of every output unit.
-    biases : mapping of parameter name to Tensor
-        Those that may have changed.
+    plain : mapping of parameter name to Tensor
+        Biases and the output layer, where they may have changed.
     units : mapping of bias name to boolean Tensor
         False where the bias goes with its unit.
     """
@@ -39,7 +39,7 @@ class Pruned:
     weights: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
     scales: Mapping[str, Tensor] = field(default_factory=dict)
-    biases: Mapping[str, Tensor] = field(default_factory=dict)
+    plain: Mapping[str, Tensor] = field(default_factory=dict)
     units: Mapping[str, Tensor] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
@@ -48,18 +48,18 @@ class Pruned:
             name: along_rows(self.scales[name], w) * w if name in self.scales else w
             for name, w in self.weights.items()
         }
-        biases = {
-            name: bias * self.units[name] if name in self.units else bias
-            for name, bias in self.biases.items()
+        plain = {
+            name: value * self.units[name] if name in self.units else value
+            for name, value in self.plain.items()
         }
-        return {**weights, **biases}
+        return {**weights, **plain}
 
     def detached(self) -> Pruned:
         """Copy, so that later steps do not change it."""
         return replace(
             self,
             scales={name: value.detach().clone() for name, value in self.scales.items()},
-            biases={name: value.detach().clone() for name, value in self.biases.items()},
+            plain={name: value.detach().clone() for name, value in self.plain.items()},
         )
 
     def candidate(

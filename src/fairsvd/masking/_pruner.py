@@ -74,7 +74,9 @@ class FairPruner(NetworkEditor):
         that one ranking for all tends to empty a layer; and FairLRFTransformer ranks by layer.
     refine : {"scale"} or None, default="scale"
         Tune a factor for every output unit of the edited layers, and the biases of linear and
-        convolution layers, after the removal, with the soft gap in the loss.
+        convolution layers, after the removal, with the soft gap in the loss. Beside learned masks
+        these and the output layer are also tuned with nothing removed, for networks that can spare
+        little; the better of both is chosen.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that

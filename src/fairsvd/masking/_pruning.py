@@ -58,7 +58,7 @@ class Pruning(ScoredRemoval[Pruned]):
                 units.setdefault(bias, torch.ones_like(own[bias], dtype=torch.bool))
                 units[bias][rows] &= masks[name]
         biases = {name: own[name].detach() for name in units}
-        return replace(masked_weights(weights, whole), biases=biases, units=units)
+        return replace(masked_weights(weights, whole), plain=biases, units=units)
 
     def block_of(self, name: str) -> str:
         """Rank within a layer, or all together."""
