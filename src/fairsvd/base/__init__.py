@@ -7,15 +7,8 @@ from ._choice import choose
 from ._editor import NetworkEditor
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
-from ._phases import (
-    TuningPath,
-    head_leaves,
-    judged,
-    layer_biases,
-    run_phases,
-    trained_masks,
-    tuned,
-)
+from ._phase_steps import head_leaves, layer_biases, trained_masks, tuned
+from ._phases import TuningPath, judged, run_phases
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
 from ._progress import progress_bar
