@@ -18,11 +18,13 @@ from nets import PER_BATCH, STEEPNESS, in_blocks
 from protocol import (
     CONSTRAINTS,
     FRACTION,
+    MIN_CELL,
     OVERFIT,
     OVERFIT_CANDIDATE,
     TOLERANCE,
     chance_of,
     pool,
+    smallest_cell,
 )
 from tasks import Rows
 from torch import nn
@@ -118,7 +120,8 @@ class ManyContext(Context):
     ) -> tuple[float, float]:
         """Compute utility and gap, on each part apart where asked for or over-fitted."""
         mean = self.utility if self.utility == "balanced_accuracy" else "cell_balanced_accuracy"
-        if always or excess(both, mean) > OVERFIT_CANDIDATE:
+        able = smallest_cell(self.validation) >= MIN_CELL
+        if always or (able and excess(both, mean) > OVERFIT_CANDIDATE):
             return utility_of(both[0], self.utility), max(gap(c, constraint) for c in both)
         return utility_of(sum(both), self.utility), gap(sum(both), constraint)
 

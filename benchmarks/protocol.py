@@ -23,6 +23,7 @@ __all__ = [
     "phi",
     "psi",
     "rates_above",
+    "smallest_cell",
     "utility_of_rates",
 ]
 
@@ -34,6 +35,8 @@ FRACTION = 0.4
 # candidate, or a single candidate counts as over-fitted.
 OVERFIT = 0.10
 OVERFIT_CANDIDATE = 0.05
+# A single one does where every validation cell holds so many rows that it can tell.
+MIN_CELL = 20
 
 
 def cell_counts(rows: Rows, n_groups: int) -> np.ndarray:
@@ -200,6 +203,12 @@ def pool(parts: Sequence[Rows]) -> Rows:
     return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def smallest_cell(rows: Rows) -> int:
+    """Count the rows of the smallest (label, group) cell that has any."""
+    counts = np.unique(np.stack([rows.y, rows.g]), axis=1, return_counts=True)[1]
+    return int(counts.min())
+
+
 def excess(
     scores: Sequence[np.ndarray], parts: Sequence[Rows], utility: str, mean: str | None = None
 ) -> float:
@@ -243,7 +252,8 @@ def choose(
     candidate 0, the untouched network. The best utility less the gap's excess over
     ``fraction * tolerance`` wins among the feasible, and where there are none among all above the
     same floor. Ties go to the earlier candidate. An over-fitted candidate is measured on each set
-    of rows apart, and all are where candidate 0 is over-fitted.
+    of rows apart where validation cells are large enough, and all are where candidate 0 is
+    over-fitted.
 
     Parameters
     ----------
@@ -263,9 +273,10 @@ def choose(
     choice : Choice
     """
     always = excess(candidates[0], parts, utility, "balanced_accuracy") > OVERFIT
+    able = smallest_cell(parts[0]) >= MIN_CELL
     sweeps = []
     for scores in candidates:
-        apart = always or excess(scores, parts, utility) > OVERFIT_CANDIDATE
+        apart = always or (able and excess(scores, parts, utility) > OVERFIT_CANDIDATE)
         sweeps.append(sweep(scores, parts, constraint, utility, apart))
     chance = chance_of(utility)
     floor = chance + (sweeps[0].utility.max() - chance) / 2

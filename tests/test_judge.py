@@ -77,7 +77,14 @@ def measured(judge, predicted):
 
 def as_judged(judge, logits):
     """The judge that looks at the two sets apart, where the logits ask for it."""
-    return replace(judge, separate=judge.separate or is_over_fitted(judge, logits))
+    held = judge.parts == 0
+    cells = count_table(judge.y[held], judge.y[held], judge.groups[held], *shape_of(judge)).sum(-1)
+    able = cells[cells > 0].min() >= 20
+    return replace(judge, separate=judge.separate or (able and is_over_fitted(judge, logits)))
+
+
+def shape_of(judge):
+    return judge.n_classes, judge.n_groups
 
 
 def is_over_fitted(judge, logits):
@@ -348,6 +355,19 @@ def test_a_candidate_that_is_over_fitted_is_judged_on_each_set_apart(utility):
     assert judge(learned) == apart(learned)
     # On all rows the one that was learned by heart looks better; on validation it is no better.
     assert judge(learned).utility < judge.for_utility(honest).utility + 0.05
+
+
+@pytest.mark.parametrize(("n", "able"), [(19, False), (20, True)])
+def test_small_validation_cells_cannot_tell_who_is_over_fitted(n, able):
+    y, groups = (np.tile(np.repeat(codes, n), 5) for codes in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    parts = np.repeat([0, 1], [4 * n, 16 * n])
+    judge = Judge(y, groups, parts, 2, 2, replace(CONSTRAINT, threshold=0.5))
+    # Right on every editing row, and on validation rows for one group only.
+    right = (parts == 1) | (groups == 0)
+    margins = torch.as_tensor(np.where(right, 2.0 * y - 1, 1 - 2.0 * y))
+    logits = torch.stack([torch.zeros(len(y)), margins], dim=1)
+    assert is_over_fitted(judge, logits)
+    assert judge(logits).gap == pytest.approx(1.0 if able else 0.2)
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -21,6 +21,10 @@ N_CALLABLE_CUTS = 101
 # A candidate that fits editing rows this much better than validation rows is judged on each alone.
 OVERFIT = 0.05
 
+# Where a validation cell holds fewer rows, a gap on these alone is noise: a rate that is known to
+# more than a tenth.
+MIN_CELL = 20
+
 # Utilities that look at cells; the fit of a candidate is measured as they weigh rows.
 OF_CELLS = ("cell_balanced_accuracy", "worst_cell_accuracy", "mean_and_worst_cell_accuracy")
 
@@ -89,7 +93,7 @@ class Judge:
     separate : bool
         Hold validation and editing rows to the limit each on its own, and take the utility on
         validation alone: for networks that are over-fitted to the editing rows. False: only for
-        candidates that are.
+        candidates that are, where validation cells are large enough to tell.
     floor : float
         Least utility of a candidate that may be chosen.
     """
@@ -139,7 +143,7 @@ class Judge:
         if not np.isfinite(values).all():
             return Curves(np.empty(0), np.empty(0), np.empty(0))
         curves = self._measured(values)
-        if self.separate or not self.comparable:
+        if self.separate or not self.comparable or self._smallest_cell() < MIN_CELL:
             return curves
         if self.excess(values, self.for_utility(curves).margin) <= OVERFIT:
             return curves
@@ -173,6 +177,12 @@ class Judge:
         name = "cell_balanced_accuracy" if cells else "balanced_accuracy"
         validation, editing = utility_from_counts(self._count(predicted), name)
         return float(editing - validation)
+
+    def _smallest_cell(self) -> int:
+        """Count the validation rows of the smallest (label, group) cell that has any."""
+        validation = self.parts == 0
+        cells = np.bincount(self.y[validation] * self.n_groups + self.groups[validation])
+        return int(cells[cells > 0].min())
 
     def _measured(self, logits: NDArray[np.float64]) -> Curves:
         parts = [
