@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ._constraint import Constraint, chance_utility, utility_from_counts
-from ._gaps import count_table, gap
+from ._gaps import gap
 from ._sweep import Cuts, sweep
 
 __all__ = ["Curves", "Judge", "Verdict", "margin_of_threshold"]
@@ -143,9 +145,9 @@ class Judge:
         if not np.isfinite(values).all():
             return Curves(np.empty(0), np.empty(0), np.empty(0))
         curves = self._measured(values)
-        if self.separate or not self.comparable or self._smallest_cell() < MIN_CELL:
+        if self.separate or not self.can_tell:
             return curves
-        if self.excess(values, self.for_utility(curves).margin) <= OVERFIT:
+        if self.excess(values, curves.thresholds[curves.utility.argmax()]) <= OVERFIT:
             return curves
         # What it does on the rows it was fitted to says little, and they are the most.
         return replace(self, separate=True)._measured(values)
@@ -178,11 +180,11 @@ class Judge:
         validation, editing = utility_from_counts(self._count(predicted), name)
         return float(editing - validation)
 
-    def _smallest_cell(self) -> int:
-        """Count the validation rows of the smallest (label, group) cell that has any."""
-        validation = self.parts == 0
-        cells = np.bincount(self.y[validation] * self.n_groups + self.groups[validation])
-        return int(cells[cells > 0].min())
+    @cached_property
+    def can_tell(self) -> bool:
+        """Tell whether every (label, group) cell of validation rows that has any has enough."""
+        cells = self._count(np.zeros_like(self.y))[0]
+        return self.comparable and bool(cells[cells > 0].min() >= MIN_CELL)
 
     def _measured(self, logits: NDArray[np.float64]) -> Curves:
         parts = [
@@ -228,12 +230,17 @@ class Judge:
         for cut in cuts:
             yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
 
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Place of every row in a table of counts, but for what is predicted for it."""
+        of_group = self.parts * self.n_groups + self.groups
+        return (of_group * self.n_classes + self.y) * self.n_classes
+
     def _count(self, predictions: NDArray[np.int64]) -> NDArray[np.int64]:
-        shape = (self.n_classes, self.n_groups)
-        parts = [self.parts == 0, self.parts == 1]
-        return np.stack(
-            [count_table(self.y[p], predictions[p], self.groups[p], *shape) for p in parts]
-        )
+        """Count [part, group, true, predicted]."""
+        shape = (2, self.n_groups, self.n_classes, self.n_classes)
+        counts = np.bincount(self._places + predictions, minlength=math.prod(shape))
+        return counts.reshape(shape)
 
     def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
         counts = cuts.counts[:, 0] if self.separate else _pooled(cuts.counts)
