@@ -100,7 +100,8 @@ def test_the_metrics_of_three_libraries_agree(notebook):
     }
     for name, value in theirs.items():
         np.testing.assert_allclose(ours(name), abs(value), err_msg=name, **EXACT)
-    assert sum(abs(value) > 0.01 for value in theirs.values()) >= 3
+    # After a mitigation some gaps are nearly closed; zeros alone would say nothing.
+    assert sum(abs(value) > 0.01 for value in theirs.values()) >= 2
     binary = (y == d.pos_label).to_numpy().astype(int), (found == d.pos_label).astype(int)
     for name in ("demographic_parity", "equal_opportunity", "equalized_odds"):
         value = getattr(fairlearn_metrics, f"{name}_difference")(*binary, sensitive_features=sex)
