@@ -23,6 +23,7 @@ from protocol import (
     OVERFIT_CANDIDATE,
     TOLERANCE,
     chance_of,
+    mean_behind,
     pool,
     smallest_cell,
 )
@@ -33,12 +34,12 @@ __all__ = ["CONTROLS", "ManyContext", "evaluate", "gap", "recalls"]
 
 PENALTIES = (0.3, 1.0, 3.0)
 
-
+# Groups, classes, classes.
 Shape = tuple[int, int, int]
 
 
 def shape_of(rows: Rows) -> Shape:
-    """Give the shape of a table of counts: groups, classes, classes."""
+    """Give the shape of the table of counts of some rows."""
     n_groups, n_classes = 1 + int(rows.g.max()), 1 + int(rows.y.max())
     return n_groups, n_classes, n_classes
 
@@ -116,12 +117,10 @@ class ManyContext(Context):
         return logits(self.network, self.test_X).argmax(axis=1)
 
     def measured(
-        self, both: Sequence[np.ndarray], constraint: str, always: bool
+        self, both: Sequence[np.ndarray], constraint: str, bar: float
     ) -> tuple[float, float]:
-        """Compute utility and gap, on each part apart where asked for or over-fitted."""
-        mean = self.utility if self.utility == "balanced_accuracy" else "cell_balanced_accuracy"
-        able = smallest_cell(self.validation) >= MIN_CELL
-        if always or (able and excess(both, mean) > OVERFIT_CANDIDATE):
+        """Compute utility and gap, on each part apart where it is over-fitted beyond a bar."""
+        if excess(both, mean_behind(self.utility)) > bar:
             return utility_of(both[0], self.utility), max(gap(c, constraint) for c in both)
         return utility_of(sum(both), self.utility), gap(sum(both), constraint)
 
@@ -136,7 +135,9 @@ class ManyContext(Context):
             for c in candidates
         ]
         always = excess(counts[0], "balanced_accuracy") > OVERFIT
-        values, gaps = np.array([self.measured(both, constraint, always) for both in counts]).T
+        able = smallest_cell(self.validation) >= MIN_CELL
+        bar = -np.inf if always else OVERFIT_CANDIDATE if able else np.inf
+        values, gaps = np.array([self.measured(both, constraint, bar) for both in counts]).T
         chance = chance_of(self.utility, shape[1])
         floor = chance + max(0.0, values[0] - chance) / 2
         met = (gaps <= TOLERANCE) & (values >= floor)

@@ -20,6 +20,7 @@ __all__ = [
     "choose",
     "evaluate",
     "gap_of_rates",
+    "mean_behind",
     "phi",
     "psi",
     "rates_above",
@@ -209,6 +210,11 @@ def smallest_cell(rows: Rows) -> int:
     return int(counts.min())
 
 
+def mean_behind(utility: str) -> str:
+    """Name the mean accuracy that a utility rests on: over cells, or over classes."""
+    return utility if utility == "balanced_accuracy" else "cell_balanced_accuracy"
+
+
 def excess(
     scores: Sequence[np.ndarray], parts: Sequence[Rows], utility: str, mean: str | None = None
 ) -> float:
@@ -221,12 +227,11 @@ def excess(
     scores, parts, utility
         See :func:`sweep`.
     mean : {"balanced_accuracy", "cell_balanced_accuracy"}, default=None
-        None: over cells where the utility looks at cells, else over classes.
+        None: the one that the utility rests on.
     """
     n_groups = 1 + max(int(rows.g.max()) for rows in parts)
     threshold = np.array([best_threshold(np.concatenate(scores), pool(parts), n_groups, utility)])
-    if mean is None:
-        mean = utility if utility == "balanced_accuracy" else "cell_balanced_accuracy"
+    mean = mean_behind(utility) if mean is None else mean
     validation, training = (
         utility_of_rates(
             rates_above(values, rows, threshold, n_groups), cell_counts(rows, n_groups), mean

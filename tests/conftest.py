@@ -45,6 +45,12 @@ def routing() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_edit_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every candidate keep its network, also where an earlier one was better."""
+    monkeypatch.setattr("fairsvd.base._phases.lighten", lambda candidate, best: candidate)
+
+
+@pytest.fixture
 def biased_arrays() -> BiasedArrays:
     """Draw 400 rows whose label leans on the group; the same rows every time, the caller's own."""
     rng = np.random.default_rng(20260)

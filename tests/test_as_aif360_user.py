@@ -57,7 +57,8 @@ def make_dataset(favorable=1.0, unfavorable=0.0, n_rows=600):
 def notebook(request):
     """The notebook, down to the predictions, for each place of the favourable label."""
     train, test = make_dataset(*request.param).split([0.6], shuffle=True, seed=1)
-    mitigator = AIF360Mitigator(quick(), **GROUPS)
+    # Without a tuning the gaps stay open, and there is something to compare.
+    mitigator = AIF360Mitigator(quick(refine=None), **GROUPS)
     return train, test, mitigator, mitigator.fit(train).predict(test)
 
 
@@ -100,8 +101,7 @@ def test_the_metrics_of_three_libraries_agree(notebook):
     }
     for name, value in theirs.items():
         np.testing.assert_allclose(ours(name), abs(value), err_msg=name, **EXACT)
-    # After a mitigation some gaps are nearly closed; zeros alone would say nothing.
-    assert sum(abs(value) > 0.01 for value in theirs.values()) >= 2
+    assert sum(abs(value) > 0.01 for value in theirs.values()) >= 3
     binary = (y == d.pos_label).to_numpy().astype(int), (found == d.pos_label).astype(int)
     for name in ("demographic_parity", "equal_opportunity", "equalized_odds"):
         value = getattr(fairlearn_metrics, f"{name}_difference")(*binary, sensitive_features=sex)

@@ -78,13 +78,9 @@ def measured(judge, predicted):
 def as_judged(judge, logits):
     """The judge that looks at the two sets apart, where the logits ask for it."""
     held = judge.parts == 0
-    cells = count_table(judge.y[held], judge.y[held], judge.groups[held], *shape_of(judge)).sum(-1)
-    able = cells[cells > 0].min() >= 20
+    cells = np.unique(np.stack([judge.y, judge.groups])[:, held], axis=1, return_counts=True)[1]
+    able = cells.min() >= 20
     return replace(judge, separate=judge.separate or (able and is_over_fitted(judge, logits)))
-
-
-def shape_of(judge):
-    return judge.n_classes, judge.n_groups
 
 
 def is_over_fitted(judge, logits):

@@ -168,6 +168,9 @@ def test_masks_describe_the_weights():
 
 
 def test_the_spectrum_changes_singular_values_and_biases_only():
+    history = fitted().history_
+    stages = ("masks", "spectrum", "nothing removed")
+    assert history["stage"][history["value"].idxmax()] in stages
     refined = fitted(criterion="random", sparsity=0.05)
     for name in ("0", "2"):
         # In the masked bases U and V the edited weight is diagonal, with other values than S.

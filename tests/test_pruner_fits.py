@@ -13,7 +13,6 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from fairsvd.base import _phases
 from fairsvd.datasets import make_biased_classification
 from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning, NetworkError
 from fairsvd.masking import _prune_phases, _pruning
@@ -56,12 +55,6 @@ class LastPruned(FairPruner):
                 candidate = replace(candidate, verdict=won)
             yield candidate
         assert fingerprint(module) == before
-
-
-@pytest.fixture
-def no_edit_left_out(monkeypatch):
-    """Let every candidate keep its network, also where an earlier one was better."""
-    monkeypatch.setattr(_phases, "lighten", lambda candidate, best: candidate)
 
 
 CONFIGURATIONS = {

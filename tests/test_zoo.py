@@ -289,6 +289,8 @@ def test_a_layer_that_does_more_than_its_kind_is_not_compressed():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+# Whichever is better, the last edit is compared with the last.
+@pytest.mark.usefixtures("no_edit_left_out")
 @pytest.mark.parametrize("kind", ["FairLRF", "FairLRF, curvature", "gap", "bias mask"])
 @pytest.mark.parametrize("name", ["ViT", "ViT of linear layers"])
 def test_mixed_precision(name, kind):
@@ -298,8 +300,7 @@ def test_mixed_precision(name, kind):
     wanted = probabilities(editor.module_, editor.offset_)
     np.testing.assert_allclose(shares, wanted, atol=1e-5)
     full = fit(make(kind, network(name)))
-    # Other roundings may choose another step of a tuning, so single rows may differ by more.
-    assert np.abs(shares - full.predict_proba(ROWS.X)).mean() < 0.05
+    np.testing.assert_allclose(shares, full.predict_proba(ROWS.X), atol=0.1)
 
 
 def test_an_edited_transformer_survives_torch_export():

@@ -15,7 +15,7 @@ from ..masks import clamp_masks, straight_through
 from ..training import tune
 from ._phases import N_CANDIDATES, E, TuningPath
 
-__all__ = ["head_leaves", "layer_biases", "trained_masks", "tuned"]
+__all__ = ["head_and_biases", "layer_biases", "trained_masks", "tuned"]
 
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
@@ -116,10 +116,13 @@ def tuned(
         yield step, edited().detached()
 
 
-def head_leaves(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:
-    """Copy the parameters of the output layer as leaves, all but edited weights."""
-    own = layer_parameters(path.module, path.data.output_layer)
-    return {n: p.detach().clone().requires_grad_() for n, p in own.items() if n not in edited}
+def head_and_biases(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:
+    """Copy the output layer and the biases of all layers as leaves, all but edited weights."""
+    leaves, head = layer_biases(path.module), path.data.output_layer
+    for name, parameter in layer_parameters(path.module, head).items():
+        if name not in leaves and name not in edited:
+            leaves[name] = parameter.detach().clone().requires_grad_()
+    return leaves
 
 
 def layer_biases(module: nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from ..networks import (
     laid_out,
     probe_rows,
 )
-from ..objective import Constraint, Judge, Verdict, count_table, make_judge, utility_from_counts
+from ..objective import Constraint, Judge, Verdict, make_judge
 from ._candidates import EditData
 from ._inputs import FitInputs
 from ._request import as_device
@@ -199,7 +199,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
         )
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
-    if judge.comparable and _excess(judge, logits.numpy(), margin) > OVERFIT:
+    if judge.comparable and _excess(judge, logits, margin) > OVERFIT:
         judge = replace(judge, separate=True)
         curves = judge.curves(logits)
     judge = judge.against(curves)
@@ -255,22 +255,12 @@ def _of_network(cache: Cache, adopted: AdoptedNetwork, *parts: str) -> Cache:
         return Cache()
 
 
-def _excess(judge: Judge, logits: NDArray[Any], margin: float) -> float:
-    """Balanced accuracy on editing minus validation rows, at the operating threshold."""
-    logits = logits.astype(np.float64)
-    logits[:, 1] -= margin
-    predicted = logits.argmax(axis=1)
-    scores = []
-    for part in (0, 1):
-        mask = judge.parts == part
-        codes = judge.y[mask], predicted[mask], judge.groups[mask]
-        counts = count_table(*codes, judge.n_classes, judge.n_groups)
-        scores.append(float(utility_from_counts(counts, "balanced_accuracy")))
-    return scores[1] - scores[0]
-
-
 def excess_fit(data: EditData) -> float | None:
     """Return how far the network is over-fitted, or None where it is not."""
     if not data.judge.separate:
         return None
-    return _excess(data.judge, data.untouched.numpy(), data.margin)
+    return _excess(data.judge, data.untouched, data.margin)
+
+
+def _excess(judge: Judge, logits: Tensor, margin: float) -> float:
+    return judge.excess(logits.double().numpy(), margin, "balanced_accuracy")

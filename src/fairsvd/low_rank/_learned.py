@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import Candidate, TuningPath, head_leaves, layer_biases, trained_masks, tuned
+from ..base import Candidate, TuningPath, head_and_biases, layer_biases, trained_masks, tuned
 from ..layers import Factors
 from ..masks import harden, mask_variables
 from ..objective import Verdict
@@ -89,8 +89,7 @@ def whole(path: Path, rng: np.random.Generator) -> Iterator[tuple[int, Edit]]:
     """
     start = all_kept(path.factors)
     weights = {f.parameter for f in start.factors.values()}
-    plain = {**head_leaves(path, weights), **layer_biases(path.module)}
-    return _tuned(path, start, plain, rng)
+    return _tuned(path, start, head_and_biases(path, weights), rng)
 
 
 def _tuned(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base import (
     Candidate,
     TuningPath,
-    head_leaves,
+    head_and_biases,
     layer_biases,
     run_phases,
     trained_masks,
@@ -100,8 +100,7 @@ def whole(path: PruningPath, rng: np.random.Generator) -> Iterator[tuple[int, Pr
         Every tenth of the steps.
     """
     start = all_kept(path.weights())
-    plain = {**head_leaves(path, start.weights), **layer_biases(path.module)}
-    return _tuned(path, start, plain, rng)
+    return _tuned(path, start, head_and_biases(path, start.weights), rng)
 
 
 def _tuned(

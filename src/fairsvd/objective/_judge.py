@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,9 @@ class Judge:
         """Tell whether there are groups, and rows of both parts."""
         return self.n_groups > 1 and 0 < int(self.parts.sum()) < len(self.parts)
 
-    def excess(self, logits: NDArray[np.float64], margin: float) -> float:
+    def excess(
+        self, logits: NDArray[np.floating[Any]], margin: float, mean: str | None = None
+    ) -> float:
         """Measure how much better editing rows are fitted than validation rows.
 
         Parameters
@@ -165,19 +168,21 @@ class Judge:
         logits : ndarray of shape (n, n_classes)
         margin : float
             The threshold; not used for more than two classes.
+        mean : {"balanced_accuracy", "cell_balanced_accuracy"}, optional
+            None: over cells where the utility looks at cells, else over classes.
 
         Returns
         -------
         excess : float
-            Difference of the mean accuracy over cells, where the utility looks at cells, or else
-            over classes.
+            Difference of the mean accuracies.
         """
+        if mean is None:
+            of_cells = self.constraint.utility in OF_CELLS
+            mean = "cell_balanced_accuracy" if of_cells else "balanced_accuracy"
         predicted = logits.argmax(axis=1)
         if self.n_classes == 2:
             predicted = (logits[:, 1] - logits[:, 0] > margin).astype(np.int64)
-        cells = self.constraint.utility in OF_CELLS
-        name = "cell_balanced_accuracy" if cells else "balanced_accuracy"
-        validation, editing = utility_from_counts(self._count(predicted), name)
+        validation, editing = utility_from_counts(self._count(predicted), mean)
         return float(editing - validation)
 
     @cached_property
