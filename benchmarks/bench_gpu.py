@@ -9,7 +9,6 @@ to measure; ``--device cpu --rows 64 --size 64`` tries the script out.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import time
@@ -22,7 +21,8 @@ from pathlib import Path
 import torch
 from bench_edit import peak_bytes
 from made import MadeRows, codes
-from torch import Tensor, nn
+from residual import ResidualNetwork
+from torch import nn
 
 PRECISIONS = ("full", "mixed")
 
@@ -43,47 +43,6 @@ class Line:
         rate = f"{self.n_rows / self.seconds:.0f}" if self.n_rows else ""
         peak = f"{self.peak / 2**20:.0f} MiB"
         return self.precision, self.what, f"{self.seconds:.2f} s", times, rate, peak
-
-
-class Block(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut."""
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(width)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != width:
-            convolution = nn.Conv2d(channels, width, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = torch.relu(self.first_norm(self.first(x)))
-        return torch.relu(self.second_norm(self.second(out)) + self.shortcut(x))
-
-
-class ResidualNetwork(nn.Module):
-    """Eight blocks in four stages of 64 to 512 channels: 11 million weights, as ResNet-18."""
-
-    def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.MaxPool2d(3, stride=2, padding=1),
-        )
-        widths = (64, 64, 128, 256, 512)
-        stages = []
-        for stage, (channels, width) in enumerate(itertools.pairwise(widths)):
-            stages += [Block(channels, width, 1 if stage == 0 else 2), Block(width, width, 1)]
-        self.blocks = nn.Sequential(*stages)
-        self.output = nn.Linear(512, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.blocks(self.stem(x)).mean(dim=(2, 3)))
 
 
 def network(data: MadeRows, device: torch.device, seed: int) -> nn.Module:

@@ -31,7 +31,7 @@ from bench_methods import (
 from context import Context, Method, Outcome
 from controls import CONTROLS
 from image_tasks import FORMS, TASKS, ImageProblem, load_problem
-from nets import convnet, margins, train
+from nets import convnet, margins, residual, train
 from ours import OURS
 from peers import PEERS
 from protocol import evaluate, pool
@@ -59,11 +59,15 @@ COLUMNS = {
 }
 # A cell with less than half the rows that independence of label and group would give it.
 SCARCE = 0.5
+# Height from which images get a residual network.
+LARGE = 64
 
 
 def network_like(context_or_rows: Rows, seed: int, n_classes: int) -> Any:
-    """Make a new network that fits the rows."""
+    """Make a new network that fits the rows: a small one, or of 20 layers for larger images."""
     _, channels, side, _ = context_or_rows.X.shape
+    if side >= LARGE:
+        return residual(seed, n_classes)
     return convnet(channels, seed, side, n_classes)
 
 

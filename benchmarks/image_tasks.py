@@ -136,6 +136,24 @@ def fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
     )
 
 
+def enlarged_fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Enlarge the same images to 64 x 64."""
+    from dataclasses import replace
+
+    problem = fashion(form, seed, dev, quick)
+    parts = ("base", "unbiased", "train", "validation", "test")
+    return replace(problem, **{part: enlarged(getattr(problem, part)) for part in parts})
+
+
+def enlarged(rows: Rows, side: int = 64) -> Rows:
+    """Interpolate between pixels."""
+    import torch
+
+    images = torch.from_numpy(rows.X)
+    larger = torch.nn.functional.interpolate(images, (side, side), mode="bilinear")
+    return rows._replace(X=larger.numpy())
+
+
 def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
     """Ten digits in three colours, 8 x 8: half the rows train, a quarter each edits and tests.
 
@@ -225,6 +243,7 @@ def lesions_by_sex(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem
 
 TASKS = {
     "tinted-fashion": ImageTask(fashion, ("biased", "unbiased")),
+    "tinted-fashion-64": ImageTask(enlarged_fashion, ("biased", "unbiased")),
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
     "lesions-age": ImageTask(lesions_by_age, ("as-is",)),
     "lesions-sex": ImageTask(lesions_by_sex, ("as-is",)),

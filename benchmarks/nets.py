@@ -7,10 +7,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from residual import ResidualNetwork
 from tasks import Rows
 from torch import nn
 
-__all__ = ["PER_BATCH", "STEEPNESS", "convnet", "fine_tune", "in_blocks", "margins", "mlp", "train"]
+__all__ = [
+    "PER_BATCH",
+    "STEEPNESS",
+    "convnet",
+    "fine_tune",
+    "in_blocks",
+    "margins",
+    "mlp",
+    "residual",
+    "train",
+]
 
 PER_BATCH = 256
 # The soft rates are sigmoid(4 x margin): steep enough to count, flat enough to have a gradient.
@@ -46,6 +57,22 @@ def convnet(channels: int, seed: int, side: int = 28, outputs: int = 2) -> nn.Se
         flat = 64 * (side // 8) ** 2
         head = [nn.Flatten(), nn.Linear(flat, 64), nn.ReLU(), nn.Linear(64, outputs)]
         return nn.Sequential(*layers, *head)
+
+
+def residual(seed: int, outputs: int = 2, width: int = 16) -> ResidualNetwork:
+    """Make the base network of larger images: ResNet-18, narrow so that a CPU can train it.
+
+    Parameters
+    ----------
+    seed : int
+        Of the initial weights.
+    outputs : int, default=2
+    width : int, default=16
+        Channels of the first stage, 64 in the original.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ResidualNetwork(outputs, width)
 
 
 def as_inputs(X: np.ndarray) -> torch.Tensor:

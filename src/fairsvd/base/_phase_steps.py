@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..caching import Cache
 from ..layers import layer_parameters
 from ..masks import clamp_masks, straight_through
-from ..training import tune
+from ..training import Batch, tune
 from ._phases import N_CANDIDATES, E, TuningPath
 
 __all__ = ["head_and_biases", "layer_biases", "trained_masks", "tuned"]
@@ -20,6 +23,11 @@ __all__ = ["head_and_biases", "layer_biases", "trained_masks", "tuned"]
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
 TUNING_RATE = 1e-2
+
+# Largest change of the logit margins by the first step of a tuning, root of the mean square. Small
+# networks stay far below it; in deep ones the changes of many layers compound, and a larger step
+# loses what the network knows.
+MAX_MOVE = 0.25
 
 # Mask variables of more bytes, those of large networks, are not kept for another cap: 256 MiB.
 MAX_KEPT = 2**28
@@ -82,7 +90,8 @@ def tuned(
     tensors: Sequence[Tensor],
     edited: Callable[[], E],
     rng: np.random.Generator,
-    rate: float = TUNING_RATE,
+    *,
+    rate: float | None = None,
 ) -> Iterator[tuple[int, E]]:
     """Tune what is left after the removal, at the threshold that fits it.
 
@@ -95,8 +104,9 @@ def tuned(
     edited : callable
         Makes the edit that the leaves now stand for.
     rng : numpy.random.Generator
-    rate : float, default=1e-2
-        Learning rate.
+    rate : float, default=None
+        Learning rate, throughout. None: 1e-2, or less for a network that such a step moves too
+        far, falling in a line that reaches 0 after the last step.
 
     Yields
     ------
@@ -104,16 +114,53 @@ def tuned(
         Every tenth of the steps.
     """
     margin = path.data.judge.for_utility(path.logits(start)).margin
+    loss = path.loss(lambda: edited().state(), margin)
+    batches, anneal = iter(path.batches(rng)), rate is None
+    if rate is None:
+        first = next(batches)
+        rate = _steady_rate(path, loss, tensors, edited, first)
+        batches = chain((first,), batches)
+        del first
     steps = tune(
-        path.loss(lambda: edited().state(), margin),
+        loss,
         tensors,
-        path.batches(rng),
+        batches,
         n_steps=path.n_steps,
         learning_rate=rate,
         every=path.every,
+        anneal=anneal,
     )
     for step in steps:
         yield step, edited().detached()
+
+
+def _steady_rate(
+    path: TuningPath[E],
+    loss: Callable[[Batch], Tensor],
+    tensors: Sequence[Tensor],
+    edited: Callable[[], E],
+    batch: Batch,
+) -> float:
+    """Take a smaller rate where Adam's first step would move the margins too far."""
+
+    def logits() -> Tensor:
+        return path.data.forward(path.module, edited().state(), batch.X)
+
+    # The first step is the rate in every entry, whatever the size of its gradient.
+    slopes = torch.autograd.grad(loss(batch), tensors, allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        before = logits()
+        kept = [tensor.clone() for tensor in tensors]
+        for tensor, slope in zip(tensors, slopes, strict=True):
+            tensor.sub_(slope.sign(), alpha=TUNING_RATE)
+        change = logits() - before
+        for tensor, old in zip(tensors, kept, strict=True):
+            tensor.copy_(old)
+        move = (change.amax(dim=1) - change.amin(dim=1)).square().mean().sqrt().item()
+    # A step after which the network says nothing is too long by any measure.
+    if not math.isfinite(move):
+        return TUNING_RATE * MAX_MOVE
+    return TUNING_RATE * MAX_MOVE / max(move, MAX_MOVE)
 
 
 def head_and_biases(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:
