@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,7 @@ def tuned(
     if rate is None:
         first = next(batches)
         rate = _steady_rate(path, loss, tensors, edited, first)
-        batches = chain((first,), batches)
+        batches = _put_back(first, batches)
         del first
     steps = tune(
         loss,
@@ -132,6 +131,14 @@ def tuned(
     )
     for step in steps:
         yield step, edited().detached()
+
+
+def _put_back(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    kept = [first]
+    # No name of it here while others work with its rows: they are let go as early as all others.
+    del first
+    yield kept.pop()
+    yield from rest
 
 
 def _steady_rate(
