@@ -86,6 +86,25 @@ def test_scarce_cells_decide_how_controls_weigh(load: Loader) -> None:
     assert not bench.is_scarce(rows(None, cells[:, 0], cells[:, 1]))
 
 
+def test_larger_images_get_a_residual_network(load: Loader) -> None:
+    bench, tasks = load("bench_images"), load("image_tasks")
+    rows, _ = drawn_rows(load, n=4)
+    large = tasks.enlarged(rows)
+    assert large.X.shape == (4, 3, 64, 64) and large.X.dtype == np.float32
+    assert large.y is rows.y and large.g is rows.g
+    # Between pixels: eight times as many each way leave the mean where it is.
+    np.testing.assert_allclose(large.X.mean(axis=(2, 3)), rows.X.mean(axis=(2, 3)), atol=0.03)
+    small, deep = (bench.network_like(part, 0, 2) for part in (rows, large))
+    convolutions = [
+        sum(isinstance(part, torch.nn.Conv2d) for part in net.modules()) for net in (small, deep)
+    ]
+    assert convolutions == [3, 20]
+    for net, part in ((small, rows), (deep, large)):
+        assert net.eval()(torch.from_numpy(part.X)).shape == (4, 2)
+    again = bench.network_like(large, 0, 2).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in deep.state_dict().items())
+
+
 def test_selection_leaves_the_untouched_network_only_for_something_better(load: Loader) -> None:
     many = load("many")
     rows, _ = drawn_rows(load, n=240, n_classes=3)

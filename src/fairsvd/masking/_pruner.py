@@ -161,7 +161,8 @@ class FairPruner(NetworkEditor):
     and at the operating threshold; one-shot unless ``n_steps`` says otherwise; weights are ranked
     within a layer unless ``ranking="global"``, which is FairPrune's; both signs are searched; the
     output layer is left out. With several groups everyone but the privileged group is unprivileged.
-    Biases and normalisation layers are spared. What was removed in an earlier round stays removed
+    Biases and normalisation layers are spared. The tuning's learning rate is that of
+    :class:`FairLRFTransformer`. What was removed in an earlier round stays removed
     and counts.
 
     "unit" follows the pruning of arXiv:2208.00781, which orders units by the mean derivative of a
