@@ -1,4 +1,4 @@
-"""How fast an edit is tuned: a rate that a network can bear, and one that falls."""
+"""How fast an edit is tuned: a rate that the network can bear."""
 
 import math
 from types import SimpleNamespace
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairsvd.base._phase_steps import MAX_MOVE, TUNING_RATE, _steady_rate
-from fairsvd.training import tune
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
 
@@ -21,7 +20,12 @@ def rate_of(logits, tensors):
     edited = SimpleNamespace(state=lambda: tensors)
     batch = SimpleNamespace(X=X)
     return _steady_rate(
-        path, lambda b: logits(b.X, *tensors)[:, 1].sum(), tensors, lambda: edited, batch
+        path,
+        lambda b: logits(b.X, *tensors)[:, 1].sum(),
+        tensors,
+        lambda: edited,
+        batch,
+        TUNING_RATE,
     )
 
 
@@ -70,24 +74,3 @@ def test_the_move_is_measured_over_rows_classes_and_leaves():
 def test_a_step_into_the_infinite_is_too_long():
     value = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     assert rate_of(lambda rows, leaf: slope(rows, (1 - leaf).log()), [value]) < TUNING_RATE
-
-
-@pytest.mark.parametrize(("anneal", "share"), [(False, 1.0), (True, 0.55)])
-def test_an_annealed_rate_falls_in_a_line(anneal, share):
-    """Adam moves by the rate where the gradient never changes: ten steps show their sum."""
-    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    seen = [0.0]
-    for _ in tune(
-        lambda _: -theta.sum(),
-        [theta],
-        range(10),
-        n_steps=10,
-        learning_rate=0.1,
-        every=1,
-        anneal=anneal,
-    ):
-        seen.append(theta[0].item())
-    moves = torch.tensor(seen).diff().tolist()
-    wanted = [0.1 * (1 - k / 10 if anneal else 1) for k in range(10)]
-    assert moves == pytest.approx(wanted, rel=1e-4)
-    assert seen[-1] == pytest.approx(share, rel=1e-4)

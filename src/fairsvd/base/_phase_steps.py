@@ -23,7 +23,7 @@ __all__ = ["head_and_biases", "layer_biases", "trained_masks", "tuned"]
 MASK_RATE = 3e-2
 TUNING_RATE = 1e-2
 
-# Largest change of the logit margins by the first step of a tuning, root of the mean square. Small
+# Largest change of the logit margins by the scales' first step, root of the mean square. Small
 # networks stay far below it; in deep ones the changes of many layers compound, and a larger step
 # loses what the network knows.
 MAX_MOVE = 0.25
@@ -86,11 +86,12 @@ def trained_masks(
 def tuned(
     path: TuningPath[E],
     start: E,
-    tensors: Sequence[Tensor],
+    plain: Sequence[Tensor],
     edited: Callable[[], E],
     rng: np.random.Generator,
     *,
-    rate: float | None = None,
+    scales: Sequence[Tensor] = (),
+    rate: float = TUNING_RATE,
 ) -> Iterator[tuple[int, E]]:
     """Tune what is left after the removal, at the threshold that fits it.
 
@@ -98,14 +99,15 @@ def tuned(
     ----------
     path : TuningPath
     start : edit
-    tensors : sequence of Tensor
+    plain : sequence of Tensor
         Leaves; changed in place.
     edited : callable
         Makes the edit that the leaves now stand for.
     rng : numpy.random.Generator
-    rate : float, default=None
-        Learning rate, throughout. None: 1e-2, or less for a network that such a step moves too
-        far, falling in a line that reaches 0 after the last step.
+    scales : sequence of Tensor, default=()
+        Further leaves, that scale layers one after the other, so that their changes compound.
+    rate : float, default=1e-2
+        Learning rate; that of all leaves is lower where it would move the scales too far.
 
     Yields
     ------
@@ -114,20 +116,19 @@ def tuned(
     """
     margin = path.data.judge.for_utility(path.logits(start)).margin
     loss = path.loss(lambda: edited().state(), margin)
-    batches, anneal = iter(path.batches(rng)), rate is None
-    if rate is None:
+    batches = iter(path.batches(rng))
+    if scales:
         first = next(batches)
-        rate = _steady_rate(path, loss, tensors, edited, first)
+        rate = _steady_rate(path, loss, scales, edited, first, rate)
         batches = _put_back(first, batches)
         del first
     steps = tune(
         loss,
-        tensors,
+        [*scales, *plain],
         batches,
         n_steps=path.n_steps,
         learning_rate=rate,
         every=path.every,
-        anneal=anneal,
     )
     for step in steps:
         yield step, edited().detached()
@@ -147,6 +148,7 @@ def _steady_rate(
     tensors: Sequence[Tensor],
     edited: Callable[[], E],
     batch: Batch,
+    rate: float,
 ) -> float:
     """Take a smaller rate where Adam's first step would move the margins too far."""
 
@@ -159,15 +161,15 @@ def _steady_rate(
         before = logits()
         kept = [tensor.clone() for tensor in tensors]
         for tensor, slope in zip(tensors, slopes, strict=True):
-            tensor.sub_(slope.sign(), alpha=TUNING_RATE)
+            tensor.sub_(slope.sign(), alpha=rate)
         change = logits() - before
         for tensor, old in zip(tensors, kept, strict=True):
             tensor.copy_(old)
         move = (change.amax(dim=1) - change.amin(dim=1)).square().mean().sqrt().item()
     # A step after which the network says nothing is too long by any measure.
     if not math.isfinite(move):
-        return TUNING_RATE * MAX_MOVE
-    return TUNING_RATE * MAX_MOVE / max(move, MAX_MOVE)
+        return rate * MAX_MOVE
+    return rate * MAX_MOVE / max(move, MAX_MOVE)
 
 
 def head_and_biases(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:

@@ -101,4 +101,4 @@ def _tuned(
         factors = {name: replace(f, S=values[name]) for name, f in start.factors.items()}
         return replace(start, factors=factors, plain=plain)
 
-    return tuned(path, start, [*values.values(), *plain.values()], edited, rng)
+    return tuned(path, start, [*plain.values()], edited, rng, scales=[*values.values()])

@@ -111,4 +111,4 @@ def _tuned(
     def edited() -> Pruned:
         return replace(start, scales=scales, plain=plain)
 
-    return tuned(path, start, [*scales.values(), *plain.values()], edited, rng)
+    return tuned(path, start, [*plain.values()], edited, rng, scales=[*scales.values()])
