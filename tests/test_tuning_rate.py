@@ -1,76 +1,42 @@
-"""How fast an edit is tuned: a rate that the network can bear."""
+"""How fast scales and spectra are tuned: slower where many layers change one after the other."""
 
-import math
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import nn
 
-from fairsvd.base._phase_steps import MAX_MOVE, TUNING_RATE, _steady_rate
+from fairsvd import FairLRFTransformer, FairPruner
+from fairsvd.base import _phase_steps as steps
 
-X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
-
-
-def rate_of(logits, tensors):
-    """The rate for leaves that make logits by a function of the rows."""
-    data = SimpleNamespace(forward=lambda module, state, rows: logits(rows, *state))
-    path = SimpleNamespace(data=data, module=None)
-    edited = SimpleNamespace(state=lambda: tensors)
-    batch = SimpleNamespace(X=X)
-    return _steady_rate(
-        path,
-        lambda b: logits(b.X, *tensors)[:, 1].sum(),
-        tensors,
-        lambda: edited,
-        batch,
-        TUNING_RATE,
-    )
+pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 
 
-def slope(rows, value):
-    """Logits of two classes whose margin is the value everywhere, and opposite in sign."""
-    margin = value.expand(len(rows))
-    return torch.stack([-margin / 2, margin / 2], dim=1)
+def test_many_layers_share_the_rate_of_a_few():
+    rates = [steps.layered_rate(n) for n in (0, 1, 2, 4)]
+    assert rates == [steps.TUNING_RATE] * 4
+    for n in (5, 20, 100):
+        assert n * steps.layered_rate(n) == pytest.approx(4 * steps.TUNING_RATE)
 
 
-@given(steepness=st.floats(1e-3, 1e4), start=st.floats(-3, 3))
-def test_the_first_step_moves_margins_by_no_more_than_the_limit(steepness, start):
-    value = torch.tensor([start], dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("editor", [FairLRFTransformer, FairPruner])
+@pytest.mark.parametrize("n_hidden", [2, 8])
+def test_edits_are_tuned_at_the_rate_of_their_depth(monkeypatch, editor, n_hidden):
+    found = []
 
-    def logits(rows, leaf):
-        return slope(rows, steepness * leaf)
+    def spy(*args, learning_rate, **options):
+        found.append(learning_rate)
+        return tune(*args, learning_rate=learning_rate, **options)
 
-    rate = rate_of(logits, [value])
-    assert rate * steepness <= MAX_MOVE * (1 + 1e-6)
-    # And by no less than it may: the usual rate, or the limit.
-    assert rate == TUNING_RATE or rate * steepness == pytest.approx(MAX_MOVE, rel=1e-6)
-    assert value.item() == start
-    assert value.grad is None
-
-
-def test_the_move_is_measured_over_rows_classes_and_leaves():
-    """Against the margins of each row, written out."""
-    weight = torch.tensor([[3.0, -1.0, 0.5]], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    unused = torch.ones(2, dtype=torch.float64, requires_grad=True)
-
-    def logits(rows, w, b, _):
-        return 40 * (rows @ w + b)
-
-    # The gradient of the second logit's sum: over rows that cancel in X the weight's is zero or
-    # nearly so, and its sign decides; so measure what the leaves would do, by hand.
-    grads = torch.autograd.grad(logits(X, weight, bias, unused)[:, 1].sum(), [weight, bias])
-    moved = [t - TUNING_RATE * g.sign() for t, g in zip((weight, bias), grads, strict=True)]
-    change = (logits(X, *moved, unused) - logits(X, weight, bias, unused)).detach()
-    move = math.sqrt(sum((max(row) - min(row)) ** 2 for row in change.tolist()) / len(X))
-    assert move > MAX_MOVE
-    found = rate_of(logits, [weight, bias, unused])
-    assert found == pytest.approx(TUNING_RATE * MAX_MOVE / move)
-    assert unused.tolist() == [1, 1]
-
-
-def test_a_step_into_the_infinite_is_too_long():
-    value = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
-    assert rate_of(lambda rows, leaf: slope(rows, (1 - leaf).log()), [value]) < TUNING_RATE
+    tune = steps.tune
+    monkeypatch.setattr(steps, "tune", spy)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(120, 5, generator=generator).numpy()
+    y, groups = (X[:, 0] > 0).astype(int), np.arange(120) % 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [part for _ in range(n_hidden) for part in (nn.Linear(5, 5), nn.ReLU())]
+        net = nn.Sequential(*layers, nn.Linear(5, 2))
+    fit = editor(net, max_steps=2, tradeoff=1.0, random_state=0).fit
+    fit(X, y, sensitive_features=groups)
+    # Masks, then the tuning after them, then the one with nothing removed.
+    assert found == [steps.MASK_RATE, *[steps.layered_rate(n_hidden)] * 2]

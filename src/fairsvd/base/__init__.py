@@ -7,7 +7,7 @@ from ._choice import choose
 from ._editor import NetworkEditor
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
 from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
-from ._phase_steps import head_and_biases, layer_biases, trained_masks, tuned
+from ._phase_steps import head_and_biases, layer_biases, layered_rate, trained_masks, tuned
 from ._phases import TuningPath, judged, run_phases
 from ._prepare import Prepared, prepare
 from ._privileged import find_privileged, privileged_group
@@ -54,6 +54,7 @@ __all__ = [
     "judged",
     "judged_state",
     "layer_biases",
+    "layered_rate",
     "lighten",
     "loss_of",
     "make_constraint",

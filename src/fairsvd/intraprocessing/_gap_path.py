@@ -111,7 +111,7 @@ def _moved(
 ) -> Iterator[tuple[int, Values]]:
     """Move the values from a start on, at the threshold that fits it."""
     leaves = start.mapped(lambda value: value.detach().clone().requires_grad_())
-    return tuned(path, start, leaves.tensors(), lambda: leaves, rng, rate=rate)
+    return tuned(path, start, leaves.tensors(), lambda: leaves, rng, rate)
 
 
 def untouched(module: nn.Module, output_layer: str, scope: str) -> Values:

@@ -163,13 +163,11 @@ class FairLRFTransformer(NetworkEditor):
     (arXiv:2203.02110), whose two re-implementations agree; the curvature is the mean of squared
     per-sample gradients, exact, in one pass; full rank unless asked; the output layer is left
     out; entries are ranked within a layer; removal is one-shot unless ``n_steps`` says otherwise;
-    both signs are searched. Singular values and biases are tuned by Adam at a rate of 1e-2, or
-    less in deep networks, in which the changes of many layers compound: the singular values'
-    first step moves the logit margins by no more than .25, root of the mean square.
-
-    Removal by curvature alone stayed little ahead of random removal and far behind the default on
-    the tables it was measured on (``docs/results``), which is why the default learns the masks and
-    tunes the spectrum.
+    both signs are searched. Singular values and biases are tuned by Adam at a rate of 1e-2, in
+    proportion less where more than four layers are edited, since their changes compound. Removal by
+    curvature alone stayed little ahead of random removal and
+    far behind the default on the tables it was measured on (``docs/results``), which is why the
+    default learns the masks and tunes the spectrum.
 
     Examples
     --------

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import Candidate, TuningPath, head_and_biases, layer_biases, trained_masks, tuned
+from ..base import (
+    Candidate,
+    TuningPath,
+    head_and_biases,
+    layer_biases,
+    layered_rate,
+    trained_masks,
+    tuned,
+)
 from ..layers import Factors
 from ..masks import harden, mask_variables
 from ..objective import Verdict
@@ -101,4 +109,5 @@ def _tuned(
         factors = {name: replace(f, S=values[name]) for name, f in start.factors.items()}
         return replace(start, factors=factors, plain=plain)
 
-    return tuned(path, start, [*plain.values()], edited, rng, scales=[*values.values()])
+    leaves = [*values.values(), *plain.values()]
+    return tuned(path, start, leaves, edited, rng, layered_rate(len(values)))

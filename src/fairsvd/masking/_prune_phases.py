@@ -15,6 +15,7 @@ from ..base import (
     TuningPath,
     head_and_biases,
     layer_biases,
+    layered_rate,
     run_phases,
     trained_masks,
     tuned,
@@ -111,4 +112,5 @@ def _tuned(
     def edited() -> Pruned:
         return replace(start, scales=scales, plain=plain)
 
-    return tuned(path, start, [*plain.values()], edited, rng, scales=[*scales.values()])
+    leaves = [*scales.values(), *plain.values()]
+    return tuned(path, start, leaves, edited, rng, layered_rate(len(scales)))
