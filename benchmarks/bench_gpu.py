@@ -1,6 +1,6 @@
 """What the edit of an image network costs on a GPU, against one epoch of plain passes.
 
-A network of the size of ResNet-18, written out here, is edited by curvature in all its hidden
+A network of the size of ResNet-18, see :mod:`residual`, is edited by curvature in all its hidden
 layers, on images that a dataset makes as they are asked for. The base is one pass forward and
 backward over the same images, weight gradients included. Without a CUDA device there is nothing
 to measure; ``--device cpu --rows 64 --size 64`` tries the script out.

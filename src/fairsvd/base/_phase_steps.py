@@ -22,8 +22,8 @@ MASK_RATE = 3e-2
 TUNING_RATE = 1e-2
 
 # Scaling so many layers one after the other, the networks that the rate was found on bear it. In
-# deeper ones the changes compound: a residual network of 20 layers lost in 100 steps at this rate
-# what it had gained in 60, and did not at a third of it.
+# deeper ones the changes compound: a residual network of 20 layers lost at this rate, later on,
+# what its first 60 steps had gained.
 FEW_LAYERS = 4
 
 # Mask variables of more bytes, those of large networks, are not kept for another cap: 256 MiB.
@@ -87,7 +87,7 @@ def tuned(
     tensors: Sequence[Tensor],
     edited: Callable[[], E],
     rng: np.random.Generator,
-    rate: float = TUNING_RATE,
+    rate: float,
 ) -> Iterator[tuple[int, E]]:
     """Tune what is left after the removal, at the threshold that fits it.
 
@@ -100,7 +100,7 @@ def tuned(
     edited : callable
         Makes the edit that the leaves now stand for.
     rng : numpy.random.Generator
-    rate : float, default=1e-2
+    rate : float
         Learning rate.
 
     Yields
@@ -123,7 +123,7 @@ def tuned(
 
 def layered_rate(n_layers: int) -> float:
     """Give the learning rate of what scales layers one after the other: less for many layers."""
-    return TUNING_RATE * min(1.0, FEW_LAYERS / max(1, n_layers))
+    return TUNING_RATE * (FEW_LAYERS / max(FEW_LAYERS, n_layers))
 
 
 def head_and_biases(path: TuningPath[Any], edited: Container[str]) -> dict[str, Tensor]:

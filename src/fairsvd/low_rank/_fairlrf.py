@@ -165,9 +165,9 @@ class FairLRFTransformer(NetworkEditor):
     out; entries are ranked within a layer; removal is one-shot unless ``n_steps`` says otherwise;
     both signs are searched. Singular values and biases are tuned by Adam at a rate of 1e-2, in
     proportion less where more than four layers are edited, since their changes compound. Removal by
-    curvature alone stayed little ahead of random removal and
-    far behind the default on the tables it was measured on (``docs/results``), which is why the
-    default learns the masks and tunes the spectrum.
+    curvature alone stayed little ahead of random removal and far behind the default on the tables
+    it was measured on (``docs/results``), which is why the default learns the masks and tunes the
+    spectrum.
 
     Examples
     --------

@@ -162,8 +162,7 @@ class FairPruner(NetworkEditor):
     within a layer unless ``ranking="global"``, which is FairPrune's; both signs are searched; the
     output layer is left out. With several groups everyone but the privileged group is unprivileged.
     Biases and normalisation layers are spared. The tuning's learning rate is that of
-    :class:`FairLRFTransformer`. What was removed in an earlier round stays removed
-    and counts.
+    :class:`FairLRFTransformer`. What was removed in an earlier round stays removed and counts.
 
     "unit" follows the pruning of arXiv:2208.00781, which orders units by the mean derivative of a
     signed proxy of the bias in their output, from the end that the bias's sign names. Deviations:
