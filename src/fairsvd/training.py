@@ -147,7 +147,6 @@ def tune(
     optimizer: str = "adam",
     momentum: float = 0.9,
     weight_decay: float = 0.0,
-    falling: bool = False,
     update_masks: Sequence[Tensor | None] | None = None,
     after_step: Callable[[], None] | None = None,
     progress: Callable[[], None] | None = None,
@@ -170,8 +169,6 @@ def tune(
     momentum : float in [0, 1), default=0.9
         Of "sgd".
     weight_decay : float, default=0.0
-    falling : bool, default=False
-        Let the learning rate fall in a line that reaches 0 after the last step.
     update_masks : sequence of Tensor or None, optional
         For each parameter a tensor in [0, 1] that can be broadcast to it, by which its *update* is
         multiplied: where it is 0 the parameter keeps its bits, whatever the optimiser does with
@@ -195,8 +192,6 @@ def tune(
     made.zero_grad(set_to_none=True)
     # Batches have no name here: the rows of a step are let go before the next are read.
     for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
-        if falling:
-            made.param_groups[0]["lr"] = learning_rate * (1 - (step - 1) / n_steps)
         value.backward()
         before = [parameter.detach().clone() for parameter, _ in masked]
         made.step()

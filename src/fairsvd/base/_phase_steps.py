@@ -88,7 +88,6 @@ def tuned(
     edited: Callable[[], E],
     rng: np.random.Generator,
     rate: float,
-    falling: bool = False,
 ) -> Iterator[tuple[int, E]]:
     """Tune what is left after the removal, at the threshold that fits it.
 
@@ -103,8 +102,6 @@ def tuned(
     rng : numpy.random.Generator
     rate : float
         Learning rate.
-    falling : bool, default=False
-        Let it fall in a line that reaches 0 after the last step.
 
     Yields
     ------
@@ -118,7 +115,6 @@ def tuned(
         path.batches(rng),
         n_steps=path.n_steps,
         learning_rate=rate,
-        falling=falling,
         every=path.every,
     )
     for step in steps:

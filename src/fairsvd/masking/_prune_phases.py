@@ -113,6 +113,4 @@ def _tuned(
         return replace(start, scales=scales, plain=plain)
 
     leaves = [*scales.values(), *plain.values()]
-    # Late in a tuning at one rate, networks of images lost what they had gained; of spectra, what
-    # was chosen gained nothing by a falling one.
-    return tuned(path, start, leaves, edited, rng, layered_rate(len(scales)), falling=True)
+    return tuned(path, start, leaves, edited, rng, layered_rate(len(scales)))
