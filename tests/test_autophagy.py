@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 
 from fairsvd import CellSampler, HyperGenerator, autophagy_audit
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator
-from fairsvd.generative._autophagy_measures import (
+from fairsvd.generative.autophagy._measures import (
     MEASURES,
     compare,
     detector_auc,
@@ -20,7 +20,7 @@ from fairsvd.generative._autophagy_measures import (
     measure,
     share_ratio,
 )
-from fairsvd.generative._autophagy_rows import JointTable
+from fairsvd.generative.autophagy._rows import JointTable
 from fairsvd.report import plot_autophagy
 from helpers import global_state
 

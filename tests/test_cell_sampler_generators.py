@@ -13,7 +13,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from fairsvd import CellSampler
 from fairsvd.exceptions import GroupError
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
-from fairsvd.generative._copula_fit import (
+from fairsvd.generative.cells._codec import Encoded
+from fairsvd.generative.cells._copula_fit import (
     SortedColumn,
     borrowing_weights,
     factor_of,
@@ -22,9 +23,8 @@ from fairsvd.generative._copula_fit import (
     shrunk,
     unstepped,
 )
-from fairsvd.generative._sampler_codec import Encoded
-from fairsvd.generative._smoothed import bandwidth_of, jitter
-from fairsvd.generative._smote import neighbours_of, neighbours_space
+from fairsvd.generative.cells._smoothed import bandwidth_of, jitter
+from fairsvd.generative.cells._smote import neighbours_of, neighbours_space
 
 GENERATORS = [CopulaGenerator, SmoothedGenerator, SmoteGenerator]
 

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from fairsvd import CellSampler
 from fairsvd.generative import DiffusionGenerator, contextual_prompts
-from fairsvd.generative._diffusion import _as_rows, _range_of, _texts
+from fairsvd.generative.cells._diffusion import _as_rows, _range_of, _texts
 
 PROMPTS = contextual_prompts({0: "serious", 1: "smiling"}, {"F": "female", "M": "male"})
 

@@ -19,9 +19,9 @@ from fairsvd.generative import (
     MixtureGenerator,
     TableVAE,
 )
-from fairsvd.generative._generators import as_generator, draw_rows, natural_form, row_nll
-from fairsvd.generative._hyper_loss import HyperLoss, mean_nll, pairs_gap, squared_gap
-from fairsvd.generative._hyper_network import HyperNetwork, normalised
+from fairsvd.generative.hyper._emittable import as_generator, draw_rows, natural_form, row_nll
+from fairsvd.generative.hyper._loss import HyperLoss, mean_nll, pairs_gap, squared_gap
+from fairsvd.generative.hyper._network import HyperNetwork, normalised
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -119,7 +119,7 @@ def test_blocks_of_rows_give_the_same_as_one(monkeypatch, built):
     net, rows = network(generator, shape), randn(11, *shape)
     whole = net(rows[None])
     net.eval()
-    monkeypatch.setattr("fairsvd.generative._hyper_network.BLOCK", 4)
+    monkeypatch.setattr("fairsvd.generative.hyper._network.BLOCK", 4)
     for name, weights in net.of_rows(rows).weights.items():
         torch.testing.assert_close(weights, whole.weights[name], rtol=1e-4, atol=1e-4)
 

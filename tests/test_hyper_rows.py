@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairsvd.generative._hyper_fit import set_sizes
-from fairsvd.generative._hyper_rows import ImageRows, TableScores
-from fairsvd.generative._hyper_sets import ResampledSets, SimulatedSets
-from fairsvd.generative._sampler_codec import Encoded
+from fairsvd.generative.cells._codec import Encoded
+from fairsvd.generative.hyper._fit import set_sizes
+from fairsvd.generative.hyper._rows import ImageRows, TableScores
+from fairsvd.generative.hyper._sets import ResampledSets, SimulatedSets
 
 
 def encoded(n: int, n_numbers: int, n_codes: int, missing: bool, seed: int) -> Encoded:
@@ -71,7 +71,7 @@ def test_other_rows_keep_the_units():
 
 
 def test_images_are_standardised_by_channel(monkeypatch):
-    monkeypatch.setattr("fairsvd.generative._hyper_rows.IMAGES", 7)
+    monkeypatch.setattr("fairsvd.generative.hyper._rows.IMAGES", 7)
     rng = np.random.default_rng(0)
     flat = rng.integers(0, 255, size=(20, 2 * 3 * 4)).astype(np.uint8)
     flat[:, 12:] //= 4

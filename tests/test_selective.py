@@ -14,7 +14,7 @@ from torch import nn
 
 from fairsvd import PhiObjective, SelectiveFineTuner
 from fairsvd.exceptions import ConstraintNotMetWarning, MissingSensitiveFeaturesWarning
-from fairsvd.generative._selective_scores import needed_count, pooled, selected
+from fairsvd.selective._scores import needed_count, pooled, selected
 from helpers import (
     IGNORE_SMALL_DATA,
     Rows,

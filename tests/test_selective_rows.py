@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from fairsvd import JointStratifiedKFold, SelectiveFineTuner
 from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.generative._selective_rows import generated_rows
-from fairsvd.generative._selective_shares import estimated_shares
+from fairsvd.selective._generated import generated_rows
+from fairsvd.selective._shares import estimated_shares
 from helpers import IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
 from test_bias_mask import edit_data
 from test_selective import LastWins, biased_rows, made_set, quick
@@ -72,7 +72,7 @@ def test_as_many_rows_a_cell_as_the_largest_has_and_within_memory(monkeypatch):
     made = generated_rows("smoothed", data, None, np.random.SeedSequence(0))
     assert torch.bincount(made.y * 2 + made.groups).tolist() == [40] * 4
     # Room for 48 rows of 6 float32 numbers: 12 of every cell.
-    monkeypatch.setattr("fairsvd.generative._selective_rows.MOST_BYTES", 48 * 24)
+    monkeypatch.setattr("fairsvd.selective._generated.MOST_BYTES", 48 * 24)
     made = generated_rows(Shifted(), data, None, np.random.SeedSequence(0))
     assert torch.bincount(made.y * 2 + made.groups).tolist() == [12] * 4
 

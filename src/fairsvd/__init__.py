@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .base import NetworkEditor
     from .comparison import Comparison, compare
     from .datasets import ImageFrame
-    from .generative import CellSampler, HyperGenerator, SelectiveFineTuner, autophagy_audit
+    from .generative import CellSampler, HyperGenerator, autophagy_audit
     from .intraprocessing import (
         AdversarialDebiasing,
         AdversarialFineTuner,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .model_selection import JointStratifiedKFold, best_under_gap
     from .networks import MLP, ConvNet
     from .objective import PhiObjective
+    from .selective import SelectiveFineTuner
 else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.
     _SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
@@ -89,7 +90,7 @@ else:
         "NetworkEditor": "base",
         "PhiObjective": "objective",
         "RandomPerturbation": "intraprocessing",
-        "SelectiveFineTuner": "generative",
+        "SelectiveFineTuner": "selective",
         "autophagy_audit": "generative",
         "best_under_gap": "model_selection",
         "compare": "comparison",

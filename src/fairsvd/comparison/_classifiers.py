@@ -10,7 +10,7 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from ..interop._mitigator import takes
+from .._signature import takes
 from ._fold import Fold
 
 __all__ = ["SENSITIVE", "filled", "fit_classifier", "predict_options"]

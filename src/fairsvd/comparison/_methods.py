@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import generative, intraprocessing, low_rank, masking
+from .. import intraprocessing, low_rank, masking, selective
+from .._signature import takes
 from ..base import NetworkEditor
 from ..interop import GroupAwareWrapper
-from ..interop._mitigator import takes
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
 from ._classifiers import SENSITIVE, fit_classifier
 from ._editors import edit, one_threshold, untouched
@@ -57,7 +57,7 @@ EDITORS = {
         intraprocessing.LayerwiseOptimizer,
         intraprocessing.AdversarialFineTuner,
         intraprocessing.AdversarialDebiasing,
-        generative.SelectiveFineTuner,
+        selective.SelectiveFineTuner,
     )
 }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..report._style import INK, PALE, dress, gap_axes
+from ..report import INK, PALE, dress, gap_axes
 
 if TYPE_CHECKING:
     import pandas as pd

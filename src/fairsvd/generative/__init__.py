@@ -1,19 +1,25 @@
-"""Synthetic rows: samplers, generators, fine-tuning on them, and an audit of self-consumption."""
+"""Synthetic rows: generators of cells, samplers, hypernetworks, and an audit of autophagy."""
 
 from __future__ import annotations
 
-from ._autophagy import autophagy_audit
-from ._copula import CopulaGenerator
-from ._diffusion import DiffusionGenerator
-from ._generators import Generator
-from ._generators_gaussian import GaussianGenerator, MixtureGenerator
-from ._generators_vae import ImageVAE, TableVAE
-from ._hyper import HyperGenerator
-from ._prompts import FACE_CONTEXT, contextual_prompts
-from ._sampler import CellSampler
-from ._selective import SelectiveFineTuner
-from ._smoothed import SmoothedGenerator
-from ._smote import SmoteGenerator
+from .autophagy import autophagy_audit
+from .cells import (
+    FACE_CONTEXT,
+    CopulaGenerator,
+    DiffusionGenerator,
+    SmoothedGenerator,
+    SmoteGenerator,
+    contextual_prompts,
+)
+from .hyper import (
+    GaussianGenerator,
+    Generator,
+    HyperGenerator,
+    ImageVAE,
+    MixtureGenerator,
+    TableVAE,
+)
+from .sampler import CellSampler
 
 __all__ = [
     "FACE_CONTEXT",
@@ -25,7 +31,6 @@ __all__ = [
     "HyperGenerator",
     "ImageVAE",
     "MixtureGenerator",
-    "SelectiveFineTuner",
     "SmoothedGenerator",
     "SmoteGenerator",
     "TableVAE",

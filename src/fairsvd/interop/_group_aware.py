@@ -13,10 +13,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
 
+from .._signature import takes
 from ..base import HasMethods, restored_on_failure
 from ..exceptions import GroupError
 from ..groups import drop_sensitive, find_sensitive, is_frame, require_two_groups
-from ._mitigator import check_told, encoded, is_multiclass, scores_as_double, takes
+from ._mitigator import check_told, encoded, is_multiclass, scores_as_double
 
 __all__ = ["GroupAwareWrapper"]
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 
+from .._signature import takes
 from ..exceptions import GroupError
 from ..groups import Groups, Located, encode_groups
 
-__all__ = ["check_told", "encoded", "is_multiclass", "scores_as_double", "takes"]
+__all__ = ["check_told", "encoded", "is_multiclass", "scores_as_double"]
 
 _SCORES = ("predict_proba", "decision_function")
 
@@ -24,11 +24,6 @@ class _DoubleScores(FrozenEstimator):
     def __getattr__(self, name: str) -> Any:
         method = super().__getattr__(name)
         return (lambda X: np.asarray(method(X), dtype=np.float64)) if name in _SCORES else method
-
-
-def takes(method: Callable[..., Any], name: str) -> bool:
-    """Tell whether a method has a parameter of that name."""
-    return name in inspect.signature(method).parameters
 
 
 def is_multiclass(mitigator: Any) -> bool:

@@ -18,9 +18,9 @@ from ..base import (
     NetworkEditor,
     StrOptions,
     positive_int,
-    run_paths,
 )
 from ..objective import Constraint, PhiObjective
+from ..phases import run_paths
 from ._adversarial_path import Budget, DuelPath, run_duel
 
 __all__ = ["AdversarialFineTuner"]

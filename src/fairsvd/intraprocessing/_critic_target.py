@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..objective import Constraint
-from ..objective._gap_names import compared
+from ..objective import Constraint, compared
 
 __all__ = ["SignedBias"]
 

@@ -18,9 +18,9 @@ from ..base import (
     NetworkEditor,
     StrOptions,
     positive_int,
-    run_paths,
 )
 from ..objective import Constraint, PhiObjective
+from ..phases import run_paths
 from ._debiasing_path import DebiasingPath, run_debiasing
 
 __all__ = ["AdversarialDebiasing"]

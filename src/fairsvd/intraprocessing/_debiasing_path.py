@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import Best, Candidate, EditData, judged_state, lighten, stratified
+from ..base import Candidate, EditData
 from ..objective import Constraint, edit_loss, shifted
+from ..phases import Best, judged_state, lighten, stratified
 from ..training import Batch, CellBatches, tune
 from ._debiasing_rule import Adversary, projected
 

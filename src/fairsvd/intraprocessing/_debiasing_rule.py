@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective import SHARPNESS, Constraint
-from ..objective._gap_names import compared
+from ..objective import SHARPNESS, Constraint, compared
 from ..training import Batch
 
 __all__ = ["Adversary", "projected"]

@@ -17,11 +17,10 @@ from ..base import (
     Interval,
     NetworkEditor,
     StrOptions,
-    gap_weights,
     positive_int,
-    run_paths,
 )
 from ..objective import Constraint, PhiObjective
+from ..phases import gap_weights, run_paths
 from ._gap_path import SCOPES, GapPath, run_path, untouched
 from ._group_shift import ShiftPath, run_shift
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base import Candidate, TuningPath, layer_biases, loss_of, run_phases, tuned
+from ..base import Candidate
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..objective import Verdict
+from ..phases import TuningPath, layer_biases, loss_of, run_phases, tuned
 
 __all__ = ["SCOPES", "GapPath", "Values", "run_path", "untouched"]
 

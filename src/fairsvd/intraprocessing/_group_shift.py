@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import Best, Candidate, EditData, judged_state, lighten
+from ..base import Candidate, EditData
 from ..networks import all_features
+from ..phases import Best, judged_state, lighten
 
 __all__ = ["ShiftPath", "group_directions", "run_shift"]
 

@@ -18,9 +18,9 @@ from ..base import (
     NetworkEditor,
     StrOptions,
     positive_int,
-    run_paths,
 )
 from ..objective import Constraint, PhiObjective
+from ..phases import run_paths
 from ._layerwise_search import TensorSearch, run_search, searched_entries, select_parameters
 from ._perturb_trials import task_copy
 

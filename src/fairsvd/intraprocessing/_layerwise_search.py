@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import Best, Candidate, EditData, lighten
+from ..base import Candidate, EditData
 from ..exceptions import NetworkError
 from ..objective import Verdict
+from ..phases import Best, lighten
 from ._layerwise_surrogate import propose
 from ._perturb_trials import float_parameters
 

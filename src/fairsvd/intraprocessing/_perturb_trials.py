@@ -16,7 +16,8 @@ from torch.func import functional_call, vmap
 
 from .._rng import one_torch_thread, torch_generator
 from ..arrays import Batches, to_device
-from ..base import Best, Candidate, EditData, lighten
+from ..base import Candidate, EditData
+from ..phases import Best, lighten
 
 __all__ = ["Trials", "can_stack", "float_parameters", "perturbed", "run_trials", "task_copy"]
 

@@ -9,16 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from ..base import (
-    SHARED_CONSTRAINTS,
-    Candidate,
-    EditData,
-    Interval,
-    NetworkEditor,
-    positive_int,
-    run_paths,
-)
+from ..base import SHARED_CONSTRAINTS, Candidate, EditData, Interval, NetworkEditor, positive_int
 from ..objective import Constraint, PhiObjective
+from ..phases import run_paths
 from ._perturb_trials import Trials, can_stack, run_trials, task_copy
 
 __all__ = ["RandomPerturbation"]

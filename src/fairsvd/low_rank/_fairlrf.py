@@ -19,13 +19,11 @@ from ..base import (
     Interval,
     NetworkEditor,
     StrOptions,
-    find_privileged,
-    gap_weights,
     positive_int,
-    run_paths,
 )
 from ..layers import Factors, resolve_ranks, select_layers
 from ..objective import Constraint, PhiObjective
+from ..phases import find_privileged, gap_weights, run_paths
 from ._edits import factors_of, untouched_attributes
 from ._learned import Path
 from ._removal import SPARSITIES, Removal

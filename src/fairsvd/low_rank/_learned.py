@@ -11,18 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import (
-    Candidate,
-    TuningPath,
-    head_and_biases,
-    layer_biases,
-    layered_rate,
-    trained_masks,
-    tuned,
-)
+from ..base import Candidate
 from ..layers import Factors
 from ..masks import harden, mask_variables
 from ..objective import Verdict
+from ..phases import TuningPath, head_and_biases, layer_biases, layered_rate, trained_masks, tuned
 from ._edits import Edit, all_kept, entries, masked_factors
 
 __all__ = ["Path", "learned_masks", "spectrum", "whole"]

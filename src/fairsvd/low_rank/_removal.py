@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..base import SPARSITIES, ScoredRemoval
 from ..caching import Entry
 from ..curvature import group_curvature
 from ..layers import Factors
+from ..phases import SPARSITIES, ScoredRemoval
 from ._edits import Edit, all_kept, entries, masked_factors
 
 __all__ = ["SPARSITIES", "Removal"]

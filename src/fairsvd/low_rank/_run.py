@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..base import Candidate, judged, run_phases
+from ..base import Candidate
 from ..objective import Constraint, Verdict
+from ..phases import judged, run_phases
 from ._edits import Edit
 from ._learned import Path, learned_masks, spectrum, whole
 from ._removal import Removal

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..base import EditData, stratified
+from ..base import EditData
 from ..curvature import Gradient, squared_weight_gradients
 from ..layers import chosen_weights
 from ..objective import Constraint, edit_loss, shifted, soft_gap
+from ..phases import stratified
 from ..training import cell_shares
 
 __all__ = [

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..base import GAP_WEIGHTS, EditData, rows_a_step
+from ..base import EditData
 from ..caching import Entry
 from ..layers import chosen_weights, first_name, layer_parameters, select_layers
 from ..objective import SHARPNESS, Constraint
+from ..phases import GAP_WEIGHTS, rows_a_step
 from ._importance import (
     Importance,
     Operating,

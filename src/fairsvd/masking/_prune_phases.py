@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..base import (
-    Candidate,
+from ..base import Candidate
+from ..masks import harden, mask_variables
+from ..objective import Verdict
+from ..phases import (
     TuningPath,
     head_and_biases,
     layer_biases,
@@ -20,8 +22,6 @@ from ..base import (
     trained_masks,
     tuned,
 )
-from ..masks import harden, mask_variables
-from ..objective import Verdict
 from ._pruned import Pruned, all_kept, masked_weights, weights_of
 
 __all__ = ["PruningPath", "run_path"]

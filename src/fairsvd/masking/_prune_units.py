@@ -8,10 +8,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..base import EditData, rows_a_step
+from ..base import EditData
 from ..layers import chosen_weights
 from ..networks import layer_weights
 from ..objective import SHARPNESS, Constraint, shifted, soft_gap
+from ..phases import rows_a_step
 from ._pruned import Pruned
 
 __all__ = ["Bias", "unit_biases", "unit_effects"]

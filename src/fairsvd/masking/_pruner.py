@@ -14,20 +14,16 @@ from torch import Tensor, nn
 
 from ..base import (
     SHARED_CONSTRAINTS,
-    SPARSITIES,
     Candidate,
     EditData,
     Interval,
     NetworkEditor,
     StrOptions,
-    find_privileged,
-    gap_weights,
-    judged,
     positive_int,
-    run_paths,
 )
 from ..layers import select_layers
 from ..objective import Constraint, PhiObjective, Verdict
+from ..phases import SPARSITIES, find_privileged, gap_weights, judged, run_paths
 from ._prune_phases import PruningPath, run_path
 from ._pruned import Pruned, untouched_attributes, weights_of
 from ._pruning import Pruning

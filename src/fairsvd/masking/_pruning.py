@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..base import ScoredRemoval
 from ..caching import Entry
 from ..curvature import group_weight_curvature
 from ..layers import chosen_weights
 from ..objective import Constraint
+from ..phases import ScoredRemoval
 from ._prune_units import Bias, unit_biases, unit_effects
 from ._pruned import Pruned, all_kept, along_rows, masked_weights, weights_of
 

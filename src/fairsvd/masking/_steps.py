@@ -11,18 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import one_torch_thread
-from ..base import (
-    START_FRACTION,
-    Best,
-    Candidate,
-    EditData,
-    judged_state,
-    lighten,
-    loss_of,
-    stratified,
-)
+from ..base import Candidate, EditData
 from ..layers import layer_parameters
 from ..objective import SHARPNESS, Constraint
+from ..phases import START_FRACTION, Best, judged_state, lighten, loss_of, stratified
 from ..training import tune
 
 __all__ = ["Optimizer", "Path", "Step", "run_path"]

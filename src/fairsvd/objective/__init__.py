@@ -9,6 +9,7 @@ from ._constraint import (
     is_unbalanced,
     utility_from_counts,
 )
+from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import Curves, Judge, Verdict, margin_of_threshold
 from ._loss import SHARPNESS, edit_loss, shifted
@@ -27,6 +28,7 @@ __all__ = [
     "PhiObjective",
     "Rates",
     "Verdict",
+    "compared",
     "count_table",
     "edit_loss",
     "gap",

@@ -7,12 +7,17 @@ from ._plot import plot_tradeoff
 from ._plot_autophagy import plot_autophagy
 from ._plot_cells import plot_cells
 from ._plot_mask import plot_mask
+from ._style import INK, PALE, dress, gap_axes
 from ._tables import before_after, format_table, gap_estimates, small_cells
 
 __all__ = [
+    "INK",
+    "PALE",
     "before_after",
     "chosen_candidate",
+    "dress",
     "format_table",
+    "gap_axes",
     "gap_estimates",
     "plot_autophagy",
     "plot_cells",

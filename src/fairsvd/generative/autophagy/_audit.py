@@ -1,0 +1,243 @@
+"""Audit of a generator that is trained on what it draws itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ..._parallel import in_parallel
+from ..._rng import resolve_seed
+from ..cells import cell_of_rows, read_rows
+from ._loop import Loop, Rows, resolved_conditions
+from ._measures import MEASURES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["autophagy_audit"]
+
+MODES = ("synthetic", "mixed", "fresh")
+CONDITIONS = ("auto", "fixed", "drawn", "joint")
+
+
+def autophagy_audit(
+    generator: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    sensitive_features: Any = None,
+    n_generations: int = 10,
+    n_seeds: int = 10,
+    mode: str = "synthetic",
+    conditions: str = "auto",
+    real_share: float = 0.5,
+    n_samples: int | None = None,
+    detector: Any = "auto",
+    quantiles: tuple[float, float] = (0.1, 0.9),
+    n_jobs: int | None = None,
+    verbose: int = 0,
+    random_state: Any = None,
+) -> Bunch:
+    """Train a generator on its own samples, again and again, and see what is lost.
+
+    Generation 1 is trained on real rows, each later one on rows that the one before has drawn.
+    Its samples are compared with all real rows, as a whole and within every (label, group) cell.
+
+    Parameters
+    ----------
+    generator : object
+        With ``fit`` and ``sample``, such as :class:`fairsvd.HyperGenerator`, those of
+        ``fairsvd.generative`` or scikit-learn's GaussianMixture, or with ``fit_resample``, such as
+        :class:`fairsvd.CellSampler` with ``mode="replace"`` (synthetic rows alone count). It is
+        copied.
+    X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
+    y : array-like of shape (n,), optional
+        Labels. None: all rows have one label.
+    sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
+        Groups; several columns are intersected.
+    n_generations : int, default=10
+    n_seeds : int, default=10
+        Independent loops.
+    mode : {"synthetic", "mixed", "fresh"}, default="synthetic"
+        What a later generation is trained on, always ``n_samples`` rows. "synthetic": drawn rows
+        only. "mixed": a part is real rows, the same ones in each generation. "fresh": a part is
+        real rows, drawn anew for each generation.
+    conditions : {"auto", "fixed", "drawn", "joint"}, default="auto"
+        How cells come about. "fixed": every cell gets the number of rows that it has among the
+        real ones, by conditional sampling (a generator without conditions is fitted on each cell
+        apart). "drawn": the same, but the numbers are drawn by the cells' share in the training
+        rows. "joint": label and group are columns of the table, drawn like any other. "auto":
+        "fixed" where ``sample`` takes ``conditions``, else "joint"; a sampler goes by its own
+        strategy.
+    real_share : float in [0, 1], default=0.5
+        Part of the training rows that is real under "mixed" and "fresh".
+    n_samples : int, optional
+        Training rows of the first generation, and rows drawn in each. None: as many as X has.
+    detector : "auto", None or classifier, default="auto"
+        What tries to tell synthetic rows from real ones, in three folds. "auto": 20 extremely
+        randomised trees. None: none does.
+    quantiles : pair of float in [0, 1], default=(0.1, 0.9)
+        Of the summary, over loops.
+    n_jobs : int or None, default=None
+        Loops at the same time.
+    verbose : int, default=0
+        1: a progress bar.
+    random_state : int, RandomState instance or None, default=None
+        Every ``random_state`` inside of the generator is set from it, anew in each generation.
+
+    Returns
+    -------
+    audit : Bunch
+        - ``runs``: DataFrame, a row for each seed, generation and cell. ``cell`` is its name,
+          "all" the whole table, ``label`` and ``group`` are the parts of it; ``n_rows``;
+          ``share``; ``share_ratio``, (majority / cell) of the synthetic rows over that of the
+          real ones, above 1 where the imbalance grew; ``frechet_distance`` on standardised
+          features; ``variance_ratio``, synthetic over real; ``extinct_categories``, levels that
+          no longer occur in the cell; ``detector_auc``, .5 where nothing can be told apart;
+          ``extinct``.
+        - ``summary``: DataFrame, a row for each generation, cell and measure, with ``median``,
+          ``low``, ``high`` (the quantiles) and ``mean`` over the loops where it is defined, and
+          their number, ``n_seeds``.
+        - ``mode``, ``conditions``: as resolved.
+
+    Raises
+    ------
+    ValueError
+        An argument is not as above.
+
+    See Also
+    --------
+    fairsvd.report.plot_autophagy : Plot the summary.
+
+    Notes
+    -----
+    Modes after :arxiv:`2307.01850`, the share ratio after :arxiv:`2405.13977`, which compares
+    R_Fair with R_I. Look at medians and quantiles: an unbiased estimator keeps the *mean*
+    variance while the typical loop collapses. A share is unbiased in any fair generator, and
+    still a small cell dies out sooner or later where numbers of rows are drawn. Distances of
+    small cells are large by chance alone: compare generations or generators, not cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from fairsvd import autophagy_audit
+    >>> rng = np.random.default_rng(0)
+    >>> X, group = rng.normal(size=(200, 2)), rng.choice(["a", "b"], size=200, p=[0.9, 0.1])
+    >>> audit = autophagy_audit(
+    ...     GaussianMixture(2),
+    ...     X,
+    ...     sensitive_features=group,
+    ...     n_generations=2,
+    ...     n_seeds=2,
+    ...     detector=None,
+    ...     random_state=0,
+    ... )
+    >>> audit.runs.shape
+    (12, 13)
+    """
+    _check(n_generations, n_seeds, mode, conditions, real_share, n_samples, quantiles)
+    X = read_rows(X)
+    cells, _ = cell_of_rows(len(X), y, sensitive_features, missing="raise")
+    real = Rows(X.reset_index(drop=True) if hasattr(X, "iloc") else X, cells.codes)
+    resolved = resolved_conditions(generator, conditions)
+    loop = Loop(
+        generator,
+        real,
+        list(cells.keys),
+        sensitive_features is not None,
+        resolved,
+        mode,
+        float(real_share),
+        len(X) if n_samples is None else int(n_samples),
+        n_generations,
+        detector,
+    )
+    seeds = np.random.SeedSequence(resolve_seed(random_state)).spawn(n_seeds)
+    records = _with_bar(in_parallel(loop.run, list(enumerate(seeds)), n_jobs), n_seeds, verbose)
+    runs = _named(records, loop.keys, pairs=loop.pairs, has_labels=y is not None)
+    return Bunch(runs=runs, summary=_summary(runs, quantiles), mode=mode, conditions=resolved)
+
+
+def _check(
+    n_generations: Any,
+    n_seeds: Any,
+    mode: str,
+    conditions: str,
+    real_share: float,
+    n_samples: Any,
+    quantiles: tuple[float, float],
+) -> None:
+    counts = {"n_generations": n_generations, "n_seeds": n_seeds, "n_samples": n_samples}
+    for name, value in counts.items():
+        if name == "n_samples" and value is None:
+            continue
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}: wanted an integer from 1.")
+    for name, given, known in (("mode", mode, MODES), ("conditions", conditions, CONDITIONS)):
+        if given not in known:
+            raise ValueError(f"{name}={given!r}: wanted one of {', '.join(known)}.")
+    if not 0 <= real_share <= 1:
+        raise ValueError(f"real_share={real_share!r}: wanted a share in [0, 1].")
+    if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
+        raise ValueError(f"quantiles={quantiles!r}: wanted two numbers in [0, 1], in order.")
+
+
+def _with_bar(runs: Iterable[Any], n_seeds: int, verbose: int) -> list[dict[str, Any]]:
+    if verbose:
+        from tqdm.auto import tqdm
+
+        runs = tqdm(runs, desc="autophagy_audit", total=n_seeds, unit=" loops")
+    return [record for run in runs for record in run]
+
+
+def _named(
+    records: list[dict[str, Any]], keys: Sequence[Any], *, pairs: bool, has_labels: bool
+) -> pd.DataFrame:
+    """Make the table of all runs, cells by name."""
+    import pandas as pd
+
+    labels = [key[0] if pairs else key for key in keys] if has_labels else [None] * len(keys)
+    groups = [key[1] if pairs else None for key in keys]
+    names = [
+        ", ".join(str(part) for part in (label, group) if part is not None)
+        for label, group in zip(labels, groups, strict=True)
+    ]
+    table = pd.DataFrame(records)
+    cell = table["cell"].to_numpy()
+
+    def of(values: list[Any], whole: Any) -> pd.Series:
+        column = [whole if k < 0 else values[k] for k in cell]
+        return pd.Series(column, index=table.index, dtype=object)
+
+    table["cell"] = of([name or "all rows" for name in names], "all")
+    table.insert(3, "label", of(labels, None))
+    table.insert(4, "group", of(groups, None))
+    return table
+
+
+def _summary(runs: pd.DataFrame, quantiles: tuple[float, float]) -> pd.DataFrame:
+    """Summarise every measure over loops, for each generation and cell."""
+    import pandas as pd
+
+    rows = []
+    for (generation, cell), part in runs.groupby(["generation", "cell"], sort=False):
+        first = {"generation": generation, "cell": cell}
+        first |= {name: part[name].iloc[0] for name in ("label", "group")}
+        for name in MEASURES:
+            values = part[name].to_numpy(dtype=np.float64)
+            rows.append(first | {"measure": name} | _over_loops(values, quantiles))
+    return pd.DataFrame(rows)
+
+
+def _over_loops(values: Any, quantiles: tuple[float, float]) -> dict[str, float]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {"median": np.nan, "low": np.nan, "high": np.nan, "mean": np.nan, "n_seeds": 0}
+    # Values that occur, not between two of them: a share ratio may be infinite.
+    low, high = np.quantile(known, quantiles, method="inverted_cdf")
+    middle = {"median": float(np.median(known)), "low": float(low), "high": float(high)}
+    return middle | {"mean": float(known.mean()), "n_seeds": len(known)}

@@ -1,0 +1,17 @@
+"""Hypernetworks that emit small generators, and the generators that they can emit."""
+
+from __future__ import annotations
+
+from ._emittable import Generator
+from ._gaussian import GaussianGenerator, MixtureGenerator
+from ._generator import HyperGenerator
+from ._vae import ImageVAE, TableVAE
+
+__all__ = [
+    "GaussianGenerator",
+    "Generator",
+    "HyperGenerator",
+    "ImageVAE",
+    "MixtureGenerator",
+    "TableVAE",
+]

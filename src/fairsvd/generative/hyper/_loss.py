@@ -1,0 +1,161 @@
+"""What a hypernetwork is trained by: likelihood, and agreement with what its own samples give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._emittable import Generator, draw_rows, natural_form, row_nll
+from ._network import Emission, HyperNetwork, normalised
+
+__all__ = ["HyperLoss", "mean_nll", "pairs_gap", "squared_gap"]
+
+# Floor of a tensor's scale, a share of one unit of the table per entry: what is near zero in
+# all data sets would else weigh without bound.
+SCALE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class HyperLoss:
+    """Loss of a batch of data sets: -log p + weight * autophagy penalty.
+
+    Attributes
+    ----------
+    network : HyperNetwork
+    generator : Generator
+    weight : float
+        Of the penalty; 0: plain likelihood, and nothing is drawn for the penalty.
+    n_draws : int
+        Synthetic data sets for each real one.
+    penalty : {"pairs", "detached", "through"}
+        See :class:`fairsvd.HyperGenerator`.
+    rng : torch.Generator
+        Of all noise.
+    """
+
+    network: HyperNetwork
+    generator: Generator
+    weight: float
+    n_draws: int
+    penalty: str
+    rng: torch.Generator
+
+    def __call__(self, sets: Tensor) -> Tensor:
+        """Compute the loss of data sets (n_sets, n, ...), a scalar."""
+        emission = self.network(sets)
+        loss = mean_nll(self.generator, emission, sets, self._noise(*sets.shape[:2]))
+        if self.weight == 0:
+            return loss
+        return loss + self.weight * self._penalty(emission, sets)
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, self.generator.noise_size, generator=self.rng)
+
+    def _penalty(self, emission: Emission, sets: Tensor) -> Tensor:
+        through = self.penalty == "through"
+        target = self._natural(emission)
+        with torch.set_grad_enabled(through):
+            drawn = self._drawn(emission, sets)
+        if not bool(drawn.isfinite().all()):
+            # Whoever trains is told by the loss; moments of such rows could not be factored.
+            return drawn.new_tensor(torch.nan)
+        again = self._natural(self.network(drawn))
+        again = {k: v.unflatten(0, (len(sets), self.n_draws)) for k, v in again.items()}
+        if through:
+            return squared_gap(target, again, scaled=False)
+        target = {name: tensor.detach() for name, tensor in target.items()}
+        if self.penalty == "pairs":
+            return pairs_gap(target, again)
+        return squared_gap(target, again, scaled=True)
+
+    def _natural(self, emission: Emission) -> dict[str, Tensor]:
+        return natural_form(self.generator, *emission)
+
+    def _drawn(self, emission: Emission, sets: Tensor) -> Tensor:
+        """Draw ``n_draws`` data sets of the same size from each emitted generator."""
+        n_sets, n = sets.shape[:2]
+        noise = self._noise(n_sets, self.n_draws * n)
+        rows = emission.restored(draw_rows(self.generator, emission.weights, noise))
+        return rows.reshape(n_sets * self.n_draws, n, *sets.shape[2:])
+
+
+def mean_nll(generator: Generator, emission: Emission, sets: Tensor, noise: Tensor) -> Tensor:
+    """Average -log p of rows under their set's generator, per number of a row.
+
+    Parameters
+    ----------
+    generator : Generator
+    emission : Emission
+        For the same sets.
+    sets : Tensor of shape (n_sets, n, ...)
+        In units of the table.
+    noise : Tensor of shape (n_sets, n, noise_size)
+
+    Returns
+    -------
+    nll : Tensor, a scalar
+        In nats a number, so that the penalty weighs as much in a table of any width.
+    """
+    rows = normalised(sets, emission.location, emission.factor)
+    nll = row_nll(generator, emission.weights, rows, noise).mean()
+    if emission.factor is not None:
+        nll = nll + emission.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).mean()
+    return nll / sets[0, 0].numel()
+
+
+def squared_gap(
+    target: Mapping[str, Tensor], again: Mapping[str, Tensor], *, scaled: bool
+) -> Tensor:
+    """Compare generators with the average of what their samples give, squared.
+
+    Parameters
+    ----------
+    target : mapping of str to Tensor of shape (n_sets, ...)
+    again : mapping of str to Tensor of shape (n_sets, n_draws, ...)
+    scaled : bool
+        Average over tensors of the gap relative to the tensor's size; else the plain sum.
+
+    Returns
+    -------
+    gap : Tensor, a scalar
+    """
+    gaps = []
+    for name, wanted in target.items():
+        gap = (wanted - again[name].mean(dim=1)).flatten(1).square().sum(1)
+        gaps.append(gap.mean() / (_scale(wanted) if scaled else 1))
+    return torch.stack(gaps).mean() if scaled else torch.stack(gaps).sum()
+
+
+def pairs_gap(target: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Tensor:
+    """Compare generators with the expectation of what their samples give, squared, scaled.
+
+    The average over pairs of different draws, (target - a) (target - b), has the expectation of
+    (target - E a)^2: no bias from the number of draws, other than the square of an average has.
+    It may be below 0.
+
+    Parameters
+    ----------
+    target : mapping of str to Tensor of shape (n_sets, ...)
+    again : mapping of str to Tensor of shape (n_sets, n_draws, ...)
+        At least two draws.
+
+    Returns
+    -------
+    gap : Tensor, a scalar
+    """
+    gaps = []
+    for name, wanted in target.items():
+        each = (wanted[:, None] - again[name]).flatten(2)
+        n_draws = each.shape[1]
+        both = each.sum(1).square().sum(-1) - each.square().sum((1, 2))
+        gaps.append(both.mean() / (n_draws * (n_draws - 1)) / _scale(wanted))
+    return torch.stack(gaps).mean()
+
+
+def _scale(wanted: Tensor) -> Tensor:
+    """Average squared size of a tensor over data sets; no gradient passes."""
+    flat = wanted.detach().flatten(1)
+    return flat.square().sum(1).mean() + SCALE_FLOOR * flat.shape[1]

@@ -1,0 +1,199 @@
+"""What a sampler got: rows, labels, groups, and the cells that they make."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from ...exceptions import GroupError, MissingSensitiveFeaturesWarning
+from ...groups import encode_groups, find_sensitive, is_frame
+from ..cells import label_codes, make_codec, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SamplerData", "carried_columns", "carrier_rows", "read_sampler_inputs"]
+
+
+@dataclass(frozen=True)
+class SamplerData:
+    """Arguments of ``fit_resample``, read.
+
+    Attributes
+    ----------
+    X : DataFrame or ndarray
+    y : array-like
+        As it came, or an array.
+    sensitive : DataFrame or None
+        A column for each sensitive attribute, as it came.
+    source : str or None
+        Where the sensitive attributes were found.
+    labels, groups : list
+        Those that occur; one nameless group where there are none.
+    y_codes, group_codes : ndarray of shape (n,), int64
+        The group is -1 where it is missing and ignored.
+    lists : tuple of bool
+        Whether X and y came as lists.
+    """
+
+    X: Any
+    y: Any
+    sensitive: pd.DataFrame | None
+    source: str | None
+    labels: list[Any]
+    groups: list[Any]
+    y_codes: NDArray[np.int64]
+    group_codes: NDArray[np.int64]
+    lists: tuple[bool, bool]
+
+    @property
+    def keys(self) -> list[Any]:
+        """Every (label, group) pair, also those without rows; labels where there are no groups."""
+        if self.sensitive is None:
+            return list(self.labels)
+        return [(label, group) for label in self.labels for group in self.groups]
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Position of every row's cell in ``keys``; -1 without a group."""
+        n_groups = len(self.groups)
+        return np.where(self.group_codes < 0, -1, self.y_codes * n_groups + self.group_codes)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Count the rows of every cell, shape (n_labels, n_groups)."""
+        known = self.cells[self.cells >= 0]
+        table = np.bincount(known, minlength=len(self.keys))
+        return table.reshape(len(self.labels), len(self.groups))
+
+    def by_cell(self, table: NDArray[np.int64]) -> dict[Any, int]:
+        """Write a table of cells as a dict."""
+        return dict(zip(self.keys, table.reshape(-1).tolist(), strict=True))
+
+
+def read_sampler_inputs(
+    X: Any, y: Any, sensitive_features: Any, columns: Any, missing: str
+) -> SamplerData:
+    """Read and check what ``fit_resample`` got.
+
+    Raises
+    ------
+    ValueError
+        X or y cannot be used, their lengths differ, or there is one class only.
+    GroupError
+        The groups cannot be used, or there is one only.
+    """
+    lists, read = (isinstance(X, list), isinstance(y, list)), read_rows(X)
+    if y is None:
+        raise ValueError(
+            "CellSampler requires y to be passed, but the target y is None: cells are made of "
+            "labels and groups."
+        )
+    y = y if hasattr(y, "iloc") or not isinstance(y, (list, tuple)) else np.asarray(y)
+    check_classification_targets(y)
+    if len(y) != len(read):
+        raise ValueError(f"X has {len(read)} rows but y has {len(y)}: pass one label a row.")
+    labels, y_codes = label_codes(column_or_1d(y))
+    if len(labels) < 2:
+        raise ValueError(f"y holds one class only ({labels}): there is nothing to balance.")
+    source = None
+    if sensitive_features is not None:
+        source, sensitive = "sensitive_features", _table_of(sensitive_features)
+    elif columns is not None:
+        source, sensitive = _located(read, y, columns)
+    else:
+        _warn_missing()
+        codes = np.zeros(len(read), dtype=np.int64)
+        return SamplerData(read, y, None, None, labels, [None], y_codes, codes, lists)
+    groups = encode_groups(sensitive, len(read), missing=missing)
+    if len(groups.labels) < 2:
+        raise GroupError(
+            f"sensitive_features hold one group only ({list(groups.labels)}): pass an attribute "
+            "with two values or more, or none at all to balance the classes."
+        )
+    return SamplerData(
+        read, y, sensitive, source, labels, list(groups.labels), y_codes, groups.codes, lists
+    )
+
+
+def _warn_missing() -> None:
+    warnings.warn(
+        "fit_resample got no sensitive_features (and sensitive_columns is None): cells are the "
+        "classes alone. Pass sensitive_features=, or name columns of X or index levels of y in "
+        "sensitive_columns=.",
+        MissingSensitiveFeaturesWarning,
+        stacklevel=5,
+    )
+
+
+def _table_of(sensitive_features: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    if is_frame(sensitive_features):
+        return sensitive_features.reset_index(drop=True)
+    if hasattr(sensitive_features, "iloc"):
+        name = sensitive_features.name
+        named = sensitive_features.rename("sensitive_feature" if name is None else name)
+        return named.reset_index(drop=True).to_frame()
+    values = sensitive_features
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
+    if array.ndim not in (1, 2):
+        raise GroupError(
+            f"sensitive_features has the shape {array.shape}: pass one value a row, or a column "
+            "for each attribute."
+        )
+    names = ["sensitive_feature"]
+    if array.ndim == 2 and array.shape[1] > 1:
+        names = [f"sensitive_feature_{k}" for k in range(array.shape[1])]
+    return pd.DataFrame(array.reshape(len(array), -1), columns=names).infer_objects()
+
+
+def _located(X: Any, y: Any, columns: Any) -> tuple[str, pd.DataFrame]:
+    import pandas as pd
+
+    found = find_sensitive(X, y, columns)
+    table = pd.DataFrame(found.values, columns=list(found.names)).infer_objects()
+    return found.source, table
+
+
+def carried_columns(data: SamplerData) -> set[int]:
+    """Find the columns of X that the group determines, the sensitive ones among them.
+
+    Such a column must not be generated: a row of the group F with "M" in its column of sexes
+    would be of no group at all.
+    """
+    if data.X.ndim == 4 or data.sensitive is None:
+        return set()
+    codec = make_codec(data.X)
+    known = data.group_codes >= 0
+    order = np.argsort(data.group_codes[known], kind="stable")
+    starts = np.flatnonzero(np.diff(data.group_codes[known][order], prepend=-1))
+    # A number that no column holds stands for missing ones, so that they count as a value.
+    numbers = codec.encoded.numbers[known][order]
+    fixed = []
+    for block in (np.nan_to_num(numbers, nan=np.inf), codec.encoded.codes[known][order]):
+        if block.shape[1]:
+            low, high = np.minimum.reduceat(block, starts), np.maximum.reduceat(block, starts)
+            fixed.append((low == high).all(axis=0))
+        else:
+            fixed.append(np.zeros(0, dtype=bool))
+    places = iter(fixed[0]), iter(fixed[1])
+    return {k for k, c in enumerate(codec.columns) if next(places[int(c.kind == "category")])}
+
+
+def carrier_rows(
+    data: SamplerData, drawn: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw a real row of the cell for each synthetic one, cell by cell."""
+    rows = [
+        rng.choice(np.flatnonzero(data.cells == cell), size=n)
+        for cell, n in enumerate(drawn.reshape(-1))
+        if n
+    ]
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)

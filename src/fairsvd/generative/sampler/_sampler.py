@@ -1,0 +1,276 @@
+"""CellSampler: synthetic rows that balance (label, group) cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin
+from sklearn.utils.validation import validate_data
+
+from ..._rng import resolve_seed, stage_rng
+from ...base import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
+from ..cells import as_array, columns, take
+from ._data import SamplerData, carried_columns, carrier_rows, read_sampler_inputs
+from ._draw import NAMED, Request, draw_cells, fresh_generator
+from ._result import assembled
+from ._strategy import MODES, STRATEGIES, check_sources, rows_to_draw
+
+__all__ = ["CellSampler"]
+
+
+class CellSampler(OneToOneFeatureMixin, BaseEstimator):
+    """Balance the cells of label and group by synthetic rows.
+
+    A sampler with imbalanced-learn's interface, which need not be installed: its ``Pipeline``
+    resamples in ``fit`` only, so that predictions and scores are on real rows. Takes tables of
+    any column types, missing values included, and images (n, C, H, W).
+
+    Parameters
+    ----------
+    sampling_strategy : {"joint", "parity", "group", "match"}, dict or callable, default="joint"
+        How many rows a cell (label y, group s) is to have; n(.) counts real rows, n all of them.
+
+        - "joint": as many as the largest cell has, in every cell. Labels and groups are balanced.
+        - "parity": proportional to n(y) n(s), as many as n in all. Label and group become
+          independent and keep their own shares. With ``mode="augment"`` the table is scaled up
+          until no cell has to lose a row.
+        - "group": every group has as many rows as the largest one, and keeps its own share of
+          each label.
+        - "match": as many as now. With ``mode="replace"``, a synthetic copy of the data with the
+          same imbalance; with "augment" nothing is added.
+        - dict: ``(label, group) -> rows``, ``label -> rows`` without groups; a group is a tuple
+          where there are several attributes. Cells that are not named have their present rows.
+        - callable: gets the dict of present rows and returns such a dict.
+    mode : {"augment", "replace", "mix"}, default="augment"
+        "augment": all real rows stay, unchanged and first; what a cell lacks is added.
+        "replace": synthetic rows only, as many as the strategy wants.
+        "mix": all real rows, and beside them ``mix_ratio`` as many synthetic ones, divided up in
+        the strategy's proportions (a dict or callable gives their numbers).
+    generator : {"copula", "smoothed", "smote", "hyper"} or object, default="copula"
+        What draws the rows of a cell: :class:`CopulaGenerator`, :class:`SmoothedGenerator`,
+        :class:`SmoteGenerator`, :class:`HyperGenerator`, or an object. One whose ``sample``
+        takes ``conditions`` is fitted once, by ``fit(X, y, sensitive_features=...)``, and asked
+        for ``sample(n, conditions=cells)`` with n cells as in ``sampling_strategy``'s keys. Any
+        other with ``fit(X)`` and ``sample(n)``, such as scikit-learn's GaussianMixture, is fitted
+        on every cell apart. It is copied first.
+    sensitive_columns : str, int or list of these, optional
+        Columns of X, or levels of the index of X or y, that hold the groups.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        Rows without a group: an error; rows that count for no cell, kept where real rows are; or
+        a group of their own, called "missing".
+    min_cell_size : int >= 1, default=10
+        Real rows that a cell must have before synthetic ones are drawn of it. An empty cell
+        cannot be filled whatever this is.
+    mix_ratio : float > 0, default=1.0
+        Synthetic rows for each real one under ``mode="mix"``.
+    random_state : int, RandomState instance or None, default=None
+        Equal seeds give equal rows.
+
+    Attributes
+    ----------
+    sampling_strategy_ : dict
+        Cell -> rows in the result.
+    cell_counts_ : dict
+        Cell -> real rows.
+    classes_ : ndarray of shape (n_classes,)
+    groups_ : list
+        Group labels; tuples for intersections; empty without groups.
+    sensitive_source_ : str or None
+        Where the groups were found.
+    sensitive_features_ : Series, DataFrame or None
+        The groups of the rows of the result, in their order.
+    is_synthetic_ : ndarray of shape (n_rows,), bool
+        Which rows of the result are synthetic.
+    generator_ : object, dict or None
+        The fitted generator; cell -> generator where each has its own; None if nothing was drawn.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    Zhao et al. (2025), :arxiv:`2503.05665`: "joint" with "replace" is their balanced set,
+    "match" with "replace" their biased one, "augment" their data repairing, "mix" their real +
+    synthetic. A classifier can learn to tell synthetic from real rows, and thereby the cells that
+    were filled: compare with resampling the real rows.
+
+    imbalanced-learn's Pipeline resamples X and y, no metadata. So y comes back as a Series whose
+    index carries the groups under their names, and an editor behind the sampler is given
+    ``sensitive_columns=``. Without metadata routing the sampler finds the groups through
+    ``sensitive_columns`` too. With it, ``sensitive_features`` passed to ``cross_validate`` or
+    ``fit`` reaches the sampler without more ado, and the editor has to decline it, since it is as
+    long as the data before resampling: ``editor.set_fit_request(sensitive_features=False)``.
+
+    Columns of X that the group determines (the attribute itself, its one-hot form) are those of
+    a real row of the cell, never generated. Without groups the cells are the classes, with a
+    warning. y keeps its container then; X keeps its own always, with the columns and dtypes that
+    came. A DataFrame gets a new index 0, 1, ..., unless its index held the groups: then it holds
+    the new ones. Synthetic rows come after the real ones, in random order.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from fairsvd import CellSampler
+    >>> rng = np.random.default_rng(0)
+    >>> X = pd.DataFrame({"age": rng.integers(18, 90, 200), "job": rng.choice(["a", "b"], 200)})
+    >>> y, sex = rng.integers(0, 2, 200), rng.choice(["F", "M"], 200, p=[0.2, 0.8])
+    >>> sampler = CellSampler(random_state=0)
+    >>> X_res, y_res = sampler.fit_resample(X, y, sensitive_features=pd.Series(sex, name="sex"))
+    >>> sorted(set(y_res.groupby([y_res, y_res.index]).size()))
+    [82]
+    """
+
+    _estimator_type = "sampler"  # imbalanced-learn looks for it
+
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
+    __metadata_request__fit_resample: ClassVar[dict[str, bool]] = {"sensitive_features": True}
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "sampling_strategy": [StrOptions(set(STRATEGIES)), Mapping, callable],
+        "mode": [StrOptions(set(MODES))],
+        "generator": [StrOptions(set(NAMED)), HasMethods(["fit", "sample"])],
+        "sensitive_columns": SHARED_CONSTRAINTS["sensitive_columns"],
+        "missing_group": SHARED_CONSTRAINTS["missing_group"],
+        "min_cell_size": [positive_int()],
+        "mix_ratio": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        sampling_strategy: str | Mapping[Any, int] | Callable[..., Any] = "joint",
+        mode: str = "augment",
+        generator: Any = "copula",
+        sensitive_columns: Any = None,
+        missing_group: str = "raise",
+        min_cell_size: int = 10,
+        mix_ratio: float = 1.0,
+        random_state: Any = None,
+    ) -> None:
+        self.sampling_strategy = sampling_strategy
+        self.mode = mode
+        self.generator = generator
+        self.sensitive_columns = sensitive_columns
+        self.missing_group = missing_group
+        self.min_cell_size = min_cell_size
+        self.mix_ratio = mix_ratio
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
+        """Check the data and find out how many rows each cell would get; draw none.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
+        y : array-like of shape (n,)
+        sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
+            All as in :meth:`fit_resample`.
+
+        Returns
+        -------
+        self : object
+        """
+        data, drawn, _ = self._planned(X, y, sensitive_features)
+        self._keep(data, drawn)
+        return self
+
+    def fit_resample(self, X: Any, y: Any, *, sensitive_features: Any = None) -> tuple[Any, Any]:
+        """Resample the data.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
+            Any column types; None, NaN and NA are missing. Dense.
+        y : array-like of shape (n,)
+            Two classes or more, any labels. Its index may hold the groups.
+        sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
+            Groups, any labels; several columns are intersected. None: looked up in
+            ``sensitive_columns``, else the classes alone are balanced, with a warning.
+
+        Returns
+        -------
+        X_res : as X
+        y_res : Series (DataFrame if y is one)
+            With the groups in its index; without groups, as y.
+
+        Raises
+        ------
+        ValueError
+            For each kind of bad input, naming the argument and what to do; GroupError where a
+            cell is too small to draw from.
+        """
+        data, drawn, seed = self._planned(X, y, sensitive_features)
+        rng = stage_rng(seed, "sample")
+        real = np.arange(0 if self.mode == "replace" else len(data.X))
+        carriers = carrier_rows(data, drawn, rng)
+        generator, generated, positions = self._generated(data, drawn, rng)
+        # The generator's rows come cell by cell, as the carriers do: one order mixes both.
+        order = rng.permutation(len(carriers))
+        generated = None if generated is None else take(generated, order)
+        X, y, groups = assembled(data, real, carriers[order], generated, positions)
+        self._keep(data, drawn)
+        self.generator_ = generator
+        self.sensitive_features_ = groups
+        self.is_synthetic_ = np.arange(len(real) + len(carriers)) >= len(real)
+        return X, y
+
+    def _planned(
+        self, X: Any, y: Any, sensitive_features: Any
+    ) -> tuple[SamplerData, NDArray[np.int64], int]:
+        """Read the data and count the rows that are to be drawn of every cell."""
+        self._validate_params()
+        data = read_sampler_inputs(
+            X, y, sensitive_features, self.sensitive_columns, self.missing_group
+        )
+        counts, keys = data.counts(), data.keys
+        drawn = rows_to_draw(self.sampling_strategy, self.mode, float(self.mix_ratio), counts, keys)
+        check_sources(drawn, counts, keys, self.min_cell_size)
+        return data, drawn, resolve_seed(self.random_state)
+
+    def _keep(self, data: SamplerData, drawn: NDArray[np.int64]) -> None:
+        validate_data(self, data.X, skip_check_array=True)
+        kept = 0 if self.mode == "replace" else data.counts()
+        self.sampling_strategy_ = data.by_cell(drawn + kept)
+        self.cell_counts_ = data.by_cell(data.counts())
+        self.classes_ = as_array(data.labels)
+        self.groups_ = [] if data.sensitive is None else data.groups
+        self.sensitive_source_ = data.source
+
+    def _generated(
+        self, data: SamplerData, drawn: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Any, Any, list[int]]:
+        """Draw the columns that the group does not determine: generator, rows and positions."""
+        seed = int(rng.integers(2**31 - 1))
+        carried = carried_columns(data)
+        positions = [k for k in range(data.X.shape[1]) if k not in carried]
+        if not drawn.any() or not positions:
+            return None, None, positions
+        known = np.flatnonzero(data.cells >= 0)
+        groups = None
+        if data.sensitive is not None:
+            groups = as_array(data.groups)[data.group_codes[known]]
+        request = Request(
+            X=take(data.X if data.X.ndim == 4 else columns(data.X, positions), known),
+            y=as_array(data.labels)[data.y_codes[known]],
+            groups=groups,
+            cells=data.cells[known],
+            drawn=drawn.reshape(-1),
+            keys=data.keys,
+        )
+        generator, rows = draw_cells(fresh_generator(self.generator, seed), request, seed)
+        return generator, rows, positions
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn what the sampler takes."""
+        tags: Any = super().__sklearn_tags__()
+        tags.estimator_type = "sampler"
+        tags.target_tags.required = True
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        tags.transformer_tags = None
+        return tags

@@ -1,0 +1,38 @@
+"""The privileged group: the one that the untouched network serves best."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import EditData
+from ..objective import count_table, shifted
+
+__all__ = ["find_privileged", "privileged_group"]
+
+
+def find_privileged(data: EditData) -> int | None:
+    """Find the privileged group on the judged rows, untouched network; None without groups."""
+    if not data.has_groups:
+        return None
+    judge = data.judge
+    predicted = shifted(data.untouched, data.margin).argmax(dim=1).numpy()
+    return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
+
+
+def privileged_group(
+    y: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int
+) -> int:
+    """Find the group whose mean recall over the classes leads most over the rest pooled."""
+    counts = count_table(y, predicted, groups, 1 + max(y.max(), predicted.max()), n_groups)
+    right, total = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
+    leads = _recall(right, total) - _recall(right.sum(axis=0) - right, total.sum(axis=0) - total)
+    return int(np.nanargmax(leads)) if np.isfinite(leads).any() else 0
+
+
+def _recall(right: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean recall over the classes that have rows, for counts (n_groups, n_classes)."""
+    seen = total > 0
+    rates = np.divide(right, total, out=np.zeros(total.shape), where=seen)
+    sums, n_seen = rates.sum(axis=1), seen.sum(axis=1)
+    return np.divide(sums, n_seen, out=np.full(len(sums), np.nan), where=n_seen > 0)

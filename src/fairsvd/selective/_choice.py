@@ -1,0 +1,81 @@
+"""Where candidates are judged: on real rows whose groups are known, else on synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..arrays import LabelledRows
+from ..base import Candidate, EditData
+from ..objective import Constraint, Judge, Verdict, make_judge
+from ..phases import judged_state
+
+__all__ = ["Choice", "synthetic_judge"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Judges states of a module.
+
+    Attributes
+    ----------
+    data : EditData
+        The real rows, with the judge that every editor has.
+    held : LabelledRows or None
+        Synthetic rows that nothing is tuned on; None: the real rows' own judge speaks.
+    judge : Judge or None
+        Of ``held``.
+    """
+
+    data: EditData
+    held: LabelledRows | None = None
+    judge: Judge | None = None
+
+    def __call__(
+        self,
+        module: nn.Module,
+        state: Mapping[str, Tensor],
+        params: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+    ) -> Candidate:
+        """Judge a state and pack it."""
+        if self.held is None or self.judge is None:
+            return judged_state(module, self.data, state, params, attributes)
+        logits = self.data.logits(module, state)
+        verdict = self.judge(self.data.logits(module, state, self.held.X))
+        verdict = self._placed(verdict, logits)
+        return Candidate(state, params, attributes, verdict=verdict, logits=logits)
+
+    def _placed(self, verdict: Verdict, logits: Tensor) -> Verdict:
+        """Take the threshold from the real rows, and turn down what is of too little use there.
+
+        Their labels are known: a threshold from the synthetic rows would carry over how these
+        are shifted.
+        """
+        real = self.data.judge.for_utility(logits)
+        verdict = replace(verdict, margin=real.margin)
+        if real.utility >= self.data.judge.floor:
+            return verdict
+        return replace(verdict, feasible=False, value=-np.inf)
+
+
+def synthetic_judge(
+    held: LabelledRows, logits: Tensor, n_classes: int, n_groups: int, constraint: Constraint
+) -> Judge:
+    """Make a judge of synthetic rows, its floor set by the untouched network.
+
+    Parameters
+    ----------
+    held : LabelledRows
+    logits : Tensor of shape (n_held, n_classes)
+        Of the untouched network.
+    n_classes, n_groups : int
+    constraint : Constraint
+    """
+    y, groups = held.y.numpy(), held.groups.numpy()
+    parts = np.zeros(len(y), dtype=np.int64)
+    return make_judge(y, groups, parts, n_classes, n_groups, constraint).against(logits)

@@ -1,0 +1,80 @@
+"""Synthetic rows from a generator that is fitted on the editing rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..arrays import LabelledRows, as_batches
+from ..base import EditData
+from ..generative.sampler import Request, draw_cells, fresh_generator
+
+__all__ = ["generated_rows"]
+
+# What the rows that a generator is fitted on may take, and those that it makes.
+MOST_BYTES = 2**28
+
+
+def generated_rows(
+    generator: Any, data: EditData, n_per_cell: int | None, seed: np.random.SeedSequence
+) -> LabelledRows:
+    """Fit a generator on the editing rows and draw equally many rows of every cell that occurs.
+
+    Parameters
+    ----------
+    generator : str or object
+        As the editor's parameter.
+    data : EditData
+    n_per_cell : int or None
+        None: as many as the largest cell has, within 256 MB.
+    seed : numpy.random.SeedSequence
+
+    Returns
+    -------
+    rows : LabelledRows
+    """
+    rng = np.random.default_rng(seed)
+    rows = data.editing
+    row_bytes = math.prod(rows.X.item_shape) * rows.X.dtype.itemsize
+    most = max(2, MOST_BYTES // max(1, row_bytes))
+    cells = (rows.y * data.n_groups + rows.groups).numpy()
+    present, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    chosen = _within(place, counts, most, rng)
+    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).numpy()
+    n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
+    classes, groups = present // data.n_groups, present % data.n_groups
+    keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
+    if isinstance(generator, str) and generator == "auto":
+        generator = "copula" if X.ndim == 2 else "smoothed"
+    number = int(rng.integers(2**31 - 1))
+    request = Request(
+        X=X,
+        y=rows.y.numpy()[chosen],
+        groups=rows.groups.numpy()[chosen] if data.has_groups else None,
+        cells=place[chosen],
+        drawn=np.full(len(present), n_each),
+        keys=keys if data.has_groups else classes.tolist(),
+    )
+    _, drawn = draw_cells(fresh_generator(generator, number), request, number)
+    return LabelledRows(
+        as_batches(np.ascontiguousarray(drawn)),
+        torch.as_tensor(np.repeat(classes, n_each)),
+        torch.as_tensor(np.repeat(groups, n_each)),
+    )
+
+
+def _within(
+    place: NDArray[np.int64], counts: NDArray[np.int64], most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Choose rows that memory has room for: an equal number of every cell that is too large."""
+    if len(place) <= most:
+        return np.arange(len(place))
+    limit = max(1, most // len(counts))
+    order = rng.permutation(len(place))
+    order = order[np.argsort(place[order], kind="stable")]
+    number = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[number < limit])

@@ -1,0 +1,150 @@
+"""Fine-tuning of the parameters that a mask lets move, on synthetic rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from .._rng import one_torch_thread
+from ..base import Candidate, EditData
+from ..objective import Constraint
+from ..phases import Best, lighten, loss_of, stratified
+from ..training import Batch, tune
+from ._choice import Choice
+
+__all__ = ["Optimizer", "Path", "run_path"]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How parameters move.
+
+    Attributes
+    ----------
+    name : {"adam", "sgd"}
+    learning_rate, momentum, weight_decay : float
+    n_steps, every : int
+        Updates, and updates between two candidates.
+    """
+
+    name: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    n_steps: int
+    every: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """One mask's way, self-contained so that it can run anywhere.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Not shared with another path, its parameters frozen.
+    rows : EditData
+        Its editing rows are the synthetic ones; its margin is where the loss is taken.
+    choice : Choice
+        Judges candidates.
+    constraint : Constraint
+    masks : dict of parameter name to boolean Tensor
+        True where a parameter may move; parameters that are left out stay.
+    optimizer : Optimizer
+    freeze_norm_stats : bool
+        False: normalisation runs on the batches and its running statistics follow them.
+    record : dict
+        For ``history_``.
+    attributes : dict
+        Fitted attributes should a candidate of this path be chosen.
+    seed : numpy.random.SeedSequence
+    """
+
+    module: nn.Module
+    rows: EditData
+    choice: Choice
+    constraint: Constraint
+    masks: dict[str, Tensor]
+    optimizer: Optimizer
+    freeze_norm_stats: bool
+    record: dict[str, Any]
+    attributes: dict[str, Any]
+    seed: np.random.SeedSequence
+
+    def loss(self, state: Mapping[str, Tensor]) -> Callable[[Batch], Tensor]:
+        """Make the loss of a batch; the tensors of the state may change between two."""
+        settings = {"margin": self.rows.margin, "tradeoff": 0.0}
+        plain = loss_of(self.module, self.rows, self.constraint, lambda: state, **settings)
+        layers = [] if self.freeze_norm_stats else _norm_layers(self.module)
+
+        def of_batch(batch: Batch) -> Tensor:
+            for layer in layers:
+                layer.train()
+            try:
+                return plain(batch)
+            finally:
+                for layer in layers:
+                    layer.eval()
+
+        return of_batch
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Copy the running statistics, where they are to move."""
+        if self.freeze_norm_stats:
+            return {}
+        own = set(map(id, _norm_layers(self.module)))
+        return {
+            f"{name}.{key}" if name else key: value.detach().clone()
+            for name, layer in self.module.named_modules()
+            if id(layer) in own
+            for key, value in layer.named_buffers(recurse=False)
+        }
+
+
+def _norm_layers(module: nn.Module) -> list[nn.Module]:
+    """List the layers that keep statistics of the batches they have seen."""
+    return [m for m in module.modules() if getattr(m, "running_mean", None) is not None]
+
+
+def run_path(path: Path) -> Iterator[Candidate]:
+    """Tune what the mask lets move.
+
+    Yields
+    ------
+    candidate : Candidate
+        Its state is left out where an earlier one of the path ranks at least as high, so that
+        memory holds few networks.
+    """
+    current = dict(path.module.named_parameters())
+    names = [name for name, mask in path.masks.items() if bool(mask.any())]
+    leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
+    if not leaves or not path.optimizer.n_steps:
+        return
+    statistics, best = path.statistics(), Best[dict[str, Tensor]]()
+    moving = {**leaves, **statistics}
+    with one_torch_thread():
+        steps = tune(
+            path.loss(moving),
+            list(leaves.values()),
+            stratified(path.rows, "cells", np.random.default_rng(path.seed)),
+            n_steps=path.optimizer.n_steps,
+            learning_rate=path.optimizer.learning_rate,
+            every=path.optimizer.every,
+            optimizer=path.optimizer.name,
+            momentum=path.optimizer.momentum,
+            weight_decay=path.optimizer.weight_decay,
+            update_masks=[_partial(path.masks[name]) for name in names],
+        )
+        for step in steps:
+            state = {name: value.detach().clone() for name, value in moving.items()}
+            params = {**path.record, "stage": "tune", "step": step}
+            yield lighten(path.choice(path.module, state, params, path.attributes), best)
+
+
+def _partial(mask: Tensor) -> Tensor | None:
+    """Leave out a mask that lets everything move: its updates need no copy."""
+    return None if bool(mask.all()) else mask

@@ -1,0 +1,253 @@
+"""What a selective fit does, from its parameters, the real rows and the synthetic ones."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .._rng import torch_generator
+from ..arrays import LabelledRows
+from ..base import Candidate, EditData, split_rows
+from ..objective import Constraint
+from ._blocks import block_masks
+from ._choice import Choice, synthetic_judge
+from ._given import Given
+from ._path import Optimizer, Path
+from ._scores import (
+    Gradients,
+    count_of,
+    mean_gradients,
+    needed_count,
+    pooled,
+    random_order,
+    selected,
+)
+from ._shares import estimated_shares
+
+__all__ = ["KEEPS", "Plan"]
+
+# Shares that are tried: the best one differs from task to task, and nothing but a trial tells
+# where full fine-tuning is better. Between .5 and 1 there is little of either.
+KEEPS = (0.3, 0.5, 1.0)
+
+# Of the synthetic rows, where they choose and ``validation`` is no number; and the number of rows
+# at most, since every candidate runs on them.
+HELD, MOST_HELD = 0.25, 4000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resolves the parameters of an editor against a network and the rows.
+
+    Attributes
+    ----------
+    editor : SelectiveFineTuner
+        Gives the parameters.
+    module : nn.Module
+    data : EditData
+        The real rows.
+    constraint : Constraint
+    given : Given
+    synthetic : LabelledRows
+        All synthetic rows, every cell filled.
+    seeds : tuple of numpy.random.SeedSequence
+        For the rows held back, for random masks and for the paths.
+    """
+
+    editor: Any
+    module: nn.Module
+    data: EditData
+    constraint: Constraint
+    given: Given
+    synthetic: LabelledRows
+    seeds: tuple[np.random.SeedSequence, ...]
+
+    @property
+    def chooses_on_synthetic(self) -> bool:
+        """Tell whether the groups are known of synthetic rows only."""
+        return bool(self.given.group_labels) and not self.data.has_groups
+
+    @cached_property
+    def sides(self) -> tuple[LabelledRows, LabelledRows | None]:
+        """Split the synthetic rows into those to tune on and those to choose on."""
+        if not self.chooses_on_synthetic:
+            return self.synthetic, None
+        validation = self.editor.validation
+        share = HELD if hasattr(validation, "split") else float(validation)
+        rows, rng = self.synthetic, np.random.default_rng(self.seeds[0])
+        share = min(share, MOST_HELD / len(rows))
+        cells = (rows.y * self.given.n_groups + rows.groups).numpy()
+        tuned, held = split_rows(share, cells, rows.y.numpy(), rng)
+        return rows.subset(tuned), rows.subset(held)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What judges candidates."""
+        held = self.sides[1]
+        if held is None:
+            return Choice(self.data)
+        # The cells are as large as somebody made them: each one counts alike.
+        own = self.constraint
+        if isinstance(self.editor.utility, str) and self.editor.utility == "auto":
+            own = replace(own, utility="cell_balanced_accuracy")
+        logits = self.data.logits(self.module, {}, held.X)
+        judge = synthetic_judge(held, logits, self.data.n_classes, self.given.n_groups, own)
+        return Choice(self.data, held, judge)
+
+    @cached_property
+    def rows(self) -> EditData:
+        """The synthetic rows to tune on, as a tuning takes them."""
+        return replace(
+            self.data,
+            editing=self.sides[0],
+            n_groups=self.given.n_groups,
+            group_labels=self.given.group_labels,
+        )
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64] | None:
+        """Share of every cell among the real rows; None where nobody asks for it."""
+        if self.given.shares is not None:
+            return self.given.shares
+        shape = self.data.n_classes, self.given.n_groups
+        if not self.chooses_on_synthetic:
+            real = self.data.editing
+            cells = real.y * shape[1] + real.groups
+            table = torch.bincount(cells, minlength=shape[0] * shape[1]).double()
+            return (table / table.sum()).reshape(shape).numpy()
+        if self.given.biased is not None:
+            return None
+        return estimated_shares(self.module, self.data, self.sides[0], shape[1], self.seeds[0])
+
+    def scores(self) -> tuple[Gradients, Gradients]:
+        """Absolute differences of mean gradients: real to synthetic, biased to balanced."""
+        data, real = self.data, self.data.editing
+        alike = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
+        (of_real,) = mean_gradients(self.module, data, real, [alike])
+        weights = [self._cell_weights(None)]
+        if self.given.biased is None:
+            weights.append(self._cell_weights(self.shares))
+        of_balanced, *rest = mean_gradients(self.module, data, self.sides[0], weights)
+        if self.given.biased is not None:
+            made = self.given.biased
+            alike = torch.full((len(made),), 1 / len(made), dtype=torch.float64)
+            rest = mean_gradients(self.module, data, made, [alike])
+        (of_biased,) = rest
+        domain = {name: (of_real[name] - of_biased[name]).abs() for name in of_real}
+        bias = {name: (of_biased[name] - of_balanced[name]).abs() for name in of_real}
+        return domain, bias
+
+    def _cell_weights(self, shares: NDArray[np.float64] | None) -> Tensor:
+        """Weigh synthetic rows so that cells have the given shares, or equal ones."""
+        rows, n_groups = self.sides[0], self.given.n_groups
+        cells = rows.y * n_groups + rows.groups
+        counts = torch.bincount(cells, minlength=self.data.n_classes * n_groups)
+        present = counts > 0
+        table = present.double() / present.sum()
+        if shares is not None:
+            table = torch.as_tensor(shares).flatten() * present
+            table = table / table.sum()
+        return (table / counts.clamp_min(1))[cells]
+
+    def masks(self) -> tuple[list[tuple[dict[str, Any], dict[str, Tensor]]], dict[str, Any]]:
+        """Make the masks to try, each with its record, and the scores they rest on."""
+        current = dict(self.module.named_parameters())
+        if self.editor.mask in ("all", "head", "blocks"):
+            made = block_masks(
+                self.module, self.editor.mask, self.editor.blocks, self.data.output_layer
+            )
+            return [(record, made_mask) for record, made_mask in made], {}
+        granularity = self.editor.granularity
+        domain, bias = (
+            {name: pooled(value, granularity) for name, value in part.items()}
+            for part in self.scores()
+        )
+        needed = needed_count(domain, bias)
+        order = needed
+        shapes = {name: value.shape for name, value in domain.items()}
+        if self.editor.mask == "random":
+            generator = torch_generator(np.random.default_rng(self.seeds[1]))
+            order = random_order(len(needed), generator).to(needed.device)
+        found = []
+        for keep in self._keeps():
+            count = count_of(keep, len(needed), granularity)
+            if self.editor.mask == "random":
+                # As many items as the measured mask has.
+                count = int((needed <= max(count, int(needed.min()))).sum())
+            found.append(({"keep": keep}, selected(order, count, shapes, current)))
+        kept = {}
+        if self.editor.store_scores:
+            kept = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
+        return found, kept
+
+    def _keeps(self) -> tuple[Any, ...]:
+        return KEEPS if self.editor.keep is None else (self.editor.keep,)
+
+    def attributes(
+        self, record: dict[str, Any], mask: dict[str, Tensor], kept: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Collect what is set should a candidate under this mask be chosen."""
+        made = {name: each.detach().cpu().clone() for name, each in mask.items()}
+        total = sum(each.numel() for each in made.values())
+        shares = self.shares if self.editor.mask in ("selective", "random") else None
+        return {
+            "masks_": made,
+            "masked_fraction_": {n: float(each.double().mean()) for n, each in made.items()},
+            "tuned_fraction_": sum(int(each.sum()) for each in made.values()) / max(1, total),
+            "keep_": record.get("keep"),
+            "block_": record.get("block"),
+            "chosen_on_": "synthetic rows" if self.chooses_on_synthetic else "real rows",
+            "synthetic_groups_": list(self.given.group_labels),
+            "cell_shares_": None if shares is None else self.given.as_shares(shares),
+            **kept,
+        }
+
+    def untouched(self, attributes: dict[str, Any]) -> Candidate:
+        """Make the first candidate; what the real rows say of it is known already."""
+        record = {"stage": "untouched"}
+        if not self.chooses_on_synthetic:
+            return Candidate({}, record, attributes)
+        return self.choice(self.module, {}, record, attributes)
+
+    def paths(
+        self, masks: list[tuple[dict[str, Any], dict[str, Tensor]]], kept: dict[str, Any]
+    ) -> list[Path]:
+        """Make a path for every mask."""
+        seeds = self.seeds[2].spawn(len(masks))
+        return [
+            Path(
+                # Parallel tasks must not share a module.
+                module=copy.deepcopy(self.module),
+                rows=self.rows,
+                choice=self.choice,
+                constraint=self.constraint,
+                masks=mask,
+                optimizer=self._optimizer(),
+                freeze_norm_stats=self.editor.freeze_norm_stats,
+                record=record,
+                attributes=self.attributes(record, mask, kept),
+                seed=seed,
+            )
+            for (record, mask), seed in zip(masks, seeds, strict=True)
+        ]
+
+    def _optimizer(self) -> Optimizer:
+        editor, n_rows = self.editor, len(self.rows.editing)
+        n_steps = editor.epochs * -(-n_rows // editor.batch_size)
+        if editor.epochs:
+            n_steps = max(n_steps, min(editor.min_steps, max(30, n_rows)))
+        return Optimizer(
+            name=editor.optimizer,
+            learning_rate=editor.learning_rate,
+            momentum=editor.momentum,
+            weight_decay=editor.weight_decay,
+            n_steps=n_steps,
+            every=max(1, n_steps // max(1, editor.epochs)),
+        )
