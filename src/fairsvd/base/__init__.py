@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from ._candidates import Candidate, EditData, edited_copy
 from ._choice import choose
 from ._editor import NetworkEditor
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
-from ._params import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
+from ._parameters import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    at_least_0,
+    fraction,
+    parameter,
+    positive,
+    positive_int,
+    with_parameters,
+)
 from ._prepare import Prepared, prepare
 from ._progress import progress_bar
+from ._registry import EDITORS, QUICK, register_editor
 from ._request import make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
+from ._task import Candidate, EditData, Task, apply_to_copy
 
 __all__ = [
-    "SHARED_CONSTRAINTS",
+    "EDITORS",
+    "QUICK",
     "Candidate",
     "EditData",
     "FitInputs",
@@ -23,16 +35,23 @@ __all__ = [
     "NetworkEditor",
     "Prepared",
     "StrOptions",
+    "Task",
+    "apply_to_copy",
+    "at_least_0",
     "choose",
     "draw_sample",
-    "edited_copy",
+    "fraction",
     "make_constraint",
+    "parameter",
+    "positive",
     "positive_code",
     "positive_int",
     "prepare",
     "progress_bar",
     "read_fit_inputs",
     "read_predict_inputs",
+    "register_editor",
     "restored_on_failure",
     "split_rows",
+    "with_parameters",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..objective import Verdict
-from ._candidates import Candidate, EditData
+from ._task import Candidate, EditData
 
 __all__ = ["Outcome", "choose"]
 

@@ -26,16 +26,17 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
 from ..objective import Constraint
-from ._candidates import Candidate, EditData, edited, without_gradients
 from ._choice import Outcome, choose
 from ._export import net_around
 from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
-from ._params import SHARED_CONSTRAINTS
+from ._parameters import with_parameters
 from ._prepare import excess_fit, prepare
 from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
+from ._shared import SharedParameters
+from ._task import Candidate, Task, apply_candidate, without_gradients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,17 +44,18 @@ if TYPE_CHECKING:
 __all__ = ["NetworkEditor"]
 
 
+@with_parameters
 class NetworkEditor(
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
     TransformerMixin,
     BaseEstimator,
+    SharedParameters,
     metaclass=ABCMeta,
 ):
     """Base class of the editors: reads inputs, adopts the network, chooses, predicts.
 
-    A subclass implements :meth:`_edit` and lists its own parameters in ``_parameter_constraints``
-    beside ``SHARED_CONSTRAINTS``.
+    A subclass implements :meth:`_edit`, declares its own parameters as fields and documents them.
 
     Attributes
     ----------
@@ -83,17 +85,35 @@ class NetworkEditor(
     # What fit takes travels through metadata routing without set_fit_request.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = SHARED_CONSTRAINTS
-
     @abstractmethod
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterable[Candidate]:
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterable[Candidate]:
         """Make candidates, lazily, from a module that stays as it is.
 
-        Its parameters ask for no gradients; a method that trains them in place trains a copy.
-        Sets no attribute of the editor: what is to be set travels in ``Candidate.attributes``.
+        A method that trains parameters in place trains a copy of the task's module. It sets no
+        attribute of the editor: what is to be set travels in ``Candidate.attributes``.
         """
+
+    def _loss_balance(self) -> str | None:
+        """Name how the cross-entropy of the edit weighs rows: "auto", "cells", "classes", None."""
+        return "auto"
+
+    def _gets_groups_elsewhere(self) -> bool:
+        """Tell whether groups come in another way than with the rows of ``fit``."""
+        return False
+
+    def _settle(
+        self, inputs: FitInputs, constraint: Constraint, seed: int
+    ) -> tuple[AdoptedNetwork | None, Any]:
+        """Settle what is left open before the network is adopted.
+
+        Returns
+        -------
+        trained : AdoptedNetwork or None
+            The network, where settling has trained it.
+        settled : object
+            What ``Task.settled`` is to be.
+        """
+        return None, None
 
     def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
         """Adopt the network, edit it, and choose among the results.
@@ -127,18 +147,7 @@ class NetworkEditor(
         seed = resolve_seed(self.random_state)
         inputs = read_fit_inputs(self, X, y, sensitive_features)
         constraint = make_constraint(self, inputs)
-        adopted = self._search(inputs, constraint, seed)
-        return self._edit_chosen(inputs, constraint, seed, adopted)
-
-    def _search(
-        self, inputs: FitInputs, constraint: Constraint, seed: int
-    ) -> AdoptedNetwork | None:
-        """Settle parameters that are left open; return the network where that has trained it."""
-        return None
-
-    def _edit_chosen(
-        self, inputs: FitInputs, constraint: Constraint, seed: int, trained: AdoptedNetwork | None
-    ) -> Self:
+        trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
         keep = self.on_interrupt == "keep"
@@ -149,7 +158,8 @@ class NetworkEditor(
                 without_gradients(adopted.module),
                 progress_bar(self.verbose, type(self).__name__) as tick,
             ):
-                candidates = self._edit(adopted.module, data, constraint, stage_rng(seed, "edit"))
+                task = Task(adopted.module, data, constraint, settled=settled)
+                candidates = self._edit(task, stage_rng(seed, "edit"))
                 outcome = choose(adopted.module, candidates, data, keep=keep, progress=tick)
             if outcome.interrupted:
                 adopted = replace(adopted, module=spare)
@@ -170,7 +180,7 @@ class NetworkEditor(
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
         # Nobody else holds the adopted network, and nothing asks for it again.
-        self.module_ = edited(adopted.module, outcome.candidate)
+        self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
         self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
         self._adopted = replace(adopted, module=nn.Identity())  # the module is not wanted twice

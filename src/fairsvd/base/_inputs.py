@@ -90,8 +90,7 @@ def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> 
     codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
     if sensitive_features is None:
-        # An editor may get its groups in another way than with these rows.
-        if not getattr(estimator, "_groups_elsewhere", False):
+        if not estimator._gets_groups_elsewhere():
             _warn_missing()
     else:
         groups = encode_groups(

@@ -24,10 +24,10 @@ from ..networks import (
     probe_rows,
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
-from ._candidates import EditData
 from ._inputs import FitInputs
 from ._request import as_device
 from ._split import draw_sample, split_rows
+from ._task import EditData
 
 __all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
 

@@ -11,7 +11,7 @@ __all__ = ["progress_bar"]
 @contextmanager
 def progress_bar(
     verbose: int, name: str, *, unit: str = " candidates", total: int | None = None
-) -> Iterator[Callable[[], object] | None]:
+) -> Iterator[Callable[[], object]]:
     """Show how much is done, and close the bar however the block ends.
 
     Parameters
@@ -24,11 +24,11 @@ def progress_bar(
 
     Yields
     ------
-    tick : callable or None
-        To be called once a unit; None where nothing is to be shown.
+    tick : callable
+        To be called once a unit.
     """
     if not verbose:
-        yield None
+        yield lambda: None
         return
     from tqdm.auto import tqdm
 

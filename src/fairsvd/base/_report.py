@@ -32,9 +32,9 @@ from ..objective import (
     noise_floor,
     rates,
 )
-from ._candidates import EditData
 from ._choice import Outcome
 from ._inputs import FitInputs
+from ._task import EditData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -60,7 +60,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     if inputs.has_groups:
         check_cells(table, inputs, name, pos)
     unbalanced = inputs.has_groups and is_unbalanced(table)
-    utility, balance = editor.utility, getattr(editor, "balance", "auto")
+    utility, balance = editor.utility, editor._loss_balance()
     if isinstance(utility, str) and utility == "auto":
         by_cell = unbalanced and phi is None
         utility = UNBALANCED_UTILITY if by_cell else "balanced_accuracy"

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from numbers import Real
-from typing import Any, ClassVar, Self
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import fmean
+from typing import Any, Self
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
+from .._rng import torch_generator
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
     EditData,
-    Interval,
-    NetworkEditor,
-    StrOptions,
+    Task,
+    at_least_0,
+    fraction,
+    parameter,
+    positive,
     positive_int,
+    register_editor,
 )
-from ..objective import Constraint, PhiObjective
-from ..phases import run_paths
-from ._adversarial_path import Budget, DuelPath, run_duel
+from ..objective import SHARPNESS, edit_loss, shifted
+from ..phases import TuningEditor, judge_state, make_batches, run_paths
+from ..training import Batch, CellBatches, tune
+from ._critic import Critic, SignedBias, forward_with_features
 
 __all__ = ["AdversarialFineTuner"]
 
 # Around the paper's 20 for images; its 0.75 for tables hardly moved a gap.
-BIAS_WEIGHTS = (5.0, 20.0, 100.0)
+GAP_WEIGHTS = (5.0, 20.0, 100.0)
+
+# Batches whose features tell the critic's scale.
+SAMPLE_BATCHES = 8
 
 # Savani et al., code for tables; lambda is missing there and taken from the first version.
 PUBLISHED: dict[str, Any] = {
-    "n_epochs": 32,
+    "epochs": 32,
     "critic_steps": 201,
     "actor_steps": 301,
     "critic_rows": 64,
-    "bias_weight": 0.75,
-    "margin": 0.02,
+    "gap_weight": 0.75,
+    "slack": 0.02,
     "tolerance": 0.05,
     "learning_rate": 1e-4,
     "critic_learning_rate": 1e-3,
@@ -43,7 +53,8 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-class AdversarialFineTuner(NetworkEditor):
+@register_editor(epochs=2, critic_steps=3, actor_steps=3, gap_weight=5.0)
+class AdversarialFineTuner(TuningEditor):
     """Learn to predict the bias of a batch, and tune the network against the prediction.
 
     In turns, a critic learns to tell the signed bias of a batch from what enters the network's
@@ -55,81 +66,24 @@ class AdversarialFineTuner(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
-    n_epochs : int, default=10
+    epochs : int, default=10
         Turns of critic and network, each of which leaves a candidate.
     critic_steps, actor_steps : int, default=50
         Updates of the critic and of the network in an epoch; at most as many as there are rows.
     critic_rows : int, default=64
         Rows a batch, of critic and network: the critic reads all of them side by side. Rounded
         down to a multiple of the number of (label, group) cells.
-    bias_weight : float or None, default=None
+    gap_weight : float or None, default=None
         Lambda, by which the cross-entropy's weight rises with the predicted bias. None: searched
         on validation.
-    margin : float in [0, 1], default=0.02
-        The weight rises from a predicted bias of ``tolerance - margin`` on.
+    slack : float in [0, 1], default=0.02
+        The weight rises from a predicted bias of ``tolerance - slack`` on.
     learning_rate : float, default=1e-3
         Of the network.
     critic_learning_rate : float, default=3e-4
         Of the critic.
     critic_width : int, default=32
         Of the critic's hidden layers.
-    balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
-        every row alike. "auto": "cells" where some cell holds less than half the rows that
-        independence of label and group would give it, else "classes".
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto": by the rule
-        of ``balance``, "mean_and_worst_cell_accuracy" or "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks are kept, so that a later fit that depends on the
-        same one does not train it again. Entries are checked when they are read. Needs an integer
-        ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" runs the network of the losses under ``torch.autocast`` in bfloat16; candidates are
-        judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    n_jobs : int or None, default=None
-        Parallel weights of the bias; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -148,7 +102,7 @@ class AdversarialFineTuner(NetworkEditor):
     Notes
     -----
     The third method of arXiv:2006.08564, with its critic (three hidden layers, dropout 0.2) and
-    its loss ``max(1, bias_weight (|g| - tolerance + margin) + 1)`` times cross-entropy. Its code
+    its loss ``max(1, gap_weight (|g| - tolerance + slack) + 1)`` times cross-entropy. Its code
     for tables leaves dropout and batch statistics on when it chooses, and that for images does not
     start from the given network; here everything but the critic's own learning is in evaluation
     mode, and tuning starts from the given weights. Further deviations: every batch holds every
@@ -169,90 +123,21 @@ class AdversarialFineTuner(NetworkEditor):
     >>> from fairsvd import AdversarialFineTuner
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(800, random_state=0)
-    >>> tuner = AdversarialFineTuner(n_epochs=3, bias_weight=20.0, tolerance=0.1, random_state=0)
+    >>> tuner = AdversarialFineTuner(epochs=3, gap_weight=20.0, tolerance=0.1, random_state=0)
     >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> len(tuner.history_)
     4
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "n_epochs": [positive_int()],
-        "critic_steps": [positive_int()],
-        "actor_steps": [positive_int()],
-        "critic_rows": [positive_int()],
-        "bias_weight": [Interval(Real, 0, None, closed="left"), None],
-        "margin": [Interval(Real, 0, 1, closed="both")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "critic_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "critic_width": [positive_int()],
-        "balance": [StrOptions({"auto", "cells", "classes"}), None],
-    }
-
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        n_epochs: int = 10,
-        critic_steps: int = 50,
-        actor_steps: int = 50,
-        critic_rows: int = 64,
-        bias_weight: float | None = None,
-        margin: float = 0.02,
-        learning_rate: float = 1e-3,
-        critic_learning_rate: float = 3e-4,
-        critic_width: int = 32,
-        balance: str | None = "auto",
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.n_epochs = n_epochs
-        self.critic_steps = critic_steps
-        self.actor_steps = actor_steps
-        self.critic_rows = critic_rows
-        self.bias_weight = bias_weight
-        self.margin = margin
-        self.learning_rate = learning_rate
-        self.critic_learning_rate = critic_learning_rate
-        self.critic_width = critic_width
-        self.balance = balance
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
+    epochs: int = parameter(positive_int(), default=10)
+    critic_steps: int = parameter(positive_int(), default=50)
+    actor_steps: int = parameter(positive_int(), default=50)
+    critic_rows: int = parameter(positive_int(), default=64)
+    gap_weight: float | None = parameter(at_least_0(), None, default=None)
+    slack: float = parameter(fraction(), default=0.02)
+    learning_rate: float = parameter(positive(), default=1e-3)
+    critic_learning_rate: float = parameter(positive(), default=3e-4)
+    critic_width: int = parameter(positive_int(), default=32)
 
     @classmethod
     def paper(cls, network: Any = None, **parameters: Any) -> Self:
@@ -266,39 +151,12 @@ class AdversarialFineTuner(NetworkEditor):
         """
         return cls(network, **{**PUBLISHED, **parameters})
 
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
-        attributes = {"balance_": constraint.balance}
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        attributes = {"balance_": task.constraint.balance}
         yield Candidate({}, {"stage": "untouched"}, attributes)
-        weights = self._bias_weights(data)
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(weights))
-        paths = [
-            DuelPath(
-                # Parallel tasks must not share a module.
-                module=copy.deepcopy(module),
-                data=data,
-                constraint=constraint,
-                bias_weight=weight,
-                allowed=constraint.tolerance - self.margin,
-                budget=self._budget(len(data.editing)),
-                attributes=attributes,
-                seed=seed,
-            )
-            for weight, seed in zip(weights, seeds, strict=True)
-        ]
-        yield from run_paths(paths, run_duel, self.n_jobs)
-
-    def _bias_weights(self, data: EditData) -> tuple[float, ...]:
-        if not data.has_groups:
-            return (0.0,)
-        if self.bias_weight is None:
-            return BIAS_WEIGHTS
-        return (float(self.bias_weight),)
-
-    def _budget(self, n_rows: int) -> Budget:
-        return Budget(
-            n_epochs=self.n_epochs,
+        n_rows = len(task.data.editing)
+        budget = Budget(
+            epochs=self.epochs,
             critic_steps=min(self.critic_steps, n_rows),
             actor_steps=min(self.actor_steps, n_rows),
             rows=self.critic_rows,
@@ -306,3 +164,230 @@ class AdversarialFineTuner(NetworkEditor):
             critic_learning_rate=self.critic_learning_rate,
             critic_width=self.critic_width,
         )
+        allowed = task.constraint.tolerance - self.slack
+        duels = [
+            Duel.of(
+                own,
+                gap_weight=weight,
+                allowed=allowed,
+                budget=budget,
+                attributes=attributes,
+                seed=seed,
+            )
+            for weight, own, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
+        ]
+        yield from run_paths(duels, run_duel, self.n_jobs)
+
+    def _weights(self, data: EditData) -> tuple[float, ...]:
+        if not data.has_groups:
+            return (0.0,)
+        return GAP_WEIGHTS if self.gap_weight is None else (float(self.gap_weight),)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how fast both sides learn.
+
+    Attributes
+    ----------
+    epochs, critic_steps, actor_steps : int
+        An epoch is so many steps of the critic, then of the network.
+    rows : int
+        Of a batch.
+    learning_rate, critic_learning_rate : float
+    critic_width : int
+    """
+
+    epochs: int
+    critic_steps: int
+    actor_steps: int
+    rows: int
+    learning_rate: float
+    critic_learning_rate: float
+    critic_width: int
+
+
+@dataclass(frozen=True)
+class Duel(Task):
+    """One weight of the predicted gap: a critic and the network learn in turns.
+
+    Attributes
+    ----------
+    gap_weight : float
+    allowed : float
+        Predicted bias up to which the cross-entropy alone counts.
+    budget : Budget
+    attributes : dict
+        Fitted attributes that do not depend on the candidate.
+    seed : numpy.random.SeedSequence
+    """
+
+    gap_weight: float
+    allowed: float
+    budget: Budget
+    attributes: dict[str, Any]
+    seed: np.random.SeedSequence
+
+    @property
+    def bias(self) -> SignedBias:
+        """What the critic predicts."""
+        return SignedBias(self.constraint, self.data.n_classes, self.data.n_groups)
+
+    def measured(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Signed soft biases of a batch at the operating threshold, and which are known."""
+        scores = torch.softmax(SHARPNESS * shifted(logits, self.data.margin), dim=1)
+        return self.bias(scores, batch.y, batch.groups, batch.gap_weights)
+
+    def batches(self, seed: np.random.SeedSequence) -> CellBatches:
+        """Stratified batches of a constant number of rows."""
+        rng = np.random.default_rng(seed)
+        return make_batches(self.data, self.constraint.balance, rng, size=self.budget.rows)
+
+
+@dataclass
+class Record:
+    """What the critic met within an epoch."""
+
+    errors: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    known: list[Tensor] = field(default_factory=list)
+    multipliers: list[float] = field(default_factory=list)
+
+    def add(self, predicted: Tensor, target: Tensor, known: Tensor) -> None:
+        """Note a prediction, made before the critic has learned from the batch."""
+        self.errors.append((predicted - target).square())
+        self.targets.append(target)
+        self.known.append(known)
+
+    def summary(self) -> dict[str, float]:
+        """Mean squared error and variance over the outputs that were measured in all batches."""
+        known = torch.stack(self.known).all(dim=0)
+        errors, targets = torch.stack(self.errors), torch.stack(self.targets)
+        if not bool(known.any()):
+            return {}
+        return {
+            "critic_loss": float(errors.mean(dim=0)[known].mean()),
+            "target_variance": float(targets.var(dim=0, correction=0)[known].mean()),
+        }
+
+
+def multiplier(size: Tensor, gap_weight: float, allowed: float) -> Tensor:
+    """Weight of a batch's cross-entropy: 1 up to the allowed bias, then rising with it."""
+    return (gap_weight * (size - allowed) + 1).clamp(min=1)
+
+
+def actor_loss(
+    path: Duel,
+    critic: Critic | None,
+    state: Callable[[], Mapping[str, Tensor]],
+    note: Callable[[float], None],
+) -> Callable[[Batch], Tensor]:
+    """Make the loss of the network: cross-entropy times a multiplier that the critic gives.
+
+    Parameters
+    ----------
+    path : Duel
+    critic : Critic or None
+        None: plain fine-tuning.
+    state : callable
+        Gives the network's trainable entries.
+    note : callable
+        Is told every multiplier.
+    """
+    forward = forward_with_features(path.module, path.data)
+    margin, n_groups = path.data.margin, path.data.n_groups
+    settings: dict[str, Any] = {"margin": margin, "gap_weight": 0.0, "n_groups": n_groups}
+
+    def loss(batch: Batch) -> Tensor:
+        logits, features = forward(state(), batch.X)
+        entropy = edit_loss(logits, batch, path.constraint, **settings)
+        if critic is None:
+            return entropy
+        predicted = critic(features, training=False).reshape(path.bias.shape)
+        _, known = path.measured(logits.detach(), batch)
+        factor = multiplier(path.bias.size(predicted, known), path.gap_weight, path.allowed)
+        note(float(factor.detach()))
+        return factor * entropy
+
+    return loss
+
+
+def critic_loss(
+    path: Duel, critic: Critic, state: Callable[[], Mapping[str, Tensor]], record: Record
+) -> Callable[[Batch], Tensor]:
+    """Make the loss of the critic: the mean squared error of its biases; the network is fixed."""
+    forward = forward_with_features(path.module, path.data)
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            logits, features = forward(state(), batch.X)
+            target, known = path.measured(logits, batch)
+            record.add(critic(features, training=False).reshape(target.shape), target, known)
+        errors = (critic(features, training=True).reshape(target.shape) - target).square()
+        return torch.where(known, errors, 0.0).sum() / known.sum().clamp(min=1)
+
+    return loss
+
+
+def make_critic(path: Duel, batches: CellBatches, seed: np.random.SeedSequence) -> Critic:
+    """Make a critic for the batches of a path."""
+    forward = forward_with_features(path.module, path.data)
+    with torch.no_grad():
+        parts = [forward({}, batch.X)[1] for batch in islice(batches, SAMPLE_BATCHES)]
+    return Critic(
+        torch.cat(parts),
+        len(parts[0]),
+        path.budget.critic_width,
+        math.prod(path.bias.shape),
+        generator=torch_generator(np.random.default_rng(seed)),
+    )
+
+
+def run_duel(path: Duel) -> Iterator[Candidate]:
+    """Let critic and network learn in turns.
+
+    Yields
+    ------
+    candidate : Candidate
+        One an epoch.
+    """
+    leaves = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in path.module.named_parameters()
+    }
+    for epoch, summary in enumerate(_epochs(path, leaves), start=1):
+        state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        params = {"gap_weight": path.gap_weight, "stage": "tuned", "epoch": epoch, **summary}
+        yield judge_state(path, state, params, path.attributes)
+
+
+def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]:
+    """Run the epochs, changing the leaves; yields what each is to be remembered by."""
+    seeds, budget = path.seed.spawn(4), path.budget
+    critic, record = None, Record()
+    of_critic: Iterator[int] = iter(())
+    if path.data.has_groups:
+        critic = make_critic(path, path.batches(seeds[0]), seeds[1])
+        of_critic = tune(
+            critic_loss(path, critic, lambda: leaves, record),
+            critic.parameters,
+            path.batches(seeds[2]),
+            n_steps=budget.epochs * budget.critic_steps,
+            learning_rate=budget.critic_learning_rate,
+            every=budget.critic_steps,
+        )
+    of_actor = tune(
+        actor_loss(path, critic, lambda: leaves, record.multipliers.append),
+        list(leaves.values()),
+        path.batches(seeds[3]),
+        n_steps=budget.epochs * budget.actor_steps,
+        learning_rate=budget.learning_rate,
+        every=budget.actor_steps,
+    )
+    for _ in range(budget.epochs):
+        next(of_critic, None)
+        next(of_actor)
+        found = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
+        for column in vars(record).values():
+            column.clear()
+        yield found

@@ -1,17 +1,19 @@
-"""A critic that reads the features of a whole batch, and the forward pass that gives them."""
+"""A critic of whole batches: what it reads, and the signed soft biases that it predicts."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..base import EditData
+from ..objective import Constraint, compared
 
-__all__ = ["Critic", "forward_with_features"]
+__all__ = ["Critic", "SignedBias", "forward_with_features"]
 
 # Savani et al., code: three hidden layers with this dropout.
 N_HIDDEN, DROPOUT = 3, 0.2
@@ -117,3 +119,109 @@ def forward_with_features(
         return logits, entered[-1].reshape(len(X), -1).to(data.dtype)
 
     return forward
+
+
+@dataclass(frozen=True)
+class SignedBias:
+    """Signed differences of soft rates between a group and all others.
+
+    One for every rate that the constraint compares, for every class (one for two classes, where
+    the positive class says it all, and for accuracies) and for every group (one for two groups:
+    the first's rate minus the second's).
+
+    Attributes
+    ----------
+    constraint : Constraint
+    n_classes, n_groups : int
+    """
+
+    constraint: Constraint
+    n_classes: int
+    n_groups: int
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Names of the rates that are compared."""
+        return compared(self.constraint.gap)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rates, classes, groups."""
+        single = self.n_classes == 2 or self.rates == ("accuracy",)
+        groups = 1 if self.n_groups == 2 else self.n_groups
+        return len(self.rates), 1 if single else self.n_classes, groups
+
+    def __call__(
+        self, probabilities: Tensor, y: Tensor, groups: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Measure a batch.
+
+        Parameters
+        ----------
+        probabilities : Tensor of shape (n, n_classes)
+        y, groups : Tensor of shape (n,), int64
+        weights : Tensor of shape (n,)
+            Of each row in the means.
+
+        Returns
+        -------
+        values : Tensor of shape (n_rates, n_classes or 1, n_groups or 1), in [-1, 1]
+            0 where they cannot be measured.
+        known : boolean Tensor of that shape
+            The batch holds rows of the group, and of another.
+        """
+        member = (groups[:, None] == torch.arange(self.n_groups, device=y.device)).to(weights)
+        member = member * weights[:, None]
+        scores, true = self._columns(probabilities, y)
+        condition = {"tpr": true, "fpr": 1 - true}
+        parts = [
+            _against_rest(scores, member, condition.get(rate, torch.ones_like(true)))
+            for rate in self.rates
+        ]
+        values, known = (
+            torch.stack(part)[..., : self.shape[2]] for part in zip(*parts, strict=True)
+        )
+        return values, known
+
+    def _columns(self, probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (n, n_columns) whose means are the rates, and to which class each row belongs."""
+        classes = torch.arange(self.n_classes, device=y.device)
+        true = (y[:, None] == classes).to(probabilities)
+        if self.rates == ("accuracy",):
+            return (probabilities * true).sum(dim=1, keepdim=True), true[:, :1]
+        if self.n_classes == 2:
+            pos = self.constraint.pos
+            return probabilities[:, pos : pos + 1], true[:, pos : pos + 1]
+        return probabilities, true
+
+    def size(self, values: Tensor, known: Tensor) -> Tensor:
+        """Reduce signed differences to one number, as the constraint's gap does.
+
+        The largest over groups; over rates the largest, or the mean for average odds, which for
+        signed average odds is taken before the sign is lost; the mean over the classes that can
+        be compared.
+        """
+        if self.constraint.gap == "signed_average_odds":
+            total = torch.where(known, values, 0.0).sum(dim=0)
+            values = (total / known.sum(dim=0).clamp(min=1))[None]
+            known = known.any(dim=0)[None]
+        worst = torch.where(known, values.abs(), 0.0).amax(dim=2)
+        measured = known.any(dim=2)
+        if self.constraint.gap == "average_odds":
+            of_class = worst.sum(dim=0) / measured.sum(dim=0).clamp(min=1)
+        else:
+            of_class = worst.amax(dim=0)
+        return of_class.sum() / measured.any(dim=0).sum().clamp(min=1)
+
+
+def _against_rest(scores: Tensor, member: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    """Difference (n_columns, n_groups) of a group's weighted mean and all others', and if known."""
+    mass = torch.einsum("nc,ng->cg", condition, member)
+    total = torch.einsum("nc,nc,ng->cg", scores, condition, member)
+    others = 1 - torch.eye(member.shape[1], dtype=member.dtype, device=member.device)
+    rest, rest_total = mass @ others, total @ others
+    known = (mass > 0) & (rest > 0)
+    # Denominators of 1 where nothing is known: 0/0 would turn every gradient into NaN.
+    own_mean = total / torch.where(known, mass, 1.0)
+    difference = own_mean - rest_total / torch.where(known, rest, 1.0)
+    return torch.where(known, difference, 0.0), known

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from numbers import Real
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from statistics import fmean
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
     EditData,
-    Interval,
-    NetworkEditor,
-    StrOptions,
+    Task,
+    at_least_0,
+    parameter,
+    positive,
     positive_int,
+    register_editor,
 )
-from ..objective import Constraint, PhiObjective
-from ..phases import run_paths
-from ._debiasing_path import DebiasingPath, run_debiasing
+from ..objective import SHARPNESS, Constraint, compared, edit_loss, shifted
+from ..phases import TuningEditor, count_steps, judge_state, make_batches, run_paths
+from ..training import Batch, CellBatches, tune
 
 __all__ = ["AdversarialDebiasing"]
+
+# Candidates that a path leaves.
+N_CANDIDATES = 10
+
+# Steps of the adversary before the network moves: from zero it has to learn what there is to see.
+HEAD_START = 30
 
 # Below 1 an over-fitted network hardly moves; at 10 the labels still count.
 ALPHAS = (1.0, 3.0, 10.0)
 
 
-class AdversarialDebiasing(NetworkEditor):
+@register_editor(max_steps=5, alpha=1.0)
+class AdversarialDebiasing(TuningEditor):
     """Tune a network against an adversary that guesses the group from its predictions.
 
     On every batch a small adversary learns to guess the group of a row, and the network is moved
@@ -39,10 +50,6 @@ class AdversarialDebiasing(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
     alpha : float or None, default=None
         Weight of the step away from the adversary. None: searched on validation. 0: the
         projection alone.
@@ -55,60 +62,6 @@ class AdversarialDebiasing(NetworkEditor):
         Updates of the adversary for each of the network.
     adversary_learning_rate : float, default=0.1
         Of the adversary.
-    balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
-        every row alike. "auto": "cells" where some cell holds less than half the rows that
-        independence of label and group would give it, else "classes".
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto": by the rule
-        of ``balance``, "mean_and_worst_cell_accuracy" or "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network, and a step of the tuning; on tables up to four
-        times as many.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks are kept, so that a later fit that depends on the
-        same one does not train it again. Entries are checked when they are read. Needs an integer
-        ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" runs the network of the losses under ``torch.autocast`` in bfloat16; candidates are
-        judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    n_jobs : int or None, default=None
-        Parallel alphas; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -152,95 +105,27 @@ class AdversarialDebiasing(NetworkEditor):
     11
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "alpha": [Interval(Real, 0, None, closed="left"), None],
-        "max_steps": [positive_int()],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "adversary_steps": [positive_int()],
-        "adversary_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "balance": [StrOptions({"auto", "cells", "classes"}), None],
-    }
+    alpha: float | None = parameter(at_least_0(), None, default=None)
+    max_steps: int = parameter(positive_int(), default=300)
+    learning_rate: float = parameter(positive(), default=3e-4)
+    adversary_steps: int = parameter(positive_int(), default=3)
+    adversary_learning_rate: float = parameter(positive(), default=0.1)
 
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        alpha: float | None = None,
-        max_steps: int = 300,
-        learning_rate: float = 3e-4,
-        adversary_steps: int = 3,
-        adversary_learning_rate: float = 0.1,
-        balance: str | None = "auto",
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.alpha = alpha
-        self.max_steps = max_steps
-        self.learning_rate = learning_rate
-        self.adversary_steps = adversary_steps
-        self.adversary_learning_rate = adversary_learning_rate
-        self.balance = balance
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
-
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
-        attributes = {"balance_": constraint.balance}
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        attributes = {"balance_": task.constraint.balance}
         yield Candidate({}, {"stage": "untouched"}, attributes)
-        alphas = self._alphas(data)
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(alphas))
         paths = [
-            DebiasingPath(
-                # Parallel tasks must not share a module.
-                module=copy.deepcopy(module),
-                data=data,
-                constraint=constraint,
+            DebiasingPath.of(
+                own,
                 alpha=alpha,
-                n_steps=min(self.max_steps, max(30, len(data.editing))),
+                n_steps=count_steps(self.max_steps, task.data),
                 learning_rate=self.learning_rate,
                 adversary_steps=self.adversary_steps,
                 adversary_learning_rate=self.adversary_learning_rate,
                 attributes=attributes,
                 seed=seed,
             )
-            for alpha, seed in zip(alphas, seeds, strict=True)
+            for alpha, own, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
         ]
         yield from run_paths(paths, run_debiasing, self.n_jobs)
 
@@ -248,3 +133,299 @@ class AdversarialDebiasing(NetworkEditor):
         if not data.has_groups:
             return (0.0,)
         return ALPHAS if self.alpha is None else (float(self.alpha),)
+
+
+@dataclass(frozen=True)
+class DebiasingPath(Task):
+    """One weight of the step away from the adversary.
+
+    Attributes
+    ----------
+    alpha : float
+    n_steps : int
+    learning_rate : float
+    adversary_steps : int
+        Of the adversary, for each of the network.
+    adversary_learning_rate : float
+    attributes : dict
+        Fitted attributes that do not depend on the candidate.
+    seed : numpy.random.SeedSequence
+    """
+
+    alpha: float
+    n_steps: int
+    learning_rate: float
+    adversary_steps: int
+    adversary_learning_rate: float
+    attributes: dict[str, Any]
+    seed: np.random.SeedSequence
+
+    def batches(self) -> CellBatches:
+        """Stratified batches of the editing rows."""
+        return make_batches(self.data, self.constraint.balance, np.random.default_rng(self.seed))
+
+    def entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the labels at the operating threshold."""
+        return edit_loss(
+            logits,
+            batch,
+            self.constraint,
+            margin=self.data.margin,
+            gap_weight=0.0,
+            n_groups=self.data.n_groups,
+        )
+
+
+@dataclass
+class Game:
+    """The adversary, what it is shown, and what it learns from it.
+
+    Attributes
+    ----------
+    path : DebiasingPath
+    adversary : Adversary
+    shown : list of one tuple (Batch, Tensor)
+        The batch of this step, and its logits at the operating threshold; empty at first.
+    losses : list of float
+        Of the adversary, since the last candidate, before it learned from the batch.
+    """
+
+    path: DebiasingPath
+    adversary: Adversary
+    shown: list[tuple[Batch, Tensor]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Set the adversary's own steps going; each is made when it is asked for."""
+        each = self.path.adversary_steps
+        self.steps = tune(
+            self._loss,
+            self.adversary.parameters,
+            self._batches(),
+            n_steps=(HEAD_START + self.path.n_steps) * each,
+            learning_rate=self.path.adversary_learning_rate,
+            every=each,
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        while True:
+            yield self.shown[-1][0]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        loss = self.adversary.loss(self.shown[-1][1], batch, training=True)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def learn(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Let the adversary learn from a batch; returns the logits that it saw, with gradients."""
+        seen = shifted(logits, self.path.data.margin)
+        self.shown[:] = [(batch, seen.detach())]
+        next(self.steps)
+        return seen
+
+    def summary(self) -> dict[str, float]:
+        """Mean loss since the last candidate, and that of a constant prediction."""
+        found = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
+        self.losses.clear()
+        return found
+
+    @cached_property
+    def _blind_loss(self) -> float:
+        data = self.path.data
+        rows, n_classes, n_groups = data.editing, data.n_classes, data.n_groups
+        cells = torch.bincount(rows.y * n_groups + rows.groups, minlength=n_classes * n_groups)
+        return self.adversary.blind_loss(cells.reshape(n_classes, n_groups))
+
+
+def _gradients(loss: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
+    found = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)]
+
+
+def network_loss(
+    path: DebiasingPath, game: Game | None, leaves: Mapping[str, Tensor]
+) -> Callable[[Batch], Tensor]:
+    """Make a loss of the network whose gradient is the projected update.
+
+    Its value means nothing: it is the inner product of the parameters and the update.
+
+    Parameters
+    ----------
+    path : DebiasingPath
+    game : Game or None
+        None: plain fine-tuning.
+    leaves : mapping of name to Tensor
+    """
+    values = list(leaves.values())
+
+    def loss(batch: Batch) -> Tensor:
+        logits = path.data.forward(path.module, leaves, batch.X)
+        entropy = path.entropy(logits, batch)
+        if game is None:
+            return entropy
+        seen = game.learn(logits, batch)
+        own = _gradients(entropy, values, keep=True)
+        other = _gradients(game.adversary.loss(seen, batch, training=False), values, keep=False)
+        products = [
+            (value * project(mine, theirs, path.alpha)).sum()
+            for value, mine, theirs in zip(values, own, other, strict=True)
+        ]
+        return torch.stack(products).sum()
+
+    return loss
+
+
+def start_game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
+    """Make an adversary that has learned what the untouched network gives away."""
+    data = path.data
+    sizes = data.n_classes, data.n_groups
+    adversary = Adversary(path.constraint, *sizes, device=data.device, dtype=data.dtype)
+    game = Game(path, adversary)
+    for batch in islice(batches, HEAD_START):
+        with torch.no_grad():
+            logits = data.forward(path.module, {}, batch.X)
+        game.learn(logits, batch)
+    game.losses.clear()
+    return game
+
+
+def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
+    """Let network and adversary learn on the same batches.
+
+    Yields
+    ------
+    candidate : Candidate
+        Every tenth of the steps.
+    """
+    leaves = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in path.module.named_parameters()
+    }
+    batches = iter(path.batches())
+    game = start_game(path, batches) if path.data.has_groups else None
+    steps = tune(
+        network_loss(path, game, leaves),
+        list(leaves.values()),
+        batches,
+        n_steps=path.n_steps,
+        learning_rate=path.learning_rate,
+        every=max(1, path.n_steps // N_CANDIDATES),
+    )
+    for step in steps:
+        state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        summary = game.summary() if game is not None else {}
+        params = {"alpha": path.alpha, "stage": "tuned", "step": step, **summary}
+        yield judge_state(path, state, params, path.attributes)
+
+
+def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
+    """Zhang et al.'s update of one tensor: ``own - proj_other(own) - alpha * other``.
+
+    Parameters
+    ----------
+    own : Tensor
+        Gradient of the predictor's loss.
+    other : Tensor
+        Gradient of the adversary's loss, of the same shape; where it is zero nothing is taken
+        out.
+    alpha : float
+
+    Returns
+    -------
+    update : Tensor
+        Its inner product with ``other`` is minus ``alpha`` times the squared norm of ``other``.
+    """
+    # Scaled before squares are taken, which would underflow; the norm of what is scaled is at
+    # least 1, or 0.
+    scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
+    unit = scaled / scaled.norm().clamp(min=1)
+    return own - (own * unit).sum() * unit - alpha * other
+
+
+class Adversary:
+    """Linear softmax classifier of the group, on probabilities and what else it is told.
+
+    Its inputs are ``softmax((1 + |c|) * logits)``, with ``c`` learned. Where the constraint
+    conditions on the label it has coefficients and an intercept of their own for every class, so
+    that what the label alone tells about the group counts for nothing. For demographic parity it
+    has one set of them; for accuracy parity one, on the probability of the true class alone; for
+    equal opportunity those of every class, on the probability of that class alone, or of the
+    positive class of two.
+
+    Parameters
+    ----------
+    constraint : Constraint
+    n_classes, n_groups : int
+    device : torch.device
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    parameters : list of Tensor
+        Coefficients (n_sets, n_classes, n_groups), intercepts (n_sets, n_groups) and ``c``;
+        leaves that require gradients. All start at zero, ``c`` where the logits are scaled as in
+        the soft gaps.
+    """
+
+    def __init__(
+        self,
+        constraint: Constraint,
+        n_classes: int,
+        n_groups: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rates, self.pos = compared(constraint.gap), constraint.pos
+        self.n_classes = n_classes
+        n_sets = n_classes if "tpr" in self.rates else 1
+        settings: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.parameters = [
+            torch.zeros(n_sets, n_classes, n_groups, **settings).requires_grad_(),
+            torch.zeros(n_sets, n_groups, **settings).requires_grad_(),
+            torch.tensor(SHARPNESS - 1, **settings).requires_grad_(),
+        ]
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool) -> Tensor:
+        """Weighted cross-entropy of the group.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes)
+            At the operating threshold.
+        batch : Batch
+        training : bool
+            Gradients reach the adversary; otherwise ``logits`` alone.
+        """
+        values = self.parameters if training else [p.detach() for p in self.parameters]
+        coefficients, intercepts, c = values
+        which = batch.y if len(coefficients) > 1 else torch.zeros_like(batch.y)
+        inputs = torch.softmax((1 + c.abs()) * logits, dim=1)
+        if self.rates in (("tpr",), ("accuracy",)):
+            inputs = inputs * torch.nn.functional.one_hot(batch.y, self.n_classes)
+        scores = torch.einsum("nc,ncg->ng", inputs, coefficients[which]) + intercepts[which]
+        losses = torch.nn.functional.cross_entropy(scores, batch.groups, reduction="none")
+        weights = self.weights(batch)
+        return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Weights of the rows that the adversary sees, in the shares that the cells truly have."""
+        if self.rates == ("tpr",) and self.n_classes == 2:
+            return torch.where(batch.y == self.pos, batch.gap_weights, 0.0)
+        return batch.gap_weights
+
+    def blind_loss(self, table: Tensor) -> float:
+        """Cross-entropy of an adversary that does not see predictions, the least it can be.
+
+        Parameters
+        ----------
+        table : Tensor of shape (n_classes, n_groups)
+            Rows in each cell.
+        """
+        if self.rates == ("tpr",) and self.n_classes == 2:
+            table = table[self.pos : self.pos + 1]
+        elif "tpr" not in self.rates:
+            table = table.sum(dim=0, keepdim=True)
+        counts = table.double()
+        shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        return float(-torch.xlogy(counts, shares).sum() / counts.sum())

@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._rng import one_torch_thread
-from ..base import Candidate, EditData
+from ..base import Candidate, Task
 from ..networks import all_features
-from ..phases import Best, judged_state, lighten
+from ..phases import Best, judge_state
 
-__all__ = ["ShiftPath", "group_directions", "run_shift"]
+__all__ = ["group_directions", "run_shift"]
 
 # Sizes of a shift, in standard deviations of the logits' margin.
 SIZES = tuple(size for size in np.linspace(-1, 1, 41).tolist() if abs(size) > 1e-9)
@@ -33,24 +32,6 @@ ROUNDING = 1e-12
 
 # Above so many pairs of group and class the search takes longer than tuning.
 MOST_LINES = 24
-
-
-@dataclass(frozen=True)
-class ShiftPath:
-    """A search for shifts, self-contained so that it can run anywhere.
-
-    Attributes
-    ----------
-    module : nn.Module
-        Not run by another task at the same time.
-    data : EditData
-    attributes : mapping
-        Fitted attributes of its candidates.
-    """
-
-    module: nn.Module
-    data: EditData
-    attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -118,36 +99,40 @@ def _direction(features: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDAr
     return direction / spread if spread > 0 else np.zeros_like(direction)
 
 
-def run_shift(path: ShiftPath) -> Iterator[Candidate]:
+def run_shift(task: Task, attributes: Mapping[str, Any]) -> Iterator[Candidate]:
     """Try every size along one line after the other, each from the best of those before.
+
+    Parameters
+    ----------
+    task : Task
+    attributes : mapping
+        Fitted attributes of every candidate.
 
     Yields
     ------
     candidate : Candidate
-        Its state is left out where an earlier one ranks at least as high. None where the output
-        layer is no linear one, or there are more than ``MOST_LINES`` pairs of group and class.
+        None where the output layer is no linear one, or there are more than ``MOST_LINES`` pairs
+        of group and class.
     """
-    with one_torch_thread():
-        name, head = path.data.output_layer, path.module.get_submodule(path.data.output_layer)
-        lines = _lines(path, head)
-        prefix = f"{name}." if name else ""
-        start = {f"{prefix}{key}": value.detach() for key, value in head.named_parameters()}
-        best, leader = Best[dict[str, Tensor]](), Best(start)
-        # A line on which nothing is better than no shift is left where it begins.
-        leader.offer((path.data.before or path.data.judge(path.data.untouched)).rank, start)
-        for line in lines:
-            base = leader.edit or start
-            for size in SIZES:
-                state = _shifted(base, prefix, line, size)
-                record = {"stage": "shift", "shift": size, **line.params}
-                made = judged_state(path.module, path.data, state, record, path.attributes)
-                if made.verdict is not None:
-                    leader.offer(made.verdict.rank, state)
-                yield lighten(made, best)
+    name, head = task.data.output_layer, task.module.get_submodule(task.data.output_layer)
+    prefix = f"{name}." if name else ""
+    start = {f"{prefix}{key}": value.detach() for key, value in head.named_parameters()}
+    leader = Best(start)
+    # A line on which nothing is better than no shift is left where it begins.
+    leader.offer((task.data.before or task.data.judge(task.data.untouched)).rank, start)
+    for line in _lines(task, head):
+        base = leader.value or start
+        for size in SIZES:
+            state = _shift(base, prefix, line, size)
+            record = {"stage": "shift", "shift": size, **line.params}
+            candidate = judge_state(task, state, record, attributes)
+            if candidate.verdict is not None:
+                leader.offer(candidate.verdict.rank, state)
+            yield candidate
 
 
-def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
-    data = path.data
+def _lines(task: Task, head: nn.Module) -> list[Line]:
+    data = task.data
     if not isinstance(head, nn.Linear) or not data.has_groups:
         return []
     # Two classes have one margin; the last row of the weight is that of the second class.
@@ -155,7 +140,7 @@ def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
     n_directions = 1 if data.n_groups == 2 else data.n_groups
     if len(rows) * n_directions > MOST_LINES or (head.bias is None and len(rows) > 1):
         return []
-    features = all_features(path.module, data.judged, data.output_layer).double().numpy()
+    features = all_features(task.module, data.judged, data.output_layer).double().numpy()
     if features.shape[1] != head.in_features:
         return []
     # Under phi no editing rows are among the judged ones.
@@ -177,7 +162,7 @@ def _lines(path: ShiftPath, head: nn.Module) -> list[Line]:
     return made
 
 
-def _shifted(base: Mapping[str, Tensor], prefix: str, line: Line, size: float) -> dict[str, Tensor]:
+def _shift(base: Mapping[str, Tensor], prefix: str, line: Line, size: float) -> dict[str, Tensor]:
     """Add ``size`` times the line to the row of its class."""
     state = {name: value.clone() for name, value in base.items()}
     state[f"{prefix}weight"][line.row] += size * line.weight

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from numbers import Integral, Real
-from re import Pattern
-from typing import Any, ClassVar
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
-from torch import nn
+import sklearn
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.ensemble import GradientBoostingRegressor
+from torch import Tensor, nn
 
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
-    EditData,
-    Interval,
     NetworkEditor,
     StrOptions,
+    Task,
+    parameter,
+    positive,
     positive_int,
+    register_editor,
 )
-from ..objective import Constraint, PhiObjective
-from ..phases import run_paths
-from ._layerwise_search import TensorSearch, run_search, searched_entries, select_parameters
-from ._perturb_trials import task_copy
+from ..exceptions import NetworkError
+from ..objective import Verdict
+from ..phases import float_parameters, run_paths
 
 __all__ = ["LayerwiseOptimizer"]
 
+# Below every score: a network whose logits are not finite.
+WORST = -4.0
 
+# Median, and about one standard deviation of a normal distribution to either side.
+QUANTILES = (0.16, 0.5, 0.84)
+N_TREES = 30
+
+# Coordinates that a split looks at: all of a few hundred. Of thousands, looking at all of them
+# made a fit three times as slow, for twenty points that most coordinates split alike.
+MOST_COORDINATES = 256
+
+# Random points among which the most promising is taken; fewer in many dimensions, for memory.
+MOST_POINTS, LEAST_POINTS, MOST_NUMBERS = 4096, 64, 2**20
+
+# Least improvement that counts, one point of a utility in [0, 1].
+LEAST_GAIN = 0.01
+
+
+@register_editor(parameters=2, n_calls=12)
 class LayerwiseOptimizer(NetworkEditor):
     """Search the entries of one parameter tensor at a time for the best edit of a network.
 
@@ -38,11 +63,7 @@ class LayerwiseOptimizer(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
-    layers : int, list of str or re.Pattern, default=5
+    parameters : int, list of str or re.Pattern, default=5
         The last so many parameter tensors, in the order in which the network registers them; names
         of parameters, or of layers for all their parameters; or a pattern that is searched in the
         names of the parameters, such as ``"output.bias"``.
@@ -56,56 +77,6 @@ class LayerwiseOptimizer(NetworkEditor):
         "random": all points are, a control.
     width : float, default=2.2
         Half the side of the box, in standard deviations of the tensor's entries.
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
-        "mean_and_worst_cell_accuracy" where some cell holds less than half the rows that
-        independence of label and group would give it, else "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks are kept, so that a later fit that depends on the
-        same one does not train it again. Entries are checked when they are read. Needs an integer
-        ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        Of losses, of which there are none here: candidates are judged, and predictions made, in
-        full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    n_jobs : int or None, default=None
-        Parallel tensors; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -145,7 +116,7 @@ class LayerwiseOptimizer(NetworkEditor):
     >>> from fairsvd import LayerwiseOptimizer
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(800, random_state=0)
-    >>> editor = LayerwiseOptimizer(layers=2, n_calls=12, tolerance=0.1, random_state=0)
+    >>> editor = LayerwiseOptimizer(parameters=2, n_calls=12, tolerance=0.1, random_state=0)
     >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> editor.searched_entries_
     {'output.weight': 128, 'output.bias': 2}
@@ -153,85 +124,21 @@ class LayerwiseOptimizer(NetworkEditor):
     25
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "layers": [Interval(Integral, 1, None, closed="left"), list, tuple, Pattern],
-        "max_entries": [positive_int()],
-        "n_calls": [positive_int()],
-        "n_initial": [positive_int()],
-        "surrogate": [StrOptions({"gbrt", "random"})],
-        "width": [Interval(Real, 0, None, closed="neither")],
-    }
+    parameters: Any = parameter(positive_int(), list, tuple, re.Pattern, default=5)
+    max_entries: int = parameter(positive_int(), default=5000)
+    n_calls: int = parameter(positive_int(), default=20)
+    n_initial: int = parameter(positive_int(), default=10)
+    surrogate: str = parameter(StrOptions({"gbrt", "random"}), default="gbrt")
+    width: float = parameter(positive(), default=2.2)
 
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        layers: Any = 5,
-        max_entries: int = 5000,
-        n_calls: int = 20,
-        n_initial: int = 10,
-        surrogate: str = "gbrt",
-        width: float = 2.2,
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.layers = layers
-        self.max_entries = max_entries
-        self.n_calls = n_calls
-        self.n_initial = n_initial
-        self.surrogate = surrogate
-        self.width = width
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
-
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
-        names = select_parameters(module, self.layers)
-        shared = {"searched_entries_": searched_entries(module, names, self.max_entries)}
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        names = select_parameters(task.module, self.parameters)
+        shared = {"searched_entries_": searched_entries(task.module, names, self.max_entries)}
         untouched = {**shared, "edited_parameter_": None}
         yield Candidate({}, {"stage": "untouched", "parameter": None, "call": 0}, untouched)
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(names))
         searches = [
-            TensorSearch(
-                module=task_copy(module, self.n_jobs),
-                data=data,
+            TensorSearch.of(
+                own,
                 name=name,
                 n_calls=self.n_calls,
                 n_initial=self.n_initial,
@@ -241,6 +148,230 @@ class LayerwiseOptimizer(NetworkEditor):
                 attributes=shared,
                 seed=seed,
             )
-            for name, seed in zip(names, seeds, strict=True)
+            for name, own, seed in task.spread(names, rng, self.n_jobs)
         ]
         yield from run_paths(searches, run_search, self.n_jobs)
+
+
+@dataclass(frozen=True)
+class TensorSearch(Task):
+    """The search of one tensor.
+
+    Attributes
+    ----------
+    name : str
+        Of the parameter.
+    n_calls, n_initial : int
+    max_entries : int
+    width : float
+        Half the side of the box, in standard deviations of the tensor's entries.
+    guided : bool
+        Let the surrogate choose after the initial calls; else draw on.
+    attributes : dict
+        Fitted attributes that do not depend on the candidate.
+    seed : numpy.random.SeedSequence
+    """
+
+    name: str
+    n_calls: int
+    n_initial: int
+    max_entries: int
+    width: float
+    guided: bool
+    attributes: dict[str, Any]
+    seed: np.random.SeedSequence
+
+
+def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
+    """Resolve the ``parameters`` parameter to names, in the network's order.
+
+    Parameters
+    ----------
+    module : nn.Module
+    parameters : int, list of str or re.Pattern
+        The last so many; names of parameters, or of modules for all below them; a pattern that is
+        searched in the names of the parameters.
+
+    Raises
+    ------
+    NetworkError
+        A name does not exist, or nothing is left to search.
+    """
+    names = list(float_parameters(module))
+    if isinstance(parameters, Integral):
+        chosen = names[-int(parameters) :]
+    elif isinstance(parameters, re.Pattern):
+        chosen = [name for name in names if parameters.search(name)]
+    else:
+        chosen = _named(names, parameters)
+    if not chosen:
+        raise NetworkError(
+            f"parameters={parameters!r} leaves nothing to search; the network has {names}. Pass "
+            "a number of tensors, names, or a pattern that matches some of these."
+        )
+    return chosen
+
+
+def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
+    found: set[str] = set()
+    for each in wanted:
+        below = {name for name in names if name == each or name.startswith(f"{each}.")}
+        if not below:
+            near = difflib.get_close_matches(str(each), names, n=3, cutoff=0.0)
+            raise NetworkError(
+                f"parameters names {each!r}, which is no parameter of the network and no module "
+                f"with parameters; the nearest names are {near}."
+            )
+        found |= below
+    return [name for name in names if name in found]
+
+
+def searched_entries(module: nn.Module, names: list[str], most: int) -> dict[str, int]:
+    """Count the entries of each tensor that a search moves; 0 where its box has no width."""
+    parameters = float_parameters(module)
+    return {
+        name: min(parameters[name].numel(), most) if _deviation(parameters[name]) > 0 else 0
+        for name in names
+    }
+
+
+def _deviation(values: Tensor) -> float:
+    """Compute the standard deviation of the entries; exactly 0 where they are alike."""
+    if not values.numel() or bool((values == values.flatten()[0]).all()):
+        return 0.0
+    return float(values.double().std(correction=0))
+
+
+def score(verdict: Verdict) -> float:
+    """Write a verdict as one finite number, for the surrogate; greater is better.
+
+    Feasible: 1 + utility, so that these lie above all others (of utilities in [0, 1]). Else, above
+    the floor of the choice, utility minus the excess of the gap; below it, utility minus gap minus
+    1, so that there still is a way up.
+    """
+    if not np.isfinite(verdict.utility):
+        return WORST
+    if np.isfinite(verdict.value):
+        return float(verdict.feasible) + verdict.value
+    return verdict.utility - min(1.0, verdict.gap) - 1.0
+
+
+def run_search(search: TensorSearch) -> Iterator[Candidate]:
+    """Judge random points of the box, then those that the surrogate proposes.
+
+    Yields
+    ------
+    candidate : Candidate
+        Its state is the one tensor. None where all entries of the tensor are alike: the box has
+        no width.
+    """
+    rng = np.random.default_rng(search.seed)
+    original = float_parameters(search.module)[search.name]
+    radius = search.width * _deviation(original)
+    if radius == 0:
+        return
+    entries = _draw_entries(original.numel(), search.max_entries, rng)
+    rows = search.data.judged.held()
+    points: list[NDArray[np.float32]] = []
+    scores: list[float] = []
+    for call in range(1, search.n_calls + 1):
+        guided = search.guided and call > search.n_initial
+        points.append(
+            propose(np.stack(points), np.array(scores), rng)
+            if guided
+            else rng.random(len(entries), dtype=np.float32)
+        )
+        state = {search.name: _move(original, entries, radius, points[-1])}
+        candidate = _judge(search, state, rows, call, "guided" if guided else "random")
+        scores.append(score(candidate.verdict))  # type: ignore[arg-type]
+        yield candidate
+
+
+def _draw_entries(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw which entries are searched, without repeats; all of them where they are few."""
+    if size <= most:
+        return np.arange(size)
+    return np.sort(rng.choice(size, most, replace=False))
+
+
+def _move(
+    original: Tensor, entries: NDArray[np.int64], radius: float, point: NDArray[np.float32]
+) -> Tensor:
+    """Copy the tensor with its entries moved to a point of the unit box."""
+    shift = radius * (2 * torch.from_numpy(point).double() - 1)
+    flat = original.flatten().clone()
+    where = torch.from_numpy(entries).to(flat.device)
+    flat[where] = (flat[where].double() + shift.to(flat.device)).to(flat.dtype)
+    return flat.reshape(original.shape)
+
+
+def _judge(
+    search: TensorSearch, state: dict[str, Tensor], rows: Any, call: int, stage: str
+) -> Candidate:
+    logits = search.data.logits(search.module, state, rows)
+    return Candidate(
+        state,
+        {"stage": stage, "parameter": search.name, "call": call},
+        {**search.attributes, "edited_parameter_": search.name},
+        verdict=search.data.judge(logits),
+        logits=logits,
+    )
+
+
+def expected_improvement(
+    middle: NDArray[Any], spread: NDArray[Any], best: float
+) -> NDArray[np.float64]:
+    """Compute how far a normal distribution is expected to lie above ``best + LEAST_GAIN``.
+
+    Parameters
+    ----------
+    middle, spread : ndarray of shape (n_points,)
+        Mean and standard deviation; where the latter is 0 the improvement is certain.
+    best : float
+    """
+    gain = np.asarray(middle, dtype=np.float64) - best - LEAST_GAIN
+    spread = np.maximum(spread, 1e-12)
+    z = gain / spread
+    return gain * norm.cdf(z) + spread * norm.pdf(z)
+
+
+def propose(
+    points: NDArray[Any], scores: NDArray[Any], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw random points of the unit box and give the one of largest expected improvement.
+
+    Three gradient-boosted tree models estimate quantiles of the score.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_seen, n_dimensions)
+        In [0, 1].
+    scores : ndarray of shape (n_seen,)
+        Greater is better; finite.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    point : ndarray of shape (n_dimensions,), float32
+    """
+    width = points.shape[1]
+    n_points = int(np.clip(MOST_NUMBERS // width, LEAST_POINTS, MOST_POINTS))
+    pool = rng.random((n_points, width), dtype=np.float32)
+    seeds = rng.integers(2**31 - 1, size=len(QUANTILES))
+    # What comes in is ours; the checks of ninety small trees would take as long as the trees.
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        low, middle, high = (
+            GradientBoostingRegressor(
+                loss="quantile",
+                alpha=quantile,
+                n_estimators=N_TREES,
+                max_features=min(width, MOST_COORDINATES),
+                random_state=int(seed),
+            )
+            .fit(points, scores)
+            .predict(pool)
+            for quantile, seed in zip(QUANTILES, seeds, strict=True)
+        )
+    # Quantiles that are fitted apart may cross.
+    gains = expected_improvement(middle, np.abs(high - low) / 2, float(scores.max()))
+    return pool[int(gains.argmax())]

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from numbers import Real
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
 
-from ..base import SHARED_CONSTRAINTS, Candidate, EditData, Interval, NetworkEditor, positive_int
-from ..objective import Constraint, PhiObjective
-from ..phases import run_paths
-from ._perturb_trials import Trials, can_stack, run_trials, task_copy
+from .._rng import torch_generator
+from ..arrays import Batches, to_device
+from ..base import (
+    Candidate,
+    NetworkEditor,
+    Task,
+    at_least_0,
+    parameter,
+    positive_int,
+    register_editor,
+)
+from ..phases import float_parameters, run_paths
 
 __all__ = ["RandomPerturbation"]
+
+State = dict[str, Tensor]
 
 # Trials of one task. A constant, so that what is stacked does not depend on the number of jobs.
 TRIALS_A_TASK = 16
 
+# Rows of one block of a stacked pass, as of a plain one.
+BLOCK = 1024
 
+# Judged rows times parameters up to which stacked trials take less time than single ones on a
+# table: one fifth at 2^14, four fifths at 2^22 to 2^24, more beyond. Stacked convolutions run as
+# grouped ones, which took as long on few images and twice as long on many.
+MOST_WORK = 2**24
+
+# Trials that run one by one before the first of them is judged, and the bytes that their parameters
+# and logits may take: a pass and a sweep of thresholds slow each other down through the cache.
+AT_ONCE, HELD_BYTES = 8, 2**24
+
+# Rows on which both ways are held against each other before the faster one is taken.
+PROBED = 32
+
+
+@register_editor(n_trials=5)
 class RandomPerturbation(NetworkEditor):
     """Multiply all parameters of a trained network by random numbers near 1, many times.
 
@@ -31,64 +60,10 @@ class RandomPerturbation(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
     n_trials : int, default=101
         Noisy networks that are judged. The first ones stay the same when there are more.
     scale : float, default=0.1
         Standard deviation of the factors around 1.
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
-        "mean_and_worst_cell_accuracy" where some cell holds less than half the rows that
-        independence of label and group would give it, else "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks are kept, so that a later fit that depends on the
-        same one does not train it again. Entries are checked when they are read. Needs an integer
-        ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        Of losses, of which there are none here: candidates are judged, and predictions made, in
-        full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    n_jobs : int or None, default=None
-        Parallel trials; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -129,76 +104,136 @@ class RandomPerturbation(NetworkEditor):
     (800,)
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "n_trials": [positive_int()],
-        "scale": [Interval(Real, 0, None, closed="left")],
-    }
+    n_trials: int = parameter(positive_int(), default=101)
+    scale: float = parameter(at_least_0(), default=0.1)
 
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        n_trials: int = 101,
-        scale: float = 0.1,
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.n_trials = n_trials
-        self.scale = scale
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
-
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched", "trial": 0}, {"trial_": None})
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(self.n_trials)
-        stacked = can_stack(module, data)
+        stacked = can_stack(task)
+        firsts = range(0, self.n_trials, TRIALS_A_TASK)
         tasks = [
-            Trials(
-                module=task_copy(module, self.n_jobs),
-                data=data,
+            Trials.of(
+                own,
                 scale=float(self.scale),
                 numbers=tuple(range(first + 1, min(first + TRIALS_A_TASK, self.n_trials) + 1)),
                 seeds=tuple(seeds[first : first + TRIALS_A_TASK]),
                 stacked=stacked,
             )
-            for first in range(0, self.n_trials, TRIALS_A_TASK)
+            for first, own in task.deal(firsts, self.n_jobs)
         ]
         yield from run_paths(tasks, run_trials, self.n_jobs)
+
+
+@dataclass(frozen=True)
+class Trials(Task):
+    """Some trials that run one after the other, or in one pass.
+
+    Attributes
+    ----------
+    scale : float
+    numbers : tuple of int
+        From 1.
+    seeds : tuple of numpy.random.SeedSequence
+        One for each trial.
+    stacked : bool
+        Run all of them in one pass.
+    """
+
+    scale: float
+    numbers: tuple[int, ...]
+    seeds: tuple[np.random.SeedSequence, ...]
+    stacked: bool
+
+    def states(self) -> Iterator[State]:
+        """Make the perturbed parameters of every trial, always from the module's own."""
+        parameters = float_parameters(self.module)
+        for seed in self.seeds:
+            yield perturb(parameters, self.scale, seed)
+
+
+def perturb(parameters: Mapping[str, Tensor], scale: float, seed: np.random.SeedSequence) -> State:
+    """Multiply every entry by 1 + ``scale`` times a normal draw.
+
+    Parameters
+    ----------
+    parameters : mapping of name to Tensor
+        Not changed.
+    scale : float
+    seed : numpy.random.SeedSequence
+        Gives the draws, on the CPU, in the order of the parameters.
+    """
+    generator = torch_generator(np.random.default_rng(seed))
+
+    def one(value: Tensor) -> Tensor:
+        # Half precision is drawn in single, so that draws do not depend on what a CPU can.
+        dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+        factor = torch.randn(value.shape, generator=generator, dtype=dtype).mul_(scale).add_(1)
+        return value * factor.to(value.device, value.dtype)
+
+    return {name: one(value) for name, value in parameters.items()}
+
+
+def can_stack(task: Task) -> bool:
+    """Tell whether trials run in one pass: where that takes less time, and works.
+
+    It depends on the network and the rows alone, never on the number of jobs.
+    """
+    data, size = task.data, sum(value.numel() for value in float_parameters(task.module).values())
+    if len(data.judged.item_shape) != 1 or len(data.judged) * size > MOST_WORK:
+        return False
+    rows = data.judged.subset(slice(PROBED))
+    seeds = np.random.SeedSequence(0).spawn(2)
+    states = [perturb(float_parameters(task.module), 0.1, seed) for seed in seeds]
+    try:
+        with warnings.catch_warnings():
+            # Among them that an operation is run once for each trial after all.
+            warnings.simplefilter("error")
+            stacked = stacked_logits(task, states, rows)
+    except Exception:  # whatever a user's network does that cannot be batched
+        return False
+    single = torch.stack([data.logits(task.module, state, rows) for state in states])
+    return torch.allclose(stacked, single, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def stacked_logits(task: Task, states: Sequence[State], rows: Batches) -> Tensor:
+    """Compute the logits (n_states, n_rows, n_classes) of many states in one pass over the rows."""
+    data = task.data
+    stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def run(state: State, X: Tensor) -> Tensor:
+        return data.to_logits(functional_call(task.module, state, (X,)))
+
+    batched = vmap(run, in_dims=(0, None))
+    with torch.no_grad():
+        blocks = (
+            to_device(X, data.device, data.dtype) for X in rows.blocks(rows.block_size(BLOCK))
+        )
+        return torch.cat([batched(stack, X).cpu() for X in blocks], dim=1)
+
+
+def _iterate_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:
+    # Read once for all trials, where memory allows it.
+    rows = trials.data.judged.held()
+    if trials.stacked:
+        states = list(trials.states())
+        logits = stacked_logits(trials, states, rows)
+        # A view would keep the logits of all trials.
+        yield from ((state, one.clone()) for state, one in zip(states, logits, strict=True))
+        return
+    left, size = trials.states(), _count_at_once(trials)
+    while few := list(islice(left, size)):
+        found = [trials.data.logits(trials.module, state, rows) for state in few]
+        yield from zip(few, found, strict=True)
+
+
+def _count_at_once(trials: Trials) -> int:
+    held = [*float_parameters(trials.module).values(), trials.data.untouched]
+    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in held)))
+
+
+def run_trials(trials: Trials) -> Iterator[Candidate]:
+    """Judge every trial."""
+    for number, (state, logits) in zip(trials.numbers, _iterate_logits(trials), strict=True):
+        record, verdict = {"stage": "trial", "trial": number}, trials.data.judge(logits)
+        yield Candidate(state, record, {"trial_": number}, verdict=verdict, logits=logits)

@@ -2,37 +2,105 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Real
 from re import Pattern
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
-    EditData,
-    Interval,
-    NetworkEditor,
     StrOptions,
+    Task,
+    at_least_0,
+    fraction,
+    parameter,
     positive_int,
+    register_editor,
+    with_parameters,
 )
-from ..layers import Factors, resolve_ranks, select_layers
-from ..objective import Constraint, PhiObjective
-from ..phases import find_privileged, gap_weights, run_paths
-from ._edits import factors_of, untouched_attributes
-from ._learned import Path
-from ._removal import SPARSITIES, Removal
-from ._run import removed, run_path
+from ..caching import Cache, Entry
+from ..curvature import group_curvature
+from ..layers import (
+    Factors,
+    chosen_weights,
+    compress_layer,
+    factorise,
+    full_rank,
+    resolve_ranks,
+    resolve_solver,
+    select_layers,
+)
+from ..masks import removed_fraction
+from ..phases import (
+    SPARSITIES,
+    Best,
+    MaskedEdit,
+    ScoredRemoval,
+    TuningEditor,
+    find_privileged,
+    judge_removals,
+    mask_and_tune,
+    run_paths,
+)
 
-__all__ = ["FairLRFTransformer"]
+__all__ = ["FactorSettings", "FairLRFTransformer"]
 
 
-class FairLRFTransformer(NetworkEditor):
+@with_parameters
+class FactorSettings(TuningEditor):
+    """What an edit of factors is asked for, but for what a search over grids chooses.
+
+    Parameters
+    ----------
+    layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
+        Linear, Conv2d and attention layers to edit; "hidden" leaves out the one that makes the
+        logits. An ``nn.MultiheadAttention`` called ``attn`` has ``attn.in_proj``, in which the
+        projections of queries, keys and values are factored one by one, and ``attn.out_proj``. Of
+        layers that share a weight the first stands for all.
+    criterion : {"learned", "curvature", "magnitude", "random"}, default="learned"
+        "learned": straight-through masks; "curvature": ``1/2 u^2 (h_unprivileged -
+        privileged_weight * h_privileged)``; "magnitude" and "random" are controls.
+    hessian : {"fisher", "ggn"}, default="fisher"
+        Diagonal curvature: empirical Fisher, or label-free generalised Gauss-Newton.
+    n_rounds : int, default=1
+        Rounds of removal by curvature, re-scored before each.
+    refine : {"spectrum"} or None, default="spectrum"
+        Tune singular values and biases after the removal, with the soft gap in the loss. Beside
+        learned masks these and the output layer are also tuned with nothing removed, for networks
+        that can spare little; the better of both is chosen.
+    max_steps : int, default=300
+        Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
+    svd_solver : {"auto", "full", "randomized"}, default="auto"
+        "randomized" approximates the leading singular vectors, its error within 1 % of the
+        smallest that the rank allows; "auto" does so for large layers cut to a small rank.
+    compress : bool, default=False
+        Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
+        fewer numbers than the weight. Attention and weights that layers share stay dense.
+    max_memory : int, default=2**28
+        Limit in bytes of the temporary memory of the curvature.
+    """
+
+    layers: Any = parameter(StrOptions({"hidden", "all"}), list, tuple, Pattern, default="hidden")
+    criterion: str = parameter(
+        StrOptions({"learned", "curvature", "magnitude", "random"}), default="learned"
+    )
+    hessian: str = parameter(StrOptions({"fisher", "ggn"}), default="fisher")
+    n_rounds: int = parameter(positive_int(), default=1)
+    refine: str | None = parameter(StrOptions({"spectrum"}), None, default="spectrum")
+    max_steps: int = parameter(positive_int(), default=300)
+    svd_solver: str = parameter(StrOptions({"auto", "full", "randomized"}), default="auto")
+    compress: bool = parameter("boolean", default=False)
+    max_memory: int = parameter(positive_int(), default=2**28)
+
+
+@register_editor(max_steps=3, gap_weight=1.0)
+class FairLRFTransformer(FactorSettings):
     """FairLRF-style editing: remove entries of a network's SVD factors that drive its bias.
 
     Every chosen layer's weight is factored as U S V^T, truncated to ``rank``, and single entries
@@ -42,99 +110,18 @@ class FairLRFTransformer(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
     rank : int, float in (0, 1] or None, default=None
         Rank kept: a fraction of each layer's full rank, an absolute number (capped by each
         layer), or the full rank.
     sparsity : float in [0, 1] or None, default=None
         Share of U and V entries removed. ``criterion="learned"``: a cap over all layers together
         (None: no cap); otherwise the share removed in each layer (None: searched).
-    layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
-        Linear, Conv2d and attention layers to edit; "hidden" leaves out the one that makes the
-        logits. An ``nn.MultiheadAttention`` called ``attn`` has ``attn.in_proj``, in which the
-        projections of queries, keys and values are factored one by one, and ``attn.out_proj``. Of
-        layers that share a weight the first stands for all.
-    criterion : {"learned", "curvature", "magnitude", "random"}, default="learned"
-        "learned": straight-through masks; "curvature": ``1/2 u^2 (h_unprivileged - tradeoff *
-        h_privileged)``; "magnitude" and "random" are controls.
-    tradeoff : float or None, default=None
-        Weight of the soft gap in the loss ("learned" and the spectrum), and of the privileged
-        group's curvature ("curvature"). None: searched on validation.
-    hessian : {"fisher", "ggn"}, default="fisher"
-        Diagonal curvature: empirical Fisher, or label-free generalised Gauss-Newton.
-    n_steps : int, default=1
-        Rounds of removal by curvature, re-scored before each.
-    refine : {"spectrum"} or None, default="spectrum"
-        Tune singular values and biases after the removal, with the soft gap in the loss. Beside
-        learned masks these and the output layer are also tuned with nothing removed, for networks
-        that can spare little; the better of both is chosen.
-    balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
-        every row alike. "auto": "cells" where some cell holds less than half the rows that
-        independence of label and group would give it, else "classes".
-    max_steps : int, default=300
-        Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
-    svd_solver : {"auto", "full", "randomized"}, default="auto"
-        "randomized" approximates the leading singular vectors, its error within 1 % of the
-        smallest that the rank allows; "auto" does so for large layers cut to a small rank.
-    compress : bool, default=False
-        Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
-        fewer numbers than the weight. Attention and weights that layers share stay dense.
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto": by the rule
-        of ``balance``, "mean_and_worst_cell_accuracy" or "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network, and a step of an edit on images; on tables a
-        step of an edit sees up to four times as many.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks, factors, curvature and learned masks are kept, so
-        that a later fit that depends on the same ones does not compute them again. Entries are
-        checked when they are read. Needs an integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" computes losses and curvature under ``torch.autocast`` in bfloat16, and sums in
-        float32; candidates are judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    max_memory : int, default=2**28
-        Limit in bytes of the temporary memory of the curvature.
-    n_jobs : int or None, default=None
-        Parallel trade-offs; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
+    gap_weight : float or None, default=None
+        Weight of the soft gap in the loss of the masks and of the spectrum. None: searched on
+        validation.
+    privileged_weight : float or None, default=None
+        Weight of the privileged group's curvature in the score of ``criterion="curvature"``. None:
+        searched on validation, with both signs of the score.
 
     Attributes
     ----------
@@ -160,7 +147,7 @@ class FairLRFTransformer(NetworkEditor):
     whose equations are not public to us. Deviations, all ours: the score follows FairPrune
     (arXiv:2203.02110), whose two re-implementations agree; the curvature is the mean of squared
     per-sample gradients, exact, in one pass; full rank unless asked; the output layer is left
-    out; entries are ranked within a layer; removal is one-shot unless ``n_steps`` says otherwise;
+    out; entries are ranked within a layer; removal is one-shot unless ``n_rounds`` says otherwise;
     both signs are searched. Singular values and biases are tuned by Adam at a rate of 1e-2, in
     proportion less where more than four layers are edited, since their changes compound. Removal by
     curvature alone stayed little ahead of random removal and far behind the default on the tables
@@ -178,157 +165,244 @@ class FairLRFTransformer(NetworkEditor):
     (800,)
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "rank": [positive_int(), Interval(Real, 0, 1, closed="right"), None],
-        "sparsity": [Interval(Real, 0, 1, closed="both"), None],
-        "layers": [StrOptions({"hidden", "all"}), list, tuple, Pattern],
-        "criterion": [StrOptions({"learned", "curvature", "magnitude", "random"})],
-        "tradeoff": [Interval(Real, 0, None, closed="left"), None],
-        "hessian": [StrOptions({"fisher", "ggn"})],
-        "n_steps": [positive_int()],
-        "refine": [StrOptions({"spectrum"}), None],
-        "balance": [StrOptions({"auto", "cells", "classes"}), None],
-        "max_steps": [positive_int()],
-        "svd_solver": [StrOptions({"auto", "full", "randomized"})],
-        "max_memory": [positive_int()],
-        "compress": ["boolean"],
-    }
+    rank: float | None = parameter(positive_int(), fraction(closed="right"), None, default=None)
+    sparsity: float | None = parameter(fraction(), None, default=None)
+    gap_weight: float | None = parameter(at_least_0(), None, default=None)
+    privileged_weight: float | None = parameter(at_least_0(), None, default=None)
 
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        rank: float | None = None,
-        sparsity: float | None = None,
-        layers: Any = "hidden",
-        criterion: str = "learned",
-        tradeoff: float | None = None,
-        hessian: str = "fisher",
-        n_steps: int = 1,
-        refine: str | None = "spectrum",
-        balance: str | None = "auto",
-        max_steps: int = 300,
-        svd_solver: str = "auto",
-        compress: bool = False,
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        max_memory: int = 2**28,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.rank = rank
-        self.sparsity = sparsity
-        self.layers = layers
-        self.criterion = criterion
-        self.tradeoff = tradeoff
-        self.hessian = hessian
-        self.n_steps = n_steps
-        self.refine = refine
-        self.balance = balance
-        self.max_steps = max_steps
-        self.svd_solver = svd_solver
-        self.compress = compress
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.max_memory = max_memory
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
-
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
-        names = select_layers(module, self.layers, data.output_layer)
-        ranks = resolve_ranks(module, names, self.rank)
-        measured = factors_of(module, ranks, self.svd_solver, data.cache)
-        factors = {name: f.truncated(ranks[name]) for name, f in measured.items()}
-        privileged = find_privileged(data)
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        names = select_layers(task.module, self.layers, task.data.output_layer)
+        ranks = resolve_ranks(task.module, names, self.rank)
+        measured = factors_of(task.module, ranks, self.svd_solver, task.data.cache)
+        whole = keep_all({n: f.truncated(ranks[n]) for n, f in measured.items()}, self.compress)
+        privileged = find_privileged(task.data)
         shared = {
-            "privileged_group_": None if privileged is None else data.group_labels[privileged],
-            "balance_": constraint.balance,
+            "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
+            "balance_": task.constraint.balance,
         }
-        full = resolve_ranks(module, names, None)
-        attributes = {**shared, **untouched_attributes(factors, full)}
-        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, attributes)
-        start, refine = None, self.refine is not None
+        full = resolve_ranks(task.module, names, None)
+        untouched = {**shared, **untouched_attributes(whole.factors, full)}
+        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
+        start = Best[FactorEdit]()
         if self.criterion != "learned" or self.sparsity == 0:
-            removal = Removal(
-                module=module,
-                data=data,
-                factors=factors,
+            removal = Removal.of(
+                task,
+                whole=whole,
                 measured=measured,
                 criterion=self.criterion,
                 sparsities=SPARSITIES if self.sparsity is None else (self.sparsity,),
-                tradeoff=self.tradeoff,
+                privileged_weight=self.privileged_weight,
                 hessian=self.hessian,
-                n_steps=self.n_steps,
+                n_rounds=self.n_rounds,
                 max_memory=self.max_memory,
                 privileged=privileged,
                 rng=rng,
-            )
-            start = yield from removed(
-                removal, constraint, shared, compress=self.compress, refine=refine
-            )
-            if not refine:
-                return
-        paths = self._paths(module, data, constraint, factors, shared, rng)
-        yield from run_paths(paths, partial(run_path, start=start, refine=refine), self.n_jobs)
-
-    def _paths(
-        self,
-        module: nn.Module,
-        data: EditData,
-        constraint: Constraint,
-        factors: dict[str, Factors],
-        shared: dict[str, Any],
-        rng: np.random.Generator,
-    ) -> list[Path]:
-        tradeoffs = gap_weights(data, self.tradeoff)
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
-        return [
-            Path(
-                # Parallel tasks must not share a module.
-                module=copy.deepcopy(module),
-                data=data,
-                constraint=constraint,
-                factors=factors,
-                tradeoff=tradeoff,
-                max_removed=self.sparsity,
-                n_steps=min(self.max_steps, max(30, len(data.editing))),
-                compress=self.compress,
-                seed=seed,
                 attributes=shared,
             )
-            for tradeoff, seed in zip(tradeoffs, seeds, strict=True)
-        ]
+            yield from run_paths([removal], partial(judge_removals, start=start))
+            if self.refine is None:
+                return
+            start.value = start.value or whole
+        yield from mask_and_tune(
+            task,
+            whole,
+            start.value,
+            self.refine,
+            gap_weight=self.gap_weight,
+            max_removed=self.sparsity,
+            max_steps=self.max_steps,
+            attributes=shared,
+            rng=rng,
+            n_jobs=self.n_jobs,
+        )
+
+
+@dataclass(frozen=True)
+class FactorEdit(MaskedEdit):
+    """Factors with their removed entries zeroed, and what was tuned beside them.
+
+    Attributes
+    ----------
+    factors : dict of layer name to Factors
+    masks : mapping of "layer/U" and "layer/V" to Tensor
+        True (or 1) where an entry is kept.
+    compress : bool
+        Leave the factors in the network.
+    plain : mapping of parameter name to Tensor
+        Biases and the output layer, where they changed.
+    """
+
+    factors: dict[str, Factors]
+    masks: Mapping[str, Tensor]
+    compress: bool
+    plain: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Tensor]:
+        """Return the entries of U and V."""
+        return entries_of(self.factors)
+
+    def remove(self, masks: Mapping[str, Tensor]) -> FactorEdit:
+        """Zero what the masks remove."""
+        factors = {n: f.masked(masks[f"{n}/U"], masks[f"{n}/V"]) for n, f in self.factors.items()}
+        return replace(self, factors=factors, masks=masks)
+
+    def loosen(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor]]:
+        """Let the singular values move."""
+        S = {name: f.S.clone().requires_grad_() for name, f in self.factors.items()}
+        factors = {name: replace(f, S=S[name]) for name, f in self.factors.items()}
+        return replace(self, factors=factors, plain=plain), list(S.values())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Multiply out the weights, by their names in the state dict."""
+        return {f.parameter: f.weight() for f in self.factors.values()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that differs from the untouched network's state dict."""
+        return {**self.weights(), **self.plain}
+
+    def detached(self) -> FactorEdit:
+        """Copy, so that later steps do not change it."""
+        factors = {n: replace(f, S=f.S.detach().clone()) for n, f in self.factors.items()}
+        plain = {n: p.detach().clone() for n, p in self.plain.items()}
+        return replace(self, factors=factors, plain=plain)
+
+    def attributes(self) -> dict[str, Any]:
+        """Give masks and ranks."""
+        return {
+            "masks_": mask_arrays(self.masks),
+            "removed_fraction_": removed_fraction(self.masks),
+            "ranks_": {name: f.S.shape[1] for name, f in self.factors.items()},
+        }
+
+    def finish(self) -> Callable[[nn.Module], nn.Module] | None:
+        """Compress the chosen network where that was asked for."""
+        return partial(_compress, factors=self.factors) if self.compress else None
+
+
+def _compress(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+    for name, f in factors.items():
+        compress_layer(module, name, f)
+    return module
+
+
+def factors_of(
+    module: nn.Module, ranks: Mapping[str, int], solver: str, cache: Cache
+) -> dict[str, Factors]:
+    """Factor layers before truncation, so that one decomposition serves every rank.
+
+    Where the solver is the randomised one, which computes no more than was asked for, the
+    factors are of the given rank.
+    """
+    layers = chosen_weights(module, ranks)
+    solvers = {name: resolve_solver(layers[name], r, solver) for name, r in ranks.items()}
+    wanted = {
+        name: r if solvers[name] == "randomized" else full_rank(layers[name])
+        for name, r in ranks.items()
+    }
+
+    def compute() -> Entry:
+        found = {n: factorise(layers[n], wanted[n], solvers[n]) for n in layers}
+        parts = {f"{n}/{side}": getattr(f, side) for n, f in found.items() for side in "USV"}
+        return Entry(parts)
+
+    tensors = cache.fetch("factors", {"ranks": wanted, "solvers": solvers}, compute).tensors
+    found = {}
+    for name, layer in layers.items():
+        value = layer.value
+        # Contiguous, as what comes from a file is: products of other layouts round differently.
+        U, S, V = (tensors[f"{name}/{s}"].to(value.device).contiguous() for s in "USV")
+        found[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
+    return found
+
+
+def entries_of(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Name the entries of U and V as masks do."""
+    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}
+
+
+def keep_all(factors: dict[str, Factors], compress: bool) -> FactorEdit:
+    """Make the edit that keeps every entry."""
+    masks = {n: torch.ones_like(v, dtype=torch.bool) for n, v in entries_of(factors).items()}
+    return FactorEdit(factors, masks, compress).remove(masks)
+
+
+def untouched_attributes(factors: Mapping[str, Factors], full: Mapping[str, int]) -> dict[str, Any]:
+    """Fitted attributes of an editor that edited nothing."""
+    masks = {}
+    for name, f in factors.items():
+        for side, rows in (("U", f.U.shape[1]), ("V", f.V.shape[1])):
+            masks[f"{name}/{side}"] = torch.ones(len(f.S), rows, full[name], dtype=torch.bool)
+    return {"masks_": mask_arrays(masks), "removed_fraction_": 0.0, "ranks_": dict(full)}
+
+
+def mask_arrays(masks: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Boolean arrays by layer and side; a single block of weights has no leading dimension."""
+    arrays: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for key, mask in masks.items():
+        name, _, side = key.rpartition("/")
+        array = mask.detach().bool().cpu().numpy()
+        arrays.setdefault(name, {})[side] = array[0] if len(array) == 1 else array
+    return arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal(ScoredRemoval[FactorEdit]):
+    """Removal of entries of U and V by a score.
+
+    Attributes
+    ----------
+    measured : dict of name to Factors
+        The factors before truncation, with which the curvature is measured: one measurement
+        serves every rank.
+    """
+
+    measured: dict[str, Factors]
+
+    def block_of(self, name: str) -> str:
+        """Rank within a layer."""
+        return layer_of(name)
+
+    def edits(self) -> Iterator[tuple[dict[str, object], FactorEdit]]:
+        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        factors = self.whole.factors.values()
+        truncated = any(f.S.shape[1] < min(f.U.shape[1], f.V.shape[1]) for f in factors)
+        if tuple(self.sparsities) == (0,) and truncated:
+            # At full rank that is the untouched network.
+            yield {"sparsity": 0.0}, self.whole
+        yield from super().edits()
+
+    def first_curvature(self) -> dict[str, Tensor]:
+        """Measure the curvature of the untouched network's loss, cut to the rank of the factors."""
+        parts = {
+            "criterion": "curvature",
+            "factors": {name: (f.S.shape[1], f.shape) for name, f in self.measured.items()},
+            "hessian": self.hessian,
+            "margin": self.data.margin,
+            "privileged": self.privileged,
+        }
+        entry = self.data.cache.fetch(
+            "curvature", parts, lambda: Entry(self._measure(self.module, self.measured))
+        )
+        ranks = {name: f.S.shape[1] for name, f in self.whole.factors.items()}
+        return {
+            key: h[..., : ranks[layer_of(key)]].to(self.data.device)
+            for key, h in entry.tensors.items()
+        }
+
+    def curvature(self, edit: FactorEdit) -> dict[str, Tensor]:
+        """Measure the curvature of what is left."""
+        return self._measure(self.edited(edit), edit.factors)
+
+    def _measure(self, module: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+        triples = {name: (f.U, f.S, f.V) for name, f in factors.items()}
+        curvature = group_curvature(module, triples, self.sides(), **self.pass_settings())
+        return {
+            f"{name}/{side}": h
+            for name, pair in curvature.items()
+            for side, h in zip("UV", pair, strict=True)
+        }
+
+
+def layer_of(name: str) -> str:
+    """Tell the layer of a mask; its U and V are ranked together."""
+    return name.rpartition("/")[0]

@@ -15,7 +15,15 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, stage_rng
 from ..arrays import LabelledRows
-from ..base import FitInputs, Prepared, choose, edited_copy, make_constraint, prepare
+from ..base import (
+    FitInputs,
+    Prepared,
+    Task,
+    apply_to_copy,
+    choose,
+    make_constraint,
+    prepare,
+)
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork, all_logits
 from ..objective import Constraint, count_table, gap, utility_from_counts
@@ -150,11 +158,15 @@ def _fold(
 def _by_shared_work(
     editors: Sequence[tuple[Mapping[str, Any], FairLRFTransformer]],
 ) -> list[tuple[int, tuple[Mapping[str, Any], FairLRFTransformer]]]:
-    """Bring together what shares its factors and masks: sparsities of one rank and trade-off."""
-    order: dict[tuple[Any, Any], int] = {}
+    """Bring together what shares its factors and masks: sparsities of one rank and weight."""
+
+    def shared(editor: FairLRFTransformer) -> tuple[Any, ...]:
+        return editor.rank, editor.gap_weight, editor.privileged_weight
+
+    order: dict[tuple[Any, ...], int] = {}
     for _, editor in editors:
-        order.setdefault((editor.rank, editor.tradeoff), len(order))
-    return sorted(enumerate(editors), key=lambda item: order[item[1][1].rank, item[1][1].tradeoff])
+        order.setdefault(shared(editor), len(order))
+    return sorted(enumerate(editors), key=lambda item: order[shared(item[1][1])])
 
 
 def _point(
@@ -170,11 +182,11 @@ def _point(
     start = time.perf_counter()
     adopted, data = ready.adopted, ready.data
     # An edit leaves the module as it is.
-    candidates = editor._edit(adopted.module, data, constraint, stage_rng(seed, "edit"))
+    candidates = editor._edit(Task(adopted.module, data, constraint), stage_rng(seed, "edit"))
     outcome = choose(adopted.module, candidates, data)
     module, state = adopted.module, outcome.candidate.state
     if outcome.candidate.finish is not None:
-        module, state = edited_copy(module, outcome.candidate), {}
+        module, state = apply_to_copy(module, outcome.candidate), {}
     fitted = time.perf_counter()
     logits = all_logits(module, held.X, state=state, **adopted.reading).double().numpy()
     if data.n_classes == 2:

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral, Real
+from dataclasses import dataclass
+from functools import cached_property
 from re import Pattern
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
+from .._rng import torch_generator
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
-    EditData,
-    Interval,
-    NetworkEditor,
     StrOptions,
+    Task,
+    at_least_0,
+    fraction,
+    parameter,
+    positive,
     positive_int,
+    register_editor,
 )
-from ..objective import Constraint, PhiObjective
-from ..phases import run_paths
-from ._plan import Plan
-from ._steps import run_path
+from ..caching import Entry
+from ..layers import chosen_weights, first_name, layer_parameters, select_layers
+from ..objective import SHARPNESS
+from ..phases import GAP_WEIGHTS, TuningEditor, count_step_rows, count_steps, run_paths
+from ._importance import (
+    Importance,
+    Operating,
+    as_named,
+    batch_importance,
+    from_named,
+    row_importance,
+)
+from ._ratio import bias_ratio, hard_masks, reset_mask, shuffled, soft_masks
+from ._steps import Optimizer, Path, Step, run_path
 
 __all__ = ["BiasMaskFineTuner"]
 
+# Weights of the soft gap that are searched: beside a whole cross-entropy, and around the papers'
+# own 0.1 for their losses.
+SEARCHED_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
+
+# Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
+SUMS_OF_TWO = ("average_odds", "equalized_odds", "signed_average_odds")
+
 # Values of the authors' released code where both papers agree.
 PUBLISHED: dict[str, Any] = {
-    "keep": 0.5,
+    "tuned_fraction": 0.5,
     "granularity": "weight",
     "importance": "batch_gradient",
-    "bias_weight": 0.1,
+    "gap_weight": 0.1,
     "impair_epochs": 10,
     "repair_epochs": 10,
     "min_steps": 0,
@@ -45,7 +67,8 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-class BiasMaskFineTuner(NetworkEditor):
+@register_editor(impair_epochs=1, repair_epochs=1, min_steps=3, gap_weight=1.0)
+class BiasMaskFineTuner(TuningEditor):
     """Bias-mask fine-tuning, following the released code of BMFT and SWiFT.
 
     A mask marks the weights whose importance for the bias is large beside their importance for
@@ -56,14 +79,10 @@ class BiasMaskFineTuner(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
     mask : {"hard", "soft"}, default="hard"
-        "hard": the share ``keep`` of largest ratios moves, the rest keeps its bits (BMFT).
+        "hard": the share ``tuned_fraction`` of largest ratios moves, the rest stays (BMFT).
         "soft": every update is multiplied by tanh(ratio) (SWiFT).
-    keep : float in (0, 1], default=0.5
+    tuned_fraction : float in (0, 1], default=0.5
         Share of all weights of the chosen layers that a hard mask lets move; of all units or
         layers with the other granularities. 1: all of them.
     granularity : {"weight", "unit", "layer"}, default="weight"
@@ -76,10 +95,10 @@ class BiasMaskFineTuner(NetworkEditor):
     rank_by : {"ratio", "bias"}, default="ratio"
         "bias" leaves the importance for the prediction out, a control.
     loss : {"penalty", "bmft", "swift"}, default="penalty"
-        With L_p the balanced cross-entropy, L_b the soft gap and w = ``bias_weight``. "penalty":
+        With L_p the balanced cross-entropy, L_b the soft gap and w = ``gap_weight``. "penalty":
         L_p + w L_b in both steps, at the operating threshold. "bmft": L_b, then L_p + w L_b.
         "swift": w L_p + (1 - w) L_b, then (1 - w) L_p + w L_b.
-    bias_weight : float or None, default=None
+    gap_weight : float or None, default=None
         None: searched on validation.
     head_reset : {"zero", "partial", "none"}, default="none"
         What of the output layer is set to zero before the second step: everything (BMFT), the
@@ -103,66 +122,16 @@ class BiasMaskFineTuner(NetworkEditor):
     weight_decay : float, default=0.0
         Masked like every other part of an update.
     balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy of "penalty" weighs rows: every (label, group) cell alike, every
-        class alike, or every row alike. "auto": "cells" where some cell holds less than half the
-        rows that independence of label and group would give it, else "classes". The papers'
+        How the cross-entropy of ``loss="penalty"`` weighs rows: every (label, group) cell alike,
+        every class alike, or every row alike. "auto": "cells" where some cell holds less than half
+        the rows that independence of label and group would give it, else "classes". The papers'
         losses see every cell alike.
     patience : int or None, default=None
         A step ends early after this many candidates, one an epoch, without a better one.
     store_importance : bool, default=False
         Keep ``importance_``.
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto": by the rule
-        of ``balance``, "mean_and_worst_cell_accuracy" or "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network, a batch of ``importance="batch_gradient"``, and a
-        step of either tuning; on tables, with ``loss="penalty"``, up to four times as many.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks and importances are kept, so that a later fit that
-        depends on the same ones does not compute them again. Entries are checked when they are
-        read. Needs an integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" computes losses and importances under ``torch.autocast`` in bfloat16, and sums in
-        float32; candidates are judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of ``importance="fisher"``.
-    n_jobs : int or None, default=None
-        Parallel weights of the bias; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -195,7 +164,8 @@ class BiasMaskFineTuner(NetworkEditor):
     "fisher" a row's bias loss is its probabilities times the gap's derivative in them. As in
     every editor the untouched network is among the candidates and the threshold is tuned
     (``threshold=0.5`` for the papers' own).
-    Without sensitive features there is no bias loss: hard masks rest on ties, soft ones are zero.
+    Without sensitive features there is no bias loss: the hard mask is then arbitrary, the soft one
+    is zero.
 
     On the tables it was measured on (``docs/results/masks.md``) a random mask of equal size comes
     out within noise of the measured one, and full fine-tuning with the same loss too: most of what
@@ -206,7 +176,7 @@ class BiasMaskFineTuner(NetworkEditor):
     >>> from fairsvd import BiasMaskFineTuner
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(800, random_state=0)
-    >>> tuner = BiasMaskFineTuner(bias_weight=1.0, tolerance=0.1, random_state=0)
+    >>> tuner = BiasMaskFineTuner(gap_weight=1.0, tolerance=0.1, random_state=0)
     >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> round(
     ...     sum(m.sum().item() for m in tuner.masks_.values())
@@ -216,117 +186,28 @@ class BiasMaskFineTuner(NetworkEditor):
     0.5
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "mask": [StrOptions({"hard", "soft"})],
-        "keep": [Interval(Real, 0, 1, closed="right")],
-        "granularity": [StrOptions({"weight", "unit", "layer"})],
-        "importance": [StrOptions({"fisher", "batch_gradient", "random"})],
-        "rank_by": [StrOptions({"ratio", "bias"})],
-        "loss": [StrOptions({"penalty", "bmft", "swift"})],
-        "bias_weight": [Interval(Real, 0, None, closed="left"), None],
-        "head_reset": [StrOptions({"zero", "partial", "none"})],
-        "layers": [StrOptions({"hidden", "all"}), list, tuple, Pattern],
-        "impair_epochs": [Interval(Integral, 0, None, closed="left")],
-        "repair_epochs": [Interval(Integral, 0, None, closed="left")],
-        "min_steps": [Interval(Integral, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "head_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"adam", "sgd"})],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "balance": [StrOptions({"auto", "cells", "classes"}), None],
-        "patience": [positive_int(), None],
-        "store_importance": ["boolean"],
-        "max_memory": [positive_int()],
-    }
-
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        mask: str = "hard",
-        keep: float = 0.5,
-        granularity: str = "weight",
-        importance: str = "fisher",
-        rank_by: str = "ratio",
-        loss: str = "penalty",
-        bias_weight: float | None = None,
-        head_reset: str = "none",
-        layers: Any = "hidden",
-        impair_epochs: int = 10,
-        repair_epochs: int = 10,
-        min_steps: int = 300,
-        learning_rate: float = 3e-3,
-        head_learning_rate: float = 1e-2,
-        optimizer: str = "adam",
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        balance: str | None = "auto",
-        patience: int | None = None,
-        store_importance: bool = False,
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        max_memory: int = 2**28,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.mask = mask
-        self.keep = keep
-        self.granularity = granularity
-        self.importance = importance
-        self.rank_by = rank_by
-        self.loss = loss
-        self.bias_weight = bias_weight
-        self.head_reset = head_reset
-        self.layers = layers
-        self.impair_epochs = impair_epochs
-        self.repair_epochs = repair_epochs
-        self.min_steps = min_steps
-        self.learning_rate = learning_rate
-        self.head_learning_rate = head_learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.balance = balance
-        self.patience = patience
-        self.store_importance = store_importance
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.max_memory = max_memory
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
+    mask: str = parameter(StrOptions({"hard", "soft"}), default="hard")
+    tuned_fraction: float = parameter(fraction(closed="right"), default=0.5)
+    granularity: str = parameter(StrOptions({"weight", "unit", "layer"}), default="weight")
+    importance: str = parameter(
+        StrOptions({"fisher", "batch_gradient", "random"}), default="fisher"
+    )
+    rank_by: str = parameter(StrOptions({"ratio", "bias"}), default="ratio")
+    loss: str = parameter(StrOptions({"penalty", "bmft", "swift"}), default="penalty")
+    gap_weight: float | None = parameter(at_least_0(), None, default=None)
+    head_reset: str = parameter(StrOptions({"zero", "partial", "none"}), default="none")
+    layers: Any = parameter(StrOptions({"hidden", "all"}), list, tuple, Pattern, default="hidden")
+    impair_epochs: int = parameter(positive_int(0), default=10)
+    repair_epochs: int = parameter(positive_int(0), default=10)
+    min_steps: int = parameter(positive_int(0), default=300)
+    learning_rate: float = parameter(positive(), default=3e-3)
+    head_learning_rate: float = parameter(positive(), default=1e-2)
+    optimizer: str = parameter(StrOptions({"adam", "sgd"}), default="adam")
+    momentum: float = parameter(fraction(closed="left"), default=0.9)
+    weight_decay: float = parameter(at_least_0(), default=0.0)
+    patience: int | None = parameter(positive_int(), None, default=None)
+    store_importance: bool = parameter("boolean", default=False)
+    max_memory: int = parameter(positive_int(), default=2**28)
 
     @classmethod
     def bmft(cls, network: Any = None, **parameters: Any) -> Self:
@@ -354,14 +235,197 @@ class BiasMaskFineTuner(NetworkEditor):
         own = {"mask": "soft", "loss": "swift", "head_reset": "partial"}
         return cls(network, **{**PUBLISHED, **own, **parameters})
 
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(3)
-        plan = Plan(self, module, data, constraint)
+        plan = Plan.of(task, editor=self)
         importance = plan.importance(seeds[0])
         masks = plan.masks(importance, seeds[1])
         attributes = plan.attributes(masks, importance)
         yield Candidate({}, {"stage": "untouched"}, attributes)
         paths = plan.paths(masks, plan.resets(importance), attributes, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)
+
+
+@dataclass(frozen=True)
+class Plan(Task):
+    """Resolves the parameters of an editor against a network and the data.
+
+    Attributes
+    ----------
+    editor : BiasMaskFineTuner
+        Gives the parameters.
+    """
+
+    editor: BiasMaskFineTuner
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Layers that the mask covers."""
+        return select_layers(self.module, self.editor.layers, self.data.output_layer)
+
+    @cached_property
+    def head(self) -> str:
+        """Name of the layer that makes the logits, or of the one that stands for its weight."""
+        return first_name(self.module, self.data.output_layer)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Parameter names of the weights, by layer."""
+        layers = [*self.layers, self.head]
+        return {name: w.parameter for name, w in chosen_weights(self.module, layers).items()}
+
+    @property
+    def ours(self) -> bool:
+        """Tell our own loss from the papers'."""
+        return bool(self.editor.loss == "penalty")
+
+    def importance(self, seed: np.random.SeedSequence) -> Importance:
+        """Measure the covered layers and the output layer, or find what was measured before."""
+        layers = list(self.names)
+        margin, sharpness = (self.data.margin, SHARPNESS) if self.ours else (0.0, 1.0)
+        at, by_batch = Operating(margin, sharpness), self.editor.importance == "batch_gradient"
+        parts = {"layers": layers, "at": [margin, sharpness], "constraint": vars(self.constraint)}
+        parts |= {"rows": self.data.batch_size}
+        if by_batch:
+            parts |= {"seed": [seed.entropy, seed.spawn_key]}
+
+        def compute() -> Entry:
+            if by_batch:
+                return Entry(
+                    as_named(batch_importance(self, layers, at, np.random.default_rng(seed)))
+                )
+            return Entry(
+                as_named(row_importance(self, layers, at, max_memory=self.editor.max_memory))
+            )
+
+        entry = self.data.cache.fetch("importance", parts, compute)
+        return from_named(entry.tensors, self.data.device)
+
+    def ratio(self, importance: Importance) -> dict[str, Tensor]:
+        """Divide the importance for the bias by that for the prediction, weight by weight."""
+        bias_only = self.editor.rank_by == "bias"
+        return bias_ratio(*importance, self.editor.granularity, bias_only=bias_only)
+
+    def masks(self, importance: Importance, seed: np.random.SeedSequence) -> dict[str, Tensor]:
+        """Make the masks of the covered layers, broadcast to their weights."""
+        measured = self.ratio(importance)
+        ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
+        if self.editor.importance == "random":
+            ratio = shuffled(ratio, torch_generator(np.random.default_rng(seed)))
+        made = (
+            soft_masks(ratio)
+            if self.editor.mask == "soft"
+            else hard_masks(ratio, self.editor.tuned_fraction)
+        )
+        return {name: mask.expand_as(importance[0][name]) for name, mask in made.items()}
+
+    def resets(self, importance: Importance) -> dict[str, Tensor]:
+        """Choose the entries of the output layer that are set to zero."""
+        how, name = self.editor.head_reset, self.names[self.head]
+        if how == "none":
+            return {}
+        if how == "zero":
+            whole = layer_parameters(self.module, self.data.output_layer)
+            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in whole.items()}
+        # Where the weights are averaged over units or layers the reset still looks at single ones.
+        bias_of, prediction_of = importance
+        ratio = bias_ratio({name: bias_of[name]}, {name: prediction_of[name]}, "weight")
+        return {name: reset_mask(ratio[name])}
+
+    def attributes(self, masks: dict[str, Tensor], importance: Importance) -> dict[str, Any]:
+        """Collect the fitted attributes that do not depend on the candidate."""
+        made = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
+        found: dict[str, Any] = {
+            "masks_": made,
+            "masked_fraction_": {
+                layer: float(made[self.names[layer]].double().mean()) for layer in self.layers
+            },
+            "balance_": self.constraint.balance,
+        }
+        if self.editor.store_importance:
+            found["importance_"] = {
+                name: (of_bias.cpu(), importance[1][name].cpu())
+                for name, of_bias in importance[0].items()
+            }
+        return found
+
+    def paths(
+        self,
+        masks: dict[str, Tensor],
+        resets: dict[str, Tensor],
+        attributes: dict[str, Any],
+        seed: np.random.SeedSequence,
+    ) -> list[Path]:
+        """Make a path for every weight of the soft gap."""
+        weights = self._searched_weights()
+        plain = Task(self.module, self.data, self.constraint)
+        return [
+            Path.of(
+                own,
+                masks=masks,
+                resets=resets,
+                impair=self._step("impair", weight),
+                repair=self._step("repair", weight),
+                optimizer=self._optimizer(),
+                at_threshold=self.ours,
+                record={"gap_weight": weight},
+                attributes=attributes,
+                seed=child,
+            )
+            for weight, own, child in plain.spread(weights, seed, self.editor.n_jobs)
+        ]
+
+    def _searched_weights(self) -> tuple[float, ...]:
+        editor = self.editor
+        if editor.loss == "swift" and editor.gap_weight is not None and editor.gap_weight > 1:
+            raise ValueError(
+                f"gap_weight={editor.gap_weight} with loss='swift', which is a mixture of both "
+                "losses: pass a number in [0, 1], or loss='penalty'."
+            )
+        if not self.data.has_groups:
+            return (0.0,)
+        if editor.gap_weight is None:
+            return SEARCHED_WEIGHTS[editor.loss]
+        return (float(editor.gap_weight),)
+
+    def _step(self, name: str, weight: float) -> Step:
+        editor, first = self.editor, name == "impair"
+        share, gap_weight = self._weights(first, weight)
+        epochs = editor.impair_epochs if first else editor.repair_epochs
+        n_rows, rows = len(self.data.editing), self._rows()
+        n_steps = epochs * -(-n_rows // rows)
+        if epochs:
+            n_steps = max(n_steps, count_steps(editor.min_steps, self.data))
+        return Step(
+            name=name,
+            share=share,
+            gap_weight=gap_weight,
+            balance=self.constraint.balance if self.ours else "cells",
+            learning_rate=editor.learning_rate if first else editor.head_learning_rate,
+            n_steps=n_steps,
+            every=max(1, n_steps // max(1, epochs)),
+        )
+
+    def _weights(self, first: bool, weight: float) -> tuple[float, float]:
+        """Weights of the cross-entropy and of the soft gap."""
+        if not self.data.has_groups:
+            return 1.0, 0.0
+        if self.ours:
+            return 1.0, weight
+        half = 0.5 if self.constraint.gap in SUMS_OF_TWO else 1.0
+        if self.editor.loss == "bmft":
+            return (0.0, half) if first else (1.0, weight * half)
+        return (weight, (1 - weight) * half) if first else (1 - weight, weight * half)
+
+    def _rows(self) -> int:
+        return count_step_rows(self.data) if self.ours else self.data.batch_size
+
+    def _optimizer(self) -> Optimizer:
+        editor = self.editor
+        return Optimizer(
+            name=editor.optimizer,
+            momentum=editor.momentum,
+            weight_decay=editor.weight_decay,
+            rows=self._rows(),
+            patience=editor.patience,
+        )

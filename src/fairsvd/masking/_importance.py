@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..base import EditData
+from ..base import EditData, Task
 from ..curvature import Gradient, squared_weight_gradients
 from ..layers import chosen_weights
-from ..objective import Constraint, edit_loss, shifted, soft_gap
-from ..phases import stratified
+from ..objective import edit_loss, shifted, soft_gap
+from ..phases import make_batches
 from ..training import cell_shares
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "row_importance",
 ]
 
-# Of the prediction's importance, as in both papers: under equal weights of the cells the gradient
-# of the prediction points where that of the bias does, and their ratio tells nothing.
+# Of the prediction's importance, as in both papers: with cells weighted equally both
+# gradients nearly coincide, and their ratio is constant.
 BALANCE = "classes"
 
 Importance = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -49,10 +49,8 @@ class Operating:
 
 
 def row_importance(
-    module: nn.Module,
+    task: Task,
     layers: Sequence[str],
-    data: EditData,
-    constraint: Constraint,
     at: Operating,
     *,
     max_memory: int,
@@ -67,11 +65,9 @@ def row_importance(
 
     Parameters
     ----------
-    module : nn.Module
+    task : Task
+        Its data's ``batch_size`` is B.
     layers : sequence of str
-    data : EditData
-        ``batch_size`` is B.
-    constraint : Constraint
     at : Operating
     max_memory : int
         Limit in bytes of the temporary memory.
@@ -81,8 +77,9 @@ def row_importance(
     bias, prediction : dict of weight name to Tensor
         Of the weights' shapes, at least 0.
     """
-    counts, means = cell_means(module, data, at)
-    slopes = gap_slopes(means, counts, constraint, data)
+    data = task.data
+    counts, means = cell_means(task, at)
+    slopes = gap_slopes(means, counts, task)
     shares = cell_shares(counts.reshape(data.n_classes, -1).cpu().numpy(), BALANCE)
     weights = torch.as_tensor(shares).flatten().to(means) * counts.sum() / counts.clamp_min(1)
 
@@ -97,16 +94,17 @@ def row_importance(
         return weights[cells].to(p)[:, None] * (p - true)
 
     bias, prediction = (
-        _expected_squares(module, layers, data, gradient, max_memory)
+        _expected_squares(task, layers, gradient, max_memory)
         for gradient in (of_gap, of_prediction)
     )
     return bias, prediction
 
 
 def _expected_squares(
-    module: nn.Module, layers: Sequence[str], data: EditData, gradient: Gradient, max_memory: int
+    task: Task, layers: Sequence[str], gradient: Gradient, max_memory: int
 ) -> dict[str, Tensor]:
     """Square single rows' gradients and their mean, weighed as in a batch."""
+    module, data = task.module, task.data
     squares = squared_weight_gradients(
         module,
         layers,
@@ -117,7 +115,7 @@ def _expected_squares(
         autocast=data.autocast,
     )
     names = [weight.parameter for weight in chosen_weights(module, layers).values()]
-    means = _mean_gradients(module, names, data, gradient)
+    means = _mean_gradients(task, names, gradient)
     share = 1 / data.batch_size
     return {
         name: (1 - share) * means[name].square() + share * squares[layer]
@@ -125,9 +123,8 @@ def _expected_squares(
     }
 
 
-def _mean_gradients(
-    module: nn.Module, names: Sequence[str], data: EditData, gradient: Gradient
-) -> dict[str, Tensor]:
+def _mean_gradients(task: Task, names: Sequence[str], gradient: Gradient) -> dict[str, Tensor]:
+    module, data = task.module, task.data
     current = dict(module.named_parameters())
     leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
     sums = {name: torch.zeros_like(current[name]) for name in names}
@@ -145,7 +142,7 @@ def _cell_batches(data: EditData) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield X, y * data.n_groups + groups, torch.zeros_like(y)
 
 
-def cell_means(module: nn.Module, data: EditData, at: Operating) -> tuple[Tensor, Tensor]:
+def cell_means(task: Task, at: Operating) -> tuple[Tensor, Tensor]:
     """Count the editing rows of every cell and average their probabilities.
 
     Returns
@@ -155,19 +152,20 @@ def cell_means(module: nn.Module, data: EditData, at: Operating) -> tuple[Tensor
     means : Tensor of shape (n_cells, n_classes), float64
         0 where a cell is empty.
     """
+    data = task.data
     n_cells = data.n_classes * data.n_groups
     sums = torch.zeros(n_cells, data.n_classes, dtype=torch.float64, device=data.device)
     counts = torch.zeros(n_cells, dtype=torch.float64, device=data.device)
     with torch.no_grad():
         for X, cells, _ in _cell_batches(data):
-            logits = shifted(data.forward(module, {}, X), at.margin)
+            logits = shifted(data.forward(task.module, {}, X), at.margin)
             p = torch.softmax(at.sharpness * logits, dim=1).double()
             sums.index_add_(0, cells, p)
             counts += torch.bincount(cells, minlength=n_cells)
     return counts, sums / counts.clamp_min(1)[:, None]
 
 
-def gap_slopes(means: Tensor, counts: Tensor, constraint: Constraint, data: EditData) -> Tensor:
+def gap_slopes(means: Tensor, counts: Tensor, task: Task) -> Tensor:
     """Differentiate the gap in the probabilities of a cell's rows.
 
     Returns
@@ -176,6 +174,7 @@ def gap_slopes(means: Tensor, counts: Tensor, constraint: Constraint, data: Edit
         Times the number of all rows, so that the mean over rows of slope times probability has
         the gap's gradient; 0 without a fairness term.
     """
+    data, constraint = task.data, task.constraint
     if not data.has_groups:
         return torch.zeros_like(means)
     cells = torch.arange(len(means), device=means.device)
@@ -189,10 +188,8 @@ def gap_slopes(means: Tensor, counts: Tensor, constraint: Constraint, data: Edit
 
 
 def batch_importance(
-    module: nn.Module,
+    task: Task,
     layers: Sequence[str],
-    data: EditData,
-    constraint: Constraint,
     at: Operating,
     rng: np.random.Generator,
 ) -> Importance:
@@ -201,23 +198,24 @@ def batch_importance(
     As the papers' code measures it, with every cell in every batch: values depend on the size of
     the batches, ``data.batch_size``. Parameters and results as in :func:`row_importance`.
     """
+    module, data = task.module, task.data
     names = [weight.parameter for weight in chosen_weights(module, layers).values()]
     current = dict(module.named_parameters())
     leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
-    batches = stratified(data, BALANCE, rng, size=data.batch_size)
+    batches = make_batches(data, BALANCE, rng, size=data.batch_size)
     n_batches = -(-len(data.editing) // data.batch_size)
     # (weight of the soft gap, weight of the cross-entropy) of the bias and of the prediction.
     losses = (1.0 if data.has_groups else 0.0, 0.0), (0.0, 1.0)
     sums = [{name: torch.zeros_like(leaves[name]) for name in names} for _ in losses]
     for _, batch in zip(range(n_batches), batches, strict=False):
         logits = data.forward(module, leaves, batch.X)
-        for total, (tradeoff, share) in zip(sums, losses, strict=True):
+        for total, (gap_weight, share) in zip(sums, losses, strict=True):
             loss = edit_loss(
                 logits,
                 batch,
-                constraint,
+                task.constraint,
                 margin=at.margin,
-                tradeoff=tradeoff,
+                gap_weight=gap_weight,
                 n_groups=data.n_groups,
                 share=share,
                 sharpness=at.sharpness,

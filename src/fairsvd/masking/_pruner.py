@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Real
 from re import Pattern
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
-    EditData,
-    Interval,
-    NetworkEditor,
     StrOptions,
+    Task,
+    at_least_0,
+    fraction,
+    parameter,
     positive_int,
+    register_editor,
 )
-from ..layers import select_layers
-from ..objective import Constraint, PhiObjective, Verdict
-from ..phases import SPARSITIES, find_privileged, gap_weights, judged, run_paths
-from ._prune_phases import PruningPath, run_path
-from ._pruned import Pruned, untouched_attributes, weights_of
-from ._pruning import Pruning
+from ..caching import Entry
+from ..curvature import group_weight_curvature
+from ..layers import chosen_weights, select_layers
+from ..masks import removed_fraction
+from ..phases import (
+    SPARSITIES,
+    Best,
+    MaskedEdit,
+    ScoredRemoval,
+    TuningEditor,
+    find_privileged,
+    judge_removals,
+    mask_and_tune,
+    run_paths,
+)
+from ._units import Bias, unit_biases, unit_effects
 
 __all__ = ["FairPruner"]
 
 
-class FairPruner(NetworkEditor):
+@register_editor(max_steps=3, gap_weight=1.0)
+class FairPruner(TuningEditor):
     """Remove single weights or whole units of a trained network that drive its bias.
 
     Weights of the chosen linear and convolution layers are set to zero so that errors fall more
@@ -43,10 +55,6 @@ class FairPruner(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and edited as it is. With a trained network pass rows that it was
-        not trained on.
     sparsity : float in [0, 1] or None, default=None
         Share of the weights removed, or of the units ("unit"). ``criterion="learned"``: a cap over
         all layers together (None: no cap); otherwise what is removed (None: searched).
@@ -54,15 +62,18 @@ class FairPruner(NetworkEditor):
         Linear, Conv2d and attention layers to edit, named as for :class:`FairLRFTransformer`;
         "hidden" leaves out the one that makes the logits.
     criterion : {"learned", "curvature", "unit", "magnitude", "random"}, default="learned"
-        "learned": straight-through masks; "curvature": ``1/2 w^2 (h_unprivileged - tradeoff *
-        h_privileged)``; "unit": whole output units with their bias, by the predicted change of the
-        soft gap; "magnitude" and "random" are controls.
-    tradeoff : float or None, default=None
-        Weight of the soft gap in the loss ("learned" and the factors), and of the privileged
-        group's curvature ("curvature"). None: searched on validation.
+        "learned": straight-through masks; "curvature": ``1/2 w^2 (h_unprivileged -
+        privileged_weight * h_privileged)``; "unit": whole output units with their bias, by the
+        predicted change of the soft gap; "magnitude" and "random" are controls.
+    gap_weight : float or None, default=None
+        Weight of the soft gap in the loss of the masks and of the factors. None: searched on
+        validation.
+    privileged_weight : float or None, default=None
+        Weight of the privileged group's curvature in the score of ``criterion="curvature"``. None:
+        searched on validation, with both signs of the score.
     hessian : {"fisher", "ggn"}, default="fisher"
         Diagonal curvature: empirical Fisher, or label-free generalised Gauss-Newton.
-    n_steps : int, default=1
+    n_rounds : int, default=1
         Rounds of removal by curvature or of units, re-scored before each.
     ranking : {"layer", "global"}, default="layer"
         Whether each layer loses the same share ("curvature", "unit", "magnitude", "random"), or
@@ -73,64 +84,10 @@ class FairPruner(NetworkEditor):
         convolution layers, after the removal, with the soft gap in the loss. Beside learned masks
         these and the output layer are also tuned with nothing removed, for networks that can spare
         little; the better of both is chosen.
-    balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
-        every row alike. "auto": "cells" where some cell holds less than half the rows that
-        independence of label and group would give it, else "classes".
     max_steps : int, default=300
         Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
-    constraint : str or PhiObjective, default="equalized_odds"
-        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
-    utility : str or callable, default="auto"
-        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
-        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto": by the rule
-        of ``balance``, "mean_and_worst_cell_accuracy" or "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network, and a step of an edit on images; on tables a
-        step of an edit sees up to four times as many.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks, curvature and learned masks are kept, so
-        that a later fit that depends on the same ones does not compute them again. Entries are
-        checked when they are read. Needs an integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" computes losses and curvature under ``torch.autocast`` in bfloat16, and sums in
-        float32; candidates are judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.
-    n_jobs : int or None, default=None
-        Parallel trade-offs; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -154,7 +111,7 @@ class FairPruner(NetworkEditor):
     -----
     "curvature" is the score of FairPrune (arXiv:2203.02110), following two re-implementations that
     agree. Deviations: the curvature is the mean of squared per-sample gradients, exact, in one pass
-    and at the operating threshold; one-shot unless ``n_steps`` says otherwise; weights are ranked
+    and at the operating threshold; one-shot unless ``n_rounds`` says otherwise; weights are ranked
     within a layer unless ``ranking="global"``, which is FairPrune's; both signs are searched; the
     output layer is left out. With several groups everyone but the privileged group is unprivileged.
     Biases and normalisation layers are spared. The tuning's learning rate is that of
@@ -176,7 +133,7 @@ class FairPruner(NetworkEditor):
     >>> from fairsvd import FairPruner
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(400, random_state=0)
-    >>> pruner = FairPruner(tolerance=0.1, tradeoff=1.0, random_state=0)
+    >>> pruner = FairPruner(tolerance=0.1, gap_weight=1.0, random_state=0)
     >>> pruner = pruner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> pruner.predict(data.data).shape
     (400,)
@@ -184,156 +141,238 @@ class FairPruner(NetworkEditor):
     ['hidden.0.weight', 'hidden.2.weight']
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "sparsity": [Interval(Real, 0, 1, closed="both"), None],
-        "layers": [StrOptions({"hidden", "all"}), list, tuple, Pattern],
-        "criterion": [StrOptions({"learned", "curvature", "unit", "magnitude", "random"})],
-        "tradeoff": [Interval(Real, 0, None, closed="left"), None],
-        "hessian": [StrOptions({"fisher", "ggn"})],
-        "n_steps": [positive_int()],
-        "ranking": [StrOptions({"layer", "global"})],
-        "refine": [StrOptions({"scale"}), None],
-        "balance": [StrOptions({"auto", "cells", "classes"}), None],
-        "max_steps": [positive_int()],
-        "max_memory": [positive_int()],
-    }
+    sparsity: float | None = parameter(fraction(), None, default=None)
+    layers: Any = parameter(StrOptions({"hidden", "all"}), list, tuple, Pattern, default="hidden")
+    criterion: str = parameter(
+        StrOptions({"learned", "curvature", "unit", "magnitude", "random"}), default="learned"
+    )
+    gap_weight: float | None = parameter(at_least_0(), None, default=None)
+    privileged_weight: float | None = parameter(at_least_0(), None, default=None)
+    hessian: str = parameter(StrOptions({"fisher", "ggn"}), default="fisher")
+    n_rounds: int = parameter(positive_int(), default=1)
+    ranking: str = parameter(StrOptions({"layer", "global"}), default="layer")
+    refine: str | None = parameter(StrOptions({"scale"}), None, default="scale")
+    max_steps: int = parameter(positive_int(), default=300)
+    max_memory: int = parameter(positive_int(), default=2**28)
 
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        sparsity: float | None = None,
-        layers: Any = "hidden",
-        criterion: str = "learned",
-        tradeoff: float | None = None,
-        hessian: str = "fisher",
-        n_steps: int = 1,
-        ranking: str = "layer",
-        refine: str | None = "scale",
-        balance: str | None = "auto",
-        max_steps: int = 300,
-        constraint: str | PhiObjective = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        max_memory: int = 2**28,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.sparsity = sparsity
-        self.layers = layers
-        self.criterion = criterion
-        self.tradeoff = tradeoff
-        self.hessian = hessian
-        self.n_steps = n_steps
-        self.ranking = ranking
-        self.refine = refine
-        self.balance = balance
-        self.max_steps = max_steps
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.max_memory = max_memory
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
-
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
-        names = select_layers(module, self.layers, data.output_layer)
-        privileged = find_privileged(data)
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        names = select_layers(task.module, self.layers, task.data.output_layer)
+        whole = keep_all(task.module, names, units=self.criterion == "unit")
+        privileged = find_privileged(task.data)
         shared = {
-            "privileged_group_": None if privileged is None else data.group_labels[privileged],
-            "balance_": constraint.balance,
+            "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
+            "balance_": task.constraint.balance,
         }
-        attributes = {**shared, **untouched_attributes(weights_of(module, names))}
-        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, attributes)
-        start, refine = None, self.refine is not None
+        untouched = {**shared, **whole.attributes()}
+        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
+        start = Best[Pruned]()
         if self.criterion != "learned" or self.sparsity == 0:
-            pruning = Pruning(
-                module=module,
-                data=data,
-                constraint=constraint,
+            removal = Pruning.of(
+                task,
+                whole=whole,
                 layers=names,
                 criterion=self.criterion,
                 ranking=self.ranking,
                 sparsities=SPARSITIES if self.sparsity is None else (self.sparsity,),
-                tradeoff=self.tradeoff,
+                privileged_weight=self.privileged_weight,
                 hessian=self.hessian,
-                n_steps=self.n_steps,
+                n_rounds=self.n_rounds,
                 max_memory=self.max_memory,
                 privileged=privileged,
                 rng=rng,
-            )
-            start = yield from _removed(pruning, shared)
-            if not refine:
-                return
-        paths = self._paths(module, data, constraint, names, shared, rng)
-        yield from run_paths(paths, partial(run_path, start=start, refine=refine), self.n_jobs)
-
-    def _paths(
-        self,
-        module: nn.Module,
-        data: EditData,
-        constraint: Constraint,
-        layers: list[str],
-        shared: dict[str, Any],
-        rng: np.random.Generator,
-    ) -> list[PruningPath]:
-        tradeoffs = gap_weights(data, self.tradeoff)
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(len(tradeoffs))
-        return [
-            PruningPath(
-                # Parallel tasks must not share a module.
-                module=copy.deepcopy(module),
-                data=data,
-                constraint=constraint,
-                layers=tuple(layers),
-                tradeoff=tradeoff,
-                max_removed=self.sparsity,
-                n_steps=min(self.max_steps, max(30, len(data.editing))),
-                seed=seed,
                 attributes=shared,
             )
-            for tradeoff, seed in zip(tradeoffs, seeds, strict=True)
-        ]
+            yield from run_paths([removal], partial(judge_removals, start=start))
+            if self.refine is None:
+                return
+            start.value = start.value or whole
+        yield from mask_and_tune(
+            task,
+            whole,
+            start.value,
+            self.refine,
+            gap_weight=self.gap_weight,
+            max_removed=self.sparsity,
+            max_steps=self.max_steps,
+            attributes=shared,
+            rng=rng,
+            n_jobs=self.n_jobs,
+        )
 
 
-def _removed(pruning: Pruning, attributes: dict[str, Any]) -> Generator[Candidate, None, Pruned]:
-    """Judge every removal by a score; return the best to start from, or the untouched weights."""
+@dataclass(frozen=True)
+class Pruned(MaskedEdit):
+    """Weights with their removed entries zeroed, factors of their rows, and what was tuned beside.
 
-    def pack(edit: Pruned, params: Any, verdict: Verdict, logits: Tensor) -> Candidate:
-        return edit.candidate(params, attributes, verdict, logits)
+    Attributes
+    ----------
+    originals : mapping of parameter name to Tensor
+        The weights with nothing removed.
+    masks : mapping of parameter name to Tensor
+        True (or 1) where a weight is kept; of the weight's shape.
+    scales : mapping of parameter name to Tensor of shape (n_units,)
+        Factor of every output unit.
+    plain : mapping of parameter name to Tensor
+        Biases and the output layer, where they may have changed.
+    """
 
-    settings = pruning.module, pruning.data, pruning.constraint
-    start = yield from judged(pruning.edits(), *settings, pack)
-    return start or pruning.nothing()
+    originals: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    plain: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Tensor]:
+        """Return single weights, those that are gone being zero."""
+        return {name: w * self.masks[name] for name, w in self.originals.items()}
+
+    def remove(self, masks: Mapping[str, Tensor]) -> Pruned:
+        """Zero what the masks remove."""
+        return replace(self, masks=masks)
+
+    def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor]]:
+        """Let a factor for every output unit move."""
+        scales = {n: w.new_ones(len(w)).requires_grad_() for n, w in self.originals.items()}
+        return replace(self, scales=scales, plain=plain), list(scales.values())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Multiply the weights out, by their names in the state dict."""
+        return {
+            name: along_rows(self.scales[name], w) * w if name in self.scales else w
+            for name, w in self.entries().items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that differs from the untouched network's state dict."""
+        return {**self.weights(), **self.plain}
+
+    def detached(self) -> Pruned:
+        """Copy, so that later steps do not change it."""
+        scales = {name: value.detach().clone() for name, value in self.scales.items()}
+        plain = {name: value.detach().clone() for name, value in self.plain.items()}
+        return replace(self, scales=scales, plain=plain)
+
+    def attributes(self) -> dict[str, Any]:
+        """Give the masks, and the share that they remove."""
+        masks = {name: mask.detach().bool().cpu().numpy() for name, mask in self.masks.items()}
+        return {"masks_": masks, "removed_fraction_": removed_fraction(self.masks)}
+
+
+@dataclass(frozen=True)
+class PrunedUnits(Pruned):
+    """Whole output units, which go with their biases.
+
+    Attributes
+    ----------
+    biases : mapping of weight name to its units' biases
+    kept_biases : mapping of bias name to boolean Tensor
+        False where a bias goes with its unit.
+    originals, masks, scales, plain
+        See :class:`Pruned`; ``plain`` has every bias of a unit.
+    """
+
+    biases: Mapping[str, Sequence[Bias]] = field(default_factory=dict)
+    kept_biases: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def remove(self, masks: Mapping[str, Tensor]) -> PrunedUnits:
+        """Zero the units that the masks (n_units,) remove, and their biases."""
+        kept = {name: torch.ones_like(self.plain[name], dtype=torch.bool) for name in self.plain}
+        for weight, biases in self.biases.items():
+            for name, rows in biases:
+                kept[name][rows] &= masks[weight]
+        whole = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
+        return replace(self, masks=whole, kept_biases=kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that differs from the untouched network's state dict."""
+        kept = self.kept_biases
+        plain = {n: v * kept[n] if n in kept else v for n, v in self.plain.items()}
+        return {**self.weights(), **plain}
+
+
+def along_rows(values: Tensor, weight: Tensor) -> Tensor:
+    """Shape one value an output unit (n_units,) so that it multiplies the rows of a weight."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def keep_all(module: nn.Module, layers: Sequence[str], *, units: bool) -> Pruned:
+    """Make the edit that keeps every weight of some layers."""
+    chosen = chosen_weights(module, layers).values()
+    weights = {weight.parameter: weight.value.detach() for weight in chosen}
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    if not units:
+        return Pruned(weights, masks)
+    biases, parameters = unit_biases(module, layers), dict(module.named_parameters())
+    names = [name for each in biases.values() for name, _ in each]
+    plain = {name: parameters[name].detach() for name in names}
+    return PrunedUnits(weights, masks, plain=plain, biases=biases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning(ScoredRemoval[Pruned]):
+    """Removal of weights or units by a score; ``criterion`` can also be "unit".
+
+    Attributes
+    ----------
+    layers : sequence of str
+    ranking : {"layer", "global"}
+        Whether each layer loses the same share, or scores compete over all layers.
+    """
+
+    layers: Sequence[str]
+    ranking: str
+
+    def block_of(self, name: str) -> str:
+        """Rank within a layer, or all together."""
+        return name if self.ranking == "layer" else ""
+
+    def edits(self) -> Iterator[tuple[dict[str, object], Pruned]]:
+        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        if self.criterion != "unit":
+            yield from super().edits()
+        # Without groups there is no gap that a unit could be scored by.
+        elif self.data.has_groups and tuple(self.sparsities) != (0,):
+            effects = self._first_effects()
+            yield from self.in_rounds({}, effects, self._effects, lambda edit, effects: effects)
+
+    def first_curvature(self) -> dict[str, Tensor]:
+        """Measure the curvature of the untouched network's loss."""
+        parts = {
+            "criterion": "weight curvature",
+            "layers": list(self.layers),
+            "hessian": self.hessian,
+            "margin": self.data.margin,
+            "privileged": self.privileged,
+        }
+        return self._fetch("curvature", parts, lambda: self._measure(self.module))
+
+    def curvature(self, edit: Pruned) -> dict[str, Tensor]:
+        """Measure the curvature of what is left."""
+        return self._measure(self.edited(edit))
+
+    def _measure(self, module: nn.Module) -> dict[str, Tensor]:
+        curvature = group_weight_curvature(
+            module, self.layers, self.sides(), **self.pass_settings()
+        )
+        weights = chosen_weights(self.module, self.layers)
+        return {
+            weight.parameter: curvature[layer].reshape(2, *weight.value.shape)
+            for layer, weight in weights.items()
+        }
+
+    def _first_effects(self) -> dict[str, Tensor]:
+        parts = {
+            "layers": list(self.layers),
+            "margin": self.data.margin,
+            "gap": [self.constraint.gap, self.constraint.pos],
+            "rows": self.data.batch_size,
+        }
+        return self._fetch("unit effects", parts, lambda: self._effects(self.whole))
+
+    def _effects(self, edit: Pruned) -> dict[str, Tensor]:
+        return unit_effects(self, edit.state(), unit_biases(self.module, self.layers))
+
+    def _fetch(
+        self, name: str, parts: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        entry = self.data.cache.fetch(name, parts, lambda: Entry(compute()))
+        return {key: value.to(self.data.device) for key, value in entry.tensors.items()}

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._rng import one_torch_thread
-from ..base import Candidate, EditData
+from ..base import Candidate, Task
 from ..layers import layer_parameters
-from ..objective import SHARPNESS, Constraint
-from ..phases import START_FRACTION, Best, judged_state, lighten, loss_of, stratified
+from ..objective import SHARPNESS
+from ..phases import START_FRACTION, Best, judge_state, make_batches, make_loss
 from ..training import tune
 
 __all__ = ["Optimizer", "Path", "Step", "run_path"]
@@ -24,12 +23,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What one step minimises, and how long: ``share`` cross-entropy + ``tradeoff`` soft gap.
+    """What one step minimises, and how long: ``share`` cross-entropy + ``gap_weight`` soft gap.
 
     Attributes
     ----------
     name : {"impair", "repair"}
-    share, tradeoff : float
+    share, gap_weight : float
     balance : {"cells", "classes"} or None
         How the cross-entropy weighs rows.
     learning_rate : float
@@ -39,7 +38,7 @@ class Step:
 
     name: str
     share: float
-    tradeoff: float
+    gap_weight: float
     balance: str | None
     learning_rate: float
     n_steps: int
@@ -58,15 +57,11 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Path:
-    """Both steps under one weight of the bias, self-contained so that it can run anywhere.
+class Path(Task):
+    """Both steps under one weight of the soft gap.
 
     Attributes
     ----------
-    module : nn.Module
-        Not shared with another path, its parameters frozen.
-    data : EditData
-    constraint : Constraint
     masks : dict of weight name to Tensor
         What each update is multiplied by, in [0, 1]; broadcast to the weight.
     resets : dict of parameter name to boolean Tensor
@@ -83,9 +78,6 @@ class Path:
     seed : numpy.random.SeedSequence
     """
 
-    module: nn.Module
-    data: EditData
-    constraint: Constraint
     masks: dict[str, Tensor]
     resets: dict[str, Tensor]
     impair: Step
@@ -96,10 +88,10 @@ class Path:
     attributes: dict[str, Any]
     seed: np.random.SeedSequence
 
-    def judged(self, state: State, step: Step, number: int) -> Candidate:
+    def judge(self, state: State, step: Step, number: int) -> Candidate:
         """Judge a state and pack it."""
         params = {**self.record, "stage": step.name, "step": number}
-        return judged_state(self.module, self.data, state, params, self.attributes)
+        return judge_state(self, state, params, self.attributes)
 
     def margin(self, state: State) -> float:
         """Operating threshold of a state, in units of the logit margin."""
@@ -117,34 +109,21 @@ def run_path(path: Path) -> Iterator[Candidate]:
     Yields
     ------
     candidate : Candidate
-        Its state is left out where an earlier one of the path ranks at least as high, so that
-        memory holds few networks.
+        One an epoch of either step.
     """
     rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
-    best, start = Best[State](), Best[State]({})
+    start = Best[State]({})
     last: State = {}
     limit = START_FRACTION * path.constraint.tolerance
-    with one_torch_thread():
-        moving = [name for name, mask in path.masks.items() if bool(mask.any())]
-        for candidate in _tuned(path, path.impair, {}, moving, rngs[0]):
-            last = dict(candidate.state)
-            if candidate.logits is not None:
-                start.offer(path.data.judge(candidate.logits, limit).rank, last)
-            yield lighten(candidate, best)
-        chosen = (start.edit or {}) if path.at_threshold else last
-        for candidate in _tuned(path, path.repair, _reset(path, chosen), _head(path), rngs[1]):
-            yield lighten(candidate, best)
-
-
-def _offer(best: Best[State], candidate: Candidate) -> bool:
-    if candidate.verdict is None:
-        return True
-    return best.offer(candidate.verdict.rank, dict(candidate.state))
-
-
-def _head(path: Path) -> list[str]:
-    """Names of the output layer's parameters."""
-    return list(layer_parameters(path.module, path.data.output_layer))
+    moving = [name for name, mask in path.masks.items() if bool(mask.any())]
+    for candidate in _tune(path, path.impair, {}, moving, rngs[0]):
+        last = dict(candidate.state)
+        if candidate.logits is not None:
+            start.offer(path.data.judge(candidate.logits, limit).rank, last)
+        yield candidate
+    chosen = (start.value or {}) if path.at_threshold else last
+    head = list(layer_parameters(path.module, path.data.output_layer))
+    yield from _tune(path, path.repair, _reset(path, chosen), head, rngs[1])
 
 
 def _reset(path: Path, state: State) -> State:
@@ -157,7 +136,7 @@ def _reset(path: Path, state: State) -> State:
     return {**state, **zeroed}
 
 
-def _tuned(
+def _tune(
     path: Path, step: Step, start: Mapping[str, Tensor], names: list[str], rng: np.random.Generator
 ) -> Iterator[Candidate]:
     """Tune the named parameters from a state on, until the steps or the patience are used up."""
@@ -166,13 +145,11 @@ def _tuned(
     current = dict(path.module.named_parameters())
     values = {name: start.get(name, current[name]).detach().clone() for name in names}
     leaves = {name: value.requires_grad_() for name, value in values.items()}
-    loss = loss_of(
-        path.module,
-        path.data,
-        path.constraint,
+    loss = make_loss(
+        path,
         lambda: {**start, **leaves},
         margin=path.margin(dict(start)),
-        tradeoff=step.tradeoff,
+        gap_weight=step.gap_weight,
         share=step.share,
         sharpness=SHARPNESS if path.at_threshold else 1.0,
     )
@@ -180,7 +157,7 @@ def _tuned(
     numbers = tune(
         loss,
         list(leaves.values()),
-        stratified(path.data, step.balance, rng, size=path.optimizer.rows),
+        make_batches(path.data, step.balance, rng, size=path.optimizer.rows),
         n_steps=step.n_steps,
         learning_rate=step.learning_rate,
         every=step.every,
@@ -192,8 +169,9 @@ def _tuned(
     best, waiting = Best[State](), 0
     for number in numbers:
         state = {**start, **{name: leaf.detach().clone() for name, leaf in leaves.items()}}
-        candidate = path.judged(state, step, number)
-        waiting = 0 if _offer(best, candidate) else waiting + 1
+        candidate = path.judge(state, step, number)
+        better = candidate.verdict is None or best.offer(candidate.verdict.rank)
+        waiting = 0 if better else waiting + 1
         yield candidate
         if path.optimizer.patience is not None and waiting >= path.optimizer.patience:
             return

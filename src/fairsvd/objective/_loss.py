@@ -29,12 +29,12 @@ def edit_loss(
     constraint: Constraint,
     *,
     margin: float,
-    tradeoff: float,
+    gap_weight: float,
     n_groups: int,
     share: float = 1.0,
     sharpness: float = SHARPNESS,
 ) -> Tensor:
-    """``share`` times the weighted cross-entropy plus ``tradeoff`` times the soft gap.
+    """``share`` times the weighted cross-entropy plus ``gap_weight`` times the soft gap.
 
     Both are taken at the operating threshold. A gap penalised at margin 0, where an unbalanced
     task is never run, costs balanced accuracy and buys nothing.
@@ -46,7 +46,7 @@ def edit_loss(
     constraint : Constraint
     margin : float
         Operating threshold, in units of the logit margin.
-    tradeoff : float
+    gap_weight : float
         Weight of the soft gap; at 0 it is not computed.
     n_groups : int
     share : float, default=1.0
@@ -59,7 +59,7 @@ def edit_loss(
     loss = (losses * batch.loss_weights).mean()
     if share != 1:
         loss = share * loss
-    if tradeoff == 0:
+    if gap_weight == 0:
         return loss
     probabilities = torch.softmax(sharpness * logits, dim=1)
     penalty = soft_gap(
@@ -71,4 +71,4 @@ def edit_loss(
         constraint.pos,
         n_groups,
     )
-    return loss + tradeoff * penalty
+    return loss + gap_weight * penalty

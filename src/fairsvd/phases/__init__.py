@@ -1,45 +1,56 @@
-"""What methods that tune a network share: paths, steps and removal."""
+"""What methods that tune a network share: paths and their phases, edits, leaves, removal."""
 
 from __future__ import annotations
 
-from ._path import TuningPath, judged, run_phases
-from ._privileged import find_privileged, privileged_group
-from ._removal import SPARSITIES, ScoredRemoval
-from ._steps import head_and_biases, layer_biases, layered_rate, trained_masks, tuned
-from ._tuning import (
+from ._batches import (
     GAP_WEIGHTS,
+    count_step_rows,
+    count_steps,
+    list_gap_weights,
+    make_batches,
+)
+from ._edit import Edit, MaskedEdit
+from ._editor import TuningEditor
+from ._leaves import copy_biases, float_parameters
+from ._path import (
     START_FRACTION,
     Best,
-    gap_weights,
-    judged_state,
-    lighten,
-    loss_of,
-    rows_a_step,
+    MaskingPath,
+    TuningPath,
+    judge_state,
+    make_loss,
+    mask_and_tune,
     run_paths,
-    stratified,
+    run_phases,
+    tune_edit,
 )
+from ._privileged import find_privileged, privileged_group
+from ._removal import SPARSITIES, ScoredRemoval, judge_removals
 
 __all__ = [
     "GAP_WEIGHTS",
     "SPARSITIES",
     "START_FRACTION",
     "Best",
+    "Edit",
+    "MaskedEdit",
+    "MaskingPath",
     "ScoredRemoval",
+    "TuningEditor",
     "TuningPath",
+    "copy_biases",
+    "count_step_rows",
+    "count_steps",
     "find_privileged",
-    "gap_weights",
-    "head_and_biases",
-    "judged",
-    "judged_state",
-    "layer_biases",
-    "layered_rate",
-    "lighten",
-    "loss_of",
+    "float_parameters",
+    "judge_removals",
+    "judge_state",
+    "list_gap_weights",
+    "make_batches",
+    "make_loss",
+    "mask_and_tune",
     "privileged_group",
-    "rows_a_step",
     "run_paths",
     "run_phases",
-    "stratified",
-    "trained_masks",
-    "tuned",
+    "tune_edit",
 ]

@@ -1,194 +1,456 @@
-"""The phases of an edit that removes entries: removal, or learned masks, then a tuning."""
+"""The way of an edit from the values it tries to its loss: paths, their phases, who runs them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
+from joblib import effective_n_jobs
+from torch import Tensor
 
+from .._parallel import in_parallel
 from .._rng import one_torch_thread
-from ..base import Candidate, EditData
-from ..objective import Constraint, Verdict
-from ..training import CellBatches
-from ._tuning import START_FRACTION, Best, lighten, loss_of, rows_a_step, stratified
+from ..base import Candidate, Task
+from ..caching import Cache
+from ..masks import clamp_masks, harden, mask_variables, straight_through
+from ..objective import SHARPNESS, Curves, edit_loss
+from ..training import Batch, tune
+from ._batches import count_step_rows, count_steps, list_gap_weights, make_batches
+from ._edit import Edit, MaskedEdit
+from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 
-__all__ = ["N_CANDIDATES", "TuningPath", "judged", "run_phases"]
+__all__ = [
+    "START_FRACTION",
+    "Best",
+    "MaskingPath",
+    "TuningPath",
+    "judge_state",
+    "learn_masks",
+    "make_loss",
+    "mask_and_tune",
+    "run_paths",
+    "run_phases",
+    "tune_edit",
+    "tune_rest",
+    "tune_whole",
+]
 
 # Candidates that each phase leaves.
 N_CANDIDATES = 10
 
+# What a second tuning starts from is chosen under this share of the tolerance: it closes
+# the rest, and a looser start costs less utility.
+START_FRACTION = 0.6
 
-class Edit(Protocol):
-    """What differs from the untouched network."""
+# Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
+MASK_RATE = 3e-2
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Return the entries of the state dict that differ."""
-        ...
+# Mask variables of more bytes, those of large networks, are not kept for another cap: 256 MiB.
+MAX_KEPT = 2**28
 
-    def detached(self) -> Self:
-        """Copy, so that later steps do not change it."""
-        ...
-
-
+P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
+M = TypeVar("M", bound=MaskedEdit)
+State = Mapping[str, Tensor]
+
+# Maps the entries of the state that were replaced, the logits and the batch to a scalar.
+ExtraLoss = Callable[[State, Tensor, Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningPath(ABC, Generic[E]):
-    """One trade-off's way through the phases, self-contained so that it can run anywhere.
+class TuningPath(Task, Generic[E]):
+    """One weight of the soft gap: its way through the phases of an edit.
 
     Attributes
     ----------
-    module : nn.Module
-        Not shared with another path, its parameters frozen.
-    data : EditData
-    constraint : Constraint
-    tradeoff : float
-        Weight of the soft gap.
-    max_removed : float or None
-        Cap on the removed share.
+    gap_weight : float
+        Weight of the soft gap in the loss.
     n_steps : int
         Of each phase.
     seed : numpy.random.SeedSequence
     attributes : dict
         Fitted attributes that do not depend on the candidate.
+    share : float, default=1.0
+        Weight of the cross-entropy in the loss.
+    extra_loss : callable, optional
+        A term that a method adds to the loss.
+    module, data, constraint
+        See :class:`fairsvd.base.Task`.
     """
 
-    module: nn.Module
-    data: EditData
-    constraint: Constraint
-    tradeoff: float
-    max_removed: float | None
+    gap_weight: float
     n_steps: int
     seed: np.random.SeedSequence
     attributes: dict[str, Any]
-
-    @abstractmethod
-    def pack(
-        self, edit: E, params: Mapping[str, Any], verdict: Verdict, logits: Tensor
-    ) -> Candidate:
-        """Make a candidate of a judged edit."""
+    share: float = 1.0
+    extra_loss: ExtraLoss | None = None
 
     @property
     def every(self) -> int:
         """Steps between two candidates."""
         return max(1, self.n_steps // N_CANDIDATES)
 
-    def key(self) -> dict[str, Any]:
-        """Tell what a training of masks depends on, beside the scope of the data's cache."""
-        return {
-            "tradeoff": self.tradeoff,
-            "margin": self.data.margin,
-            "constraint": vars(self.constraint),
-            "n_steps": self.n_steps,
-            "rows": rows_a_step(self.data),
-            "seed": [self.seed.entropy, self.seed.spawn_key],
-        }
+    def steps(
+        self,
+        state: Callable[[], State],
+        leaves: Sequence[Tensor],
+        margin: float,
+        rng: np.random.Generator,
+        rate: float,
+        after_step: Callable[[], None] | None = None,
+    ) -> Iterator[int]:
+        """Minimise the path's loss over the leaves that the state depends on.
 
-    def batches(self, rng: np.random.Generator) -> CellBatches:
-        """Cell-stratified batches of the editing rows."""
-        return stratified(self.data, self.constraint.balance, rng)
+        Yields
+        ------
+        step : int
+            Every tenth of the steps.
+        """
+        weights = {"gap_weight": self.gap_weight, "share": self.share}
+        return tune(
+            make_loss(self, state, margin=margin, extra=self.extra_loss, **weights),
+            leaves,
+            make_batches(self.data, self.constraint.balance, rng),
+            n_steps=self.n_steps,
+            learning_rate=rate,
+            every=self.every,
+            after_step=after_step,
+        )
 
-    def loss(self, state: Callable[[], Mapping[str, Tensor]], margin: float) -> Any:
-        """Make the loss of a batch for a state that depends on trainable tensors."""
-        settings = {"margin": margin, "tradeoff": self.tradeoff}
-        return loss_of(self.module, self.data, self.constraint, state, **settings)
-
-    def logits(self, edit: E) -> Tensor:
-        """Logits of the judged rows."""
-        return self.data.logits(self.module, edit.state())
+    def measure(self, edit: E) -> tuple[Tensor, Curves]:
+        """Compute the logits of the judged rows, and what they are worth at every threshold."""
+        logits = self.data.logits(self.module, edit.state())
+        return logits, self.data.judge.curves(logits)
 
     def candidate(
-        self, edit: E, logits: Tensor, stage: str, step: int, verdict: Verdict
+        self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves
     ) -> Candidate:
-        """Pack a judged edit, with a record of where it comes from."""
-        params = {"tradeoff": self.tradeoff, "stage": stage, "step": step}
-        return self.pack(edit, params, verdict, logits)
+        """Judge an edit and pack it, with a record of where it comes from."""
+        params = {"gap_weight": self.gap_weight, "stage": stage, "step": step}
+        return edit.pack(params, self.attributes, self.data.judge(curves), logits)
 
 
-def judged(
-    edits: Iterator[tuple[dict[str, object], E]],
-    module: nn.Module,
-    data: EditData,
-    constraint: Constraint,
-    pack: Callable[[E, Mapping[str, Any], Verdict, Tensor], Candidate],
-) -> Generator[Candidate, None, E | None]:
-    """Judge every removal by a score.
+def make_loss(
+    task: Task,
+    state: Callable[[], State],
+    *,
+    margin: float,
+    gap_weight: float,
+    share: float = 1.0,
+    sharpness: float = SHARPNESS,
+    extra: ExtraLoss | None = None,
+) -> Callable[[Batch], Tensor]:
+    """Make the loss of a batch for a state that depends on trainable tensors.
+
+    Parameters
+    ----------
+    task : Task
+    state : callable
+        Gives the entries of the module's state that are replaced, anew for every batch.
+    margin : float
+        Operating threshold, in units of the logit margin.
+    gap_weight, share, sharpness : float
+        As in :func:`fairsvd.objective.edit_loss`.
+    extra : callable, optional
+        Maps (entries, logits, batch) to a term that is added.
+    """
+    data = task.data
+    weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
+
+    def loss(batch: Batch) -> Tensor:
+        entries = state()
+        logits = data.forward(task.module, entries, batch.X)
+        settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
+        value = edit_loss(logits, batch, task.constraint, **settings)
+        return value if extra is None else value + extra(entries, logits, batch)
+
+    return loss
+
+
+class Best(Generic[P]):
+    """What has the highest rank so far; an equal one does not replace it."""
+
+    def __init__(self, value: P | None = None) -> None:
+        self.rank: tuple[bool, float] | None = None
+        self.value = value
+
+    def offer(self, rank: tuple[bool, float], value: P | None = None) -> bool:
+        """Take the value if it is better, and tell whether it was."""
+        if self.rank is not None and rank <= self.rank:
+            return False
+        self.rank, self.value = rank, value
+        return True
+
+
+def judge_state(
+    task: Task, state: State, params: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> Candidate:
+    """Judge a state of the module and pack it, its logits with it."""
+    logits = task.data.logits(task.module, state)
+    return Candidate(state, params, attributes, verdict=task.data.judge(logits), logits=logits)
+
+
+def run_paths(
+    paths: Sequence[P], run: Callable[[P], Iterator[Candidate]], n_jobs: int | None = None
+) -> Iterator[Candidate]:
+    """Run paths one by one, or at the same time, with equal results.
+
+    Parameters
+    ----------
+    paths : sequence
+        Self-contained; no two that run at the same time share a module.
+    run : callable
+        Yields the candidates of a path; can be pickled.
+    n_jobs : int or None, default=None
 
     Yields
     ------
     candidate : Candidate
-        Its state is left out where an earlier one ranks at least as high, so that memory holds
-        few networks.
-
-    Returns
-    -------
-    start : edit or None
-        The best of them for a tuning to start from; None where there was no edit.
+        In the order of the paths. Its state is left out where an earlier one of its path ranks at
+        least as high, so that memory holds few networks.
     """
-    start, best = Best[E](), Best[E]()
-    limit = START_FRACTION * constraint.tolerance
-    for params, edit in edits:
-        logits = data.logits(module, edit.state())
-        curves = data.judge.curves(logits)
-        start.offer(data.judge(curves, limit).rank, edit)
-        record = {"stage": "removal", **params}
-        yield lighten(pack(edit, record, data.judge(curves), logits), best)
-    return start.edit
+    if len(paths) == 1 or effective_n_jobs(n_jobs) == 1:
+        for path in paths:
+            yield from _run(run, path)
+        return
+    for candidates in in_parallel(partial(_run_to_end, run), [(path,) for path in paths], n_jobs):
+        yield from candidates
+
+
+def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
+    best = Best[Candidate]()
+    with one_torch_thread():
+        for candidate in run(path):
+            yield forget_beaten(candidate, best)
+
+
+def _run_to_end(run: Callable[[P], Iterator[Candidate]], path: P) -> list[Candidate]:
+    return list(_run(run, path))
+
+
+def forget_beaten(candidate: Candidate, best: Best[Candidate]) -> Candidate:
+    """Leave out the state of a candidate that an earlier one ranks at least as high as."""
+    if candidate.verdict is None or best.offer(candidate.verdict.rank):
+        return candidate
+    return replace(candidate, state={}, attributes={}, finish=None, logits=None)
+
+
+# One phase: maps a path, an edit to start from and a generator to (step, edit).
+Phase = Callable[[Any, E, np.random.Generator], Iterator[tuple[int, E]]]
 
 
 def run_phases(
     path: TuningPath[E],
-    start: E | None,
-    masks: Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]],
-    tuning: Callable[[Any, E, np.random.Generator], Iterator[tuple[int, E]]] | None,
-    stage: str,
-    first: str = "masks",
-    whole: Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]] | None = None,
+    first: tuple[str, Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]]],
+    second: tuple[str, Phase[E]] | None,
+    start: E | None = None,
+    beside: tuple[str, Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]]] | None = None,
 ) -> Iterator[Candidate]:
-    """Run the phases of one trade-off.
+    """Run the phases of one path, each named as the record is to call it.
 
     Parameters
     ----------
     path : TuningPath
-    start : edit or None
-        What the tuning starts from; None: masks are learned first.
-    masks : callable
-        Learns masks on a path and yields (step, edit).
-    tuning : callable or None
-        Tunes an edit and yields (step, edit); None: nothing comes after the masks.
-    stage, first : str
-        What the record calls the tuning, and what comes before it.
-    whole : callable, optional
-        Tunes with nothing removed, beside learned masks, and yields (step, edit): some networks,
-        those of images above all, can spare little of what carries the gap.
+    first : (str, callable)
+        Makes edits from the path alone and yields (step, edit), such as learned masks.
+    second : (str, callable) or None
+        Goes on from the best edit of the first phase, and yields (step, edit).
+    start : edit, optional
+        What the second phase starts from in the place of a first one.
+    beside : (str, callable), optional
+        Runs beside a first phase, from the untouched network on.
 
     Yields
     ------
     candidate : Candidate
-        Its state is left out where an earlier one of the path ranks at least as high, so that
-        memory holds few networks.
     """
     rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(3)]
-    limit, judge = START_FRACTION * path.constraint.tolerance, path.data.judge
-    best, chosen = Best[E](), Best[E](start)
-    with one_torch_thread():
-        if start is None:
-            for step, edit in masks(path, rngs[0]):
-                logits = path.logits(edit)
-                curves = judge.curves(logits)
-                chosen.offer(judge(curves, limit).rank, edit)
-                yield lighten(path.candidate(edit, logits, first, step, judge(curves)), best)
-        tunings = []
-        if tuning is not None and chosen.edit is not None:
-            tunings.append((stage, tuning(path, chosen.edit, rngs[1])))
-        if whole is not None and start is None:
-            tunings.append(("nothing removed", whole(path, rngs[2])))
-        for name, edits in tunings:
-            for step, edit in edits:
-                logits = path.logits(edit)
-                yield lighten(path.candidate(edit, logits, name, step, judge(logits)), best)
+    limit, chosen = START_FRACTION * path.constraint.tolerance, Best[E](start)
+    if start is None:
+        for step, edit in first[1](path, rngs[0]):
+            logits, curves = path.measure(edit)
+            chosen.offer(path.data.judge(curves, limit).rank, edit)
+            yield path.candidate(edit, first[0], step, logits, curves)
+    phases = []
+    if second is not None and chosen.value is not None:
+        phases.append((second[0], second[1](path, chosen.value, rngs[1])))
+    if beside is not None and start is None:
+        phases.append((beside[0], beside[1](path, rngs[2])))
+    for name, edits in phases:
+        for step, edit in edits:
+            yield path.candidate(edit, name, step, *path.measure(edit))
+
+
+def tune_edit(
+    path: TuningPath[E],
+    start: E,
+    leaves: Sequence[Tensor],
+    edited: Callable[[], E],
+    rng: np.random.Generator,
+    rate: float,
+) -> Iterator[tuple[int, E]]:
+    """Tune an edit at the threshold that fits it.
+
+    Parameters
+    ----------
+    path : TuningPath
+    start : edit
+    leaves : sequence of Tensor
+        Changed in place.
+    edited : callable
+        Makes the edit that the leaves now stand for.
+    rng : numpy.random.Generator
+    rate : float
+        Learning rate.
+
+    Yields
+    ------
+    step, edit
+        Every tenth of the steps.
+    """
+    margin = path.data.judge.for_utility(path.measure(start)[1]).margin
+    for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):
+        yield step, edited().detached()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingPath(TuningPath[M]):
+    """A path that removes entries of the network, then tunes what is left.
+
+    Attributes
+    ----------
+    whole : MaskedEdit
+        The edit that keeps every entry.
+    max_removed : float or None
+        Cap on the removed share.
+    module, data, constraint, gap_weight, n_steps, seed, attributes, share, extra_loss
+        See :class:`TuningPath`.
+    """
+
+    whole: M
+    max_removed: float | None
+
+    def key(self) -> dict[str, Any]:
+        """Tell what a training of masks depends on, beside the scope of the data's cache."""
+        return {
+            "entries": {name: tuple(v.shape) for name, v in self.whole.entries().items()},
+            "gap_weight": self.gap_weight,
+            "margin": self.data.margin,
+            "constraint": vars(self.constraint),
+            "n_steps": self.n_steps,
+            "rows": count_step_rows(self.data),
+            "seed": [self.seed.entropy, self.seed.spawn_key],
+        }
+
+
+def mask_and_tune(
+    task: Task,
+    whole: M,
+    start: M | None,
+    stage: str | None,
+    *,
+    gap_weight: float | None,
+    max_removed: float | None,
+    max_steps: int,
+    attributes: dict[str, Any],
+    rng: np.random.Generator,
+    n_jobs: int | None,
+) -> Iterator[Candidate]:
+    """Learn masks, or start from a removal, and tune what is left: a path a weight of the gap.
+
+    Parameters
+    ----------
+    task : Task
+    whole : MaskedEdit
+        Keeps every entry.
+    start : MaskedEdit or None
+        What is tuned in the place of learned masks.
+    stage : str or None
+        What the record calls the tuning; None: masks are learned and nothing is tuned.
+    gap_weight : float or None
+        Weight of the soft gap; None: several are tried.
+    max_removed, max_steps, attributes, rng, n_jobs
+        As the parameters of the editors and of :class:`MaskingPath`.
+    """
+    paths = [
+        MaskingPath[M].of(
+            own,
+            gap_weight=weight,
+            n_steps=count_steps(max_steps, task.data),
+            seed=seed,
+            attributes=attributes,
+            whole=whole,
+            max_removed=max_removed,
+        )
+        for weight, own, seed in task.spread(list_gap_weights(task.data, gap_weight), rng, n_jobs)
+    ]
+    run = partial(run_phases, first=("masks", learn_masks), second=None, start=start)
+    if stage is not None:
+        # Some networks, mostly of images, lose too much accuracy if anything is removed.
+        run = partial(run, second=(stage, tune_rest), beside=("nothing removed", tune_whole))
+    yield from run_paths(paths, run, n_jobs)
+
+
+def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
+    """Learn which entries to remove, the weights untouched.
+
+    The training does not depend on the cap, which acts when masks are hardened: with a cache one
+    training serves every cap.
+
+    Yields
+    ------
+    step, edit
+        The masks hardened, every tenth of the steps.
+    """
+    values = path.whole.entries()
+
+    def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        masks = mask_variables(values)
+
+        def state() -> State:
+            return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
+
+        leaves, clamp = list(masks.values()), partial(clamp_masks, masks)
+        for step in path.steps(state, leaves, path.data.margin, rng, MASK_RATE, clamp):
+            yield step, masks
+
+    size = sum(value.nbytes for value in values.values())
+    cache = path.data.cache if N_CANDIDATES * size <= MAX_KEPT else Cache()
+    for step, masks in cache.stream("masks", path.key(), train):
+        hard = harden(masks, path.max_removed)
+        yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
+
+
+def tune_rest(path: MaskingPath[M], start: M, rng: np.random.Generator) -> Iterator[tuple[int, M]]:
+    """Tune what is left after the removal, and the biases; what is removed stays removed.
+
+    Yields
+    ------
+    step, edit
+        Every tenth of the steps.
+    """
+    return _tune_masked(path, start, copy_biases(path.module), rng)
+
+
+def tune_whole(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
+    """Tune the same, and the output layer, with nothing removed.
+
+    Yields
+    ------
+    step, edit
+        Every tenth of the steps.
+    """
+    head = path.data.output_layer
+    plain = copy_head_and_biases(path.module, head, path.whole.weights())
+    return _tune_masked(path, path.whole, plain, rng)
+
+
+def _tune_masked(
+    path: MaskingPath[M], start: M, plain: dict[str, Tensor], rng: np.random.Generator
+) -> Iterator[tuple[int, M]]:
+    edit, scales = start.loosen(plain)
+    leaves, rate = [*scales, *plain.values()], rate_for_depth(len(scales))
+    return tune_edit(path, start, leaves, lambda: edit, rng, rate)

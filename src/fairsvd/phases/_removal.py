@@ -12,107 +12,99 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..base import EditData
+from ..base import Candidate, Task
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
 from ..objective import shifted
-from ._path import E
+from ._path import START_FRACTION, Best, M
 
-__all__ = ["SPARSITIES", "ScoredRemoval"]
+__all__ = ["SPARSITIES", "ScoredRemoval", "judge_removals"]
 
 SPARSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 
 # Weights of the other side's curvature that are searched: FairPrune's choice and equal weight.
-TRADEOFFS = (1 / 3, 1.0)
+PRIVILEGED_WEIGHTS = (1 / 3, 1.0)
 
-Tried = Iterator[tuple[dict[str, object], E]]
+Tried = Iterator[tuple[dict[str, object], M]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredRemoval(ABC, Generic[E]):
+class ScoredRemoval(Task, ABC, Generic[M]):
     """Everything that removal by a score needs, except what the entries are.
 
     Attributes
     ----------
-    module : nn.Module
-    data : EditData
+    whole : MaskedEdit
+        The edit that keeps every entry.
     criterion : {"curvature", "magnitude", "random"}
         A subclass may know more.
     sparsities : sequence of float
-    tradeoff : float or None
+    privileged_weight : float or None
         None: searched, with both signs.
     hessian : {"fisher", "ggn"}
-    n_steps : int
+    n_rounds : int
         Rounds of removal, re-scored before each.
     max_memory : int
         Limit in bytes of the temporary memory of the curvature.
     privileged : int or None
         Code of the privileged group.
     rng : numpy.random.Generator
+    attributes : dict
+        Fitted attributes that do not depend on the candidate.
+    module, data, constraint
+        See :class:`fairsvd.base.Task`.
     """
 
-    module: nn.Module
-    data: EditData
+    whole: M
     criterion: str
     sparsities: Sequence[float]
-    tradeoff: float | None
+    privileged_weight: float | None
     hessian: str
-    n_steps: int
+    n_rounds: int
     max_memory: int
     privileged: int | None
     rng: np.random.Generator
-
-    @abstractmethod
-    def nothing(self) -> E:
-        """Return the edit that keeps every entry."""
-
-    @abstractmethod
-    def entries(self, edit: E) -> Mapping[str, Tensor]:
-        """Return what can be removed, by the names that masks use; what is gone is zero."""
-
-    @abstractmethod
-    def masked(self, masks: Mapping[str, Tensor]) -> E:
-        """Return the edit that removes what the masks say."""
+    attributes: dict[str, Any]
 
     @abstractmethod
     def first_curvature(self) -> Mapping[str, Tensor]:
         """Measure the curvature of the untouched network's loss in every entry, (2, ...)."""
 
     @abstractmethod
-    def curvature(self, edit: E) -> Mapping[str, Tensor]:
+    def curvature(self, edit: M) -> Mapping[str, Tensor]:
         """Measure the curvature of an edited network's loss in every entry, (2, ...)."""
 
     @abstractmethod
     def block_of(self, name: str) -> str:
         """Tell which entries are ranked together."""
 
-    def edits(self) -> Tried[E]:
+    def edits(self) -> Tried[M]:
         """Yield what was tried and the edit, for every sparsity and every form of the score."""
         if tuple(self.sparsities) == (0,):
             return  # The untouched network is a candidate already.
         if self.criterion == "magnitude":
-            yield from self.one_shot({}, magnitude_scores(self.entries(self.nothing())))
+            yield from self.one_shot({}, magnitude_scores(self.whole.entries()))
         elif self.criterion == "random":
             generator = torch_generator(self.rng)
-            yield from self.one_shot({}, random_scores(self.entries(self.nothing()), generator))
+            yield from self.one_shot({}, random_scores(self.whole.entries(), generator))
         else:
             first = self.first_curvature()
             for params in self._forms():
                 yield from self.in_rounds(params, first, self.curvature, self._scores_for(params))
 
-    def one_shot(self, params: dict[str, object], scores: Mapping[str, Tensor]) -> Tried[E]:
+    def one_shot(self, params: dict[str, object], scores: Mapping[str, Tensor]) -> Tried[M]:
         """Remove the lowest scores, for every sparsity."""
         for fraction in self.sparsities:
             masks = lowest_masks(scores, fraction, block_of=self.block_of)
-            yield {**params, "sparsity": fraction}, self.masked(masks)
+            yield {**params, "sparsity": fraction}, self.whole.remove(masks)
 
     def in_rounds(
         self,
         params: dict[str, object],
         first: Mapping[str, Tensor],
-        measure: Callable[[E], Mapping[str, Tensor]],
-        score: Callable[[E, Mapping[str, Tensor]], Mapping[str, Tensor]],
-    ) -> Tried[E]:
-        """Remove in ``n_steps`` rounds, for every sparsity.
+        measure: Callable[[M], Mapping[str, Tensor]],
+        score: Callable[[M, Mapping[str, Tensor]], Mapping[str, Tensor]],
+    ) -> Tried[M]:
+        """Remove in ``n_rounds`` rounds, for every sparsity.
 
         Parameters
         ----------
@@ -125,38 +117,42 @@ class ScoredRemoval(ABC, Generic[E]):
         score : callable
             Turns an edit and what was measured on it into scores.
         """
-        if self.n_steps == 1:
-            yield from self.one_shot(params, score(self.nothing(), first))
+        if self.n_rounds == 1:
+            yield from self.one_shot(params, score(self.whole, first))
             return
         for fraction in self.sparsities:
             masks: dict[str, Tensor] | None = None
-            edit, measured = self.nothing(), first
-            for round_ in range(1, self.n_steps + 1):
+            edit, measured = self.whole, first
+            for round_ in range(1, self.n_rounds + 1):
                 scores = score(edit, measured)
-                masks = lowest_masks(scores, fraction * round_ / self.n_steps, masks, self.block_of)
-                edit = self.masked(masks)
-                if round_ < self.n_steps:
+                masks = lowest_masks(
+                    scores, fraction * round_ / self.n_rounds, masks, self.block_of
+                )
+                edit = self.whole.remove(masks)
+                if round_ < self.n_rounds:
                     measured = measure(edit)
             yield {**params, "sparsity": fraction}, edit
 
     def _forms(self) -> list[dict[str, object]]:
         if self.privileged is None:
-            return [{"tradeoff": 0.0, "protects": "all"}]
-        if self.tradeoff is not None:
-            return [{"tradeoff": self.tradeoff, "protects": "unprivileged"}]
+            return [{"privileged_weight": 0.0, "protects": "all"}]
+        if self.privileged_weight is not None:
+            return [{"privileged_weight": self.privileged_weight, "protects": "unprivileged"}]
         sides = ("unprivileged", "privileged")
-        return [{"tradeoff": t, "protects": side} for side in sides for t in TRADEOFFS]
+        return [
+            {"privileged_weight": t, "protects": side} for side in sides for t in PRIVILEGED_WEIGHTS
+        ]
 
     def _scores_for(
         self, params: Mapping[str, object]
-    ) -> Callable[[E, Mapping[str, Tensor]], dict[str, Tensor]]:
-        def scores(edit: E, curvature: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    ) -> Callable[[M, Mapping[str, Tensor]], dict[str, Tensor]]:
+        def scores(edit: M, curvature: Mapping[str, Tensor]) -> dict[str, Tensor]:
             protect = {name: h[0] for name, h in curvature.items()}
             sacrifice = {name: h[1] for name, h in curvature.items()}
             if params["protects"] == "privileged":
                 protect, sacrifice = sacrifice, protect
-            weight = float(params["tradeoff"])  # type: ignore[arg-type]
-            return curvature_scores(self.entries(edit), protect, sacrifice, weight)
+            weight = float(params["privileged_weight"])  # type: ignore[arg-type]
+            return curvature_scores(edit.entries(), protect, sacrifice, weight)
 
         return scores
 
@@ -179,9 +175,26 @@ class ScoredRemoval(ABC, Generic[E]):
         for X, y, groups in self.data.editing_batches():
             yield X, y, (groups == (-1 if self.privileged is None else self.privileged)).long()
 
-    def edited(self, edit: E) -> nn.Module:
+    def edited(self, edit: M) -> nn.Module:
         """Build the edited network; the module stays as it is."""
         edited = copy.deepcopy(self.module)
         unknown = edited.load_state_dict(dict(edit.state()), strict=False).unexpected_keys
         assert not unknown, f"an edit of {unknown}, which the network does not have"
         return edited
+
+
+def judge_removals(removal: ScoredRemoval[M], start: Best[M]) -> Iterator[Candidate]:
+    """Judge every removal by a score.
+
+    Parameters
+    ----------
+    removal : ScoredRemoval
+    start : Best
+        Is offered every edit: the best is what a tuning starts from.
+    """
+    limit, judge = START_FRACTION * removal.constraint.tolerance, removal.data.judge
+    for params, edit in removal.edits():
+        logits = removal.data.logits(removal.module, edit.state())
+        curves = judge.curves(logits)
+        start.offer(judge(curves, limit).rank, edit)
+        yield edit.pack({"stage": "removal", **params}, removal.attributes, judge(curves), logits)

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..arrays import LabelledRows
-from ..base import Candidate, EditData
+from ..base import Candidate, EditData, Task
 from ..objective import Constraint, Judge, Verdict, make_judge
-from ..phases import judged_state
+from ..phases import judge_state
 
 __all__ = ["Choice", "synthetic_judge"]
 
@@ -27,15 +27,15 @@ class Choice:
         The real rows, with the judge that every editor has.
     held : LabelledRows or None
         Synthetic rows that nothing is tuned on; None: the real rows' own judge speaks.
-    judge : Judge or None
+    held_judge : Judge or None
         Of ``held``.
     """
 
     data: EditData
     held: LabelledRows | None = None
-    judge: Judge | None = None
+    held_judge: Judge | None = None
 
-    def __call__(
+    def judge(
         self,
         module: nn.Module,
         state: Mapping[str, Tensor],
@@ -43,14 +43,15 @@ class Choice:
         attributes: Mapping[str, Any],
     ) -> Candidate:
         """Judge a state and pack it."""
-        if self.held is None or self.judge is None:
-            return judged_state(module, self.data, state, params, attributes)
+        if self.held is None or self.held_judge is None:
+            task = Task(module, self.data, self.data.judge.constraint)
+            return judge_state(task, state, params, attributes)
         logits = self.data.logits(module, state)
-        verdict = self.judge(self.data.logits(module, state, self.held.X))
-        verdict = self._placed(verdict, logits)
+        verdict = self.held_judge(self.data.logits(module, state, self.held.X))
+        verdict = self._place(verdict, logits)
         return Candidate(state, params, attributes, verdict=verdict, logits=logits)
 
-    def _placed(self, verdict: Verdict, logits: Tensor) -> Verdict:
+    def _place(self, verdict: Verdict, logits: Tensor) -> Verdict:
         """Take the threshold from the real rows, and turn down what is of too little use there.
 
         Their labels are known: a threshold from the synthetic rows would carry over how these

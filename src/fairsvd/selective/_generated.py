@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from ..arrays import LabelledRows, as_batches
 from ..base import EditData
-from ..generative.sampler import Request, draw_cells, fresh_generator
+from ..generative.sampler import CellRequest, draw_cells, fresh_generator
 
-__all__ = ["generated_rows"]
+__all__ = ["generate_rows"]
 
 # What the rows that a generator is fitted on may take, and those that it makes.
 MOST_BYTES = 2**28
 
 
-def generated_rows(
+def generate_rows(
     generator: Any, data: EditData, n_per_cell: int | None, seed: np.random.SeedSequence
 ) -> LabelledRows:
     """Fit a generator on the editing rows and draw equally many rows of every cell that occurs.
@@ -51,7 +51,7 @@ def generated_rows(
     if isinstance(generator, str) and generator == "auto":
         generator = "copula" if X.ndim == 2 else "smoothed"
     number = int(rng.integers(2**31 - 1))
-    request = Request(
+    request = CellRequest(
         X=X,
         y=rows.y.numpy()[chosen],
         groups=rows.groups.numpy()[chosen] if data.has_groups else None,

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .._rng import one_torch_thread
-from ..base import Candidate, EditData
-from ..objective import Constraint
-from ..phases import Best, lighten, loss_of, stratified
+from ..base import Candidate, Task
+from ..phases import make_batches, make_loss
 from ..training import Batch, tune
 from ._choice import Choice
 
@@ -40,18 +38,13 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Path:
-    """One mask's way, self-contained so that it can run anywhere.
+class Path(Task):
+    """One mask's way; the editing rows of its data are the synthetic ones.
 
     Attributes
     ----------
-    module : nn.Module
-        Not shared with another path, its parameters frozen.
-    rows : EditData
-        Its editing rows are the synthetic ones; its margin is where the loss is taken.
     choice : Choice
         Judges candidates.
-    constraint : Constraint
     masks : dict of parameter name to boolean Tensor
         True where a parameter may move; parameters that are left out stay.
     optimizer : Optimizer
@@ -64,10 +57,7 @@ class Path:
     seed : numpy.random.SeedSequence
     """
 
-    module: nn.Module
-    rows: EditData
     choice: Choice
-    constraint: Constraint
     masks: dict[str, Tensor]
     optimizer: Optimizer
     freeze_norm_stats: bool
@@ -77,8 +67,7 @@ class Path:
 
     def loss(self, state: Mapping[str, Tensor]) -> Callable[[Batch], Tensor]:
         """Make the loss of a batch; the tensors of the state may change between two."""
-        settings = {"margin": self.rows.margin, "tradeoff": 0.0}
-        plain = loss_of(self.module, self.rows, self.constraint, lambda: state, **settings)
+        plain = make_loss(self, lambda: state, margin=self.data.margin, gap_weight=0.0)
         layers = [] if self.freeze_norm_stats else _norm_layers(self.module)
 
         def of_batch(batch: Batch) -> Tensor:
@@ -111,38 +100,29 @@ def _norm_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def run_path(path: Path) -> Iterator[Candidate]:
-    """Tune what the mask lets move.
-
-    Yields
-    ------
-    candidate : Candidate
-        Its state is left out where an earlier one of the path ranks at least as high, so that
-        memory holds few networks.
-    """
+    """Tune what the mask lets move."""
     current = dict(path.module.named_parameters())
     names = [name for name, mask in path.masks.items() if bool(mask.any())]
     leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
     if not leaves or not path.optimizer.n_steps:
         return
-    statistics, best = path.statistics(), Best[dict[str, Tensor]]()
-    moving = {**leaves, **statistics}
-    with one_torch_thread():
-        steps = tune(
-            path.loss(moving),
-            list(leaves.values()),
-            stratified(path.rows, "cells", np.random.default_rng(path.seed)),
-            n_steps=path.optimizer.n_steps,
-            learning_rate=path.optimizer.learning_rate,
-            every=path.optimizer.every,
-            optimizer=path.optimizer.name,
-            momentum=path.optimizer.momentum,
-            weight_decay=path.optimizer.weight_decay,
-            update_masks=[_partial(path.masks[name]) for name in names],
-        )
-        for step in steps:
-            state = {name: value.detach().clone() for name, value in moving.items()}
-            params = {**path.record, "stage": "tune", "step": step}
-            yield lighten(path.choice(path.module, state, params, path.attributes), best)
+    moving = {**leaves, **path.statistics()}
+    steps = tune(
+        path.loss(moving),
+        list(leaves.values()),
+        make_batches(path.data, "cells", np.random.default_rng(path.seed)),
+        n_steps=path.optimizer.n_steps,
+        learning_rate=path.optimizer.learning_rate,
+        every=path.optimizer.every,
+        optimizer=path.optimizer.name,
+        momentum=path.optimizer.momentum,
+        weight_decay=path.optimizer.weight_decay,
+        update_masks=[_partial(path.masks[name]) for name in names],
+    )
+    for step in steps:
+        state = {name: value.detach().clone() for name, value in moving.items()}
+        params = {**path.record, "stage": "tune", "step": step}
+        yield path.choice.judge(path.module, state, params, path.attributes)
 
 
 def _partial(mask: Tensor) -> Tensor | None:

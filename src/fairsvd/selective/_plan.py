@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._rng import torch_generator
 from ..arrays import LabelledRows
-from ..base import Candidate, EditData, split_rows
-from ..objective import Constraint
+from ..base import Candidate, EditData, Task, split_rows
+from ..phases import count_steps
 from ._blocks import block_masks
 from ._choice import Choice, synthetic_judge
 from ._given import Given
@@ -31,11 +30,11 @@ from ._scores import (
 )
 from ._shares import estimated_shares
 
-__all__ = ["KEEPS", "Plan"]
+__all__ = ["TOP_KS", "Plan"]
 
 # Shares that are tried: the best one differs from task to task, and nothing but a trial tells
 # where full fine-tuning is better. Between .5 and 1 there is little of either.
-KEEPS = (0.3, 0.5, 1.0)
+TOP_KS = (0.3, 0.5, 1.0)
 
 # Of the synthetic rows, where they choose and ``validation`` is no number; and the number of rows
 # at most, since every candidate runs on them.
@@ -43,17 +42,13 @@ HELD, MOST_HELD = 0.25, 4000
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Resolves the parameters of an editor against a network and the rows.
+class Plan(Task):
+    """Resolves the parameters of an editor against a network and the real rows.
 
     Attributes
     ----------
     editor : SelectiveFineTuner
         Gives the parameters.
-    module : nn.Module
-    data : EditData
-        The real rows.
-    constraint : Constraint
     given : Given
     synthetic : LabelledRows
         All synthetic rows, every cell filled.
@@ -62,9 +57,6 @@ class Plan:
     """
 
     editor: Any
-    module: nn.Module
-    data: EditData
-    constraint: Constraint
     given: Given
     synthetic: LabelledRows
     seeds: tuple[np.random.SeedSequence, ...]
@@ -176,22 +168,22 @@ class Plan:
             generator = torch_generator(np.random.default_rng(self.seeds[1]))
             order = random_order(len(needed), generator).to(needed.device)
         found = []
-        for keep in self._keeps():
-            count = count_of(keep, len(needed), granularity)
+        for top_k in self._top_ks():
+            count = count_of(top_k, len(needed), granularity)
             if self.editor.mask == "random":
                 # As many items as the measured mask has.
                 count = int((needed <= max(count, int(needed.min()))).sum())
-            found.append(({"keep": keep}, selected(order, count, shapes, current)))
+            found.append(({"top_k": top_k}, selected(order, count, shapes, current)))
         kept = {}
         if self.editor.store_scores:
             kept = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
         return found, kept
 
-    def _keeps(self) -> tuple[Any, ...]:
-        return KEEPS if self.editor.keep is None else (self.editor.keep,)
+    def _top_ks(self) -> tuple[Any, ...]:
+        return TOP_KS if self.editor.top_k is None else (self.editor.top_k,)
 
     def attributes(
-        self, record: dict[str, Any], mask: dict[str, Tensor], kept: dict[str, Any]
+        self, record: dict[str, Any], mask: dict[str, Tensor], scores: dict[str, Any]
     ) -> dict[str, Any]:
         """Collect what is set should a candidate under this mask be chosen."""
         made = {name: each.detach().cpu().clone() for name, each in mask.items()}
@@ -201,12 +193,12 @@ class Plan:
             "masks_": made,
             "masked_fraction_": {n: float(each.double().mean()) for n, each in made.items()},
             "tuned_fraction_": sum(int(each.sum()) for each in made.values()) / max(1, total),
-            "keep_": record.get("keep"),
+            "top_k_": record.get("top_k"),
             "block_": record.get("block"),
             "chosen_on_": "synthetic rows" if self.chooses_on_synthetic else "real rows",
             "synthetic_groups_": list(self.given.group_labels),
             "cell_shares_": None if shares is None else self.given.as_shares(shares),
-            **kept,
+            **scores,
         }
 
     def untouched(self, attributes: dict[str, Any]) -> Candidate:
@@ -214,35 +206,32 @@ class Plan:
         record = {"stage": "untouched"}
         if not self.chooses_on_synthetic:
             return Candidate({}, record, attributes)
-        return self.choice(self.module, {}, record, attributes)
+        return self.choice.judge(self.module, {}, record, attributes)
 
     def paths(
-        self, masks: list[tuple[dict[str, Any], dict[str, Tensor]]], kept: dict[str, Any]
+        self, masks: list[tuple[dict[str, Any], dict[str, Tensor]]], scores: dict[str, Any]
     ) -> list[Path]:
         """Make a path for every mask."""
-        seeds = self.seeds[2].spawn(len(masks))
+        rows = Task(self.module, self.rows, self.constraint)
         return [
-            Path(
-                # Parallel tasks must not share a module.
-                module=copy.deepcopy(self.module),
-                rows=self.rows,
+            Path.of(
+                own,
                 choice=self.choice,
-                constraint=self.constraint,
                 masks=mask,
                 optimizer=self._optimizer(),
                 freeze_norm_stats=self.editor.freeze_norm_stats,
                 record=record,
-                attributes=self.attributes(record, mask, kept),
+                attributes=self.attributes(record, mask, scores),
                 seed=seed,
             )
-            for (record, mask), seed in zip(masks, seeds, strict=True)
+            for (record, mask), own, seed in rows.spread(masks, self.seeds[2], self.editor.n_jobs)
         ]
 
     def _optimizer(self) -> Optimizer:
         editor, n_rows = self.editor, len(self.rows.editing)
         n_steps = editor.epochs * -(-n_rows // editor.batch_size)
         if editor.epochs:
-            n_steps = max(n_steps, min(editor.min_steps, max(30, n_rows)))
+            n_steps = max(n_steps, count_steps(editor.min_steps, self.rows))
         return Optimizer(
             name=editor.optimizer,
             learning_rate=editor.learning_rate,

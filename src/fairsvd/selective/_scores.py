@@ -120,22 +120,22 @@ def random_order(n_items: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n_items, generator=generator) + 1
 
 
-def count_of(keep: int | float, n_items: int, granularity: str) -> int:
-    """Turn ``keep`` into a number of items.
+def count_of(top_k: int | float, n_items: int, granularity: str) -> int:
+    """Turn ``top_k`` into a number of items.
 
     Raises
     ------
     ValueError
         It is an integer above the number of items.
     """
-    if not isinstance(keep, Integral):
-        return max(1, share_of(float(keep), n_items))
-    if keep > n_items:
+    if not isinstance(top_k, Integral):
+        return max(1, share_of(float(top_k), n_items))
+    if top_k > n_items:
         raise ValueError(
-            f"keep={keep}, but at granularity={granularity!r} the network has {n_items} items to "
+            f"top_k={top_k}, but at granularity={granularity!r} the network has {n_items} items to "
             "choose from: pass at most as many, or a share in (0, 1]."
         )
-    return int(keep)
+    return int(top_k)
 
 
 def selected(

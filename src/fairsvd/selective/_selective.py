@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from numbers import Integral, Real
 from re import Pattern
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-from torch import nn
 
 from ..base import (
-    SHARED_CONSTRAINTS,
     Candidate,
-    EditData,
     FitInputs,
     HasMethods,
-    Interval,
     NetworkEditor,
     StrOptions,
+    Task,
+    at_least_0,
+    fraction,
+    parameter,
+    positive,
     positive_int,
+    register_editor,
 )
 from ..exceptions import ConstraintNotMetWarning
-from ..generative.sampler import NAMED
+from ..generative.sampler import NAMED_GENERATORS
 from ..objective import Constraint
 from ..phases import run_paths
-from ._generated import generated_rows
-from ._given import read_given
+from ._generated import generate_rows
+from ._given import Given, read_given
 from ._path import run_path
 from ._plan import Plan
 
@@ -37,7 +38,7 @@ __all__ = ["SelectiveFineTuner"]
 PUBLISHED: dict[str, Any] = {
     "mask": "selective",
     "granularity": "tensor",
-    "keep": 55 / 62,
+    "top_k": 55 / 62,
     "epochs": 10,
     "min_steps": 0,
     "learning_rate": 0.06,
@@ -50,6 +51,7 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
+@register_editor(epochs=3, min_steps=3, top_k=0.5, generator="smoothed")
 class SelectiveFineTuner(NetworkEditor):
     """Tune on balanced synthetic rows what reacts to bias and not to the synthesis (AIM-Fair).
 
@@ -62,10 +64,6 @@ class SelectiveFineTuner(NetworkEditor):
 
     Parameters
     ----------
-    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
-        or a module is copied and tuned as it is. With a trained network pass rows that it was
-        not trained on.
     synthetic : (X, y, sensitive_features) or None, default=None
         Ready synthetic rows of every (label, group) cell, in any numbers. X as the editor gets
         it: behind the steps of a Pipeline, with or without the sensitive columns; labels and
@@ -89,7 +87,7 @@ class SelectiveFineTuner(NetworkEditor):
     granularity : {"element", "unit", "tensor"}, default="element"
         What is chosen as one: a single number, an output's incoming weights (of a bias or a
         normalisation: one number), a parameter tensor.
-    keep : float in (0, 1], int or None, default=None
+    top_k : float in (0, 1], int or None, default=None
         k, a share of all items or their number: an item moves where it is among the k least
         domain-sensitive and among the k most bias-sensitive. Where no item is in both sets, k is
         raised until one is. None: .3, .5 and 1, which is full fine-tuning, are tried.
@@ -115,54 +113,12 @@ class SelectiveFineTuner(NetworkEditor):
     constraint : str, default="equalized_odds"
         "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds" or
         "accuracy_parity".
-    tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
-    tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
     utility : str or callable, default="auto"
         "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
         "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
         "cell_balanced_accuracy" where synthetic rows choose, "mean_and_worst_cell_accuracy" where
         some cell holds less than half the rows that independence of label and group would give it,
         else "balanced_accuracy".
-    threshold : "tune" or float in (0, 1), default="tune"
-        Probability of ``classes_[1]`` above which it is predicted.
-    pos_label : label, default=None
-        The class that counts as positive; None: ``classes_[1]``.
-    sensitive_columns : str, int or list, default=None
-        Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
-    validation : float in (0, 1) or splitter, default=0.25
-        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
-        of exactly one split.
-    batch_size : int, default=256
-        Rows a training step of the base network and a step of the tuning.
-    device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
-    output : {"features", "logits", "probabilities"}, default="features"
-        What ``transform`` returns.
-    output_key : str, int or None, default=None
-        Where the scores are, for a network that returns more than a tensor: a key or attribute
-        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
-        first element of a tuple.
-    memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks are kept, so that a later fit that depends on the
-        same ones does not train them again. Entries are checked when they are read. Needs an
-        integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
-        "mixed" computes losses under ``torch.autocast`` in bfloat16, and sums in
-        float32; candidates are judged, and predictions made, in full.
-    on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
-    n_jobs : int or None, default=None
-        Parallel masks; does not change the result.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
 
     Attributes
     ----------
@@ -172,7 +128,7 @@ class SelectiveFineTuner(NetworkEditor):
         The share of each that was.
     tuned_fraction_ : float in [0, 1]
         The share of all.
-    keep_ : float, int or None
+    top_k_ : float, int or None
         k of the chosen candidate; None without a measured mask.
     block_ : str or None
         What moved, with ``mask="blocks"``.
@@ -222,111 +178,33 @@ class SelectiveFineTuner(NetworkEditor):
     >>> from fairsvd import SelectiveFineTuner
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(800, random_state=0)
-    >>> tuner = SelectiveFineTuner(generator="smoothed", tolerance=0.3, keep=0.5, random_state=0)
+    >>> tuner = SelectiveFineTuner(generator="smoothed", tolerance=0.3, top_k=0.5, random_state=0)
     >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> tuner.predict(data.data).shape
     (800,)
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SHARED_CONSTRAINTS,
-        "synthetic": [tuple, list, None],
-        "synthetic_biased": [tuple, list, None],
-        "cell_shares": [dict, None],
-        "generator": [StrOptions({"auto", *NAMED}), HasMethods(["fit", "sample"])],
-        "n_per_cell": [positive_int(), None],
-        "mask": [StrOptions({"selective", "random", "all", "head", "blocks"})],
-        "granularity": [StrOptions({"element", "unit", "tensor"})],
-        "keep": [Interval(Real, 0, 1, closed="right"), positive_int(), None],
-        "blocks": [str, list, tuple, Pattern, None],
-        "epochs": [Interval(Integral, 0, None, closed="left")],
-        "min_steps": [Interval(Integral, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"adam", "sgd"})],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "freeze_norm_stats": ["boolean"],
-        "store_scores": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        network: Any = None,
-        *,
-        synthetic: Any = None,
-        synthetic_biased: Any = None,
-        cell_shares: Any = None,
-        generator: Any = "auto",
-        n_per_cell: int | None = None,
-        mask: str = "selective",
-        granularity: str = "element",
-        keep: Any = None,
-        blocks: Any = None,
-        epochs: int = 10,
-        min_steps: int = 300,
-        learning_rate: float = 3e-3,
-        optimizer: str = "adam",
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        freeze_norm_stats: bool = True,
-        store_scores: bool = False,
-        constraint: str = "equalized_odds",
-        tolerance: float = 0.05,
-        tolerance_fraction: float = 0.4,
-        utility: Any = "auto",
-        threshold: Any = "tune",
-        pos_label: Any = None,
-        sensitive_columns: Any = None,
-        missing_group: str = "raise",
-        validation: Any = 0.25,
-        batch_size: int = 256,
-        device: Any = None,
-        output: str = "features",
-        output_key: str | int | None = None,
-        memory: Any = None,
-        precision: str = "full",
-        on_interrupt: str = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        random_state: Any = None,
-    ) -> None:
-        self.network = network
-        self.synthetic = synthetic
-        self.synthetic_biased = synthetic_biased
-        self.cell_shares = cell_shares
-        self.generator = generator
-        self.n_per_cell = n_per_cell
-        self.mask = mask
-        self.granularity = granularity
-        self.keep = keep
-        self.blocks = blocks
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.freeze_norm_stats = freeze_norm_stats
-        self.store_scores = store_scores
-        self.constraint = constraint
-        self.tolerance = tolerance
-        self.tolerance_fraction = tolerance_fraction
-        self.utility = utility
-        self.threshold = threshold
-        self.pos_label = pos_label
-        self.sensitive_columns = sensitive_columns
-        self.missing_group = missing_group
-        self.validation = validation
-        self.batch_size = batch_size
-        self.device = device
-        self.output = output
-        self.output_key = output_key
-        self.memory = memory
-        self.precision = precision
-        self.on_interrupt = on_interrupt
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.random_state = random_state
+    synthetic: Any = parameter(tuple, list, None, default=None)
+    synthetic_biased: Any = parameter(tuple, list, None, default=None)
+    cell_shares: Any = parameter(dict, None, default=None)
+    generator: Any = parameter(
+        StrOptions({"auto", *NAMED_GENERATORS}), HasMethods(["fit", "sample"]), default="auto"
+    )
+    n_per_cell: int | None = parameter(positive_int(), None, default=None)
+    mask: str = parameter(
+        StrOptions({"selective", "random", "all", "head", "blocks"}), default="selective"
+    )
+    granularity: str = parameter(StrOptions({"element", "unit", "tensor"}), default="element")
+    top_k: Any = parameter(fraction(closed="right"), positive_int(), None, default=None)
+    blocks: Any = parameter(str, list, tuple, Pattern, None, default=None)
+    epochs: int = parameter(positive_int(0), default=10)
+    min_steps: int = parameter(positive_int(0), default=300)
+    learning_rate: float = parameter(positive(), default=3e-3)
+    optimizer: str = parameter(StrOptions({"adam", "sgd"}), default="adam")
+    momentum: float = parameter(fraction(closed="left"), default=0.9)
+    weight_decay: float = parameter(at_least_0(), default=0.0)
+    freeze_norm_stats: bool = parameter("boolean", default=True)
+    store_scores: bool = parameter("boolean", default=False)
 
     @classmethod
     def aim_fair(cls, network: Any = None, **parameters: Any) -> Self:
@@ -340,18 +218,16 @@ class SelectiveFineTuner(NetworkEditor):
         """
         return cls(network, **{**PUBLISHED, **parameters})
 
-    @property
-    def _groups_elsewhere(self) -> bool:
-        given = self.synthetic
-        return given is not None and len(given) == 3 and given[2] is not None
+    def _gets_groups_elsewhere(self) -> bool:
+        synthetic = self.synthetic
+        return synthetic is not None and len(synthetic) == 3 and synthetic[2] is not None
 
-    def _search(self, inputs: FitInputs, constraint: Constraint, seed: int) -> None:
+    def _settle(self, inputs: FitInputs, constraint: Constraint, seed: int) -> tuple[None, Given]:
         # Here, so that a set that does not fit is found before a network is trained.
-        self._given = read_given(self, inputs)
+        return None, read_given(self, inputs)
 
     def _keep(self, inputs: FitInputs, adopted: Any, outcome: Any) -> None:
         super()._keep(inputs, adopted, outcome)
-        del self._given
         if self.chosen_on_ == "synthetic rows" and not outcome.verdict.feasible:
             warnings.warn(
                 f"No candidate keeps {self.constraint} within the tolerance of "
@@ -361,16 +237,14 @@ class SelectiveFineTuner(NetworkEditor):
                 stacklevel=5,
             )
 
-    def _edit(
-        self, module: nn.Module, data: EditData, constraint: Constraint, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(4)
-        rows = self._given.balanced
+        given: Given = task.settled
+        rows = given.balanced
         if rows is None:
-            rows = generated_rows(self.generator, data, self.n_per_cell, seeds[3])
-        plan = Plan(self, module, data, constraint, self._given, rows, tuple(seeds[:3]))
-        masks, kept = plan.masks()
+            rows = generate_rows(self.generator, task.data, self.n_per_cell, seeds[3])
+        plan = Plan.of(task, editor=self, given=given, synthetic=rows, seeds=tuple(seeds[:3]))
+        masks, scores = plan.masks()
         nothing = {name: mask & False for name, mask in masks[0][1].items()}
-        attributes = plan.attributes({}, nothing, kept)
-        yield plan.untouched(attributes)
-        yield from run_paths(plan.paths(masks, kept), run_path, self.n_jobs)
+        yield plan.untouched(plan.attributes({}, nothing, scores))
+        yield from run_paths(plan.paths(masks, scores), run_path, self.n_jobs)

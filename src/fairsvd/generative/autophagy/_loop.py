@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from ..cells import as_array, stacked, take
-from ..sampler import Request, conditional, draw_cells
+from ..sampler import CellRequest, conditional, draw_cells
 from ._measures import compare, measure, share_ratio
 from ._rows import JointTable
 
@@ -152,14 +152,14 @@ class Loop:
         _reseed(generator, rng)
         if self.conditions == "joint":
             one, wanted = np.zeros(len(training), dtype=np.int64), np.array([self.n_samples])
-            request = Request(training.X, one, None, one, wanted, [0])
+            request = CellRequest(training.X, one, None, one, wanted, [0])
             _, X = draw_cells(generator, request, seed)
             return Rows(X, self.joint.split(X)[1])
         if self.conditions == "sampler":
             return self._resampled(generator, training)
         wanted = self._wanted(training, rng)
         y, groups = self._labels(training.cells)
-        request = Request(training.X, y, groups, training.cells, wanted, self.keys)
+        request = CellRequest(training.X, y, groups, training.cells, wanted, self.keys)
         _, X = draw_cells(generator, request, seed)
         return Rows(X, np.repeat(np.arange(len(self.keys)), wanted))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ._draw import NAMED, Request, conditional, draw_cells, fresh_generator
+from ._draw import NAMED_GENERATORS, CellRequest, conditional, draw_cells, fresh_generator
 from ._sampler import CellSampler
 
 __all__ = [
-    "NAMED",
+    "NAMED_GENERATORS",
+    "CellRequest",
     "CellSampler",
-    "Request",
     "conditional",
     "draw_cells",
     "fresh_generator",

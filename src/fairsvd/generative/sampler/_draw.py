@@ -26,9 +26,9 @@ from ..cells import (
     take,
 )
 
-__all__ = ["NAMED", "Request", "conditional", "draw_cells", "fresh_generator"]
+__all__ = ["NAMED_GENERATORS", "CellRequest", "conditional", "draw_cells", "fresh_generator"]
 
-NAMED = ("copula", "smoothed", "smote", "hyper")
+NAMED_GENERATORS = ("copula", "smoothed", "smote", "hyper")
 
 
 def fresh_generator(generator: Any, seed: int) -> Any:
@@ -69,7 +69,7 @@ def conditional(generator: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Request:
+class CellRequest:
     """Real rows, and how many synthetic ones are wanted of each cell.
 
     Attributes
@@ -96,14 +96,14 @@ class Request:
     keys: list[Any]
 
 
-def draw_cells(generator: Any, request: Request, seed: int) -> tuple[Any, Any]:
+def draw_cells(generator: Any, request: CellRequest, seed: int) -> tuple[Any, Any]:
     """Fit a generator on real rows and draw synthetic ones.
 
     Parameters
     ----------
     generator : object
         As of :func:`fresh_generator`.
-    request : Request
+    request : CellRequest
     seed : int
         Of numpy's, torch's and Python's global generators, for generators that are not ours;
         they are restored.
@@ -124,13 +124,13 @@ def draw_cells(generator: Any, request: Request, seed: int) -> tuple[Any, Any]:
         return _rows_by_cell(generator, request)
 
 
-def _conditional_rows(generator: Any, request: Request) -> Any:
+def _conditional_rows(generator: Any, request: CellRequest) -> Any:
     generator.fit(request.X, request.y, sensitive_features=request.groups)
     cells = np.repeat(np.arange(len(request.keys)), request.drawn).tolist()
     return generator.sample(len(cells), conditions=[request.keys[cell] for cell in cells])
 
 
-def _rows_by_cell(generator: Any, request: Request) -> tuple[dict[Any, Any], Any]:
+def _rows_by_cell(generator: Any, request: CellRequest) -> tuple[dict[Any, Any], Any]:
     fitted, parts = {}, []
     for cell in np.flatnonzero(request.drawn).tolist():
         own, n = clone(generator, safe=False), int(request.drawn[cell])

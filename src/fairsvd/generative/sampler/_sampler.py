@@ -12,10 +12,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin
 from sklearn.utils.validation import validate_data
 
 from ..._rng import resolve_seed, stage_rng
-from ...base import SHARED_CONSTRAINTS, HasMethods, Interval, StrOptions, positive_int
+from ...base import HasMethods, Interval, NetworkEditor, StrOptions, positive_int
 from ..cells import as_array, columns, take
 from ._data import SamplerData, carried_columns, carrier_rows, read_sampler_inputs
-from ._draw import NAMED, Request, draw_cells, fresh_generator
+from ._draw import NAMED_GENERATORS, CellRequest, draw_cells, fresh_generator
 from ._result import assembled
 from ._strategy import MODES, STRATEGIES, check_sources, rows_to_draw
 
@@ -131,9 +131,9 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "sampling_strategy": [StrOptions(set(STRATEGIES)), Mapping, callable],
         "mode": [StrOptions(set(MODES))],
-        "generator": [StrOptions(set(NAMED)), HasMethods(["fit", "sample"])],
-        "sensitive_columns": SHARED_CONSTRAINTS["sensitive_columns"],
-        "missing_group": SHARED_CONSTRAINTS["missing_group"],
+        "generator": [StrOptions(set(NAMED_GENERATORS)), HasMethods(["fit", "sample"])],
+        "sensitive_columns": NetworkEditor._parameter_constraints["sensitive_columns"],
+        "missing_group": NetworkEditor._parameter_constraints["missing_group"],
         "min_cell_size": [positive_int()],
         "mix_ratio": [Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
@@ -253,7 +253,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         groups = None
         if data.sensitive is not None:
             groups = as_array(data.groups)[data.group_codes[known]]
-        request = Request(
+        request = CellRequest(
             X=take(data.X if data.X.ndim == 4 else columns(data.X, positions), known),
             y=as_array(data.labels)[data.y_codes[known]],
             groups=groups,

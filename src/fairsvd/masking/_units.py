@@ -8,12 +8,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..base import EditData
+from ..base import Task
 from ..layers import chosen_weights
 from ..networks import layer_weights
-from ..objective import SHARPNESS, Constraint, shifted, soft_gap
-from ..phases import rows_a_step
-from ._pruned import Pruned
+from ..objective import SHARPNESS, shifted, soft_gap
+from ..phases import count_step_rows
 
 __all__ = ["Bias", "unit_biases", "unit_effects"]
 
@@ -36,25 +35,20 @@ def unit_biases(module: nn.Module, layers: Sequence[str]) -> dict[str, list[Bias
 
 
 def unit_effects(
-    module: nn.Module,
-    data: EditData,
-    constraint: Constraint,
-    edit: Pruned,
-    biases: Mapping[str, Sequence[Bias]],
+    task: Task, state: Mapping[str, Tensor], biases: Mapping[str, Sequence[Bias]]
 ) -> dict[str, Tensor]:
-    """First-order change of the soft gap on the editing rows when a unit's output is zeroed.
+    """Predict to first order how the soft gap changes when a unit's output is zeroed.
 
-    A unit's output z is linear in its weights and bias, so that ``-sum z dgap/dz``, over rows and
-    positions, is ``-(w . dgap/dw + b dgap/db)``, which needs no look at z itself.
+    On the editing rows. A unit's output z is linear in its weights and bias, so that
+    ``-sum z dgap/dz``, over rows and positions, is ``-(w . dgap/dw + b dgap/db)``, which needs no
+    look at z itself.
 
     Parameters
     ----------
-    module : nn.Module
-    data : EditData
-    constraint : Constraint
-        Names the gap.
-    edit : Pruned
-        What has been removed so far.
+    task : Task
+        Its constraint names the gap.
+    state : mapping of parameter name to Tensor
+        What has been changed of the network so far; every weight of ``biases`` is in it.
     biases : mapping of weight name to its units' biases
 
     Returns
@@ -62,12 +56,11 @@ def unit_effects(
     effects : dict of weight name to Tensor of shape (n_units,)
         Below zero where the gap is predicted to fall.
     """
-    own = dict(module.named_parameters())
-    state = edit.state()
-    for some in biases.values():
-        state.update({name: own[name].detach() for name, _ in some if name not in state})
+    parameters = dict(task.module.named_parameters())
+    own = [name for each in biases.values() for name, _ in each if name not in state]
+    state = {**state, **{name: parameters[name].detach() for name in own}}
     leaves = {name: value.clone().requires_grad_() for name, value in state.items()}
-    gradients = _gradients(module, data, leaves, _gap_gradient(data, constraint, module, state))
+    gradients = _gradients(task, leaves, _gap_gradient(task, state))
     products = {name: -(state[name] * gradients[name]) for name in state}
     effects = {}
     for weight, some in biases.items():
@@ -76,39 +69,35 @@ def unit_effects(
     return effects
 
 
-def _gap_gradient(
-    data: EditData, constraint: Constraint, module: nn.Module, state: Mapping[str, Tensor]
-) -> Tensor:
+def _gap_gradient(task: Task, state: Mapping[str, Tensor]) -> Tensor:
     """Gradient (n_editing, n_classes) of the soft gap at the operating threshold, in the logits.
 
     Of all rows at once: a gap is no sum over rows.
     """
-    rows = data.editing
-    logits = data.logits(module, state, rows.X).double().requires_grad_()
+    data, rows = task.data, task.data.editing
+    logits = data.logits(task.module, state, rows.X).double().requires_grad_()
     gap = soft_gap(
         torch.softmax(SHARPNESS * shifted(logits, data.margin), dim=1),
         rows.y,
         rows.groups,
         None,
-        constraint.gap,
-        constraint.pos,
+        task.constraint.gap,
+        task.constraint.pos,
         data.n_groups,
     )
     return torch.autograd.grad(gap, logits)[0]
 
 
-def _gradients(
-    module: nn.Module, data: EditData, leaves: Mapping[str, Tensor], of_logits: Tensor
-) -> dict[str, Tensor]:
+def _gradients(task: Task, leaves: Mapping[str, Tensor], of_logits: Tensor) -> dict[str, Tensor]:
     """Carry the gradient in the logits back to the leaves, batch by batch."""
     sums = {name: torch.zeros_like(value) for name, value in leaves.items()}
     start = 0
-    for X, _, _ in data.editing_batches(rows_a_step(data)):
-        logits = data.forward(module, leaves, X)
+    for X, _, _ in task.data.editing_batches(count_step_rows(task.data)):
+        logits = task.data.forward(task.module, leaves, X)
         outputs = of_logits[start : start + len(X)].to(logits)
         start += len(X)
-        found = torch.autograd.grad(logits, list(leaves.values()), outputs, allow_unused=True)
-        for total, gradient in zip(sums.values(), found, strict=True):
+        gradients = torch.autograd.grad(logits, list(leaves.values()), outputs, allow_unused=True)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
             if gradient is not None:
                 total += gradient
     return sums

@@ -1,30 +1,35 @@
-"""What an editor is given, and what it returns."""
+"""What an editor is given, a task, and what it returns, candidates."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
+from joblib import effective_n_jobs
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
 from ..networks import OutputKey, fast_logits, to_logits
-from ..objective import Judge, Verdict
+from ..objective import Constraint, Judge, Verdict
 
 __all__ = [
     "Candidate",
     "EditData",
-    "edited",
-    "edited_copy",
+    "Task",
+    "apply_candidate",
+    "apply_to_copy",
     "without_gradients",
 ]
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,61 @@ class EditData:
         return _with_state(module, state, call) if state else call()
 
 
+@dataclass(frozen=True)
+class Task:
+    """What an edit works on, self-contained so that it can run anywhere.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Its parameters ask for no gradients. It stays as it is, and no two tasks that run at the
+        same time share it.
+    data : EditData
+    constraint : Constraint
+    settled : object, optional
+        What the editor has settled before its network was adopted.
+    """
+
+    module: nn.Module
+    data: EditData
+    constraint: Constraint
+    settled: Any = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, task: Task, **own: Any) -> Self:
+        """Extend a plain task by what a subclass needs beside it."""
+        return cls(task.module, task.data, task.constraint, **own)
+
+    def spread(
+        self,
+        values: Sequence[V],
+        rng: np.random.Generator | np.random.SeedSequence,
+        n_jobs: int | None,
+    ) -> Iterator[tuple[V, Task, np.random.SeedSequence]]:
+        """Make a task and a seed for each of some values, to run one by one or side by side.
+
+        Parameters
+        ----------
+        values : sequence
+        rng : numpy.random.Generator or numpy.random.SeedSequence
+            Gives the seeds; a generator moves on by one draw.
+        n_jobs : int or None
+            Tasks that run side by side get a copy of the module each.
+        """
+        if isinstance(rng, np.random.Generator):
+            rng = np.random.SeedSequence(int(rng.integers(2**63 - 1)))
+        seeds = rng.spawn(len(values))
+        for (value, task), seed in zip(self.deal(values, n_jobs), seeds, strict=True):
+            yield value, task, seed
+
+    def deal(self, values: Sequence[V], n_jobs: int | None) -> Iterator[tuple[V, Task]]:
+        """Make a task for each of some values, as :meth:`spread` does, without seeds."""
+        alone = effective_n_jobs(n_jobs) == 1
+        for value in values:
+            module = self.module if alone else copy.deepcopy(self.module)
+            yield value, Task(module, self.data, self.constraint)
+
+
 class _Around(nn.Module):
     """Makes any call that runs the module a forward pass of its own."""
 
@@ -187,12 +247,12 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def edited_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
+def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
     """Build the chosen network: a copy with the candidate's state, in evaluation mode."""
-    return edited(copy.deepcopy(module), candidate)
+    return apply_candidate(copy.deepcopy(module), candidate)
 
 
-def edited(module: nn.Module, candidate: Candidate) -> nn.Module:
+def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:
     """Give the module the candidate's state and structure; in evaluation mode."""
     with torch.no_grad():
         current = module.state_dict()

@@ -1,0 +1,110 @@
+"""The parameters that all editors share: written once, for code and docs alike."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from os import PathLike
+from typing import Any
+
+import torch
+
+from ..objective import GAPS, UTILITIES, PhiObjective
+from ._parameters import (
+    HasMethods,
+    StrOptions,
+    fraction,
+    parameter,
+    positive_int,
+    with_parameters,
+)
+
+__all__ = ["SharedParameters"]
+
+
+@with_parameters
+class SharedParameters:
+    """What every editor can be asked for.
+
+    Parameters
+    ----------
+    network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
+        None builds and trains a small network; a skorch net is cloned and trained; a frozen net
+        or a module is copied and edited as it is. With a trained network pass rows that it was
+        not trained on.
+    constraint : str or PhiObjective, default="equalized_odds"
+        The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
+        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
+    tolerance : float in [0, 1], default=0.05
+        The gap that is accepted, a difference of rates.
+    tolerance_fraction : float in (0, 1], default=0.4
+        A gap beyond this share of the tolerance counts against a candidate, point for point with
+        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
+    utility : str or callable, default="auto"
+        "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
+        "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
+        "mean_and_worst_cell_accuracy" where some (label, group) cell holds less than half the rows
+        that independence of label and group would give it, else "balanced_accuracy".
+    threshold : "tune" or float in (0, 1), default="tune"
+        Probability of ``classes_[1]`` above which it is predicted.
+    pos_label : label, default=None
+        The class that counts as positive; None: ``classes_[1]``.
+    sensitive_columns : str, int or list, default=None
+        Names or positions of columns of X, or names of index levels of X or y.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        What happens to rows whose group is missing.
+    validation : float in (0, 1) or splitter, default=0.25
+        Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
+        of exactly one split.
+    batch_size : int, default=256
+        Rows a training step of the base network, and a step of an edit; on tables a step of an
+        edit sees up to four times as many.
+    device : str, torch.device or None, default=None
+        Where the copy of the network is edited; None: where it is.
+    output : {"features", "logits", "probabilities"}, default="features"
+        What ``transform`` returns.
+    output_key : str, int or None, default=None
+        Where the scores are, for a network that returns more than a tensor: a key or attribute
+        ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
+        first element of a tuple.
+    memory : None, str, path or joblib.Memory, default=None
+        Folder in which trained base networks, and what an edit measures on them (factors,
+        curvature, importances, learned masks), are kept, so that a later fit that depends on the
+        same ones does not compute them again. Entries are checked when they are read. Needs an
+        integer ``random_state``.
+    precision : {"full", "mixed"}, default="full"
+        "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16,
+        and sums in float32; candidates are judged, and predictions made, in full.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
+        once candidates are being made, ends the search there and keeps the best so far.
+    n_jobs : int or None, default=None
+        Parallel parts of an edit (trade-offs, trials, tensors); does not change the result.
+    verbose : int, default=0
+        1 shows a progress bar.
+    random_state : int, RandomState or None, default=None
+        Seed of everything drawn.
+    """
+
+    # adopt() says in its own words what a network may be.
+    network: Any = parameter(default=None, kw_only=False)
+    constraint: str | PhiObjective = parameter(
+        StrOptions(set(GAPS)), PhiObjective, default="equalized_odds"
+    )
+    tolerance: float = parameter(fraction(), default=0.05)
+    tolerance_fraction: float = parameter(fraction(closed="right"), default=0.4)
+    utility: Any = parameter(StrOptions({"auto", *UTILITIES}), callable, default="auto")
+    threshold: Any = parameter(StrOptions({"tune"}), fraction(closed="neither"), default="tune")
+    pos_label: Any = parameter(default=None)
+    sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
+    missing_group: str = parameter(StrOptions({"raise", "ignore", "own_group"}), default="raise")
+    validation: Any = parameter(fraction(closed="neither"), HasMethods(["split"]), default=0.25)
+    batch_size: int = parameter(positive_int(), default=256)
+    device: Any = parameter(str, torch.device, None, default=None)
+    output: str = parameter(StrOptions({"features", "logits", "probabilities"}), default="features")
+    output_key: str | int | None = parameter(str, Integral, None, default=None)
+    memory: Any = parameter(str, PathLike, HasMethods(["cache"]), None, default=None)
+    precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
+    on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")
+    n_jobs: int | None = parameter(Integral, None, default=None)
+    verbose: int = parameter("verbose", default=0)
+    random_state: Any = parameter("random_state", default=None)

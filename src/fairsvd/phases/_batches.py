@@ -1,0 +1,64 @@
+"""What a phase is run with: weights of the gap, the number of its steps, their batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._rng import torch_generator
+from ..base import EditData
+from ..training import CellBatches
+
+__all__ = ["GAP_WEIGHTS", "count_step_rows", "count_steps", "list_gap_weights", "make_batches"]
+
+# Weights of the soft gap that are tried; every one of them is chosen on some task.
+GAP_WEIGHTS = (0.3, 1.0, 3.0)
+
+# The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
+# a step sees this many batches' rows, which left smaller gaps at equal utility.
+TABLE_BATCHES = 4
+
+
+def list_gap_weights(data: EditData, asked: float | None) -> tuple[float, ...]:
+    """List the weights of the soft gap to try: the one asked for, or all; 0 without groups."""
+    if not data.has_groups:
+        return (0.0,)
+    return GAP_WEIGHTS if asked is None else (float(asked),)
+
+
+def count_steps(most: int, data: EditData) -> int:
+    """Count the steps of a phase: as many as there are rows, at least 30, at most ``most``."""
+    return min(most, max(30, len(data.editing)))
+
+
+def count_step_rows(data: EditData) -> int:
+    """Count the rows of one step: never more than memory was meant for, nor than the data has."""
+    size, editing = data.batch_size, data.editing
+    if len(editing.X.item_shape) != 1:
+        return size
+    return min(TABLE_BATCHES * size, max(size, len(editing)))
+
+
+def make_batches(
+    data: EditData, balance: str | None, rng: np.random.Generator, *, size: int | None = None
+) -> CellBatches:
+    """Make endless cell-stratified batches of the editing rows.
+
+    Parameters
+    ----------
+    data : EditData
+    balance : {"cells", "classes"} or None
+        How the cross-entropy weighs rows.
+    rng : numpy.random.Generator
+    size : int, optional
+        Rows a batch; None: see :func:`count_step_rows`.
+    """
+    return CellBatches(
+        data.editing,
+        data.n_classes,
+        data.n_groups,
+        batch_size=count_step_rows(data) if size is None else size,
+        balance=balance,
+        generator=torch_generator(rng),
+        device=data.device,
+        dtype=data.dtype,
+    )

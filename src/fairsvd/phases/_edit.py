@@ -1,0 +1,93 @@
+"""Edits: what a path changes of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..base import Candidate
+from ..masks import removed_fraction
+from ..objective import Verdict
+
+__all__ = ["Edit", "MaskedEdit"]
+
+
+class Edit(ABC):
+    """What differs from the untouched network."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return the entries of the state dict that differ, differentiably."""
+
+    @abstractmethod
+    def detached(self) -> Self:
+        """Copy, so that later steps do not change it."""
+
+    def record(self) -> dict[str, Any]:
+        """Tell what ``history_`` says about the edit itself."""
+        return {}
+
+    def attributes(self) -> dict[str, Any]:
+        """Give the fitted attributes that depend on the edit."""
+        return {}
+
+    def finish(self) -> Callable[[nn.Module], nn.Module] | None:
+        """Give what changes the structure of the network should the edit be chosen."""
+        return None
+
+    def pack(
+        self,
+        params: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        verdict: Verdict,
+        logits: Tensor,
+    ) -> Candidate:
+        """Make a candidate of the edit once it is judged."""
+        with torch.no_grad():
+            state = {name: value.detach().clone() for name, value in self.state().items()}
+        record, fitted = {**params, **self.record()}, {**attributes, **self.attributes()}
+        return Candidate(state, record, fitted, self.finish(), verdict, logits)
+
+
+class MaskedEdit(Edit):
+    """An edit that removes entries of the network.
+
+    Attributes
+    ----------
+    masks : mapping of str to Tensor
+        True (or 1) where an entry is kept.
+    """
+
+    masks: Mapping[str, Tensor]
+
+    @abstractmethod
+    def entries(self) -> dict[str, Tensor]:
+        """Return what can be removed, by the names that masks use; what is gone is zero."""
+
+    @abstractmethod
+    def remove(self, masks: Mapping[str, Tensor]) -> Self:
+        """Zero what the masks remove, differentiably; of the edit that keeps every entry."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights that result, by their names in the state dict."""
+
+    @abstractmethod
+    def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Self, list[Tensor]]:
+        """Let a factor for each layer move, and ``plain`` parameters beside the weights.
+
+        Returns
+        -------
+        edit : MaskedEdit
+            It follows the leaves.
+        leaves : list of Tensor
+            The factors, one tensor a layer.
+        """
+
+    def record(self) -> dict[str, Any]:
+        """Tell the share that is removed."""
+        return {"removed_fraction": removed_fraction(self.masks)}
