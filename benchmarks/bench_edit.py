@@ -99,8 +99,8 @@ def adult_edit(seed: int) -> tuple[dict[str, Callable[[], object]], Callable[[],
         return editor.fit(train.X, train.y, sensitive_features=train.g)
 
     edits = {
-        "sparsity and tradeoff given": lambda: edit(sparsity=0.1, tradeoff=1.0),
-        "sparsity and tradeoff searched": edit,
+        "sparsity and gap_weight given": lambda: edit(sparsity=0.1, gap_weight=1.0),
+        "sparsity and gap_weight searched": edit,
     }
     return edits, lambda: epoch(copy.deepcopy(module), X, y)
 

@@ -97,7 +97,7 @@ def edit(options: argparse.Namespace, module: nn.Module, precision: str) -> None
     editor = FairLRFTransformer(
         module,
         criterion="curvature",
-        tradeoff=1.0,
+        gap_weight=1.0,
         sparsity=0.1,
         refine=None,
         precision=precision,

@@ -23,12 +23,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from fairsvd.intraprocessing._perturb_trials import float_parameters, perturbed
 from tasks import load_problem
 from timing import Result, compare, interleave, options_parser, report
 
 from fairsvd.base import EditData
 from fairsvd.intraprocessing import RandomPerturbation
-from fairsvd.intraprocessing._perturb_trials import float_parameters, perturbed
 from fairsvd.objective import gap, utility_from_counts
 
 N_ROWS, HIDDEN, N_TRIALS = 45_000, (64, 64, 64), 101

@@ -104,7 +104,7 @@ def edit_of_rows(
 
     module = table_network(seed) if len(shape) == 1 else image_network(seed)
     y, group = codes(n_rows, 2, seed)
-    settings = {"criterion": "curvature", "sparsity": 0.1, "tradeoff": 1.0, "refine": None}
+    settings = {"criterion": "curvature", "sparsity": 0.1, "gap_weight": 1.0, "refine": None}
     X = MadeRows(n_rows, shape)
 
     def run() -> object:

@@ -32,7 +32,7 @@ import torch
 from searches import N_FOLDS, Grid, base_trainings, differences, grid_search, own_search
 from tasks import Rows, load_problem
 
-SECTIONS = ("search", "plain", "tradeoffs", "learned", "dask")
+SECTIONS = ("search", "plain", "gap_weights", "learned", "dask")
 GRID: Grid = {
     "rank": (0.1, 0.25, 0.5, 0.75, 1.0),
     "sparsity": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
@@ -153,8 +153,8 @@ def bench_search(bench: Bench) -> Iterator[Result]:
     """Time the grid with ``memory=`` and the CV class against five trainings."""
     runs = [
         base_trainings(bench.rows),
-        bench.keep("grid", lambda: grid_search(bench.rows, GRID, tradeoff=1.0)),
-        bench.keep("cv", lambda: own_search(bench.rows, GRID, tradeoffs=(1.0,))),
+        bench.keep("grid", lambda: grid_search(bench.rows, GRID, gap_weight=1.0)),
+        bench.keep("cv", lambda: own_search(bench.rows, GRID, gap_weights=(1.0,))),
     ]
     base, grid, cv = interleave(runs, bench.options.repeats)
     what = size(GRID)
@@ -167,8 +167,8 @@ def bench_plain(bench: Bench) -> Iterator[Result]:
     """Time the same grid without ``memory=`` against the grid with it."""
     n_fits = len(GRID["rank"]) * len(GRID["sparsity"]) * N_FOLDS
     n_timed = len(TIMED["rank"]) * len(TIMED["sparsity"]) * N_FOLDS
-    plain = {"memory": False, "tradeoff": 1.0}
-    kept = bench.keep("kept", lambda: grid_search(bench.rows, GRID, tradeoff=1.0))
+    plain = {"memory": False, "gap_weight": 1.0}
+    kept = bench.keep("kept", lambda: grid_search(bench.rows, GRID, gap_weight=1.0))
     if bench.options.full:
         cached, took = seconds(kept), seconds(lambda: grid_search(bench.rows, GRID, **plain))
         how = f"all {n_fits} fits timed"
@@ -184,14 +184,14 @@ def bench_plain(bench: Bench) -> Iterator[Result]:
 
 
 def both_ways(
-    bench: Bench, section: str, what: str, tradeoff: float | None, **settings: Any
+    bench: Bench, section: str, what: str, gap_weight: float | None, **settings: Any
 ) -> Iterator[Result]:
     """Time a smaller grid with either class, once; no bar."""
-    tradeoffs = None if tradeoff is None else (tradeoff,)
+    gap_weights = None if gap_weight is None else (gap_weight,)
     runs = [
         base_trainings(bench.rows),
-        lambda: grid_search(bench.rows, FEW, tradeoff=tradeoff, **settings),
-        lambda: own_search(bench.rows, FEW, tradeoffs=tradeoffs, **settings),
+        lambda: grid_search(bench.rows, FEW, gap_weight=gap_weight, **settings),
+        lambda: own_search(bench.rows, FEW, gap_weights=gap_weights, **settings),
     ]
     base, grid, cv = interleave(runs, 1)
     yield compare(section, f"GridSearchCV, memory=, {what}, {size(FEW)}", grid, (FIVE, base))
@@ -212,8 +212,8 @@ def two_workers() -> Iterator[Any]:
 def bench_dask(bench: Bench) -> Iterator[Result]:
     """Time two workers against one process; the results must be equal to the bit."""
     kinds: dict[str, Run] = {
-        "GridSearchCV, memory=": lambda: grid_search(bench.rows, GRID, tradeoff=1.0),
-        "FairLRFTransformerCV": lambda: own_search(bench.rows, GRID, tradeoffs=(1.0,)),
+        "GridSearchCV, memory=": lambda: grid_search(bench.rows, GRID, gap_weight=1.0),
+        "FairLRFTransformerCV": lambda: own_search(bench.rows, GRID, gap_weights=(1.0,)),
     }
     with two_workers() as client:
 
@@ -235,11 +235,11 @@ def bench_dask(bench: Bench) -> Iterator[Result]:
 RUNS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "search": bench_search,
     "plain": bench_plain,
-    "tradeoffs": lambda bench: both_ways(
-        bench, "tradeoffs", "trade-off searched in each fit", tradeoff=None
+    "gap_weights": lambda bench: both_ways(
+        bench, "gap_weights", "trade-off searched in each fit", gap_weight=None
     ),
     "learned": lambda bench: both_ways(
-        bench, "learned", "default edit", tradeoff=1.0, criterion="learned", refine="spectrum"
+        bench, "learned", "default edit", gap_weight=1.0, criterion="learned", refine="spectrum"
     ),
     "dask": bench_dask,
 }

@@ -126,7 +126,7 @@ def quick(
     network: object = None, kind: type[FairLRFTransformer] = FairLRFTransformer, **settings: object
 ) -> FairLRFTransformer:
     """Make an editor of a few steps and one trade-off."""
-    defaults = {"max_steps": 4, "tradeoff": 1.0, "random_state": 0}
+    defaults = {"max_steps": 4, "gap_weight": 1.0, "random_state": 0}
     return kind(network, **{**defaults, **settings})
 
 
@@ -137,8 +137,8 @@ def last_wins(kind: type[NetworkEditor]) -> type[NetworkEditor]:
     """
 
     class Last(kind):  # type: ignore[misc, valid-type]
-        def _edit(self, module, data, constraint, rng):
-            for number, candidate in enumerate(super()._edit(module, data, constraint, rng)):
+        def _edit(self, task, rng):
+            for number, candidate in enumerate(super()._edit(task, rng)):
                 if candidate.state:
                     verdict = data.judge(data.logits(module, candidate.state))
                     won = replace(verdict, feasible=True, value=1e6 + number)

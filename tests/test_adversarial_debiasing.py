@@ -7,6 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from fairsvd.intraprocessing._debiasing_path import network_loss
+from fairsvd.intraprocessing._debiasing_rule import Adversary, projected
 from hypothesis import given
 from hypothesis import strategies as st
 from joblib import parallel_config
@@ -16,8 +18,6 @@ from torch import nn
 from fairsvd import fairness_scorer
 from fairsvd.datasets import make_biased_classification
 from fairsvd.intraprocessing import AdversarialDebiasing
-from fairsvd.intraprocessing._debiasing_path import network_loss
-from fairsvd.intraprocessing._debiasing_rule import Adversary, projected
 from fairsvd.objective import Constraint
 from fairsvd.training import Batch
 from helpers import (

@@ -8,15 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from joblib import parallel_config
-from sklearn.base import clone
-from torch import nn
-
-from fairsvd import fairness_scorer
-from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.base import EditData
-from fairsvd.datasets import make_biased_classification
-from fairsvd.intraprocessing import AdversarialFineTuner
 from fairsvd.intraprocessing._adversarial_path import (
     Budget,
     DuelPath,
@@ -27,8 +18,17 @@ from fairsvd.intraprocessing._adversarial_path import (
     multiplier,
     run_duel,
 )
-from fairsvd.intraprocessing._critic import Critic, forward_with_features
 from fairsvd.intraprocessing._critic_target import SignedBias
+from joblib import parallel_config
+from sklearn.base import clone
+from torch import nn
+
+from fairsvd import fairness_scorer
+from fairsvd.arrays import LabelledRows, as_batches
+from fairsvd.base import EditData
+from fairsvd.datasets import make_biased_classification
+from fairsvd.intraprocessing import AdversarialFineTuner
+from fairsvd.intraprocessing._critic import Critic, forward_with_features
 from fairsvd.objective import Constraint, Judge, soft_gap
 from fairsvd.training import tune
 from helpers import (
@@ -63,8 +63,8 @@ CPU = torch.device("cpu")
 
 def quick(network=None, kind=AdversarialFineTuner, **parameters):
     """Make an editor of a few updates and one weight."""
-    steps = {"n_epochs": 2, "critic_steps": 3, "actor_steps": 3, "critic_rows": 16}
-    return kind(network, **{**steps, "bias_weight": 5.0, "random_state": 0, **parameters})
+    steps = {"epochs": 2, "critic_steps": 3, "actor_steps": 3, "critic_rows": 16}
+    return kind(network, **{**steps, "gap_weight": 5.0, "random_state": 0, **parameters})
 
 
 class LastWins(last_wins(AdversarialFineTuner)):
@@ -98,7 +98,7 @@ def path_of(module, rows, *, output_layer, gap="equalized_odds", n_groups=2, dty
         module=module.to(dtype).requires_grad_(False),
         data=data,
         constraint=request,
-        bias_weight=5.0,
+        gap_weight=5.0,
         allowed=0.03,
         budget=Budget(2, 3, 3, 32, 1e-3, 1e-3, 16),
         attributes={},
@@ -250,7 +250,7 @@ def test_the_bias_changes_the_networks_gradient_of_every_hidden_parameter():
     gradients = []
     for weight in (0.0, 50.0):
         leaves = leaves_of(path.module)
-        settings = {**vars(path), "bias_weight": weight, "allowed": 0.0}
+        settings = {**vars(path), "gap_weight": weight, "allowed": 0.0}
         actor_loss(DuelPath(**settings), critic, lambda made=leaves: made, lambda _: None)(
             batch
         ).backward()
@@ -345,7 +345,7 @@ def test_the_critic_is_not_moved_by_the_networks_steps(monkeypatch):
         return original(critic, features, training=training)
 
     monkeypatch.setattr(Critic, "__call__", spy)
-    editor = quick(trained(mlp(), rows), n_epochs=2)
+    editor = quick(trained(mlp(), rows), epochs=2)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     # An epoch: three steps of the critic, each a prediction and a training pass, then three of
     # the network, one prediction each.
@@ -356,8 +356,8 @@ def test_the_critic_is_not_moved_by_the_networks_steps(monkeypatch):
 
 
 CONFIGURATIONS = {
-    "default": {"bias_weight": None},
-    "no weight": {"bias_weight": 0.0},
+    "default": {"gap_weight": None},
+    "no weight": {"gap_weight": 0.0},
     "no margin": {"margin": 0.0},
     "margin above the tolerance": {"margin": 0.2},
     "fewer rows than cells": {"critic_rows": 3},
@@ -427,7 +427,7 @@ def test_a_network_of_one_layer_is_tuned_by_its_cross_entropy():
 def test_equal_seeds_give_equal_bits_whatever_the_jobs():
     rows = table()
     network = trained(mlp(), rows)
-    editors = [quick(network, bias_weight=None, n_jobs=jobs) for jobs in (None, 2)]
+    editors = [quick(network, gap_weight=None, n_jobs=jobs) for jobs in (None, 2)]
     with parallel_config(backend="threading"):
         for editor in editors:
             editor.fit(rows.X, rows.y, sensitive_features=rows.group)
@@ -456,21 +456,21 @@ def test_dropout_and_normalisation_of_the_network_stay_in_evaluation_mode():
 
 def test_without_sensitive_features_plain_fine_tuning():
     rows = table()
-    editor = quick(trained(mlp(), rows), LastWins, bias_weight=None)
+    editor = quick(trained(mlp(), rows), LastWins, gap_weight=None)
     with pytest.warns(match="sensitive"):
         editor.fit(rows.X, rows.y)
-    assert set(editor.history_["bias_weight"].dropna()) == {0.0}
+    assert set(editor.history_["gap_weight"].dropna()) == {0.0}
     assert "critic_loss" not in editor.history_
 
 
 def test_the_preset_has_the_papers_values():
     found = AdversarialFineTuner.paper(random_state=3, margin=0.01).get_params()
     wanted = {
-        "n_epochs": 32,
+        "epochs": 32,
         "critic_steps": 201,
         "actor_steps": 301,
         "critic_rows": 64,
-        "bias_weight": 0.75,
+        "gap_weight": 0.75,
         "margin": 0.01,
         "tolerance": 0.05,
         "learning_rate": 1e-4,
@@ -493,7 +493,7 @@ def test_it_lowers_the_gap(gap):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(11, 24), nn.ReLU(), nn.Linear(24, 2))
     network = trained(network, Rows(X[:1000], y[:1000], g[:1000]), 60)
-    settings = {"bias_weight": 20.0, "balance": "classes"}
+    settings = {"gap_weight": 20.0, "balance": "classes"}
     settings |= {"utility": "balanced_accuracy", "random_state": 0}
     editor = AdversarialFineTuner(network, constraint=gap, **settings)
     editor.fit(X[1000:2000], y[1000:2000], sensitive_features=g[1000:2000])

@@ -98,7 +98,7 @@ PARITY = {
     "random_state": 0,
 }
 EDITORS = {
-    "FairLRF": FairLRFTransformer(NET, max_steps=30, tradeoff=1.0, **PARITY),
+    "FairLRF": FairLRFTransformer(NET, max_steps=30, gap_weight=1.0, **PARITY),
     "gap": GapFineTuner(NET, learning_rate=1e-2, max_steps=60, **PARITY),
 }
 
@@ -162,7 +162,7 @@ def test_a_threshold_optimizer_around_an_editor(credit, untouched, constraints):
 @pytest.mark.filterwarnings("error::fairsvd.exceptions.MissingSensitiveFeaturesWarning")
 def test_a_threshold_optimizer_that_trains_the_editor_tells_it_no_groups(credit):
     X, y, sex = credit
-    editor = FairLRFTransformer(NET, max_steps=1, tradeoff=1.0, random_state=0)
+    editor = FairLRFTransformer(NET, max_steps=1, gap_weight=1.0, random_state=0)
     optimizer = ThresholdOptimizer(estimator=editor, predict_method="predict_proba")
     with pytest.raises(MissingSensitiveFeaturesWarning):
         optimizer.fit(X, y, sensitive_features=sex)

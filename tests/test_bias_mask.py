@@ -20,11 +20,11 @@ from fairsvd.datasets import make_biased_classification
 from fairsvd.masking._importance import Operating, batch_importance, row_importance
 from fairsvd.masking._ratio import (
     bias_ratio,
-    hard_masks,
-    normalised,
+    make_hard_masks,
+    make_soft_masks,
+    normalise,
     reset_mask,
-    shuffled,
-    soft_masks,
+    shuffle,
 )
 from fairsvd.objective import Constraint, Judge, soft_gap
 from helpers import (
@@ -47,7 +47,7 @@ CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 
 
 def quick(network=None, kind=BiasMaskFineTuner, **parameters):
     """Make an editor of a few updates and one weight of the bias."""
-    defaults = {"impair_epochs": 2, "repair_epochs": 2, "min_steps": 4, "bias_weight": 1.0}
+    defaults = {"impair_epochs": 2, "repair_epochs": 2, "min_steps": 4, "gap_weight": 1.0}
     return kind(network, **{**defaults, "random_state": 0, **parameters})
 
 
@@ -149,7 +149,7 @@ RATIOS = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=40)
 @given(RATIOS, RATIOS, st.floats(0.01, 1))
 def test_a_hard_mask_marks_the_largest_ratios(one, other, keep):
     ratio = {"a": torch.tensor(one), "b": torch.tensor(other)}
-    masks = hard_masks(ratio, keep)
+    masks = make_hard_masks(ratio, keep)
     total = len(one) + len(other)
     marked = sum(int(mask.sum()) for mask in masks.values())
     assert marked == max(1, int(np.floor(keep * total + 1e-6)))
@@ -167,17 +167,17 @@ def test_a_hard_mask_of_one_half_is_the_papers_percentile():
     ]
     ratio = {n: (scaled[0][n] / (scaled[1][n] + 1e-10)).numpy() for n in "ab"}
     cut = np.percentile(np.concatenate([r.ravel() for r in ratio.values()]), 50)
-    masks = hard_masks(bias_ratio(bias, prediction, "weight"), 0.5)
+    masks = make_hard_masks(bias_ratio(bias, prediction, "weight"), 0.5)
     for name, mask in masks.items():
         assert np.array_equal(mask.numpy(), ratio[name] > cut)
 
 
 def test_soft_masks_normalisation_and_resets():
     values = torch.tensor([1.0, 3.0, 2.0])
-    assert normalised(values).tolist() == [0.0, 1.0, 0.5]
-    assert normalised(torch.full((3,), 7.0)).tolist() == [7.0] * 3
+    assert normalise(values).tolist() == [0.0, 1.0, 0.5]
+    assert normalise(torch.full((3,), 7.0)).tolist() == [7.0] * 3
     ratio = {"a": torch.tensor([[0.0, 1.0], [1e10, 3.0]])}
-    soft = soft_masks(ratio)["a"]
+    soft = make_soft_masks(ratio)["a"]
     np.testing.assert_allclose(soft, np.tanh(ratio["a"].numpy()), rtol=1e-6)
     assert reset_mask(ratio["a"]).tolist() == [[False, True], [True, True]]
     # A single number is its own mean: it is kept, as in SWiFT's code.
@@ -198,13 +198,13 @@ def test_what_is_masked_as_one_is_averaged(granularity):
 
 def test_random_masks_hold_the_same_values_elsewhere():
     ratio = {"a": torch.rand(30, 20), "b": torch.rand(7)}
-    dealt = shuffled(ratio, torch.Generator().manual_seed(0))
+    dealt = shuffle(ratio, torch.Generator().manual_seed(0))
     for name, values in ratio.items():
         assert torch.equal(dealt[name].flatten().sort().values, values.flatten().sort().values)
     assert not torch.equal(dealt["a"], ratio["a"])
     layers = {"a": torch.tensor([[1.0]]), "b": torch.tensor([2.0]), "c": torch.tensor([3.0])}
     orders = {
-        tuple(float(v) for v in shuffled(layers, torch.Generator().manual_seed(k)).values())
+        tuple(float(v) for v in shuffle(layers, torch.Generator().manual_seed(k)).values())
         for k in range(20)
     }
     assert len(orders) > 1
@@ -215,7 +215,7 @@ PUBLISHED = {
     "keep": 0.5,
     "granularity": "weight",
     "importance": "batch_gradient",
-    "bias_weight": 0.1,
+    "gap_weight": 0.1,
     "impair_epochs": 10,
     "repair_epochs": 10,
     "learning_rate": 1e-4,
@@ -318,7 +318,7 @@ def test_a_soft_mask_scales_every_update():
 
 
 CONFIGURATIONS = {
-    "default": {"bias_weight": None},
+    "default": {"gap_weight": None},
     "soft": {"mask": "soft"},
     "unit": {"granularity": "unit"},
     "layer": {"granularity": "layer", "keep": 0.5},
@@ -340,8 +340,8 @@ CONFIGURATIONS = {
     "accuracy parity": {"constraint": "accuracy_parity"},
     "fixed threshold": {"threshold": 0.3},
     "cells": {"balance": "cells"},
-    "bmft": {"loss": "bmft", "bias_weight": 0.1},
-    "swift": {"loss": "swift", "mask": "soft", "bias_weight": None},
+    "bmft": {"loss": "bmft", "gap_weight": 0.1},
+    "swift": {"loss": "swift", "mask": "soft", "gap_weight": None},
     "mixed precision": {"precision": "mixed"},
 }
 DATA = {
@@ -393,7 +393,7 @@ def test_every_kind_of_data_is_taken(name, importance):
 def test_equal_seeds_give_equal_bits_whatever_the_jobs():
     rows = table()
     network = trained(mlp(), rows)
-    editors = [quick(network, bias_weight=None, n_jobs=jobs) for jobs in (None, 2)]
+    editors = [quick(network, gap_weight=None, n_jobs=jobs) for jobs in (None, 2)]
     for editor in editors:
         editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert fingerprint(editors[0].module_) == fingerprint(editors[1].module_)
@@ -427,14 +427,14 @@ def test_importance_on_request():
     bias, prediction = ({n: pair[k] for n, pair in editor.importance_.items()} for k in (0, 1))
     covered = ["0.weight", "2.weight"]
     ratio = bias_ratio({n: bias[n] for n in covered}, {n: prediction[n] for n in covered}, "weight")
-    for name, mask in hard_masks(ratio, 0.5).items():
+    for name, mask in make_hard_masks(ratio, 0.5).items():
         assert torch.equal(mask, editor.masks_[name])
 
 
 def test_a_mixture_of_losses_needs_a_share():
     rows = table()
-    editor = BiasMaskFineTuner.swift(trained(mlp(), rows), bias_weight=2.0)
-    with pytest.raises(ValueError, match=r"bias_weight=2\.0 with loss='swift'"):
+    editor = BiasMaskFineTuner.swift(trained(mlp(), rows), gap_weight=2.0)
+    with pytest.raises(ValueError, match=r"gap_weight=2\.0 with loss='swift'"):
         editor.fit(rows.X, rows.y, sensitive_features=rows.group)
 
 
@@ -444,7 +444,7 @@ def test_without_sensitive_features_utility_alone():
     with pytest.warns(match="sensitive"):
         editor.fit(rows.X, rows.y)
     assert editor.groups_ == []
-    assert set(editor.history_["bias_weight"].dropna()) == {0.0}
+    assert set(editor.history_["gap_weight"].dropna()) == {0.0}
 
 
 def planted(seed):

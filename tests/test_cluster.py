@@ -144,7 +144,7 @@ def test_the_trade_offs_of_one_edit_are_the_same(spread: Spread) -> None:
     """The editor's own parallel loop, without a search around it."""
 
     def edit(n_jobs: int | None) -> FairLRFTransformer:
-        editor = small(tradeoff=None, n_jobs=n_jobs)
+        editor = small(gap_weight=None, n_jobs=n_jobs)
         return editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
     alone = edit(1)
@@ -152,16 +152,16 @@ def test_the_trade_offs_of_one_edit_are_the_same(spread: Spread) -> None:
         found = edit(2)
     assert fingerprint(found.module_) == fingerprint(alone.module_)
     assert found.history_.equals(alone.history_)
-    assert alone.history_["tradeoff"].nunique() == 3
+    assert alone.history_["gap_weight"].nunique() == 3
 
 
 @most_backends
 def test_a_search_over_parallel_edits_finds_the_same(spread: Spread) -> None:
     """Loops inside loops: the inner one is spread, too, or runs where it is; equal either way."""
     grid = {"sparsity": [0.3]}
-    alone = search(small(tradeoff=None), grid)
+    alone = search(small(gap_weight=None), grid)
     with spread():
-        found = search(small(tradeoff=None, n_jobs=2), grid)
+        found = search(small(gap_weight=None, n_jobs=2), grid)
     check_equal(found, alone)
 
 
@@ -205,7 +205,7 @@ def test_the_editor_with_its_own_search_finds_the_same(spread: Spread) -> None:
         editor = FairLRFTransformerCV(
             ranks=GRID["rank"],
             sparsities=GRID["sparsity"],
-            tradeoffs=(1.0,),
+            gap_weights=(1.0,),
             cv=JointStratifiedKFold(2),
             max_steps=4,
             random_state=0,

@@ -229,7 +229,7 @@ def test_the_base_is_trained_once_a_fold_and_shared(task, monkeypatch):
     monkeypatch.setattr(folds, "adopt", spy)
     net = skorch_net(mlp())
     asked = ["equalized_odds", "demographic_parity"]
-    mine = [QUICK, "threshold", FairLRFTransformer(max_steps=3, tradeoff=1.0)]
+    mine = [QUICK, "threshold", FairLRFTransformer(max_steps=3, gap_weight=1.0)]
     found = compared(mine, task, base=net, constraints=asked)
     assert not found.failed.any()
     assert [network for network, _ in seen] == [net, net]

@@ -202,7 +202,7 @@ def test_mixed_precision_edits_near_the_full_one_and_predicts_in_full(kind):
 
 def test_n_jobs_does_not_change_the_result():
     rows, module = task("table")
-    settings = {"criterion": "learned", "sparsity": None, "tradeoff": None, "device": DEVICE}
+    settings = {"criterion": "learned", "sparsity": None, "gap_weight": None, "device": DEVICE}
     one = edited(module, rows, **settings)
     two = edited(module, rows, n_jobs=2, **settings)
     np.testing.assert_allclose(two.predict_proba(rows.X), one.predict_proba(rows.X), **CLOSE)

@@ -32,7 +32,7 @@ OTHERS = [
     RandomPerturbation(),
     SelectiveFineTuner(),
     # Each of its calls costs the same: fewer show as much.
-    LayerwiseOptimizer(layers=2, n_calls=12),
+    LayerwiseOptimizer(parameters=2, n_calls=12),
 ]
 
 

@@ -51,18 +51,18 @@ pytestmark = [
 
 # Class, parameters of a quick fit, a grid of one of its own parameters.
 EDITORS = {
-    "FairLRF": (FairLRFTransformer, {"max_steps": 3, "tradeoff": 1.0}, {"sparsity": [0.0, 0.1]}),
+    "FairLRF": (FairLRFTransformer, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
     "bias mask": (
         BiasMaskFineTuner,
-        {"impair_epochs": 1, "repair_epochs": 1, "min_steps": 3, "bias_weight": 1.0},
+        {"impair_epochs": 1, "repair_epochs": 1, "min_steps": 3, "gap_weight": 1.0},
         {"keep": [0.1, 1.0]},
     ),
     "BMFT": (BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"keep": [0.1, 1.0]}),
-    "SWiFT": (BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"bias_weight": [0.1, 0.5]}),
-    "pruner": (FairPruner, {"max_steps": 3, "tradeoff": 1.0}, {"sparsity": [0.0, 0.1]}),
+    "SWiFT": (BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"gap_weight": [0.1, 0.5]}),
+    "pruner": (FairPruner, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
     "pruner, curvature": (
         FairPruner,
-        {"criterion": "curvature", "tradeoff": 1.0, "refine": None},
+        {"criterion": "curvature", "gap_weight": 1.0, "refine": None},
         {"sparsity": [0.0, 0.1]},
     ),
     "gap": (GapFineTuner, {"max_steps": 3}, {"weight": [0.3, 3.0]}),
@@ -74,8 +74,8 @@ EDITORS = {
     ),
     "adversarial": (
         AdversarialFineTuner,
-        {"n_epochs": 2, "critic_steps": 3, "actor_steps": 3, "bias_weight": 5.0},
-        {"bias_weight": [1.0, 20.0]},
+        {"epochs": 2, "critic_steps": 3, "actor_steps": 3, "gap_weight": 5.0},
+        {"gap_weight": [1.0, 20.0]},
     ),
     "debiasing": (AdversarialDebiasing, {"max_steps": 5, "alpha": 1.0}, {"alpha": [0.3, 3.0]}),
     "perturbation": (RandomPerturbation, {"n_trials": 5}, {"scale": [0.05, 0.2]}),

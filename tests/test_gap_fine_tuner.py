@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fairsvd.intraprocessing._gap_path import untouched
 
 from fairsvd import GapFineTuner, fairness_scorer
 from fairsvd.base import EditData
 from fairsvd.datasets import make_biased_classification
-from fairsvd.intraprocessing._gap_path import untouched
 from fairsvd.layers import editable_layers
 from helpers import IGNORE_SMALL_DATA, convolutions, images, last_wins, mlp, table, trained
 
@@ -98,9 +98,9 @@ def test_the_weight_is_chosen_or_given():
     rows = table()
     network = trained(mlp(), rows)
     searched = fit(quick(network, LastWins), rows)
-    assert set(searched.history_["tradeoff"].dropna()) == {0.3, 1.0, 3.0}
-    assert searched.weight_ == 3.0
-    assert fit(quick(network, LastWins, weight=0.7), rows).weight_ == 0.7
+    assert set(searched.history_["gap_weight"].dropna()) == {0.3, 1.0, 3.0}
+    assert searched.gap_weight_ == 3.0
+    assert fit(quick(network, LastWins, weight=0.7), rows).gap_weight_ == 0.7
     stages = searched.history_["stage"].unique().tolist()
     assert stages == ["untouched", "tune", "settle"]
 

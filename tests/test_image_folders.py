@@ -435,7 +435,7 @@ def test_isic_says_what_is_wrong(tmp_path):
 @pytest.mark.filterwarnings(*IGNORE_SMALL_DATA)
 def test_a_loaded_folder_goes_straight_into_an_editor(tmp_path):
     faces = load_celeba(celeba(tmp_path, 36), size=8, split=None)
-    editor = GapFineTuner(max_steps=2, weight=1.0, sensitive_columns="Male", random_state=0)
+    editor = GapFineTuner(max_steps=2, gap_weight=1.0, sensitive_columns="Male", random_state=0)
     fitted = editor.fit(faces.data, faces.target)
     assert fitted.groups_ == ["Male", "not Male"]
     assert fitted.sensitive_source_ == "columns of X"

@@ -125,14 +125,14 @@ def test_a_warning_made_an_error_restores_the_old_state(fitted):
 
 def test_parallel_paths_that_fail_restore_the_old_state(monkeypatch, fitted):
     before = contents(fitted)
-    fitted.set_params(network=Stubborn(), n_jobs=2, tradeoff=None)
+    fitted.set_params(network=Stubborn(), n_jobs=2, gap_weight=None)
     changed = contents(fitted)
     try:
         with parallel_config("threading"), pytest.raises(RuntimeError, match="no gradient"):
             fitted.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
         assert contents(fitted) == changed
     finally:
-        fitted.set_params(network=None, n_jobs=None, tradeoff=1.0)
+        fitted.set_params(network=None, n_jobs=None, gap_weight=1.0)
     assert set(contents(fitted)) == set(before)
 
 

@@ -9,6 +9,8 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from fairsvd.intraprocessing._layerwise_search import score, select_parameters
+from fairsvd.intraprocessing._layerwise_surrogate import expected_improvement, propose
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -18,8 +20,6 @@ from torch import nn
 from fairsvd.datasets import make_biased_classification
 from fairsvd.exceptions import NetworkError
 from fairsvd.intraprocessing import LayerwiseOptimizer
-from fairsvd.intraprocessing._layerwise_search import score, select_parameters
-from fairsvd.intraprocessing._layerwise_surrogate import expected_improvement, propose
 from fairsvd.objective import Verdict
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -126,9 +126,9 @@ def test_states_of_the_candidates_share_no_memory_and_do_not_change():
     kept = []
 
     class Watched(LastWins):
-        def _edit(self, module, data, constraint, rng):
+        def _edit(self, task, rng):
             live = {value.data_ptr() for value in module.state_dict().values()}
-            for candidate in super()._edit(module, data, constraint, rng):
+            for candidate in super()._edit(task, rng):
                 for value in candidate.state.values():
                     assert value.data_ptr() not in live
                     live.add(value.data_ptr())
@@ -301,8 +301,8 @@ def test_the_module_gives_the_logits_that_were_judged():
     seen = []
 
     class Watched(LastWins):
-        def _edit(self, module, data, constraint, rng):
-            for candidate in super()._edit(module, data, constraint, rng):
+        def _edit(self, task, rng):
+            for candidate in super()._edit(task, rng):
                 seen.append((candidate, data.judged[:]))
                 yield candidate
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from fairsvd.objective import GAPS, Constraint, _loss, edit_loss, margin_of_threshold, shifted
+from fairsvd.objective import GAPS, Constraint, _loss, edit_loss, margin_of_threshold, shift_logits
 from fairsvd.training import Batch
 
 SHARPNESS = 4.0
@@ -29,7 +29,7 @@ def make_batch(seed=0, *, n=60, n_classes=2, n_groups=2, dtype=torch.float64):
     return logits.to(dtype), batch
 
 
-def reference(logits, batch, name, pos, margin, tradeoff, n_groups):
+def reference(logits, batch, name, pos, margin, gap_weight, n_groups):
     """The formula, row by row in numpy."""
     z = logits.double().numpy().copy()
     y, groups = batch.y.numpy(), batch.groups.numpy()
@@ -59,7 +59,7 @@ def reference(logits, batch, name, pos, margin, tradeoff, n_groups):
     everything = np.ones(len(y), dtype=bool)
     classes = [pos] if z.shape[1] == 2 else range(z.shape[1])
     if name == "accuracy_parity":
-        return loss + tradeoff * spread(p[np.arange(len(y)), y], everything)
+        return loss + gap_weight * spread(p[np.arange(len(y)), y], everything)
     gaps = []
     for k in classes:
         tpr, fpr = spread(p[:, k], y == k), spread(p[:, k], y != k)
@@ -72,7 +72,7 @@ def reference(logits, batch, name, pos, margin, tradeoff, n_groups):
                 "signed_average_odds": signed_spread(p[:, k], y == k),
             }[name]
         )
-    return loss + tradeoff * np.mean(gaps)
+    return loss + gap_weight * np.mean(gaps)
 
 
 def test_by_hand():
@@ -93,28 +93,28 @@ def test_by_hand():
     entropy = (2 * np.log(2) + np.log1p(np.exp(-1)) + np.log(2)) / 4
     tpr_gap = sigmoid(SHARPNESS * 1) - 0.5
     fpr_gap = 0.5 - sigmoid(SHARPNESS * -0.5)
-    found = edit_loss(logits, batch, constraint(), margin=1.0, tradeoff=0.3, n_groups=2)
+    found = edit_loss(logits, batch, constraint(), margin=1.0, gap_weight=0.3, n_groups=2)
     assert float(found) == pytest.approx(entropy + 0.3 * (tpr_gap + fpr_gap), abs=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 5), (5, 3)], ids=str)
 @pytest.mark.parametrize("name", GAPS)
 @given(st.integers(0, 999), st.sampled_from([0.0, 0.7, -1.3]), st.floats(0, 5))
-def test_equal_to_the_formula(name, shape, seed, margin, tradeoff):
+def test_equal_to_the_formula(name, shape, seed, margin, gap_weight):
     n_classes, n_groups = shape
     margin = margin if n_classes == 2 else 0.0
     logits, batch = make_batch(seed, n_classes=n_classes, n_groups=n_groups)
     found = edit_loss(
-        logits, batch, constraint(name), margin=margin, tradeoff=tradeoff, n_groups=n_groups
+        logits, batch, constraint(name), margin=margin, gap_weight=gap_weight, n_groups=n_groups
     )
-    expected = reference(logits, batch, name, 1, margin, tradeoff, n_groups)
+    expected = reference(logits, batch, name, 1, margin, gap_weight, n_groups)
     assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", GAPS)
 def test_float32_equals_float64(name):
     logits, batch = make_batch(3, dtype=torch.float32)
-    options = {"margin": 0.4, "tradeoff": 3.0, "n_groups": 2}
+    options = {"margin": 0.4, "gap_weight": 3.0, "n_groups": 2}
     found = edit_loss(logits, batch, constraint(name), **options)
     assert found.dtype == torch.float32
     expected = reference(logits, batch, name, 1, *options.values())
@@ -123,7 +123,7 @@ def test_float32_equals_float64(name):
 
 def test_the_positive_class_is_the_constraints():
     logits, batch = make_batch(1)
-    options = {"margin": 0.2, "tradeoff": 1.0, "n_groups": 2}
+    options = {"margin": 0.2, "gap_weight": 1.0, "n_groups": 2}
     by_class = [
         float(edit_loss(logits, batch, constraint("equal_opportunity", pos), **options))
         for pos in (0, 1)
@@ -142,10 +142,10 @@ def test_tradeoff_0_does_not_compute_the_gap(monkeypatch):
 
     monkeypatch.setattr(_loss, "soft_gap", refuse)
     options = {"margin": 0.5, "n_groups": 2}
-    found = edit_loss(logits, batch, constraint(), tradeoff=0, **options)
+    found = edit_loss(logits, batch, constraint(), gap_weight=0, **options)
     assert float(found) == pytest.approx(expected)
     with pytest.raises(RuntimeError, match="was computed"):
-        edit_loss(logits, batch, constraint(), tradeoff=1e-9, **options)
+        edit_loss(logits, batch, constraint(), gap_weight=1e-9, **options)
 
 
 def test_the_penalty_sees_the_gap_where_the_network_is_run():
@@ -158,7 +158,7 @@ def test_the_penalty_sees_the_gap_where_the_network_is_run():
 
     def penalty(margin):
         with_gap, without = (
-            edit_loss(logits, batch, constraint(), margin=margin, tradeoff=t, n_groups=2)
+            edit_loss(logits, batch, constraint(), margin=margin, gap_weight=t, n_groups=2)
             for t in (1, 0)
         )
         return float(with_gap - without)
@@ -171,16 +171,16 @@ def test_the_gradient_is_that_of_the_formula():
     logits, batch = make_batch(2, n=12)
 
     def loss(z):
-        return edit_loss(z, batch, constraint(), margin=0.3, tradeoff=1.0, n_groups=2)
+        return edit_loss(z, batch, constraint(), margin=0.3, gap_weight=1.0, n_groups=2)
 
     assert torch.autograd.gradcheck(loss, logits.requires_grad_())
 
 
 def test_shifted():
     logits, _ = make_batch()
-    assert shifted(logits, 0) is logits
+    assert shift_logits(logits, 0) is logits
     margin = margin_of_threshold(0.8)
-    moved = shifted(logits, margin)
+    moved = shift_logits(logits, margin)
     assert torch.equal(moved[:, 0], logits[:, 0])
     above = torch.softmax(logits, dim=1)[:, 1] > 0.8
     assert torch.equal(moved.argmax(dim=1), above.long())

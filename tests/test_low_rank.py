@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fairsvd.low_rank._edits import entries, masked_factors, untouched_attributes
+from fairsvd.low_rank._learned import Path, whole
+from fairsvd.low_rank._removal import Removal, layer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -14,9 +17,6 @@ from fairsvd.base import EditData, privileged_group
 from fairsvd.curvature import group_curvature
 from fairsvd.layers import chosen_weights, factorise, full_rank
 from fairsvd.low_rank import _removal
-from fairsvd.low_rank._edits import entries, masked_factors, untouched_attributes
-from fairsvd.low_rank._learned import Path, whole
-from fairsvd.low_rank._removal import Removal, layer_of
 from fairsvd.masks import (
     curvature_scores,
     lowest_masks,
@@ -71,7 +71,7 @@ def removal(rank=4, **options):
         "measured": measured,
         "criterion": "curvature",
         "sparsities": (0.1, 0.3),
-        "tradeoff": None,
+        "gap_weight": None,
         "hessian": "fisher",
         "n_steps": 1,
         "max_memory": 2**28,
@@ -190,11 +190,11 @@ def test_every_removal_has_its_exact_share_in_every_layer(criterion, n_steps):
 
 def test_the_forms_of_the_score():
     def tried(**options):
-        return {(p["tradeoff"], p["protects"]) for p, _ in removal(**options).edits()}
+        return {(p["gap_weight"], p["protects"]) for p, _ in removal(**options).edits()}
 
     both = {(t, side) for t in (1 / 3, 1.0) for side in ("privileged", "unprivileged")}
     assert tried() == both
-    assert tried(tradeoff=0.7) == {(0.7, "unprivileged")}
+    assert tried(gap_weight=0.7) == {(0.7, "unprivileged")}
     assert tried(privileged=None) == {(0.0, "all")}
 
 
@@ -239,7 +239,7 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, protects):
         }
         masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks, layer_of)
         factors = masked_factors(task.factors, masks).factors
-    wanted = {"tradeoff": 1 / 3, "protects": protects, "sparsity": 0.3}
+    wanted = {"gap_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)
     assert removed_fraction(masks) > 0.25
     for key, mask in masks.items():
@@ -254,12 +254,12 @@ def test_rounds_score_again_with_what_is_left(monkeypatch):
         return group_curvature(module, factors, *args, **kwargs)
 
     monkeypatch.setattr(_removal, "group_curvature", spy)
-    task = removal(n_steps=3, sparsities=(0.3,), tradeoff=1.0, rank=7)
+    task = removal(n_steps=3, sparsities=(0.3,), gap_weight=1.0, rank=7)
     ((_, in_rounds),) = task.edits()
     sizes = [f.U.numel() + f.V.numel() for f in task.factors.values()]
     assert seen == [sum(share_of(k / 10, size) for size in sizes) for k in range(3)]
     seen.clear()
-    ((_, at_once),) = removal(sparsities=(0.3,), tradeoff=1.0, rank=7).edits()
+    ((_, at_once),) = removal(sparsities=(0.3,), gap_weight=1.0, rank=7).edits()
     assert seen == [0]
     assert any(not torch.equal(in_rounds.masks[k], at_once.masks[k]) for k in at_once.masks)
 
@@ -289,7 +289,7 @@ def test_with_nothing_removed_the_output_layer_is_tuned_too(layers):
         data=edit_data(),
         constraint=CONSTRAINT,
         factors=factors,
-        tradeoff=1.0,
+        gap_weight=1.0,
         max_removed=None,
         n_steps=30,
         compress=False,

@@ -109,7 +109,7 @@ def test_the_default_edit_needs_its_masks_and_its_spectrum():
         "spectrum",
         "nothing removed",
     ]
-    assert history["tradeoff"].dropna().nunique() == 3
+    assert history["gap_weight"].dropna().nunique() == 3
     assert not history["feasible"].iloc[0]
     assert history["feasible"].any()
     assert len(history) == 1 + 3 * 3 * 10
@@ -119,7 +119,7 @@ def test_the_default_edit_needs_its_masks_and_its_spectrum():
 def test_beside_learned_masks_the_network_is_tuned_with_nothing_removed(layers):
     tuned = fitted(layers=layers).history_.query("stage == 'nothing removed'")
     assert (tuned["removed_fraction"] == 0).all()
-    assert tuned["tradeoff"].value_counts().tolist() == [10, 10, 10]
+    assert tuned["gap_weight"].value_counts().tolist() == [10, 10, 10]
     # Without a removal a tuning closes the gap too: it has moved something.
     assert tuned["gap"].min() < fitted().history_["gap"].iloc[0] / 2
     assert tuned["utility"].nunique() > 10
@@ -155,7 +155,7 @@ def test_sparsity_0_removes_nothing(criterion, refine):
 
 
 def test_masks_describe_the_weights():
-    for options in ({}, {"criterion": "curvature"}, {"rank": 0.5, "tradeoff": 1.0}):
+    for options in ({}, {"criterion": "curvature"}, {"rank": 0.5, "gap_weight": 1.0}):
         editor = fitted(refine=None, **options)
         assert editor.removed_fraction_ > 0
         for name in ("0", "2"):
@@ -200,7 +200,7 @@ def test_keys_stay_and_layers_that_were_not_chosen_are_bit_identical():
 
 @pytest.mark.parametrize("cap", [0.02, 0.1])
 def test_a_cap_on_learned_removal_holds(cap):
-    removed = fitted(refine=None, sparsity=cap, tradeoff=1.0).history_["removed_fraction"]
+    removed = fitted(refine=None, sparsity=cap, gap_weight=1.0).history_["removed_fraction"]
     assert removed.max() <= cap
     assert removed.max() > 0.8 * cap
     assert fitted(refine=None).history_["removed_fraction"].max() > 0.15  # without one
@@ -217,7 +217,7 @@ def test_removal_by_a_score_has_the_share_asked_for(criterion):
 
 
 def test_compression_predicts_as_the_written_back_weights_do():
-    options = {"rank": 0.25, "sparsity": 0.3, "tradeoff": 1.0}
+    options = {"rank": 0.25, "sparsity": 0.3, "gap_weight": 1.0}
     dense, thin = fitted(**options), fitted(compress=True, **options)
     assert dense.ranks_ == thin.ranks_ == {"0": 2, "2": 4}
     assert thin.removed_fraction_ > 0

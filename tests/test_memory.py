@@ -109,7 +109,7 @@ def test_a_fit_that_differs_in_sparsity_computes_nothing_again(tmp_path, work):
         return spent(work, lambda: fit(memory=tmp_path, **{**CURVATURE, **settings}))
 
     assert run(sparsity=0.1) == {"training": 1, "svd": 2, "curvature": 1, "masks": 0}
-    for change in ({"sparsity": 0.3}, {"sparsity": None}, {"tradeoff": 0.5}, {"rank": 0.5}):
+    for change in ({"sparsity": 0.3}, {"sparsity": None}, {"gap_weight": 0.5}, {"rank": 0.5}):
         assert run(**{"sparsity": 0.1, **change}) == NOTHING
     assert run(sparsity=0.1, hessian="ggn") == {**NOTHING, "curvature": 1}
     assert run(sparsity=0.1, layers="all") == {**NOTHING, "svd": 3, "curvature": 1}
@@ -119,7 +119,7 @@ def test_one_training_of_masks_serves_every_cap(tmp_path, work):
     assert spent(work, lambda: fit(memory=tmp_path))["masks"] == 1
     for cap in (0.05, 0.5):
         assert spent(work, lambda cap=cap: fit(memory=tmp_path, sparsity=cap)) == NOTHING
-    assert spent(work, lambda: fit(memory=tmp_path, tradeoff=0.3)) == {**NOTHING, "masks": 1}
+    assert spent(work, lambda: fit(memory=tmp_path, gap_weight=0.3)) == {**NOTHING, "masks": 1}
 
 
 def changed_rows():

@@ -54,7 +54,7 @@ def gap(y, predicted, male):
 def test_theirs_after_ours(credit, net):
     X, y, male = credit
     features = X.drop(columns="male")
-    editor = FairLRFTransformer(FrozenEstimator(net), max_steps=20, tradeoff=1.0, random_state=0)
+    editor = FairLRFTransformer(FrozenEstimator(net), max_steps=20, gap_weight=1.0, random_state=0)
     editor.fit(features, y, sensitive_features=male)
     before = gap(y, editor.predict(features), male)
     optimizer = ThresholdOptimizer(
@@ -72,7 +72,7 @@ def test_a_search_over_an_editor_inside_their_mitigator(credit, net):
     X, y, male = credit
     # The attribute stays in the table, from which the editor takes it out.
     editor = FairLRFTransformer(
-        FrozenEstimator(net), max_steps=5, tradeoff=1.0, random_state=0, sensitive_columns="male"
+        FrozenEstimator(net), max_steps=5, gap_weight=1.0, random_state=0, sensitive_columns="male"
     )
     optimizer = ThresholdOptimizer(estimator=editor, predict_method="predict_proba")
     search = GridSearchCV(
@@ -109,7 +109,7 @@ def test_ours_after_ours(credit, net):
     X, y, male = credit
     features = X.drop(columns="male")
     first = LastWins(
-        FrozenEstimator(net), max_steps=10, tradeoff=1.0, threshold=0.4, random_state=0
+        FrozenEstimator(net), max_steps=10, gap_weight=1.0, threshold=0.4, random_state=0
     ).fit(features, y, sensitive_features=male)
     between = first.to_skorch()
     before, bits = gap(y, first.predict(features), male), fingerprint(between.module_)

@@ -130,7 +130,7 @@ def test_a_trained_network_is_edited_as_it_is(rows, form, tmp_path):
 def test_an_edit_changes_the_copy(rows):
     """What the tests above and below call untouched could have been touched."""
     module = mlp()
-    editor = fit(module, rows, max_steps=30, tradeoff=0.0, threshold=0.5)
+    editor = fit(module, rows, max_steps=30, gap_weight=0.0, threshold=0.5)
     assert fingerprint(editor.module_) != fingerprint(module)
 
 

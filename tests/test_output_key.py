@@ -207,7 +207,7 @@ def test_a_search_over_folds():
         module,
         ranks=[0.5, 1.0],
         sparsities=[0.1],
-        tradeoffs=[1.0],
+        gap_weights=[1.0],
         cv=2,
         max_steps=3,
         output_key="logits",

@@ -9,6 +9,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from fairsvd.intraprocessing._perturb_trials import (
+    Trials,
+    can_stack,
+    float_parameters,
+    perturbed,
+    run_trials,
+    stacked_logits,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -18,14 +26,6 @@ from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.intraprocessing import RandomPerturbation
 from fairsvd.intraprocessing import _perturb_trials as trials_module
-from fairsvd.intraprocessing._perturb_trials import (
-    Trials,
-    can_stack,
-    float_parameters,
-    perturbed,
-    run_trials,
-    stacked_logits,
-)
 from fairsvd.objective import Constraint, Judge
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -285,8 +285,8 @@ def test_the_module_gives_the_logits_that_were_judged():
     seen = []
 
     class Watched(LastWins):
-        def _edit(self, module, data, constraint, rng):
-            for candidate in super()._edit(module, data, constraint, rng):
+        def _edit(self, task, rng):
+            for candidate in super()._edit(task, rng):
                 seen.append((candidate, data.judged[:]))
                 yield candidate
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fairsvd.masking._prune_phases import PruningPath, scaled, whole
+from fairsvd.masking._prune_units import unit_biases, unit_effects
+from fairsvd.masking._pruned import untouched_attributes, weights_of
+from fairsvd.masking._pruning import Pruning
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -13,12 +17,8 @@ from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.curvature import group_weight_curvature
 from fairsvd.masking import _pruning
-from fairsvd.masking._prune_phases import PruningPath, scaled, whole
-from fairsvd.masking._prune_units import unit_biases, unit_effects
-from fairsvd.masking._pruned import untouched_attributes, weights_of
-from fairsvd.masking._pruning import Pruning
 from fairsvd.masks import lowest_masks, removed_fraction, share_of
-from fairsvd.objective import Constraint, Judge, shifted, soft_gap
+from fairsvd.objective import Constraint, Judge, shift_logits, soft_gap
 from helpers import convolutions, fingerprint, mlp
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
@@ -80,7 +80,7 @@ def pruning(net=None, data=None, **options):
         "criterion": "curvature",
         "ranking": "layer",
         "sparsities": (0.1, 0.3),
-        "tradeoff": None,
+        "gap_weight": None,
         "hessian": "fisher",
         "n_steps": 1,
         "max_memory": 2**28,
@@ -99,7 +99,7 @@ def curvature_by_hand(task, weights):
         X, y, group = (part[i : i + 1] for part in rows)
         leaves = {name: w.double().clone().requires_grad_() for name, w in weights.items()}
         logits = torch.func.functional_call(double, leaves, (X.double(),))
-        nn.functional.cross_entropy(shifted(logits, data.margin), y).backward()
+        nn.functional.cross_entropy(shift_logits(logits, data.margin), y).backward()
         side = "privileged" if int(group) == task.privileged else "unprivileged"
         for name, leaf in leaves.items():
             out.setdefault((side, name), []).append(leaf.grad.square())
@@ -132,7 +132,7 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, ranking, protects):
             ):
                 gone[name] = part.reshape(start[name].shape)
         weights = {name: w.masked_fill(gone[name], 0.0) for name, w in start.items()}
-    wanted = {"tradeoff": 1 / 3, "protects": protects, "sparsity": 0.3}
+    wanted = {"gap_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)
     assert removed_fraction(edit.masks) > 0.28
     for name, mask in edit.masks.items():
@@ -142,7 +142,7 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, ranking, protects):
 
 def test_rankings_and_rounds_differ():
     def masks(**options):
-        return next(pruning(sparsities=(0.3,), tradeoff=1.0, **options).edits())[1].masks
+        return next(pruning(sparsities=(0.3,), gap_weight=1.0, **options).edits())[1].masks
 
     one, both, rounds = masks(), masks(ranking="global"), masks(n_steps=3)
     assert any(not torch.equal(one[name], both[name]) for name in one)
@@ -157,7 +157,7 @@ def test_rounds_score_again_with_what_is_left(monkeypatch):
         return group_weight_curvature(module, layers, *args, **kwargs)
 
     monkeypatch.setattr(_pruning, "group_weight_curvature", spy)
-    task = pruning(n_steps=3, sparsities=(0.3,), tradeoff=1.0)
+    task = pruning(n_steps=3, sparsities=(0.3,), gap_weight=1.0)
     before = fingerprint(task.module)
     assert len(list(task.edits())) == 1
     assert seen == [sum(share_of(k / 10, size) for size in (48, 64)) for k in range(3)]
@@ -216,11 +216,11 @@ def test_larger_shares_remove_more_of_the_same(seed, one, other, ranking):
 
 def test_the_forms_of_the_score():
     def tried(**options):
-        return {(p["tradeoff"], p["protects"]) for p, _ in pruning(**options).edits()}
+        return {(p["gap_weight"], p["protects"]) for p, _ in pruning(**options).edits()}
 
     both = {(t, side) for t in (1 / 3, 1.0) for side in ("privileged", "unprivileged")}
     assert tried() == both
-    assert tried(tradeoff=0.7) == {(0.7, "unprivileged")}
+    assert tried(gap_weight=0.7) == {(0.7, "unprivileged")}
     assert tried(privileged=None) == {(0.0, "all")}
 
 
@@ -231,7 +231,7 @@ def gap_with(net, data, constraint, state):
     if out.ndim == 1:
         out = torch.stack([torch.zeros_like(out), out], dim=1)
     return soft_gap(
-        torch.softmax(4 * shifted(out, data.margin), dim=1),
+        torch.softmax(4 * shift_logits(out, data.margin), dim=1),
         data.editing.y,
         data.editing.groups,
         None,
@@ -377,7 +377,7 @@ def test_a_share_of_zero_leaves_the_untouched_network_to_itself():
 
 
 def path_for(task, **options):
-    defaults = {"tradeoff": 1.0, "max_removed": None, "n_steps": 20, "attributes": {}}
+    defaults = {"gap_weight": 1.0, "max_removed": None, "n_steps": 20, "attributes": {}}
     return PruningPath(
         module=task.module,
         data=task.data,

@@ -46,9 +46,9 @@ pytestmark = [
 class LastPruned(FairPruner):
     """The same editor, except that the last edit is chosen whatever it does."""
 
-    def _edit(self, module, data, constraint, rng):
+    def _edit(self, task, rng):
         before = fingerprint(module)
-        for number, candidate in enumerate(super()._edit(module, data, constraint, rng)):
+        for number, candidate in enumerate(super()._edit(task, rng)):
             if candidate.state:
                 verdict = data.judge(data.logits(module, candidate.state))
                 won = replace(verdict, feasible=True, value=1e6 + number)
@@ -61,7 +61,7 @@ CONFIGURATIONS = {
     "learned": {"max_steps": 30},
     "learned, capped": {"sparsity": 0.05, "max_steps": 30},
     "learned, masks only": {"refine": None, "max_steps": 30},
-    "learned, three trade-offs": {"tradeoff": None},
+    "learned, three trade-offs": {"gap_weight": None},
     "factors only": {"sparsity": 0},
     "curvature": {"criterion": "curvature"},
     "curvature, FairPrune's": {
@@ -69,7 +69,7 @@ CONFIGURATIONS = {
         "ranking": "global",
         "refine": None,
         "sparsity": 0.35,
-        "tradeoff": 1 / 3,
+        "gap_weight": 1 / 3,
         "n_steps": 2,
     },
     "curvature, ggn": {"criterion": "curvature", "hessian": "ggn", "sparsity": 0.1},
@@ -284,7 +284,7 @@ def outcome(editor, rows):
 def test_equal_seeds_give_equal_bits_whatever_n_jobs():
     data = table()
     network = trained(mlp(), data)
-    settings = {"kind": FairPruner, "tradeoff": None, "max_steps": 20}
+    settings = {"kind": FairPruner, "gap_weight": None, "max_steps": 20}
     before = global_state()
     one = outcome(fit(network, data, **settings), data)
     assert outcome(fit(network, data, n_jobs=2, **settings), data) == one
@@ -321,7 +321,7 @@ def test_with_memory_a_later_fit_computes_nothing_anew(tmp_path, work, criterion
     assert outcome(fit(None, rows, memory=tmp_path, **settings), rows) == wanted
     fit(None, rows, memory=tmp_path, **{**settings, "sparsity": 0.4, "ranking": "global"})
     assert work == done
-    other = {"tradeoff": 0.5} if criterion == "learned" else {"layers": "all"}
+    other = {"gap_weight": 0.5} if criterion == "learned" else {"layers": "all"}
     fit(None, rows, memory=tmp_path, **{**settings, **other})
     assert sum(work.values()) == 5
 
@@ -376,7 +376,7 @@ def test_planted_units_go_first():
 def test_planted_weights_are_found_far_more_often_than_by_chance(criterion, ranking):
     network, rows, carry = planted()
     settings = {"criterion": criterion, "ranking": ranking, "sparsity": 0.02, "refine": None}
-    editor = fit(network, rows, FairPruner, tradeoff=None, max_steps=100, **settings)
+    editor = fit(network, rows, FairPruner, gap_weight=None, max_steps=100, **settings)
     found, chance = hit_rate(editor, carry)
     assert found > 20 * chance
     gaps = editor.report_.gaps.loc["equalized_odds"]
@@ -388,7 +388,7 @@ def test_learned_masks_narrow_the_gap_and_the_factors_help():
         3000, n_features=6, base_rate_gap=0.6, group_shift=3.0, random_state=0
     )
     rows = Rows(data.data.astype(np.float32), data.target, data.groups)
-    settings = {"tradeoff": 1.0, "max_steps": 100, "kind": FairPruner}
+    settings = {"gap_weight": 1.0, "max_steps": 100, "kind": FairPruner}
     after = {}
     for refine in (None, "scale"):
         editor = fit(None, rows, **{**settings, "refine": refine})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 from numpydoc.validate import validate
 
 import fairsvd
+from fairsvd import NetworkEditor
+from fairsvd.base import EDITORS
+from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
 
 
 def public_objects() -> dict[str, object]:
@@ -51,15 +55,32 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
 def test_type_checkers_see_the_names_that_users_get():
     tree = ast.parse(Path(fairsvd.__file__).read_text(encoding="utf-8"))
     branch = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        alias.asname or alias.name: node.module
-        for node in branch.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+    seen = {}
+    for node in branch.body:
+        for alias in node.names:
+            names = [alias.name]
+            if alias.name == "*":
+                names = importlib.import_module(f"fairsvd.{node.module}").__all__
+            seen |= dict.fromkeys(names, node.module)
     assert {k for k, v in seen.items() if v is None} == fairsvd._SUBMODULES
     assert {k: v for k, v in seen.items() if v is not None} == fairsvd._HOMES
     assert sorted([*seen, "__version__"]) == sorted(fairsvd.__all__)
+
+
+def test_every_registered_editor_is_public():
+    assert set(EDITORS) <= set(fairsvd.__all__)
+    assert all(getattr(fairsvd, name) is kind for name, kind in EDITORS.items())
+
+
+def test_every_editor_of_the_package_is_registered():
+    families = {kind.__module__.split(".")[1] for kind in EDITORS.values()}
+    editors = {
+        name
+        for name, home in fairsvd._HOMES.items()
+        if home in families and issubclass(getattr(fairsvd, name), NetworkEditor)
+    }
+    # A search over another editor's settings is no method of its own.
+    assert editors - set(EDITORS) == {"FairLRFTransformerCV"}
 
 
 def test_public_names_are_annotated():

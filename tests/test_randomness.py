@@ -158,7 +158,7 @@ def test_four_fits_in_threads_give_four_equal_networks(two_threads, name):
 def test_image_networks_in_threads_too(two_threads):
     rows, module = images(40), convolutions(groups=2)
     before, state = fingerprint(module), global_state()
-    editors = [quick(module, tradeoff=None) for _ in range(5)]
+    editors = [quick(module, gap_weight=None) for _ in range(5)]
     editors[0].fit(rows.X, rows.y, sensitive_features=rows.group)
     Parallel(n_jobs=4, backend="threading")(
         delayed(e.fit)(rows.X, rows.y, sensitive_features=rows.group) for e in editors[1:]
@@ -169,7 +169,7 @@ def test_image_networks_in_threads_too(two_threads):
 
 @pytest.mark.parametrize("criterion", ["learned", "curvature", "random"])
 def test_the_number_of_jobs_does_not_change_a_bit_in_threads(two_threads, criterion):
-    settings = {"tradeoff": None, "criterion": criterion, "sparsity": 0.2}
+    settings = {"gap_weight": None, "criterion": criterion, "sparsity": 0.2}
     one = outcome(fit("module", n_jobs=1, **settings))
     before = global_state(), new_thread_state()
     with parallel_config("threading"):
@@ -181,7 +181,7 @@ def test_the_number_of_jobs_does_not_change_a_bit_in_threads(two_threads, criter
 @pytest.mark.slow
 def test_the_number_of_jobs_does_not_change_a_bit_in_processes(two_threads):
     rows, module = images(), convolutions()
-    settings = {"tradeoff": None, "max_steps": 20}
+    settings = {"gap_weight": None, "max_steps": 20}
     for network, data in ((None, ROWS), (module, rows)):
         found = []
         for n_jobs in (1, 2):
@@ -210,7 +210,7 @@ def test_the_base_network_depends_on_the_seed_alone(monkeypatch):
         {"sparsity": 0},
         {"rank": 0.5},
         {"criterion": "random"},
-        {"max_steps": 6, "tradeoff": None},
+        {"max_steps": 6, "gap_weight": None},
         {"constraint": "demographic_parity", "threshold": 0.4},
     ]
     seen, histories = base_networks(monkeypatch, [*changes, {"random_state": 1}])

@@ -256,7 +256,7 @@ def test_pyplot_is_not_needed_and_the_users_axes_are_used(fitted, monkeypatch):
 
 
 def test_the_png_is_a_picture(fitted, tmp_path):
-    path = tmp_path / "tradeoff.png"
+    path = tmp_path / "gap_weight.png"
     plot_tradeoff(fitted).figure.savefig(path)
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = imread(path)

@@ -81,14 +81,14 @@ def test_by_curvature_it_finds_what_grid_search_finds(seed):
 
 def test_the_same_with_tradeoffs_in_the_grid_and_a_spectrum():
     settings = {"criterion": "curvature", "tolerance": 0.2}
-    found = search(tradeoffs=[0.5, 1.0], sparsities=[0.1, 0.3], **settings)
-    grid = {"rank": [0.5, 1.0], "sparsity": [0.1, 0.3], "tradeoff": [0.5, 1.0]}
+    found = search(gap_weights=[0.5, 1.0], sparsities=[0.1, 0.3], **settings)
+    grid = {"rank": [0.5, 1.0], "sparsity": [0.1, 0.3], "gap_weight": [0.5, 1.0]}
     assert_same_search(found, grid_search(grid=grid, limit=0.2, **settings))
 
 
 def test_the_same_with_learned_masks():
-    grid = {"rank": [0.5, 1.0], "sparsity": [0.05, 0.3], "tradeoff": [1.0]}
-    found = search(tradeoffs=[1.0], sparsities=[0.05, 0.3])
+    grid = {"rank": [0.5, 1.0], "sparsity": [0.05, 0.3], "gap_weight": [1.0]}
+    found = search(gap_weights=[1.0], sparsities=[0.05, 0.3])
     assert_same_search(found, grid_search(grid=grid))
 
 
@@ -122,7 +122,7 @@ def work(monkeypatch):
 
 
 def test_one_training_one_decomposition_and_one_curvature_a_fold(work):
-    search(**CURVATURE, tradeoffs=[0.3, 1.0])
+    search(**CURVATURE, gap_weights=[0.3, 1.0])
     # Three folds and the final fit, of two hidden layers each.
     assert work["train_default"] == 4
     assert work["factorise"] == 8
@@ -131,15 +131,15 @@ def test_one_training_one_decomposition_and_one_curvature_a_fold(work):
 
 
 def test_one_training_of_masks_for_each_rank_and_tradeoff(work):
-    search(tradeoffs=[0.3, 1.0], sparsities=[0.05, 0.1, 0.3])
+    search(gap_weights=[0.3, 1.0], sparsities=[0.05, 0.1, 0.3])
     assert work["mask_variables"] == 3 * 2 * 2 + 1
 
 
 def test_removal_by_curvature_is_nested():
-    found = search(**CURVATURE, ranks=[1.0], sparsities=[0.05, 0.2, 0.5], tradeoffs=[1.0])
+    found = search(**CURVATURE, ranks=[1.0], sparsities=[0.05, 0.2, 0.5], gap_weights=[1.0])
     data = []
     for sparsity in (0.05, 0.2, 0.5):
-        settings = {**QUICK, **CURVATURE, "tradeoff": 1.0, "sparsity": sparsity}
+        settings = {**QUICK, **CURVATURE, "gap_weight": 1.0, "sparsity": sparsity}
         editor = FairLRFTransformer(found.module_, **settings)
 
         def masks(editor=editor):
@@ -242,7 +242,7 @@ def test_rows_without_a_group_are_in_no_fold():
     [
         ({"ranks": []}, "ranks is empty"),
         ({"sparsities": []}, "sparsities is empty"),
-        ({"tradeoffs": []}, "tradeoffs is empty"),
+        ({"gap_weights": []}, "gap_weights is empty"),
         ({"ranks": [2.5]}, "rank"),
         ({"sparsities": [-1]}, "sparsity"),
         ({"cv": 1}, "n_splits"),
@@ -281,20 +281,20 @@ def test_it_finds_a_removal_that_helps():
     )
     rows = Rows(data.data.astype(np.float32), data.target, data.groups)
     network = trained(mlp(width=16), rows, n_steps=120)
-    settings = {"constraint": "demographic_parity", "max_steps": 60, "tradeoffs": [1.0]}
+    settings = {"constraint": "demographic_parity", "max_steps": 60, "gap_weights": [1.0]}
     settings |= {"cv": 2, "ranks": [1.0], "refine": None, "tolerance": 0.1}
     found = search(rows, network, **{**settings, "sparsities": [0.0, 0.5]})
     untouched, learned = -found.cv_results_["mean_test_gap"]
     assert untouched > 0.3
     assert learned < untouched / 3
-    assert found.best_params_ == {"rank": 1.0, "sparsity": 0.5, "tradeoff": 1.0}
+    assert found.best_params_ == {"rank": 1.0, "sparsity": 0.5, "gap_weight": 1.0}
     assert found.removed_fraction_ > 0
 
 
 CHECKED = FairLRFTransformerCV(
     ranks=[1.0],
     sparsities=[0.0, 0.2],
-    tradeoffs=[1.0],
+    gap_weights=[1.0],
     cv=2,
     criterion="curvature",
     refine=None,

@@ -14,7 +14,7 @@ from torch import nn
 
 from fairsvd import PhiObjective, SelectiveFineTuner
 from fairsvd.exceptions import ConstraintNotMetWarning, MissingSensitiveFeaturesWarning
-from fairsvd.selective._scores import needed_count, pooled, selected
+from fairsvd.selective._scores import count_needed, pool, select_items
 from helpers import (
     IGNORE_SMALL_DATA,
     Rows,
@@ -153,7 +153,7 @@ def test_masks_equal_a_loop_over_batches_in_float64(shape, granularity):
     assert set(editor.masks_) == set(wanted)
     for name, mask in editor.masks_.items():
         assert np.array_equal(mask.numpy(), wanted[name]), name
-    assert editor.keep_ == k
+    assert editor.top_k_ == k
     assert list(editor.cell_shares_.values()) == pytest.approx(counts / counts.sum())
     assert sum(value[0].numel() for value in editor.scores_.values()) == items
 
@@ -167,8 +167,8 @@ def test_the_mask_is_the_intersection_of_both_sets(data, count):
     n = len(domain)
     bias = torch.tensor(data.draw(st.lists(st.floats(0, 1, width=32), min_size=n, max_size=n)))
     count = min(count, n)
-    needed = needed_count({"a": domain}, {"a": bias})
-    mask = selected(needed, count, {"a": domain.shape}, {"a": domain})["a"]
+    needed = count_needed({"a": domain}, {"a": bias})
+    mask = select_items(needed, count, {"a": domain.shape}, {"a": domain})["a"]
 
     def both(k):
         least = sorted(range(n), key=lambda i: domain[i].item())[:k]
@@ -182,11 +182,11 @@ def test_the_mask_is_the_intersection_of_both_sets(data, count):
 
 def test_what_is_chosen_as_one():
     weight, bias = torch.arange(6.0).reshape(2, 3), torch.tensor([1.0, 3.0])
-    assert pooled(weight, "unit").tolist() == [[1.0], [4.0]]
-    assert pooled(bias, "unit").tolist() == [1.0, 3.0]
-    assert pooled(weight, "tensor").tolist() == [[2.5]]
-    assert pooled(bias, "tensor").tolist() == [2.0]
-    assert pooled(torch.tensor(3.0), "tensor").item() == 3.0
+    assert pool(weight, "unit").tolist() == [[1.0], [4.0]]
+    assert pool(bias, "unit").tolist() == [1.0, 3.0]
+    assert pool(weight, "tensor").tolist() == [[2.5]]
+    assert pool(bias, "tensor").tolist() == [2.0]
+    assert pool(torch.tensor(3.0), "tensor").item() == 3.0
 
 
 OPTIMISERS = {
@@ -229,7 +229,7 @@ def test_masks_that_measure_nothing():
     assert moved(mask="all")[0] == set(network.state_dict())
     head, editor = moved(mask="head")
     assert head == {"4.weight", "4.bias"}
-    assert (editor.keep_, editor.block_, editor.cell_shares_) == (None, None, None)
+    assert (editor.top_k_, editor.block_, editor.cell_shares_) == (None, None, None)
     last, editor = moved(mask="blocks")
     assert (last, editor.block_) == ({"4.weight", "4.bias"}, "4")
     assert editor.history_["block"].dropna().unique().tolist() == ["0", "2", "4"]
@@ -382,7 +382,7 @@ def test_the_untouched_network_is_judged_on_the_same_rows_as_the_others():
     right = network(torch.tensor(rows.X)).argmax(1).numpy() == rows.y
     assert editor.history_["utility"].iloc[0] < right.mean() - 0.1
     assert editor.history_["gap"].iloc[0] > 0.2
-    assert (editor.tuned_fraction_, editor.keep_) == (0.0, None)
+    assert (editor.tuned_fraction_, editor.top_k_) == (0.0, None)
 
 
 def test_phi_chooses_on_synthetic_rows_too():

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from fairsvd import JointStratifiedKFold, SelectiveFineTuner
 from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.selective._generated import generated_rows
-from fairsvd.selective._shares import estimated_shares
+from fairsvd.selective._generated import generate_rows
+from fairsvd.selective._shares import estimate_shares
 from helpers import IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
 from test_bias_mask import edit_data
 from test_selective import LastWins, biased_rows, made_set, quick
@@ -50,8 +50,8 @@ def test_a_generator_fills_every_cell_alike(kind, generator):
         pytest.skip("a generator for tables")
     data = edit_data(rows, 2, 2)
     data = data.__class__(**{**vars(data), "editing": labelled(rows)})
-    made = generated_rows(generator, data, 15, np.random.SeedSequence(0))
-    again = generated_rows(generator, data, 15, np.random.SeedSequence(0))
+    made = generate_rows(generator, data, 15, np.random.SeedSequence(0))
+    again = generate_rows(generator, data, 15, np.random.SeedSequence(0))
     assert made.X.item_shape == rows.X.shape[1:]
     assert torch.equal(made.X[:], again.X[:])
     cells = made.y * 2 + made.groups
@@ -69,11 +69,11 @@ def test_a_generator_fills_every_cell_alike(kind, generator):
 def test_as_many_rows_a_cell_as_the_largest_has_and_within_memory(monkeypatch):
     rows = biased_rows((2, 2), (10, 40, 40, 10))
     data = edit_data(rows, 2, 2)
-    made = generated_rows("smoothed", data, None, np.random.SeedSequence(0))
+    made = generate_rows("smoothed", data, None, np.random.SeedSequence(0))
     assert torch.bincount(made.y * 2 + made.groups).tolist() == [40] * 4
     # Room for 48 rows of 6 float32 numbers: 12 of every cell.
     monkeypatch.setattr("fairsvd.selective._generated.MOST_BYTES", 48 * 24)
-    made = generated_rows(Shifted(), data, None, np.random.SeedSequence(0))
+    made = generate_rows(Shifted(), data, None, np.random.SeedSequence(0))
     assert torch.bincount(made.y * 2 + made.groups).tolist() == [12] * 4
 
 
@@ -90,7 +90,7 @@ def test_a_generator_of_another_library_stays_as_it_was():
     generator = GaussianMixture(1, covariance_type="diag", random_state=0)
     editor = quick(trained(mlp(), rows), generator=generator)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
-    assert editor.keep_ == 0.5
+    assert editor.top_k_ == 0.5
     assert not hasattr(generator, "means_")
 
 
@@ -100,7 +100,7 @@ def test_shares_of_the_cells_are_estimated(n_groups):
     rows = biased_rows((2, n_groups), counts)
     made = labelled(biased_rows((2, n_groups), np.full(2 * n_groups, 500), seed=1))
     data = edit_data(rows, n_groups, 2, dtype=torch.float32)
-    found = estimated_shares(trained(mlp(), rows), data, made, n_groups, 0)
+    found = estimate_shares(trained(mlp(), rows), data, made, n_groups, 0)
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found.ravel(), counts / counts.sum(), atol=0.06)
     np.testing.assert_allclose(found.sum(axis=1), np.bincount(rows.y) / len(rows.y), atol=1e-6)

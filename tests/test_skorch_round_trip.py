@@ -121,7 +121,7 @@ def trained(name):
 
 def edit(network, y=ROWS.y, **settings):
     """Edit a net so that it changes, with a threshold that has to be folded in."""
-    quick = {"max_steps": 20, "tradeoff": 1.0, "threshold": 0.35, "random_state": 0}
+    quick = {"max_steps": 20, "gap_weight": 1.0, "threshold": 0.35, "random_state": 0}
     editor = LastWins(network, **{**quick, **settings})
     return editor.fit(ROWS.X, y, sensitive_features=ROWS.group)
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
 GAP = "equalized_odds_difference"
 GRID = {"fairlrf__rank": [0.25, 1.0], "fairlrf__sparsity": [0.0, 0.1]}
-FEW_STEPS = {"max_steps": 3, "tradeoff": 1.0, "random_state": 0}
+FEW_STEPS = {"max_steps": 3, "gap_weight": 1.0, "random_state": 0}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_edits_are_tuned_at_the_rate_of_their_depth(monkeypatch, editor, n_hidde
         torch.manual_seed(0)
         layers = [part for _ in range(n_hidden) for part in (nn.Linear(5, 5), nn.ReLU())]
         net = nn.Sequential(*layers, nn.Linear(5, 2))
-    fit = editor(net, max_steps=2, tradeoff=1.0, random_state=0).fit
+    fit = editor(net, max_steps=2, gap_weight=1.0, random_state=0).fit
     fit(X, y, sensitive_features=groups)
     # Masks, then the tuning after them, then the one with nothing removed.
     assert found == [steps.MASK_RATE, *[steps.layered_rate(n_hidden)] * 2]

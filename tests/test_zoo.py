@@ -29,7 +29,7 @@ pytestmark = [
 ROWS = zoo.small_images()
 X = torch.tensor(ROWS.X)
 
-REMOVAL = {"sparsity": 0.1, "tradeoff": 1.0, "refine": None}
+REMOVAL = {"sparsity": 0.1, "gap_weight": 1.0, "refine": None}
 # Class and parameters of a quick fit: every editor, and what else it can do.
 KINDS = {
     **{name: row[:2] for name, row in EDITORS.items()},
@@ -41,7 +41,7 @@ KINDS = {
         FairLRFTransformer,
         {"criterion": "curvature", "hessian": "ggn", "n_steps": 2, "layers": "all", **REMOVAL},
     ),
-    "FairLRF, thin": (FairLRFTransformer, {"rank": 0.5, "max_steps": 3, "tradeoff": 1.0}),
+    "FairLRF, thin": (FairLRFTransformer, {"rank": 0.5, "max_steps": 3, "gap_weight": 1.0}),
     **{
         f"pruner, {criterion}": (FairPruner, {"criterion": criterion, **REMOVAL})
         for criterion in ("magnitude", "random")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -24,12 +23,12 @@ from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
-from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset, probe_rows
+from ..networks import AdoptedNetwork, all_features, probe_rows
 from ..objective import Constraint
 from ._choice import Outcome, choose
-from ._export import net_around
-from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
+from ._inputs import FitInputs, read_fit_inputs
 from ._parameters import with_parameters
+from ._predictor import Predictor
 from ._prepare import excess_fit, prepare
 from ._progress import progress_bar
 from ._report import describe
@@ -51,6 +50,7 @@ class NetworkEditor(
     TransformerMixin,
     BaseEstimator,
     SharedParameters,
+    Predictor,
     metaclass=ABCMeta,
 ):
     """Base class of the editors: reads inputs, adopts the network, chooses, predicts.
@@ -209,93 +209,6 @@ class NetworkEditor(
 
         check_is_fitted(self, "module_")
         return pd.DataFrame(self._history)
-
-    def _logits(self, X: Any) -> NDArray[np.float64]:
-        check_is_fitted(self, "module_")
-        batches = read_predict_inputs(self, X)
-        logits = all_logits(self.module_, batches, **self._adopted.reading).double().numpy()
-        logits[:, 1] -= self.offset_
-        return logits
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Compute the margin, the threshold subtracted, or the logits of several classes.
-
-        Parameters
-        ----------
-        X : as in ``fit``
-            With or without the sensitive columns that ``fit`` took out.
-
-        Returns
-        -------
-        margin : ndarray of shape (n,) for two classes, else (n, n_classes), float64
-        """
-        logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Predict the label that is most probable after the threshold's shift.
-
-        Parameters
-        ----------
-        X : as in ``decision_function``
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), of the labels' dtype
-        """
-        codes = self._logits(X).argmax(axis=1)
-        return self.classes_[codes]
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Compute probabilities, shifted by the threshold and therefore not calibrated.
-
-        Parameters
-        ----------
-        X : as in ``decision_function``
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; the largest is the prediction.
-        """
-        return softmax(self._logits(X), axis=1)
-
-    def transform(self, X: Any) -> NDArray[Any]:
-        """Map rows to what ``output`` names.
-
-        Parameters
-        ----------
-        X : as in ``decision_function``
-
-        Returns
-        -------
-        Z : ndarray of shape (n, n_outputs)
-            "features": what enters the layer that makes the logits, float32; "logits" and
-            "probabilities": shifted by the threshold, float64.
-        """
-        check_is_fitted(self, "module_")
-        if self.output == "logits":
-            return self._logits(X)
-        if self.output == "probabilities":
-            return self.predict_proba(X)
-        batches = read_predict_inputs(self, X)
-        return all_features(self.module_, batches, self._adopted.output_layer).numpy()
-
-    def to_module(self) -> nn.Module:
-        """Copy the edited network with the threshold folded in: its argmax is ``predict``.
-
-        Where no bias of its own can take the threshold up it is wrapped, and returns a tensor.
-        """
-        check_is_fitted(self, "module_")
-        offset, probe = self.offset_, self._probe
-        return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
-
-    def to_skorch(self) -> Any:
-        """Wrap :meth:`to_module` as a skorch net like the one that came in, ready to train on.
-
-        Its ``predict`` gives class codes (positions in ``classes_``), as skorch's do.
-        """
-        return net_around(self.to_module(), self._adopted, self.classes_)
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""

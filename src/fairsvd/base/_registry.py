@@ -13,7 +13,7 @@ __all__ = ["EDITORS", "QUICK", "register_editor"]
 E = TypeVar("E", bound=type)
 
 # Editors by the names of their classes, and parameters under which a fit of each takes a moment.
-EDITORS: dict[str, type] = {}
+EDITORS: dict[str, Any] = {}
 QUICK: dict[str, dict[str, Any]] = {}
 
 

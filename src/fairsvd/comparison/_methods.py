@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import intraprocessing, low_rank, masking, selective
 from .._signature import takes
-from ..base import NetworkEditor
+from ..base import EDITORS, NetworkEditor
 from ..interop import GroupAwareWrapper
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
 from ._classifiers import SENSITIVE, fit_classifier
@@ -25,6 +25,9 @@ from ._fold import Fold
 __all__ = ["UNTOUCHED", "Method", "names", "resolve"]
 
 UNTOUCHED = "untouched"
+
+# Their editors are registered once they are imported.
+FAMILIES = (intraprocessing, low_rank, masking, selective)
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,6 @@ class Method:
     name: str
     run: Callable[[Fold, str], NDArray[np.int64]]
     needs_group: bool = False
-
-
-EDITORS = {
-    kind.__name__: kind
-    for kind in (
-        low_rank.FairLRFTransformer,
-        masking.BiasMaskFineTuner,
-        masking.FairPruner,
-        intraprocessing.GapFineTuner,
-        intraprocessing.RandomPerturbation,
-        intraprocessing.LayerwiseOptimizer,
-        intraprocessing.AdversarialFineTuner,
-        intraprocessing.AdversarialDebiasing,
-        selective.SelectiveFineTuner,
-    )
-}
 
 
 def _threshold_optimizer(fold: Fold, constraint: str) -> NDArray[np.int64]:
@@ -94,7 +81,7 @@ INSTANCES: dict[str, Callable[[Any, Fold, str], NDArray[np.int64]]] = {
 
 def names() -> list[str]:
     """List the names that :func:`compare` knows."""
-    return [*(method.name for method in OTHERS), *EDITORS]
+    return [*(method.name for method in OTHERS), *sorted(EDITORS)]
 
 
 def resolve(mitigators: Any) -> list[Method]:

@@ -25,7 +25,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import SHARPNESS, edit_loss, shifted
+from ..objective import SHARPNESS, edit_loss, shift_logits
 from ..phases import TuningEditor, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 from ._critic import Critic, SignedBias, forward_with_features
@@ -235,7 +235,7 @@ class Duel(Task):
 
     def measured(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Signed soft biases of a batch at the operating threshold, and which are known."""
-        scores = torch.softmax(SHARPNESS * shifted(logits, self.data.margin), dim=1)
+        scores = torch.softmax(SHARPNESS * shift_logits(logits, self.data.margin), dim=1)
         return self.bias(scores, batch.y, batch.groups, batch.gap_weights)
 
     def batches(self, seed: np.random.SeedSequence) -> CellBatches:

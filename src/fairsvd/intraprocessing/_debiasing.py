@@ -23,7 +23,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import SHARPNESS, Constraint, compared, edit_loss, shifted
+from ..objective import SHARPNESS, Constraint, compared, edit_loss, shift_logits
 from ..phases import TuningEditor, count_steps, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 
@@ -218,7 +218,7 @@ class Game:
 
     def learn(self, logits: Tensor, batch: Batch) -> Tensor:
         """Let the adversary learn from a batch; returns the logits that it saw, with gradients."""
-        seen = shifted(logits, self.path.data.margin)
+        seen = shift_logits(logits, self.path.data.margin)
         self.shown[:] = [(batch, seen.detach())]
         next(self.steps)
         return seen

@@ -36,7 +36,7 @@ from ._importance import (
     from_named,
     row_importance,
 )
-from ._ratio import bias_ratio, hard_masks, reset_mask, shuffled, soft_masks
+from ._ratio import bias_ratio, make_hard_masks, make_soft_masks, reset_mask, shuffle
 from ._steps import Optimizer, Path, Step, run_path
 
 __all__ = ["BiasMaskFineTuner"]
@@ -311,11 +311,11 @@ class Plan(Task):
         measured = self.ratio(importance)
         ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
         if self.editor.importance == "random":
-            ratio = shuffled(ratio, torch_generator(np.random.default_rng(seed)))
+            ratio = shuffle(ratio, torch_generator(np.random.default_rng(seed)))
         made = (
-            soft_masks(ratio)
+            make_soft_masks(ratio)
             if self.editor.mask == "soft"
-            else hard_masks(ratio, self.editor.tuned_fraction)
+            else make_hard_masks(ratio, self.editor.tuned_fraction)
         )
         return {name: mask.expand_as(importance[0][name]) for name, mask in made.items()}
 

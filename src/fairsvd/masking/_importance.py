@@ -12,7 +12,7 @@ from torch import Tensor
 from ..base import EditData, Task
 from ..curvature import Gradient, squared_weight_gradients
 from ..layers import chosen_weights
-from ..objective import edit_loss, shifted, soft_gap
+from ..objective import edit_loss, shift_logits, soft_gap
 from ..phases import make_batches
 from ..training import cell_shares
 
@@ -84,12 +84,12 @@ def row_importance(
     weights = torch.as_tensor(shares).flatten().to(means) * counts.sum() / counts.clamp_min(1)
 
     def of_gap(logits: Tensor, cells: Tensor) -> Tensor:
-        p = torch.softmax(at.sharpness * shifted(logits, at.margin), dim=1)
+        p = torch.softmax(at.sharpness * shift_logits(logits, at.margin), dim=1)
         slope = slopes[cells].to(p)
         return at.sharpness * p * (slope - (slope * p).sum(dim=1, keepdim=True))
 
     def of_prediction(logits: Tensor, cells: Tensor) -> Tensor:
-        p = torch.softmax(shifted(logits, at.margin), dim=1)
+        p = torch.softmax(shift_logits(logits, at.margin), dim=1)
         true = torch.nn.functional.one_hot(cells // data.n_groups, data.n_classes)
         return weights[cells].to(p)[:, None] * (p - true)
 
@@ -158,7 +158,7 @@ def cell_means(task: Task, at: Operating) -> tuple[Tensor, Tensor]:
     counts = torch.zeros(n_cells, dtype=torch.float64, device=data.device)
     with torch.no_grad():
         for X, cells, _ in _cell_batches(data):
-            logits = shifted(data.forward(task.module, {}, X), at.margin)
+            logits = shift_logits(data.forward(task.module, {}, X), at.margin)
             p = torch.softmax(at.sharpness * logits, dim=1).double()
             sums.index_add_(0, cells, p)
             counts += torch.bincount(cells, minlength=n_cells)

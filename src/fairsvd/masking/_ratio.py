@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ..masks import lowest_masks
 
-__all__ = ["bias_ratio", "hard_masks", "normalised", "reset_mask", "shuffled", "soft_masks"]
+__all__ = ["bias_ratio", "make_hard_masks", "make_soft_masks", "normalise", "reset_mask", "shuffle"]
 
 # Added to the denominator, as in both papers' code.
 TINY = 1e-10
 
 
-def normalised(values: Tensor) -> Tensor:
+def normalise(values: Tensor) -> Tensor:
     """Map a tensor to [0, 1] by its least and greatest value; a constant one stays as it is.
 
     Both papers normalise within each parameter tensor; in BMFT's code a constant one is 0/0.
@@ -24,7 +24,7 @@ def normalised(values: Tensor) -> Tensor:
     return values if low == high else (values - low) / (high - low)
 
 
-def pooled(values: Tensor, granularity: str) -> Tensor:
+def pool(values: Tensor, granularity: str) -> Tensor:
     """Average an importance over what is masked as one, keeping the number of dimensions."""
     if granularity == "weight":
         return values
@@ -57,15 +57,15 @@ def bias_ratio(
     """
     found = {}
     for name, values in bias.items():
-        top, bottom = pooled(values, granularity), pooled(prediction[name], granularity)
+        top, bottom = pool(values, granularity), pool(prediction[name], granularity)
         if granularity != "layer":
             # A layer's one number would be lost by it.
-            top, bottom = normalised(top), normalised(bottom)
+            top, bottom = normalise(top), normalise(bottom)
         found[name] = top if bias_only else top / (bottom + TINY)
     return found
 
 
-def hard_masks(ratio: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+def make_hard_masks(ratio: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
     """Mark the largest ratios over all tensors together, at least one of them.
 
     By rank: where the prediction does not depend on a weight its ratio is about 1e10, which would
@@ -78,12 +78,12 @@ def hard_masks(ratio: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
     return {name: ~mask for name, mask in kept.items()}
 
 
-def soft_masks(ratio: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def make_soft_masks(ratio: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Squash ratios into [0, 1] by the hyperbolic tangent."""
     return {name: torch.tanh(values) for name, values in ratio.items()}
 
 
-def shuffled(values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def shuffle(values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Deal each tensor's values out anew, at random: as many of each size, elsewhere.
 
     Where every tensor is one number, that of a layer, the layers swap theirs.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..base import Task
 from ..layers import chosen_weights
 from ..networks import layer_weights
-from ..objective import SHARPNESS, shifted, soft_gap
+from ..objective import SHARPNESS, shift_logits, soft_gap
 from ..phases import count_step_rows
 
 __all__ = ["Bias", "unit_biases", "unit_effects"]
@@ -77,7 +77,7 @@ def _gap_gradient(task: Task, state: Mapping[str, Tensor]) -> Tensor:
     data, rows = task.data, task.data.editing
     logits = data.logits(task.module, state, rows.X).double().requires_grad_()
     gap = soft_gap(
-        torch.softmax(SHARPNESS * shifted(logits, data.margin), dim=1),
+        torch.softmax(SHARPNESS * shift_logits(logits, data.margin), dim=1),
         rows.y,
         rows.groups,
         None,

@@ -12,7 +12,7 @@ from ._constraint import (
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import Curves, Judge, Verdict, margin_of_threshold
-from ._loss import SHARPNESS, edit_loss, shifted
+from ._loss import SHARPNESS, edit_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._uncertainty import gap_interval, noise_floor, resampled_counts
@@ -40,7 +40,7 @@ __all__ = [
     "rates",
     "ratio",
     "resampled_counts",
-    "shifted",
+    "shift_logits",
     "soft_gap",
     "utility_from_counts",
 ]

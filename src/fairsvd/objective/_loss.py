@@ -9,14 +9,14 @@ from ..training import Batch
 from ._constraint import Constraint
 from ._gaps import soft_gap
 
-__all__ = ["SHARPNESS", "edit_loss", "shifted"]
+__all__ = ["SHARPNESS", "edit_loss", "shift_logits"]
 
 # The step from one decision to the other is smoothed over about a unit of margin: wide enough
 # for gradients, narrow enough that the soft gap falls together with the hard one.
 SHARPNESS = 4.0
 
 
-def shifted(logits: Tensor, margin: float) -> Tensor:
+def shift_logits(logits: Tensor, margin: float) -> Tensor:
     """Lower the second of two logits, so that the decision at ``margin`` is the argmax."""
     if margin == 0:
         return logits
@@ -54,7 +54,7 @@ def edit_loss(
     sharpness : float, default=SHARPNESS
         Factor of the logits in the soft gap; 1: the network's own probabilities.
     """
-    logits = shifted(logits, margin)
+    logits = shift_logits(logits, margin)
     losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none")
     loss = (losses * batch.loss_weights).mean()
     if share != 1:

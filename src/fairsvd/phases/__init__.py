@@ -9,7 +9,7 @@ from ._batches import (
     list_gap_weights,
     make_batches,
 )
-from ._edit import Edit, MaskedEdit
+from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
 from ._path import (
@@ -17,7 +17,6 @@ from ._path import (
     Best,
     MaskingPath,
     TuningPath,
-    judge_state,
     make_loss,
     mask_and_tune,
     run_paths,

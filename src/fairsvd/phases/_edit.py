@@ -9,11 +9,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..base import Candidate
+from ..base import Candidate, Task
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Edit", "MaskedEdit"]
+__all__ = ["Edit", "MaskedEdit", "judge_state"]
 
 
 class Edit(ABC):
@@ -91,3 +91,14 @@ class MaskedEdit(Edit):
     def record(self) -> dict[str, Any]:
         """Tell the share that is removed."""
         return {"removed_fraction": removed_fraction(self.masks)}
+
+
+def judge_state(
+    task: Task,
+    state: Mapping[str, Tensor],
+    params: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+) -> Candidate:
+    """Judge a state of the module and pack it, its logits with it."""
+    logits = task.data.logits(task.module, state)
+    return Candidate(state, params, attributes, verdict=task.data.judge(logits), logits=logits)

@@ -27,7 +27,6 @@ __all__ = [
     "Best",
     "MaskingPath",
     "TuningPath",
-    "judge_state",
     "learn_masks",
     "make_loss",
     "mask_and_tune",
@@ -185,14 +184,6 @@ class Best(Generic[P]):
         return True
 
 
-def judge_state(
-    task: Task, state: State, params: Mapping[str, Any], attributes: Mapping[str, Any]
-) -> Candidate:
-    """Judge a state of the module and pack it, its logits with it."""
-    logits = task.data.logits(task.module, state)
-    return Candidate(state, params, attributes, verdict=task.data.judge(logits), logits=logits)
-
-
 def run_paths(
     paths: Sequence[P], run: Callable[[P], Iterator[Candidate]], n_jobs: int | None = None
 ) -> Iterator[Candidate]:
@@ -292,7 +283,7 @@ def tune_edit(
     rng: np.random.Generator,
     rate: float,
 ) -> Iterator[tuple[int, E]]:
-    """Tune an edit at the threshold that fits it.
+    """Tune an edit at the threshold that fits it; yields (step, edit) every tenth of the steps.
 
     Parameters
     ----------
@@ -305,11 +296,6 @@ def tune_edit(
     rng : numpy.random.Generator
     rate : float
         Learning rate.
-
-    Yields
-    ------
-    step, edit
-        Every tenth of the steps.
     """
     margin = path.data.judge.for_utility(path.measure(start)[1]).margin
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):

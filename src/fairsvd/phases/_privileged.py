@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import EditData
-from ..objective import count_table, shifted
+from ..objective import count_table, shift_logits
 
 __all__ = ["find_privileged", "privileged_group"]
 
@@ -16,7 +16,7 @@ def find_privileged(data: EditData) -> int | None:
     if not data.has_groups:
         return None
     judge = data.judge
-    predicted = shifted(data.untouched, data.margin).argmax(dim=1).numpy()
+    predicted = shift_logits(data.untouched, data.margin).argmax(dim=1).numpy()
     return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
 
 

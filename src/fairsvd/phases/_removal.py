@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._rng import torch_generator
 from ..base import Candidate, Task
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
-from ..objective import shifted
+from ..objective import shift_logits
 from ._path import START_FRACTION, Best, M
 
 __all__ = ["SPARSITIES", "ScoredRemoval", "judge_removals"]
@@ -161,7 +161,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
         data = self.data
         return {
             "n_groups": 2,
-            "to_logits": lambda out: shifted(data.to_logits(out), data.margin),
+            "to_logits": lambda out: shift_logits(data.to_logits(out), data.margin),
             "hessian": self.hessian,
             "max_memory": self.max_memory,
             "autocast": data.autocast,

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["block_masks"]
+__all__ = ["make_block_masks"]
 
 Mask = dict[str, Tensor]
 
 
-def block_masks(
+def make_block_masks(
     module: nn.Module, kind: str, blocks: Any, output_layer: str
 ) -> list[tuple[dict[str, Any], Mask]]:
     """Make the masks of one kind, each with what ``history_`` says about it.

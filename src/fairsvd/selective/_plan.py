@@ -15,20 +15,20 @@ from .._rng import torch_generator
 from ..arrays import LabelledRows
 from ..base import Candidate, EditData, Task, split_rows
 from ..phases import count_steps
-from ._blocks import block_masks
+from ._blocks import make_block_masks
 from ._choice import Choice, synthetic_judge
 from ._given import Given
 from ._path import Optimizer, Path
 from ._scores import (
     Gradients,
+    compute_mean_gradients,
+    count_needed,
     count_of,
-    mean_gradients,
-    needed_count,
-    pooled,
+    pool,
     random_order,
-    selected,
+    select_items,
 )
-from ._shares import estimated_shares
+from ._shares import estimate_shares
 
 __all__ = ["TOP_KS", "Plan"]
 
@@ -116,21 +116,21 @@ class Plan(Task):
             return (table / table.sum()).reshape(shape).numpy()
         if self.given.biased is not None:
             return None
-        return estimated_shares(self.module, self.data, self.sides[0], shape[1], self.seeds[0])
+        return estimate_shares(self.module, self.data, self.sides[0], shape[1], self.seeds[0])
 
     def scores(self) -> tuple[Gradients, Gradients]:
         """Absolute differences of mean gradients: real to synthetic, biased to balanced."""
         data, real = self.data, self.data.editing
         alike = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
-        (of_real,) = mean_gradients(self.module, data, real, [alike])
+        (of_real,) = compute_mean_gradients(self.module, data, real, [alike])
         weights = [self._cell_weights(None)]
         if self.given.biased is None:
             weights.append(self._cell_weights(self.shares))
-        of_balanced, *rest = mean_gradients(self.module, data, self.sides[0], weights)
+        of_balanced, *rest = compute_mean_gradients(self.module, data, self.sides[0], weights)
         if self.given.biased is not None:
             made = self.given.biased
             alike = torch.full((len(made),), 1 / len(made), dtype=torch.float64)
-            rest = mean_gradients(self.module, data, made, [alike])
+            rest = compute_mean_gradients(self.module, data, made, [alike])
         (of_biased,) = rest
         domain = {name: (of_real[name] - of_biased[name]).abs() for name in of_real}
         bias = {name: (of_biased[name] - of_balanced[name]).abs() for name in of_real}
@@ -152,16 +152,16 @@ class Plan(Task):
         """Make the masks to try, each with its record, and the scores they rest on."""
         current = dict(self.module.named_parameters())
         if self.editor.mask in ("all", "head", "blocks"):
-            made = block_masks(
+            made = make_block_masks(
                 self.module, self.editor.mask, self.editor.blocks, self.data.output_layer
             )
             return [(record, made_mask) for record, made_mask in made], {}
         granularity = self.editor.granularity
         domain, bias = (
-            {name: pooled(value, granularity) for name, value in part.items()}
+            {name: pool(value, granularity) for name, value in part.items()}
             for part in self.scores()
         )
-        needed = needed_count(domain, bias)
+        needed = count_needed(domain, bias)
         order = needed
         shapes = {name: value.shape for name, value in domain.items()}
         if self.editor.mask == "random":
@@ -173,7 +173,7 @@ class Plan(Task):
             if self.editor.mask == "random":
                 # As many items as the measured mask has.
                 count = int((needed <= max(count, int(needed.min()))).sum())
-            found.append(({"top_k": top_k}, selected(order, count, shapes, current)))
+            found.append(({"top_k": top_k}, select_items(order, count, shapes, current)))
         kept = {}
         if self.editor.store_scores:
             kept = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}

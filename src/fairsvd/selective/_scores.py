@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from ..arrays import LabelledRows
 from ..base import EditData
 from ..masks import share_of
-from ..objective import shifted
+from ..objective import shift_logits
 
 __all__ = [
     "Gradients",
+    "compute_mean_gradients",
+    "count_needed",
     "count_of",
-    "mean_gradients",
-    "needed_count",
-    "pooled",
+    "pool",
     "random_order",
-    "selected",
+    "select_items",
     "trainable",
 ]
 
@@ -32,7 +32,7 @@ def trainable(module: nn.Module) -> list[str]:
     return [name for name, value in module.named_parameters() if value.is_floating_point()]
 
 
-def mean_gradients(
+def compute_mean_gradients(
     module: nn.Module, data: EditData, rows: LabelledRows, weights: Sequence[Tensor]
 ) -> list[Gradients]:
     """Sum the gradients of every row's cross-entropy, weighted in one way or in several.
@@ -60,7 +60,7 @@ def mean_gradients(
     sums = [{name: torch.zeros_like(current[name]) for name in names} for _ in weights]
     start = 0
     for X, y, _ in rows.batches(data.batch_size, data.device):
-        logits = shifted(data.forward(module, leaves, X.to(data.dtype)), data.margin)
+        logits = shift_logits(data.forward(module, leaves, X.to(data.dtype)), data.margin)
         losses = nn.functional.cross_entropy(logits, y, reduction="none")
         for number, (total, weight) in enumerate(zip(sums, weights, strict=True)):
             found = torch.autograd.grad(
@@ -77,7 +77,7 @@ def mean_gradients(
     return sums
 
 
-def pooled(values: Tensor, granularity: str) -> Tensor:
+def pool(values: Tensor, granularity: str) -> Tensor:
     """Average what is chosen as one, keeping the number of dimensions.
 
     A unit is an entry of the first dimension: an output's incoming weights, or one entry of a
@@ -96,7 +96,7 @@ def _ranks(flat: Tensor) -> Tensor:
     return places
 
 
-def needed_count(domain: Mapping[str, Tensor], bias: Mapping[str, Tensor]) -> Tensor:
+def count_needed(domain: Mapping[str, Tensor], bias: Mapping[str, Tensor]) -> Tensor:
     """Tell for every item how large k must be for it to be in both sets.
 
     The two sets are the k items of smallest ``domain`` and the k of largest ``bias``.
@@ -138,7 +138,7 @@ def count_of(top_k: int | float, n_items: int, granularity: str) -> int:
     return int(top_k)
 
 
-def selected(
+def select_items(
     needed: Tensor, count: int, shapes: Mapping[str, torch.Size], values: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Mark the items that are needed up to ``count``; where there are none, the first.

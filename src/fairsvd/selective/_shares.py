@@ -11,7 +11,7 @@ from ..arrays import LabelledRows
 from ..base import EditData
 from ..networks import all_features
 
-__all__ = ["estimated_shares"]
+__all__ = ["estimate_shares"]
 
 # Rows of either set that are looked at.
 MOST_ROWS = 4000
@@ -25,7 +25,7 @@ Seed = int | np.random.SeedSequence
 STRICT = 1e3
 
 
-def estimated_shares(
+def estimate_shares(
     module: nn.Module, data: EditData, synthetic: LabelledRows, n_groups: int, seed: Seed
 ) -> NDArray[np.float64]:
     """Estimate the shares of the cells by mean features.
