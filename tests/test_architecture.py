@@ -46,7 +46,6 @@ MAX_LINES = 300
 MAX_METHOD_LINES = 450
 # "folder/file.py": the reason why it may not be split.
 LONGER_FILES = {
-    "arrays.py": "the only file that may know what X can be: one reader for each kind of it",
     "generative/hyper/_generator.py": "one class, most of it the documentation of its parameters",
     "phases/_path.py": "the whole way of an edit to its loss, which a reader follows in one file",
 }
@@ -236,6 +235,23 @@ def test_private_files_are_imported_inside_their_folder_only(name):
         and target.rpartition(".")[0] != here
     }
     assert private == set()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_private_names_stay_in_their_folder(name):
+    here = name.rpartition(".")[0] if sources()[name].name != "__init__.py" else name
+    taken = [
+        alias.name
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ImportFrom)
+        for target in from_targets(name, node)
+        for alias in node.names
+        if alias.name.startswith("_")
+        and alias.name != "__version__"
+        and target.rpartition(".")[0] != here
+        and target not in sources()[name].parts
+    ]
+    assert [each for each in taken if f"{here}.{each}" not in sources()] == []
 
 
 def test_longer_files_exist_and_have_a_reason():

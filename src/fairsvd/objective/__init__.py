@@ -11,7 +11,7 @@ from ._constraint import (
 )
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
-from ._judge import Curves, Judge, Verdict, margin_of_threshold
+from ._judge import Curves, GapJudge, Judge, Verdict, margin_of_threshold
 from ._loss import SHARPNESS, edit_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
@@ -24,6 +24,7 @@ __all__ = [
     "UTILITIES",
     "Constraint",
     "Curves",
+    "GapJudge",
     "Judge",
     "PhiObjective",
     "Rates",
