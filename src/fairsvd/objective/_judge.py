@@ -16,8 +16,9 @@ from torch import Tensor
 from ._constraint import Constraint, chance_utility, utility_from_counts
 from ._gaps import gap
 from ._sweep import Cuts, sweep
+from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
 
-__all__ = ["Curves", "GapJudge", "Judge", "Verdict", "margin_of_threshold"]
+__all__ = ["GapJudge", "Judge"]
 
 # A callable utility is asked at this many quantiles of the margin instead of at every value.
 N_CALLABLE_CUTS = 101
@@ -31,56 +32,6 @@ MIN_CELL = 20
 
 # Utilities that look at cells; the fit of a candidate is measured as they weigh rows.
 OF_CELLS = ("cell_balanced_accuracy", "worst_cell_accuracy", "mean_and_worst_cell_accuracy")
-
-# Margins beyond this are probabilities that differ from 0 and 1 by less than 1e-13.
-MAX_MARGIN = 30.0
-
-
-def margin_of_threshold(threshold: float) -> float:
-    """Convert a probability in (0, 1) to the logit margin it stands for."""
-    return float(np.log(threshold / (1 - threshold)))
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Utility and gap at every threshold of one candidate.
-
-    Attributes
-    ----------
-    thresholds, utility, gaps : ndarray of shape (n_cuts,), float64
-    """
-
-    thresholds: NDArray[np.float64]
-    utility: NDArray[np.float64]
-    gaps: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one candidate does at its best threshold.
-
-    Attributes
-    ----------
-    margin : float
-        The threshold, in units of the logit margin; 0 for more than two classes.
-    utility, gap : float
-        On the rows it was judged on.
-    feasible : bool
-        Gap within the limit and utility above the floor.
-    value : float
-        What candidates of equal feasibility are ranked by.
-    """
-
-    margin: float
-    utility: float
-    gap: float
-    feasible: bool
-    value: float
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """Larger is better; equal ranks go to the earlier candidate."""
-        return self.feasible, self.value
 
 
 @dataclass(frozen=True)
@@ -290,26 +241,6 @@ class GapJudge(Judge):
             return _or_infinite(gap(_pooled(counts), name, pos))
         both = gap(counts, name, pos)
         return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
-
-
-def best_cut(curves: Curves, limit: float, target: float, floor: float) -> Verdict:
-    """Find the best threshold: gap under a limit, utility above a floor."""
-    utility, gaps = curves.utility, curves.gaps
-    if not len(utility):
-        return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
-    feasible = (utility >= floor) & (gaps <= limit)
-    # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
-    value = utility - np.maximum(0, gaps - target) if np.isfinite(target) else utility
-    allowed = feasible if feasible.any() else utility >= floor
-    # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
-    i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
-    return Verdict(
-        float(curves.thresholds[i]),
-        float(utility[i]),
-        float(gaps[i]),
-        bool(feasible[i]),
-        float(value[i]) if allowed[i] else -np.inf,
-    )
 
 
 def _pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ._constraint import Constraint, utility_from_counts
 from ._gaps import count_table, gap
-from ._judge import MAX_MARGIN, Curves, GapJudge, Judge, Verdict, margin_of_threshold
+from ._judge import GapJudge, Judge
 from ._phi import PhiObjective, bin_counts, resamples
+from ._verdict import MAX_MARGIN, Curves, Verdict, margin_of_threshold
 
 __all__ = ["PhiCurves", "PhiJudge", "make_judge"]
 
