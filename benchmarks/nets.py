@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from residual import ResidualNetwork
-from tasks import Rows
 from torch import nn
+
+from benchmarks.residual import ResidualNetwork
+from benchmarks.tasks import Rows
 
 __all__ = [
     "PER_BATCH",

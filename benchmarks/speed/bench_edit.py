@@ -17,9 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from bench_curvature import BATCH, draw, factorise, measure_curvature, network
-from timing import Result, compare, interleave, options_parser, report
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.bench_curvature import BATCH, draw, factorise, measure_curvature, network
+from benchmarks.speed.timing import Result, compare, interleave, options_parser, report
 
 SECTIONS = ("memory", "edit")
 BARS = {"memory": 1.02, "edit": 2.0}
@@ -76,8 +79,7 @@ def epoch(module: nn.Module, X: Tensor, y: Tensor) -> None:
 
 def adult_edit(seed: int) -> tuple[dict[str, Callable[[], object]], Callable[[], object]]:
     """Give the edits to time and the epoch to compare them with; every run is a whole fit."""
-    from tasks import load_problem
-
+    from benchmarks.tasks import load_problem
     from fairsvd import FairLRFTransformer
     from fairsvd.networks import MLP
 

@@ -2,7 +2,7 @@
 
 The bar: the time, no row missing, and none with an error.
 
-    python benchmarks/bench_compare.py --jobs 2 --table compas.csv
+    python benchmarks/speed/bench_compare.py --jobs 2 --table compas.csv
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tasks import TASKS, encode, load_table
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.tasks import TASKS, encode, load_table
 
 METHODS = (
     "threshold",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from summary import bootstrap_interval, by_kind, by_task, task_mean
+from benchmarks.fairness.summary import bootstrap_interval, by_kind, by_task, task_mean
 
 __all__ = ["verdicts"]
 

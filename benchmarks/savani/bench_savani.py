@@ -4,13 +4,14 @@ A network is trained on 60 % of the rows, edited and given its threshold on the 
 validation rows, by the paper's objective phi, and measured on the last 20 %. Every row goes to a
 JSON-lines file as soon as it is measured; ``--resume`` skips what the file has.
 
-    python benchmarks/savani.py --seeds 3 --out savani.jsonl --table savani.md --resume
+    python benchmarks/savani/bench_savani.py --seeds 3 --out savani.jsonl --table savani.md --resume
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_methods import (
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.fairness.bench_methods import (
     Row,
     append_row,
     attempt,
@@ -30,14 +34,14 @@ from bench_methods import (
     seeds_of,
     start_over,
 )
-from context import Context, Method, Outcome
-from nets import margins
-from ours import named
-from protocol import cell_counts, phi, rates_above, utility_of_rates
-from savani_data import TASKS, load_paper_problem
-from savani_net import made_network, train_network
-from savani_tables import MEASURES, markdown
-from tasks import Problem, Rows
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.fairness.ours import named
+from benchmarks.fairness.protocol import cell_counts, phi, rates_above, utility_of_rates
+from benchmarks.nets import margins
+from benchmarks.savani.data import TASKS, load_paper_problem
+from benchmarks.savani.net import made_network, train_network
+from benchmarks.savani.tables import MEASURES, markdown
+from benchmarks.tasks import Problem, Rows
 
 EPSILON = 0.05
 # What the paper's code takes: the margin under epsilon, and the size of the threshold grid.

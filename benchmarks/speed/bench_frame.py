@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from reads import Counted, encode, read_log, summary
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.reads import Counted, encode, read_log, summary
 from fairsvd import GapFineTuner, ImageFrame, JointStratifiedKFold, fairness_scorer
 
 # Predictions are made 64 rows at a time whatever the batch size.

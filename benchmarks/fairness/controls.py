@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from context import Context, Method, Outcome
-from nets import fine_tune, margins
 from torch import nn
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.nets import fine_tune, margins
 
 __all__ = ["CONTROLS"]
 

@@ -29,8 +29,18 @@ import joblib
 import numpy as np
 import sklearn
 import torch
-from searches import N_FOLDS, Grid, base_trainings, differences, grid_search, own_search
-from tasks import Rows, load_problem
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.searches import (
+    N_FOLDS,
+    Grid,
+    base_trainings,
+    differences,
+    grid_search,
+    own_search,
+)
+from benchmarks.tasks import Rows, load_problem
 
 SECTIONS = ("search", "plain", "tradeoffs", "learned", "dask")
 GRID: Grid = {
@@ -143,9 +153,9 @@ def size(grid: Grid) -> str:
 FIVE = f"{N_FOLDS} base trainings"
 HEADING = """# Searches
 
-`python benchmarks/bench_search.py`: Adult, {} rows, one torch thread. Ratio: seconds of the setting
-over those of the base, turn by turn; median, least and greatest. Every search includes the final
-fit on all rows, which trains a sixth network.
+`python benchmarks/speed/bench_search.py`: Adult, {} rows, one torch thread. Ratio: seconds of the
+setting over those of the base, turn by turn; median, least and greatest. Every search includes the
+final fit on all rows, which trains a sixth network.
 """
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from tasks import Rows
+
+from benchmarks.tasks import Rows
 
 __all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
 

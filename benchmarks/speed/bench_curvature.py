@@ -11,11 +11,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
-from timing import Result, compare, interleave, options_parser, report
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.timing import Result, compare, interleave, options_parser, report
 from fairsvd.curvature import group_curvature
 from fairsvd.networks import MLP, ConvNet
 

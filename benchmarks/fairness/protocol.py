@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tasks import Rows
+
+from benchmarks.tasks import Rows
 
 __all__ = [
     "CONSTRAINTS",

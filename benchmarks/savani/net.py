@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from nets import in_blocks
-from tasks import Rows
 from torch import nn
+
+from benchmarks.nets import in_blocks
+from benchmarks.tasks import Rows
 
 __all__ = ["epochs_for", "made_network", "train_network"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.model_selection import GridSearchCV
-from tasks import Rows
 
+from benchmarks.tasks import Rows
 from fairsvd import (
     FairLRFTransformer,
     FairLRFTransformerCV,

@@ -1,6 +1,6 @@
 """What the edit of an image network costs on a GPU, against one epoch of plain passes.
 
-A network of the size of ResNet-18, see :mod:`residual`, is edited by curvature in all its hidden
+A network of the size of ResNet-18, see ``residual.py``, is edited by curvature in all its hidden
 layers, on images that a dataset makes as they are asked for. The base is one pass forward and
 backward over the same images, weight gradients included. Without a CUDA device there is nothing
 to measure; ``--device cpu --rows 64 --size 64`` tries the script out.
@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from bench_edit import peak_bytes
-from made import MadeRows, codes
-from residual import ResidualNetwork
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.residual import ResidualNetwork
+from benchmarks.speed.bench_edit import peak_bytes
+from benchmarks.speed.made import MadeRows, codes
 
 PRECISIONS = ("full", "mixed")
 

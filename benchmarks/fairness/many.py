@@ -1,7 +1,7 @@
 """The context and the controls of a task of more than two classes, without a threshold.
 
 A class is predicted where its logit is the largest. Gaps are taken of every class against the
-rest, and averaged over the classes. Plain numpy, as :mod:`protocol` is.
+rest, and averaged over the classes. Plain numpy, as ``protocol.py`` is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from context import Context, Method, Outcome
-from nets import PER_BATCH, STEEPNESS, in_blocks
-from protocol import (
+from torch import nn
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.fairness.protocol import (
     CONSTRAINTS,
     FRACTION,
     MIN_CELL,
@@ -27,8 +28,8 @@ from protocol import (
     pool,
     smallest_cell,
 )
-from tasks import Rows
-from torch import nn
+from benchmarks.nets import PER_BATCH, STEEPNESS, in_blocks
+from benchmarks.tasks import Rows
 
 __all__ = ["CONTROLS", "ManyContext", "evaluate", "gap", "recalls"]
 

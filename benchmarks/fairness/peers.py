@@ -14,12 +14,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from context import Context, Method, Outcome
-from nets import convnet, margins, mlp, train
-from protocol import FRACTION, TOLERANCE, pool
 from sklearn.base import BaseEstimator, ClassifierMixin
-from tasks import Rows
 from torch import nn
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.fairness.protocol import FRACTION, TOLERANCE, pool
+from benchmarks.nets import convnet, margins, mlp, train
+from benchmarks.tasks import Rows
 
 __all__ = ["PEERS"]
 

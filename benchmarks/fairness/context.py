@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from nets import margins
-from protocol import best_threshold, choose, pool
-from tasks import Rows
 from torch import nn
+
+from benchmarks.fairness.protocol import best_threshold, choose, pool
+from benchmarks.nets import margins
+from benchmarks.tasks import Rows
 
 __all__ = ["Context", "Method", "Outcome"]
 

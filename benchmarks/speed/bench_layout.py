@@ -11,11 +11,15 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
-from nets import PER_BATCH, convnet
-from timing import Result, compare, interleave, options_parser, report
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.nets import PER_BATCH, convnet
+from benchmarks.speed.timing import Result, compare, interleave, options_parser, report
 
 SECTIONS = ("step", "judging")
 # Channels, height and width.

@@ -6,7 +6,7 @@ points above the untouched network's, and no lower than full fine-tuning's.
 compas-race, digits: synthetic rows from the real ones, by the editor's own generator; digits have
 ten classes and three colours, test rows tinted at random.
 
-    python benchmarks/bench_selective.py --seeds 5 --table docs/results/selective.md
+    python benchmarks/fairness/bench_selective.py --seeds 5 --table docs/results/selective.md
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_methods import append_row, names_of, seeds_of
-from nets import mlp, train
-from tasks import Rows, load_problem
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.fairness.bench_methods import append_row, names_of, seeds_of
+from benchmarks.nets import mlp, train
+from benchmarks.tasks import Rows, load_problem
 
 SECTIONS = ("planted", "compas-race", "compas-race, blind", "digits")
 # Settings were looked for on seeds from here on; the table's begin at 0.

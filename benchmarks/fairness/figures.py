@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from summary import bootstrap_interval, by_kind, by_task, task_mean
+
+from benchmarks.fairness.summary import bootstrap_interval, by_kind, by_task, task_mean
 
 __all__ = ["draw"]
 

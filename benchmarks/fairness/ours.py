@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from context import Context, Method, Outcome
-from nets import margins
 from torch import nn
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.nets import margins
 
 __all__ = ["OURS"]
 

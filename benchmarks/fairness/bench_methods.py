@@ -4,7 +4,7 @@ Every row goes to a JSON-lines file as soon as it is measured, so that the bench
 pieces; ``--resume`` skips what the file has. A method that fails leaves a row with its error. The
 whole takes hours, ``--quick`` some minutes.
 
-    python benchmarks/bench_methods.py --table docs/results/methods.md \
+    python benchmarks/fairness/bench_methods.py --table docs/results/methods.md \
         --plot docs/results/methods.svg --resume
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 import traceback
 import warnings
@@ -21,16 +22,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from context import Context, Method, Outcome
-from controls import CONTROLS
-from figures import draw
-from nets import mlp, train
-from ours import OURS
-from peers import PEERS
-from protocol import CONSTRAINTS, evaluate
-from summary import markdown
-from tasks import FORMS, TASKS, Problem, load_problem
-from verdict import verdicts
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.fairness.controls import CONTROLS
+from benchmarks.fairness.figures import draw
+from benchmarks.fairness.ours import OURS
+from benchmarks.fairness.peers import PEERS
+from benchmarks.fairness.protocol import CONSTRAINTS, evaluate
+from benchmarks.fairness.summary import markdown
+from benchmarks.fairness.verdict import verdicts
+from benchmarks.nets import mlp, train
+from benchmarks.tasks import FORMS, TASKS, Problem, load_problem
 
 METHODS: dict[str, Method] = {**CONTROLS, **OURS, **PEERS}
 # Defaults of ours that answer as they are; the rest of OURS are their controls and variants.
@@ -50,8 +53,8 @@ REMOVALS = ("fairlrf-random", "removal-as-it-is", "svd-as-it-is", "truncated-svd
 MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
 HEADING = """# Every method on tables
 
-Written by `benchmarks/bench_methods.py`: psi with a 95 % bootstrap interval over seeds; runs are
-tasks x seeds. What the figures say stands in README.md beside this file.
+Written by `benchmarks/fairness/bench_methods.py`: psi with a 95 % bootstrap interval over seeds;
+runs are tasks x seeds. What the figures say stands in README.md beside this file.
 """
 QUICK_TASKS = ("compas-race", "german-age")
 KEY = ("task", "form", "seed", "dev", "constraint", "method")

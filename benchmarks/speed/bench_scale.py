@@ -22,10 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_curvature import batches, factorise, measure_curvature, plain_passes
-from bench_edit import STEADY_MALLOC, peak_bytes
-from made import MadeRows, codes, exponent
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.bench_curvature import batches, factorise, measure_curvature, plain_passes
+from benchmarks.speed.bench_edit import STEADY_MALLOC, peak_bytes
+from benchmarks.speed.made import MadeRows, codes, exponent
 
 SECTIONS = ("curvature", "edit", "memory", "width", "groups", "classes")
 # Greatest exponent in the number of rows; share of the rows' bytes that the peak may grow by; cost

@@ -1,21 +1,26 @@
-"""Compare editors, controls and a peer on images, by one protocol.
+r"""Compare editors, controls and a peer on images, by one protocol.
 
-Tinted Fashion-MNIST, tinted digits and skin lesions, see :mod:`image_tasks`. Every row goes to a
-JSON-lines file as soon as it is measured, as :mod:`bench_methods` does.
+Tinted Fashion-MNIST, tinted digits and skin lesions, see ``image_tasks.py``. Every row goes to a
+JSON-lines file as soon as it is measured, as ``bench_methods.py`` does.
 
-    python benchmarks/bench_images.py --seeds 3 --out images.jsonl --table images.md --resume
+    python benchmarks/fairness/bench_images.py --seeds 3 --out images.jsonl \
+        --table images.md --resume
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import many
 import numpy as np
-from bench_methods import (
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.fairness import many
+from benchmarks.fairness.bench_methods import (
     Row,
     append_row,
     hand_over,
@@ -28,14 +33,14 @@ from bench_methods import (
     seeds_of,
     start_over,
 )
-from context import Context, Method, Outcome
-from controls import CONTROLS
-from image_tasks import FORMS, TASKS, ImageProblem, load_problem
-from nets import convnet, margins, residual, train
-from ours import OURS
-from peers import PEERS
-from protocol import evaluate, pool
-from tasks import Rows
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.fairness.controls import CONTROLS
+from benchmarks.fairness.image_tasks import FORMS, TASKS, ImageProblem, load_problem
+from benchmarks.fairness.ours import OURS
+from benchmarks.fairness.peers import PEERS
+from benchmarks.fairness.protocol import evaluate, pool
+from benchmarks.nets import convnet, margins, residual, train
+from benchmarks.tasks import Rows
 
 CONSTRAINT = "equalized_odds"
 EDITORS = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from tasks import Problem, Rows, Task, encode, load_table
+
+from benchmarks.tasks import Problem, Rows, Task, encode, load_table
 
 __all__ = ["TASKS", "PaperTask", "load_paper_problem"]
 

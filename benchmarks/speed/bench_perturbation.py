@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Before torch is loaded: what is measured is one core.
@@ -23,9 +24,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from tasks import load_problem
-from timing import Result, compare, interleave, options_parser, report
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.speed.timing import Result, compare, interleave, options_parser, report
+from benchmarks.tasks import load_problem
 from fairsvd.base import EditData
 from fairsvd.intraprocessing import RandomPerturbation
 from fairsvd.intraprocessing._perturb_trials import float_parameters, perturbed

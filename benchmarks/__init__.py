@@ -1,0 +1,1 @@
+"""Measurements of the package; the networks and tasks here are shared by the folders."""

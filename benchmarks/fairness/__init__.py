@@ -1,0 +1,1 @@
+"""How fair and how useful every method leaves a network, by one protocol."""

@@ -1,0 +1,1 @@
+"""The protocol of Savani et al. (arXiv:2006.08564), rerun."""
