@@ -125,9 +125,9 @@ def test_runs_in_pieces_and_writes_a_table(tmp_path: Path, monkeypatch: pytest.M
     bench.main([*base, "--methods", "untouched"])
     bench.main([*base, "--methods", "untouched,last-layer,fairlrf-curvature,gap"])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    names = ["untouched", "last-layer", "fairlrf-curvature", "gap"]
+    names = ["untouched", "last-layer", "gap", "fairlrf-curvature"]
     assert [row["method"] for row in rows] == names
-    assert rows[3]["error"] == "RuntimeError: out of luck"
+    assert rows[2]["error"] == "RuntimeError: out of luck"
     assert all(row["balance"] == "cells" for row in rows)
     text = table.read_text()
     assert "### tinted-digits, editing rows biased" in text

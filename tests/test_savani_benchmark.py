@@ -137,7 +137,7 @@ def test_runs_in_pieces_and_writes_both_tables(
         raise RuntimeError("out of | luck")
 
     monkeypatch.setattr(bench, "load_paper_problem", small)
-    few = bench.method("few trials", bench.named("RandomPerturbation"), n_trials=3)
+    few = bench.method("few trials", "RandomPerturbation", n_trials=3)
     methods = {"default": bench.METHODS["default"], "random": few}
     methods["gap"] = bench.Method(broken, False, "broken")
     for name, each in methods.items():

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.fairness.context import Context, Method, Outcome
 from benchmarks.fairness.controls import CONTROLS
 from benchmarks.fairness.figures import draw
-from benchmarks.fairness.ours import OURS
+from benchmarks.fairness.ours import EDITORS, OURS
 from benchmarks.fairness.peers import PEERS
 from benchmarks.fairness.protocol import CONSTRAINTS, evaluate
 from benchmarks.fairness.summary import markdown
@@ -36,18 +36,6 @@ from benchmarks.nets import mlp, train
 from benchmarks.tasks import FORMS, TASKS, Problem, load_problem
 
 METHODS: dict[str, Method] = {**CONTROLS, **OURS, **PEERS}
-# Defaults of ours that answer as they are; the rest of OURS are their controls and variants.
-EDITORS = (
-    "fairlrf",
-    "bias-mask",
-    "pruner",
-    "gap",
-    "perturbation",
-    "layer-wise",
-    "adversarial-fine-tuning",
-    "adversarial-debiasing",
-    "selective",
-)
 VARIANTS = ("fairlrf-curvature", "gap-descent")
 REMOVALS = ("fairlrf-random", "removal-as-it-is", "svd-as-it-is", "truncated-svd")
 MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
@@ -145,8 +133,10 @@ def run_cell(
     here = {"task": task, "form": form, "seed": seed, "dev": dev}
     context.shares.update(known_shares(rows_at(out, here)))
     for constraint, name in todo:
-        row = measure(context, problem, constraint, METHODS[name])
-        append_row(out, {**here, "method": name, **row})
+        measured = measure(context, problem, constraint, METHODS[name])
+        row = {**here, "method": name, **measured}
+        context.shares.update(known_shares([row]))
+        append_row(out, row)
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -15,29 +16,47 @@ from torch import nn
 from benchmarks.fairness.context import Context, Method, Outcome
 from benchmarks.nets import margins
 
-__all__ = ["OURS"]
+__all__ = ["EDITORS", "OURS", "class_of"]
+
+EDITORS = {
+    "fairlrf": ("FairLRFTransformer", "FairLRF (default)"),
+    "bias-mask": ("BiasMaskFineTuner", "bias mask (default)"),
+    "pruner": ("FairPruner", "weight pruning, learned (default)"),
+    "gap": ("GapFineTuner", "gap fine-tuning"),
+    "perturbation": ("RandomPerturbation", "random perturbation"),
+    "layer-wise": ("LayerwiseOptimizer", "layer-wise optimisation"),
+    "adversarial-fine-tuning": ("AdversarialFineTuner", "adversarial fine-tuning"),
+    "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
+    "selective": ("SelectiveFineTuner", "selective fine-tuning"),
+}
 
 
-def edit(context: Context, constraint: str, make: Callable[..., Any], **parameters: Any) -> Outcome:
+def class_of(editor: str) -> Callable[..., Any]:
+    """Import an editor's class, or a preset such as ``BiasMaskFineTuner.bmft``, when it is used."""
+    import fairsvd
+
+    return attrgetter(editor)(fairsvd)
+
+
+def edit(context: Context, constraint: str, editor: str, **parameters: Any) -> Outcome:
     """Edit the base network with an editor and the given parameters."""
     from sklearn.model_selection import PredefinedSplit
 
     parts = (context.train, context.validation)
     X, y, g = (np.concatenate(column) for column in zip(*parts, strict=True))
     fold = np.repeat([-1, 0], [len(part.y) for part in parts])
-    editor = make()(
+    fitted = class_of(editor)(
         context.network,
         constraint=constraint,
         validation=PredefinedSplit(fold),
         random_state=context.seed,
         **parameters,
-    )
-    editor.fit(X, y, sensitive_features=np.asarray(context.groups)[g])
+    ).fit(X, y, sensitive_features=np.asarray(context.groups)[g])
     notes = {
-        "removed_fraction": float(getattr(editor, "removed_fraction_", 0.0)),
-        "share": best_share(editor.history_),
+        "removed_fraction": float(getattr(fitted, "removed_fraction_", 0.0)),
+        "share": best_share(fitted.history_),
     }
-    return Outcome(np.asarray(editor.predict(context.test_X)), notes)
+    return Outcome(np.asarray(fitted.predict(context.test_X)), notes)
 
 
 def best_share(history: pd.DataFrame) -> float:
@@ -49,62 +68,18 @@ def best_share(history: pd.DataFrame) -> float:
     return float(best["removed_fraction"].sum())
 
 
-def fairlrf() -> Any:
-    """Import late: the other methods need nothing of this package."""
-    from fairsvd import FairLRFTransformer
-
-    return FairLRFTransformer
-
-
-def bias_mask() -> Any:
-    """Import late, as :func:`fairlrf` does."""
-    from fairsvd import BiasMaskFineTuner
-
-    return BiasMaskFineTuner
-
-
-def pruner() -> Any:
-    """Import late, as :func:`fairlrf` does."""
-    from fairsvd import FairPruner
-
-    return FairPruner
-
-
-def named(name: str) -> Callable[[], Any]:
-    """Import an editor by its name, late, as :func:`fairlrf` does."""
-
-    def make() -> Any:
-        import fairsvd
-
-        return getattr(fairsvd, name)
-
-    return make
-
-
-def bmft() -> Any:
-    """Give BMFT's values."""
-    return bias_mask().bmft
-
-
-def swift() -> Any:
-    """Give SWiFT's values."""
-    return bias_mask().swift
-
-
-def default_edit(context: Context, constraint: str) -> Outcome:
-    """Edit with the defaults and remember the share that its best removal took."""
-    outcome = edit(context, constraint, fairlrf)
-    context.shares[constraint] = outcome.notes["share"]
-    return outcome
+def default_share(context: Context, constraint: str) -> float:
+    """Find the share that the default edit's best removal took; edit once where nobody has."""
+    if constraint not in context.shares:
+        outcome = edit(context, constraint, "FairLRFTransformer")
+        context.shares[constraint] = outcome.notes["share"]
+    return context.shares[constraint]
 
 
 def edit_at_equal_share(context: Context, constraint: str, criterion: str) -> Outcome:
     """Remove as large a share as the default edit's best removal, by another criterion."""
-    if constraint not in context.shares:
-        default_edit(context, constraint)
-    share = context.shares[constraint]
-    settings = {"criterion": criterion, "sparsity": share, "refine": None}
-    return edit(context, constraint, fairlrf, **settings)
+    settings = {"criterion": criterion, "sparsity": default_share(context, constraint)}
+    return edit(context, constraint, "FairLRFTransformer", refine=None, **settings)
 
 
 def rebuilt(network: nn.Module, *, share: float, rank: float, seed: int) -> nn.Module:
@@ -137,18 +112,21 @@ def removal_as_it_is(context: Context, constraint: str, random: bool) -> Outcome
     ``FairLRFTransformer`` has the untouched network among its candidates, so that its control rows
     may show that network; here the removal itself has to answer, with its one threshold chosen.
     """
-    if random and constraint not in context.shares:
-        default_edit(context, constraint)
-    share, rank = (context.shares[constraint], 1.0) if random else (0.0, 0.5)
+    share, rank = (default_share(context, constraint), 1.0) if random else (0.0, 0.5)
     module = rebuilt(context.network, share=share, rank=rank, seed=context.seed)
     outcome, _ = context.select([partial(margins, module)], constraint, first=1)
     return Outcome(outcome.predictions, {**outcome.notes, "share": share})
 
 
+def own(editor: str, label: str, **parameters: Any) -> Method:
+    """Make a row of the table out of an editor; none needs the group to predict."""
+    return Method(partial(edit, editor=editor, **parameters), False, label)
+
+
 OURS = {
-    "fairlrf": Method(default_edit, False, "FairLRF (default)"),
-    "fairlrf-curvature": Method(
-        partial(edit, make=fairlrf, criterion="curvature", refine=None), False, "FairLRF, curvature"
+    **{name: own(editor, label) for name, (editor, label) in EDITORS.items()},
+    "fairlrf-curvature": own(
+        "FairLRFTransformer", "FairLRF, curvature", criterion="curvature", refine=None
     ),
     "fairlrf-random": Method(
         partial(edit_at_equal_share, criterion="random"), False, "random removal, equal share"
@@ -162,57 +140,27 @@ OURS = {
     "svd-as-it-is": Method(
         partial(removal_as_it_is, random=False), False, "truncated SVD, rank .5, no way back"
     ),
-    "truncated-svd": Method(
-        partial(edit, make=fairlrf, rank=0.5, sparsity=0.0, refine=None),
-        False,
-        "truncated SVD, rank .5",
+    "truncated-svd": own(
+        "FairLRFTransformer", "truncated SVD, rank .5", rank=0.5, sparsity=0.0, refine=None
     ),
-    "bias-mask": Method(partial(edit, make=bias_mask), False, "bias mask (default)"),
-    "bias-mask-random": Method(
-        partial(edit, make=bias_mask, importance="random"), False, "bias mask, random, equal size"
+    "bias-mask-random": own(
+        "BiasMaskFineTuner", "bias mask, random, equal size", importance="random"
     ),
-    "bias-mask-bias-only": Method(
-        partial(edit, make=bias_mask, rank_by="bias"), False, "bias mask, bias importance only"
+    "bias-mask-bias-only": own(
+        "BiasMaskFineTuner", "bias mask, bias importance only", rank_by="bias"
     ),
-    "bias-mask-all": Method(
-        partial(edit, make=bias_mask, keep=1.0), False, "bias mask, everything tuned"
-    ),
-    "bias-mask-head": Method(
-        partial(edit, make=bias_mask, impair_epochs=0), False, "bias mask, last layer only"
-    ),
-    "bias-mask-batch": Method(
-        partial(edit, make=bias_mask, importance="batch_gradient"), False, "bias mask, batch"
-    ),
-    "pruner": Method(partial(edit, make=pruner), False, "weight pruning, learned (default)"),
-    "pruner-curvature": Method(
-        partial(edit, make=pruner, criterion="curvature", ranking="global", refine=None),
-        False,
+    "bias-mask-all": own("BiasMaskFineTuner", "bias mask, everything tuned", keep=1.0),
+    "bias-mask-head": own("BiasMaskFineTuner", "bias mask, last layer only", impair_epochs=0),
+    "bias-mask-batch": own("BiasMaskFineTuner", "bias mask, batch", importance="batch_gradient"),
+    "pruner-curvature": own(
+        "FairPruner",
         "weight pruning, curvature (FairPrune)",
+        criterion="curvature",
+        ranking="global",
+        refine=None,
     ),
-    "pruner-unit": Method(
-        partial(edit, make=pruner, criterion="unit", refine=None), False, "unit pruning by the gap"
-    ),
-    "gap": Method(partial(edit, make=named("GapFineTuner")), False, "gap fine-tuning"),
-    "gap-descent": Method(
-        partial(edit, make=named("GapFineTuner"), mode="descent"), False, "gap descent"
-    ),
-    "perturbation": Method(
-        partial(edit, make=named("RandomPerturbation")), False, "random perturbation"
-    ),
-    "layer-wise": Method(
-        partial(edit, make=named("LayerwiseOptimizer")), False, "layer-wise optimisation"
-    ),
-    "adversarial-fine-tuning": Method(
-        partial(edit, make=named("AdversarialFineTuner")),
-        False,
-        "adversarial fine-tuning",
-    ),
-    "adversarial-debiasing": Method(
-        partial(edit, make=named("AdversarialDebiasing")), False, "adversarial debiasing"
-    ),
-    "selective": Method(
-        partial(edit, make=named("SelectiveFineTuner")), False, "selective fine-tuning"
-    ),
-    "bmft": Method(partial(edit, make=bmft), False, "BMFT's values"),
-    "swift": Method(partial(edit, make=swift), False, "SWiFT's values"),
+    "pruner-unit": own("FairPruner", "unit pruning by the gap", criterion="unit", refine=None),
+    "gap-descent": own("GapFineTuner", "gap descent", mode="descent"),
+    "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
+    "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

@@ -13,7 +13,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,7 +35,7 @@ from benchmarks.fairness.bench_methods import (
     start_over,
 )
 from benchmarks.fairness.context import Context, Method, Outcome
-from benchmarks.fairness.ours import named
+from benchmarks.fairness.ours import class_of
 from benchmarks.fairness.protocol import cell_counts, phi, rates_above, utility_of_rates
 from benchmarks.nets import margins
 from benchmarks.savani.data import TASKS, load_paper_problem
@@ -74,7 +74,7 @@ def default_network(context: Context, measure: str) -> Outcome:
 def edited(
     context: Context,
     measure: str,
-    make: Callable[[], Any],
+    editor: str,
     *,
     margin: float = MARGIN,
     n_thresholds: int = LARGE_GRID,
@@ -84,7 +84,7 @@ def edited(
     from fairsvd import PhiObjective
 
     grid = {"n_thresholds": n_thresholds, "random_state": context.seed}
-    editor = make()(
+    fitted = class_of(editor)(
         context.network,
         constraint=PhiObjective(measure, epsilon=EPSILON, margin=margin, **grid),
         validation=SameRows(),
@@ -92,50 +92,45 @@ def edited(
         **parameters,
     )
     rows = context.validation
-    editor.fit(rows.X, rows.y, sensitive_features=np.asarray(context.groups)[rows.g])
-    history = editor.history_
+    fitted.fit(rows.X, rows.y, sensitive_features=np.asarray(context.groups)[rows.g])
+    history = fitted.history_
     notes = {
-        "threshold": float(editor.threshold_),
+        "threshold": float(fitted.threshold_),
         "phi": float(history["value"].max()),
         "candidates": len(history),
         "untouched": bool(history["value"].max() <= history["value"][0]),
     }
-    return Outcome(np.asarray(editor.predict(context.test_X)), notes)
+    return Outcome(np.asarray(fitted.predict(context.test_X)), notes)
 
 
-def paper_values() -> Any:
-    """Give the paper's values of adversarial fine-tuning."""
-    from fairsvd import AdversarialFineTuner
-
-    return AdversarialFineTuner.paper
-
-
-def method(label: str, make: Callable[[], Any], **parameters: Any) -> Method:
+def method(label: str, editor: str, **parameters: Any) -> Method:
     """Make a row of the tables; no method needs the group to predict."""
-    return Method(partial(edited, make=make, **parameters), False, label)
+    return Method(partial(edited, editor=editor, **parameters), False, label)
 
 
 METHODS: dict[str, Method] = {
     "default": Method(default_network, False, "default network"),
     "random": method(
         "RandomPerturbation",
-        named("RandomPerturbation"),
+        "RandomPerturbation",
         n_thresholds=SMALL_GRID,
         n_trials=101,
         scale=0.1,
     ),
     "layerwise": method(
         "LayerwiseOptimizer, last 5 tensors",
-        named("LayerwiseOptimizer"),
+        "LayerwiseOptimizer",
         n_thresholds=SMALL_GRID,
         layers=5,
         max_entries=100_000,
         n_calls=20,
     ),
-    "adversarial": method("AdversarialFineTuner.paper()", paper_values, margin=MARGIN_ADVERSARIAL),
-    "debiasing": method("AdversarialDebiasing()", named("AdversarialDebiasing")),
-    "descent": method('GapFineTuner(mode="descent")', named("GapFineTuner"), mode="descent"),
-    "gap": method("GapFineTuner()", named("GapFineTuner")),
+    "adversarial": method(
+        "AdversarialFineTuner.paper()", "AdversarialFineTuner.paper", margin=MARGIN_ADVERSARIAL
+    ),
+    "debiasing": method("AdversarialDebiasing()", "AdversarialDebiasing"),
+    "descent": method('GapFineTuner(mode="descent")', "GapFineTuner", mode="descent"),
+    "gap": method("GapFineTuner()", "GapFineTuner"),
 }
 
 
