@@ -153,9 +153,9 @@ def size(grid: Grid) -> str:
 FIVE = f"{N_FOLDS} base trainings"
 HEADING = """# Searches
 
-`python benchmarks/speed/bench_search.py`: Adult, {} rows, one torch thread. Ratio: seconds of the
-setting over those of the base, turn by turn; median, least and greatest. Every search includes the
-final fit on all rows, which trains a sixth network.
+`python benchmarks/speed/bench_search.py`: Adult, {} rows, one torch thread. The ratio divides the
+seconds of the setting by those of the base, turn by turn; the table has the median, the least and
+the greatest ratio. Every search includes the final fit on all rows, which trains a sixth network.
 """
 
 
