@@ -41,8 +41,8 @@ REMOVALS = ("fairlrf-random", "removal-as-it-is", "svd-as-it-is", "truncated-svd
 MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
 HEADING = """# Every method on tables
 
-`benchmarks/fairness/bench_methods.py` wrote these tables. Psi has a 95 % bootstrap interval over seeds,
-and runs are tasks x seeds. README.md in this folder says what the figures mean.
+`benchmarks/fairness/bench_methods.py` wrote these tables. Psi has a 95 % bootstrap
+interval over seeds, and runs are tasks x seeds. README.md in this folder says what the figures mean.
 """
 QUICK_TASKS = ("compas-race", "german-age")
 KEY = ("task", "form", "seed", "dev", "constraint", "method")
