@@ -1,1 +1,1 @@
-"""Measurements of the package; the networks and tasks here are shared by the folders."""
+"""Benchmarks of the package; the files on this level are shared by the folders."""

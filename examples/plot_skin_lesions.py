@@ -48,7 +48,8 @@ train, edit = parted(rest, 0.4, seed=1)
 # %%
 # The network
 # -----------
-# The network is a skorch classifier. It is trained and then frozen, so the editor does not retrain it.
+# The network is a skorch classifier. It is trained and then frozen, so that the editor does not
+# train it again.
 
 net = NeuralNetClassifier(
     ConvNet(1, 2),

@@ -1,1 +1,1 @@
-"""How fair and how useful every method leaves a network, by one protocol."""
+"""Benchmarks of fairness: every method is measured by one protocol."""

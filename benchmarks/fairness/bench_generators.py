@@ -1,8 +1,9 @@
-"""What a hypernetwork estimates, whether it looks at its data, and what self-consumption does.
+"""Measure the bias of a hypernetwork's generators, their use of the data, and self-consuming loops.
 
-Sections: ``variance``, the bias of the emitted variance at n = 10 over random Gaussians, with and
-without the penalty; ``shift``, how far the emitted mean moves where the data move by 1; ``loops``,
-ten generations of self-consumption on a table of 500 rows with a group of 10 %. Needs no data.
+There are three sections. ``variance`` measures the bias of the emitted variance at n = 10 over
+random Gaussians, with and without the penalty. ``shift`` measures how far the emitted mean moves
+when the data move by 1. ``loops`` runs ten generations of self-consumption on a table of 500 rows
+with a group of 10 %. All data are simulated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ WITH, WITHOUT, MOVED, DRIFT = 0.95, 0.92, 0.9, 2.0
 
 Row = tuple[list[str], bool | None]
 
-# normalisation, penalty, weight, draws, bar: at least or at most
+# Normalisation, penalty, weight, draws, bar (at least or at most).
 ESTIMATORS: tuple[tuple[str, str, float, int, tuple[str, float] | None], ...] = (
     ("whiten", "pairs", 0.0, 8, ("<=", WITHOUT)),
     ("whiten", "pairs", 1.0, 8, (">=", WITH)),
@@ -60,7 +61,7 @@ def gaussians(rng: np.random.Generator, n_sets: int, n: int) -> np.ndarray:
 
 
 def estimator(normalize: str, seed: int, **settings: Any) -> HyperGenerator:
-    """Train on random Gaussians; without normalisation more has to be learned."""
+    """Train on random Gaussians; without normalisation there is more to learn."""
     learned = {"n_steps": 1200, "n_sets": 32, "outer": True}
     given = {"n_steps": 400, "n_sets": 64}
     made = HyperGenerator(
@@ -106,7 +107,7 @@ def bench_variance(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def one_table(rng: np.random.Generator, n_sets: int, n: int) -> np.ndarray:
-    """Draw mini-batches of one data set: what the paper's configurations train on."""
+    """Draw mini-batches of one data set, on which the paper's configurations train."""
     rows = np.random.default_rng(0).normal(size=(500, 1))
     return rows[rng.integers(len(rows), size=(n_sets, n))]
 
@@ -132,7 +133,7 @@ def bench_shift(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def loops() -> Iterable[tuple[str, Callable[[], Any], str, bool]]:
-    """Name, generator, conditions, and whether the bar holds for it."""
+    """List the loops: name, generator, conditions, and whether the bar applies."""
     kept = {"n_steps": 200, "warm_start": True}
     match = {"sampling_strategy": "match", "mode": "replace"}
     again = {"n_steps": 40, "n_draws": 4}
@@ -208,7 +209,7 @@ def bench_loops(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def loop_line(audit: Any, group: np.ndarray) -> tuple[list[str], bool]:
-    """Read the last generation of an audit; the bar looks at all generations."""
+    """Write the last generation of an audit; the bar applies to all generations."""
     runs = audit.runs[audit.runs["cell"] != "all"]
     minority = runs[runs["group"] == "g1"].groupby(["seed", "generation"])["share"].sum()
     off = 100 * (minority - (group == "g1").mean()).abs().max()

@@ -1,7 +1,7 @@
 r"""Compare editors, controls and a peer on images, by one protocol.
 
-Tinted Fashion-MNIST, tinted digits and skin lesions, see ``image_tasks.py``. Every row goes to a
-JSON-lines file as soon as it is measured, as ``bench_methods.py`` does.
+The tasks are tinted Fashion-MNIST, tinted digits and skin lesions, see ``image_tasks.py``. As in
+``bench_methods.py``, every row is written to a JSON-lines file as soon as it is measured.
 
     python benchmarks/fairness/bench_images.py --seeds 3 --out images.jsonl \
         --table images.md --resume
@@ -68,7 +68,7 @@ def network_like(context_or_rows: Rows, seed: int, n_classes: int) -> Any:
 
 
 def oracle(context: Context, constraint: str) -> Outcome:
-    """Train on unbiased rows, which nobody has, to see what the bias costs."""
+    """Train on unbiased rows, which users do not have, to show what the bias costs."""
     rows = context.unbiased
     if rows is None:
         raise ValueError("this task has no rows without a bias to train an oracle on")
@@ -110,7 +110,7 @@ def fitting(problem: ImageProblem) -> dict[str, Method]:
 
 
 def is_scarce(rows: Rows) -> bool:
-    """Say whether some (label, group) cell is nearly empty, so that cells are to weigh alike."""
+    """Say whether some (label, group) cell is nearly empty, so that cells should weigh alike."""
     table = np.zeros((1 + rows.y.max(), 1 + rows.g.max()))
     np.add.at(table, (rows.y, rows.g), 1)
     independent = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()

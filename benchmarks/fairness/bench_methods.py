@@ -1,8 +1,8 @@
-r"""The main table: this package's methods, controls and peers on five tasks, by one protocol.
+r"""Make the main table: this package's methods, controls and peers on five tasks.
 
-Every row goes to a JSON-lines file as soon as it is measured, so that the benchmark may be run in
-pieces; ``--resume`` skips what the file has. A method that fails leaves a row with its error. The
-whole takes hours, ``--quick`` some minutes.
+Every row is written to a JSON-lines file as soon as it is measured, so the benchmark can be run in
+pieces; ``--resume`` skips the rows that the file has. A method that fails leaves a row with its
+error. The whole benchmark takes hours, and ``--quick`` takes some minutes.
 
     python benchmarks/fairness/bench_methods.py --table docs/results/methods.md \
         --plot docs/results/methods.svg --resume
@@ -42,7 +42,7 @@ MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
 HEADING = """# Every method on tables
 
 `benchmarks/fairness/bench_methods.py` wrote these tables. Psi has a 95 % bootstrap
-interval over seeds, and runs are tasks x seeds. README.md in this folder says what the figures mean.
+interval over seeds, and runs are tasks x seeds. README.md in this folder explains the figures.
 """
 QUICK_TASKS = ("compas-race", "german-age")
 KEY = ("task", "form", "seed", "dev", "constraint", "method")
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a JSON-lines file, the last row of every key; empty where there is no file."""
+    """Read the last row of every key from a JSON-lines file; no file gives no rows."""
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
@@ -140,7 +140,7 @@ def run_cell(
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
-    """List the cells that have something left to measure, with what that is."""
+    """List each (task, form, seed) with rows left to measure, and these rows."""
     rows = read_rows(args.out) if args.resume else []
     done = {key_of(row) for row in rows if not (row["error"] and args.retry_failed)}
     for seed, task, form in product(args.seeds, args.tasks, args.forms):

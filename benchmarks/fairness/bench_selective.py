@@ -1,10 +1,11 @@
-"""Selective fine-tuning on balanced synthetic rows (AIM-Fair), against what is simpler.
+"""Compare selective fine-tuning on balanced synthetic rows (AIM-Fair) with simpler methods.
 
-planted: 20 columns, cells of 5/45/45/5 %, synthetic rows from a Gaussian a cell with an offset on
-the columns that carry the label; test rows balanced. Two bars: the default's worst cell is 8
-points above the untouched network's, and no lower than full fine-tuning's.
-compas-race, digits: synthetic rows from the real ones, by the editor's own generator; digits have
-ten classes and three colours, test rows tinted at random.
+planted: 20 columns and cells of 5/45/45/5 %. Each cell's synthetic rows come from a Gaussian, with
+an offset on the columns that carry the label; the test rows are balanced. There are two bars: the
+default's worst cell is 8 points above the untouched network's, and no lower than full
+fine-tuning's.
+compas-race, digits: the editor's own generator makes synthetic rows from the real ones. Digits have
+ten classes and three colours, and their test rows are tinted at random.
 
     python benchmarks/fairness/bench_selective.py --seeds 5 --table docs/results/selective.md
 """
@@ -31,7 +32,7 @@ from benchmarks.nets import mlp, train
 from benchmarks.tasks import Rows, load_problem
 
 SECTIONS = ("planted", "compas-race", "compas-race, blind", "digits")
-# Settings were looked for on seeds from here on; the table's begin at 0.
+# Settings were tuned on seeds from here on; the seeds of the table begin at 0.
 DEVELOPMENT = 100
 LEAD = 0.08
 COLUMNS = ("accuracy", "cells", "worst", "gap", "spread", "seconds")
@@ -51,7 +52,7 @@ class Problem:
         Trained on ``train``.
     train, validation, test : Rows
     synthetic : tuple or None
-        Ready balanced (X, y, groups); None: the editor makes them.
+        Balanced (X, y, groups); None: the editor makes them.
     """
 
     network: nn.Module
@@ -62,7 +63,7 @@ class Problem:
 
 
 def planted_rows(counts: Sequence[int], rng: np.random.Generator) -> Rows:
-    """Draw rows whose label bends over two core columns and whose group hides in others."""
+    """Draw rows whose label bends over two core columns and whose group is coded in others."""
     y, g = (np.repeat(codes, counts) for codes in ((0, 0, 1, 1), (0, 1, 0, 1)))
     X = rng.normal(size=(len(y), N_COLUMNS))
     sign, bend = 2 * y - 1, rng.choice([-1, 1], size=len(y))
@@ -76,7 +77,7 @@ def planted_rows(counts: Sequence[int], rng: np.random.Generator) -> Rows:
 
 
 def gaussian_rows(rows: Rows, n_per_cell: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Draw every cell from its own Gaussian and shift the core columns: the gap of the domains."""
+    """Draw every cell from its own Gaussian and shift the core columns, as another domain would."""
     parts, labels = [], np.repeat([(0, 0), (0, 1), (1, 0), (1, 1)], n_per_cell, axis=0)
     for label, group in ((0, 0), (0, 1), (1, 0), (1, 1)):
         own = rows.X[(rows.y == label) & (rows.g == group)].astype(np.float64)
@@ -107,7 +108,7 @@ def planted(seed: int, dev: bool) -> Problem:
 
 
 def compas(seed: int, dev: bool, form: str) -> Problem:
-    """Load compas-race; on development seeds the test rows of the seed are left out."""
+    """Load compas-race; development runs leave out the test rows of the seed."""
     problem = load_problem("compas-race", form, seed, dev=dev)
     network = mlp(problem.train.X.shape[1], seed)
     train(network, problem.train.X, problem.train.y, seed=seed)
@@ -168,7 +169,7 @@ class Method:
     groups : bool
         Whether the groups of the real rows are passed.
     resampled : bool
-        Put the real training rows, every cell alike, in the place of the synthetic ones.
+        Use the real training rows, resampled to equal cells, in place of the synthetic rows.
     preset : bool
         Take the paper's values.
     """
@@ -284,7 +285,7 @@ def _line(label: str, own: Sequence[dict[str, Any]]) -> str:
 
 
 def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """List the bars that the planted task misses; those without figures are not asked."""
+    """List the bars that the planted task misses, of those that have figures."""
     worst = {
         name: np.mean(
             [r["worst"] for r in rows if (r["section"], r["method"]) == ("planted", name)]
@@ -346,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def known_rows(path: Path, dev: bool) -> list[dict[str, Any]]:
-    """Read the rows that were measured before."""
+    """Read the rows of earlier runs."""
     import json
 
     if not path.exists():

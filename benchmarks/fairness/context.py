@@ -1,4 +1,4 @@
-"""What a method of the benchmark gets to see, and what it has to give back."""
+"""What a method of the benchmark receives, and what it has to return."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SAMPLE = 4000
 
 
 class Outcome(NamedTuple):
-    """Predictions for the test rows and what the table may say about them.
+    """Predictions for the test rows, and notes about them.
 
     Attributes
     ----------
     predictions : int ndarray of shape (n_test,)
     notes : dict
-        Goes into the row as it is.
+        They are copied into the row.
     """
 
     predictions: np.ndarray
@@ -55,7 +55,7 @@ class Context:
     shares : dict
         The share of entries that the default edit's best removal took, by constraint.
     unbiased : Rows or None
-        Rows without the planted bias that the base network was trained with, for the oracle only.
+        The base network's training rows without their planted bias, for the oracle only.
     """
 
     network: nn.Module
@@ -72,7 +72,7 @@ class Context:
 
     @classmethod
     def of(cls, problem: Any, network: nn.Module, **settings: Any) -> Self:
-        """Show a problem and its base network, all but the labels of the test rows."""
+        """Make the context of a problem and its base network, without labels of test rows."""
         return cls(
             network=network,
             train=problem.train,
@@ -133,7 +133,7 @@ class Context:
             Each maps features to scores; the base network is added as candidate 0.
         constraint : str
         first : {0, 1}, default=0
-            1 where the base network may not be the answer, since another method is being judged.
+            1 if the base network may not be chosen, because another method is being judged.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class Method:
     needs_group : bool
         Whether prediction needs the group.
     label : str
-        How the table calls it.
+        Its name in the table.
     """
 
     run: Callable[[Context, str], Outcome]

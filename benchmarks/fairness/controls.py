@@ -1,4 +1,4 @@
-"""The controls that always stand in the table and need nothing of this package."""
+"""The controls that are always in the table; they use nothing of this package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_threshold(context: Context, constraint: str) -> Outcome:
 def choose_module(
     context: Context, constraint: str, modules: Iterable[tuple[float, nn.Module]]
 ) -> Outcome:
-    """Choose among fine-tuned modules, each with the penalty it was made with."""
+    """Choose among fine-tuned modules, each of which comes with its penalty."""
     made = list(modules)
     scorers = [partial(margins, module) for _, module in made]
     outcome, winner = context.select(scorers, constraint)
@@ -64,9 +64,9 @@ def soft_gap_fine_tuning(context: Context, constraint: str) -> Outcome:
 
 
 def last_layer(context: Context, constraint: str) -> Outcome:
-    """Retrain the last layer on rows that hold every (label, group) cell alike.
+    """Retrain the last layer on training rows that are balanced over (label, group) cells.
 
-    After deep feature reweighting (Kirichenko et al., arXiv:2204.02937), on the training rows.
+    This follows deep feature reweighting (Kirichenko et al., arXiv:2204.02937).
     """
     names = [name for name, _ in context.network.named_parameters()][-2:]
     candidates = tuned(context, constraint, [0.0], balance="cells", names=names, rate=1e-2)

@@ -1,4 +1,4 @@
-"""Draw the main table: psi of every method with its interval, a panel a constraint and form."""
+"""Draw psi of every method with its interval, in one panel for each constraint and form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.fairness.summary import bootstrap_interval, by_kind, by_task, ta
 __all__ = ["draw"]
 
 Row = Mapping[str, Any]
-# Okabe and Ito's palette, distinct for colour-blind eyes too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish too.
 KINDS = {
     "controls": ("#8A8A8A", "s"),
     "this package": ("#0072B2", "o"),
@@ -23,7 +23,7 @@ KINDS = {
 
 
 def draw(rows: Sequence[Row], families: Mapping[str, Mapping[str, str]], path: Path) -> None:
-    """Draw and save the figure; the ending of the path says the format.
+    """Draw and save the figure; the ending of the path sets the format.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def draw(rows: Sequence[Row], families: Mapping[str, Mapping[str, str]], path: P
     panels[0].invert_yaxis()
     handles = {h.get_label(): h for axes in panels for h in axes.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    # Without a date and with a fixed salt, so that equal figures are equal files.
+    # No date and a fixed salt make equal figures equal files.
     with rc_context({"svg.hashsalt": "fairsvd"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
@@ -61,7 +61,7 @@ def draw(rows: Sequence[Row], families: Mapping[str, Mapping[str, str]], path: P
 def points(
     axes: Any, rows: Sequence[Row], methods: Sequence[str], shown: Sequence[str], kind: str
 ) -> None:
-    """Draw the methods of one kind, each in its line."""
+    """Draw the methods of one kind, each on its own line."""
     places, means, bounds = [], [], []
     for name in methods:
         good = [row for row in rows if row["method"] == name and not row["error"]]

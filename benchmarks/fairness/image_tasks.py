@@ -1,8 +1,8 @@
-"""The image tasks of the benchmark: which rows train, edit, choose and test.
+"""The image tasks of the benchmark: the rows that train, edit, choose and test.
 
-The colour of the tinted tasks follows the label for 90 % of the training rows and, in the form
-``biased``, for 90 % of the editing rows too; in the form ``unbiased`` the editing rows have colours
-at random, as the test rows always do. Skin lesions come as they are.
+In the tinted tasks the colour follows the label for 90 % of the training rows. In the form
+``biased`` it does so for 90 % of the editing rows too. In the form ``unbiased`` the editing rows
+have random colours, as the test rows always have. Skin lesions are not changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
 FORMS = ("biased", "unbiased", "as-is")
 STRENGTH = 0.9
 SHIRTS = (0, 6)
-# A quarter of the rows that methods get chooses among candidates.
+# Methods choose among candidates on a quarter of the rows that they get.
 VALIDATION = 0.25
 
 
@@ -36,7 +36,7 @@ class ImageProblem:
     unbiased : Rows or None
         The same images without the bias, for the oracle.
     train, validation : Rows
-        What methods get: rows to edit on, and rows to choose by.
+        What methods get: rows to edit on, and rows to choose on.
     test : Rows
     steps : int
         Least number of batches of the base network's training.
@@ -66,7 +66,7 @@ class ImageTask:
     Attributes
     ----------
     load : callable
-        (form, seed, dev, quick) -> ImageProblem, its name left open.
+        (form, seed, dev, quick) -> ImageProblem, without its name.
     forms : tuple of str
     """
 
@@ -91,13 +91,13 @@ def taken(rows: Rows, positions: np.ndarray) -> Rows:
 
 
 def halves(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Set a quarter of every (label, group) cell apart, to choose by."""
+    """Set a quarter of every (label, group) cell apart, to choose on."""
     from sklearn.model_selection import train_test_split
 
     n_groups = 1 + rows.g.max()
     cells = rows.y * n_groups + rows.g
     counts = np.bincount(cells)
-    # A lone row of a cell goes with the largest cell of its label.
+    # A cell with a single row is split together with the largest cell of its label.
     for lone in np.flatnonzero(counts == 1):
         first = lone // n_groups * n_groups
         cells[cells == lone] = first + counts[first : first + n_groups].argmax()
@@ -108,9 +108,9 @@ def halves(rows: Rows, seed: int) -> tuple[Rows, Rows]:
 
 
 def fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Shirt (1) against T-shirt (0): 6,000 training, 2,000 editing and 2,000 test rows.
+    """Load shirt (1) against T-shirt (0): 6,000 training, 2,000 editing and 2,000 test rows.
 
-    Development rows are tested on 2,000 further rows of the training files.
+    Development runs test on 2,000 further rows of the training files.
     """
     from fairsvd.datasets import load_fashion_mnist
 
@@ -147,7 +147,7 @@ def enlarged_fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProbl
 
 
 def enlarged(rows: Rows, side: int = 64) -> Rows:
-    """Interpolate between pixels."""
+    """Enlarge images by interpolation between pixels."""
     import torch
 
     images = torch.from_numpy(rows.X)
@@ -156,9 +156,9 @@ def enlarged(rows: Rows, side: int = 64) -> Rows:
 
 
 def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Ten digits in three colours, 8 x 8: half the rows train, a quarter each edits and tests.
+    """Load ten digits in three colours, 8 x 8: half train, a quarter edits, a quarter tests.
 
-    Development rows come from the three quarters that are not tested on.
+    Development runs use only the three quarters that do not test.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -190,10 +190,10 @@ def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
 
 
 def lesions(form: str, seed: int, dev: bool, quick: bool, column: str) -> ImageProblem:
-    """Malignant (1) against benign (0) lesions, 8 x 8 grey, by age or by sex.
+    """Load malignant (1) against benign (0) lesions, 8 x 8 grey, by age or by sex.
 
-    No lesion has images in two parts: 40 % train the base network, 30 % edit, 30 % test.
-    Development rows are tested on a fifth of the base network's.
+    All images of a lesion are in one part: 40 % train the base network, 30 % edit, 30 % test.
+    Development runs test on a fifth of the base network's rows.
     """
     from sklearn.model_selection import GroupShuffleSplit
 
@@ -233,12 +233,12 @@ def lesions(form: str, seed: int, dev: bool, quick: bool, column: str) -> ImageP
 
 
 def lesions_by_age(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Younger than 60 against 60 and older."""
+    """Compare ages below 60 with 60 and older."""
     return lesions(form, seed, dev, quick, "age_group")
 
 
 def lesions_by_sex(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Women against men."""
+    """Compare women with men."""
     return lesions(form, seed, dev, quick, "sex")
 
 
@@ -268,7 +268,7 @@ def load_problem(
         Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST) or of this
         seed's (the others), so that methods can be tuned without touching them.
     quick : bool, default=False
-        A few hundred rows and little training: to see that everything runs.
+        Take a few hundred rows and little training, only to see that everything runs.
 
     Returns
     -------

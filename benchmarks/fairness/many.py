@@ -1,7 +1,7 @@
-"""The context and the controls of a task of more than two classes, without a threshold.
+"""The context and the controls of tasks of more than two classes, which have no threshold.
 
-A class is predicted where its logit is the largest. Gaps are taken of every class against the
-rest, and averaged over the classes. Plain numpy, as ``protocol.py`` is.
+The predicted class is the one with the largest logit. Gaps are those of every class against the
+rest, averaged over the classes. As in ``protocol.py``, everything is plain numpy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def counted(predictions: np.ndarray, rows: Rows, shape: Shape | None = None) -> 
 
 
 def share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Divide; NaN where there is nothing to divide by."""
+    """Divide; a division by 0 gives NaN."""
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
@@ -120,7 +120,7 @@ class ManyContext(Context):
     def measured(
         self, both: Sequence[np.ndarray], constraint: str, bar: float
     ) -> tuple[float, float]:
-        """Compute utility and gap, on each part apart where it is over-fitted beyond a bar."""
+        """Compute utility and gap, on each part separately if it is over-fitted beyond a bar."""
         if excess(both, mean_behind(self.utility)) > bar:
             return utility_of(both[0], self.utility), max(gap(c, constraint) for c in both)
         return utility_of(sum(both), self.utility), gap(sum(both), constraint)
@@ -128,7 +128,7 @@ class ManyContext(Context):
     def select(
         self, scorers: Sequence[Callable[[np.ndarray], np.ndarray]], constraint: str, first: int = 0
     ) -> tuple[Outcome, int]:
-        """Apply the selection rule of :func:`protocol.choose`, but for the threshold."""
+        """Apply the selection rule of :func:`protocol.choose`, without a threshold."""
         candidates = [self.untouched, *map(self.scores, scorers)]
         shape = shape_of(pool(self.parts))
         counts = [
@@ -151,14 +151,14 @@ class ManyContext(Context):
 
 
 def excess(both: Sequence[np.ndarray], mean: str) -> float:
-    """Compute by how much training rows are fitted better; counts of validation come first."""
+    """Compute by how much training rows are fitted better; validation counts come first."""
     return utility_of(both[1], mean) - utility_of(both[0], mean)
 
 
 def soft_gap(probabilities: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """Average the spreads of every class's soft TPR and FPR over the classes; their sum.
+    """Average the spreads of soft TPR and of soft FPR over the classes, and add the two.
 
-    Every (label, group) cell of the batch holds as many rows.
+    Every (label, group) cell of the batch holds equally many rows.
     """
     own = nn.functional.one_hot(y, probabilities.shape[1]).to(probabilities)
     rates = []
@@ -183,7 +183,7 @@ def fine_tune(
     steps: int = 300,
     every: int = 30,
 ) -> Iterator[nn.Module]:
-    """Fine-tune a copy under a soft gap; see :func:`nets.fine_tune`, of which it is the like."""
+    """Fine-tune a copy under a soft gap, as :func:`nets.fine_tune` does for two classes."""
     rows, tuned = context.train, copy.deepcopy(context.network).eval()
     free = [p for name, p in tuned.named_parameters() if names is None or name in names]
     optimizer = torch.optim.Adam(free, lr=rate)

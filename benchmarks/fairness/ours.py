@@ -1,4 +1,4 @@
-"""Methods of this package, and the controls that are made with them."""
+"""The methods of this package, and the controls that use them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def edit(context: Context, constraint: str, editor: str, **parameters: Any) -> O
 
 
 def best_share(history: pd.DataFrame) -> float:
-    """Find the share that the best candidate removed of those that remove something; 0 if none."""
+    """Find the share that the best removal removed; 0 if no candidate removes anything."""
     if "removed_fraction" not in history:
         return 0.0
     removals = history[history["removed_fraction"] > 0]
@@ -69,7 +69,7 @@ def best_share(history: pd.DataFrame) -> float:
 
 
 def default_share(context: Context, constraint: str) -> float:
-    """Find the share that the default edit's best removal took; edit once where nobody has."""
+    """Find the share that the default edit's best removal removed; edit first if necessary."""
     if constraint not in context.shares:
         outcome = edit(context, constraint, "FairLRFTransformer")
         context.shares[constraint] = outcome.notes["share"]
@@ -89,7 +89,7 @@ def rebuilt(network: nn.Module, *, share: float, rank: float, seed: int) -> nn.M
     ----------
     network : nn.Module
     share : float in [0, 1]
-        Chance of every entry of U and V to be removed.
+        Probability with which every entry of U and V is removed.
     rank : float in (0, 1]
         Share of the singular values that stays.
     seed : int
@@ -107,10 +107,10 @@ def rebuilt(network: nn.Module, *, share: float, rank: float, seed: int) -> nn.M
 
 
 def removal_as_it_is(context: Context, constraint: str, random: bool) -> Outcome:
-    """Remove without the way back to the untouched network that the selection rule gives.
+    """Remove, and do not let the selection rule choose the untouched network instead.
 
-    ``FairLRFTransformer`` has the untouched network among its candidates, so that its control rows
-    may show that network; here the removal itself has to answer, with its one threshold chosen.
+    ``FairLRFTransformer`` has the untouched network among its candidates, so its control rows may
+    show that network. Here the removal itself is measured, with its one threshold chosen.
     """
     share, rank = (default_share(context, constraint), 1.0) if random else (0.0, 0.5)
     module = rebuilt(context.network, share=share, rank=rank, seed=context.seed)

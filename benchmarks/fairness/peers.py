@@ -1,9 +1,9 @@
-"""Other packages' methods, each given what it needs: validation rows, groups, a fair objective.
+"""Methods of other packages; each gets the rows, the groups and the objective that suit it.
 
-Post-processors are fitted on the rows that the selection rule uses, validation rows and a sample of
-training rows: on development rows that was better than the validation rows alone. Where a method
-has an objective to choose, it is balanced accuracy; where it leaves one threshold open, the
-benchmark's selection rule sets it.
+Post-processors are fitted on the rows that the selection rule uses, which are validation rows and a
+sample of training rows. On development rows this was better than the validation rows alone. If a
+method lets us choose its objective, it is balanced accuracy. If a method leaves one threshold open,
+the benchmark's selection rule sets it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def logistic(margin: np.ndarray) -> np.ndarray:
 
 
 class Probabilities(ClassifierMixin, BaseEstimator):
-    """The base network as a fitted scikit-learn classifier, which post-processors want."""
+    """The base network as a fitted scikit-learn classifier, which post-processors need."""
 
     def __init__(self, network: Any = None) -> None:
         self.network = network
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Probabilities:
-        """Do nothing: the network is trained already."""
+        """Do nothing, because the network is already trained."""
         self.classes_ = np.array([0, 1])
         return self
 
@@ -71,8 +71,8 @@ def like_base(context: Context) -> nn.Module:
 def oxonfair_predictions(context: Context, constraint: str, inferred: bool) -> np.ndarray:
     """Fit OxonFair's DeepFairPredictor and predict (Delaney et al., arXiv:2407.13710).
 
-    The head that guesses the group is a network of the base network's shape, trained on the
-    group of the training rows for as long. It is fitted at the tolerance itself, which on
+    The head that guesses the group has the shape of the base network and is trained as long, on
+    the groups of the training rows. OxonFair is fitted at the tolerance itself, which on
     development rows was better than 0.4 x the tolerance.
     """
     from oxonfair import DeepDataDict, DeepFairPredictor
@@ -129,8 +129,8 @@ def threshold_optimizer(context: Context, constraint: str) -> Outcome:
 def exponentiated_gradient(context: Context, constraint: str) -> Outcome:
     """Run fairlearn's ExponentiatedGradient on logistic regression (arXiv:1803.02453).
 
-    Errors cost as in balanced accuracy. It chooses nothing on validation rows, so it is fitted on
-    training and validation rows together.
+    Errors have the costs of balanced accuracy. The method chooses nothing on validation rows, so
+    it is fitted on training and validation rows together.
     """
     from fairlearn.reductions import (
         DemographicParity,
@@ -156,14 +156,15 @@ def exponentiated_gradient(context: Context, constraint: str) -> Outcome:
 def adversarial(context: Context, constraint: str) -> Outcome:
     """Train fairlearn's AdversarialFairnessClassifier (Zhang et al., arXiv:1801.07593).
 
-    Linear models, as is its default, and the base network's shape against one hidden layer, each
-    for the base network's number of steps and three weights of the adversary; the selection rule
-    chooses among them and sets the one threshold. Runs whose weights become NaN are left out and
-    counted: the hidden layers did on bank-age in most development runs.
+    There are two pairs of predictor and adversary: linear models, as is the default, and the base
+    network's shape against one hidden layer. Each is trained for the base network's number of
+    steps with three weights of the adversary. The selection rule chooses among them and sets the
+    one threshold. Runs whose weights become NaN are left out and counted; with hidden layers this
+    happened on bank-age in most development runs.
     """
     made, names = [], []
     for (shape, models), alpha in product(ADVERSARIES.items(), ALPHAS):
-        with suppress(RuntimeError):  # torch's, when its loss is given NaN
+        with suppress(RuntimeError):  # torch raises it when its loss gets NaN
             made.append(adversarial_scores(context, constraint, models, alpha))
             names.append((shape, alpha))
     if not made:
@@ -184,7 +185,7 @@ def adversarial_scores(
     n_batches = -(-len(rows.y) // 256)
     classifier = AdversarialFairnessClassifier(
         backend="torch",
-        predictor_model=list(models[0]),  # it appends the output layer to what it is given
+        predictor_model=list(models[0]),  # fairlearn appends the output layer to this list
         adversary_model=list(models[1]),
         constraints=constraint,
         epochs=max(20, -(-1500 // n_batches)),
@@ -255,14 +256,14 @@ def scored(context: Context, rows: Rows) -> Any:
 
 
 def unlabelled_test(context: Context) -> Rows:
-    """Give the test rows with zeros for labels, which AIF360's tables must have."""
+    """Give the test rows labels of zero, because AIF360's tables need labels."""
     return Rows(context.test_X, np.zeros(len(context.test_X), int), context.test_g)
 
 
 def eq_odds_postprocessing(context: Context, constraint: str) -> Outcome:
     """Run AIF360's EqOddsPostprocessing on predictions at the best threshold (1610.02413).
 
-    It knows equalized odds only; under demographic parity it stands as it is.
+    It supports equalized odds only; the rows of demographic parity show the same predictions.
     """
     from aif360.algorithms.postprocessing import EqOddsPostprocessing
 
@@ -276,8 +277,8 @@ def eq_odds_postprocessing(context: Context, constraint: str) -> Outcome:
 def reject_option(context: Context, constraint: str) -> Outcome:
     """Run AIF360's RejectOptionClassification (Kamiran et al., ICDM 2012).
 
-    Average odds is the nearest to equalized odds that it offers. Its grid is searched on at most
-    5,000 rows, since it measures every point in pandas.
+    Of its metrics, average odds is the nearest to equalized odds. Its grid is searched on at most
+    5,000 rows, because it measures every point in pandas.
     """
     from aif360.algorithms.postprocessing import RejectOptionClassification
 

@@ -1,6 +1,6 @@
-"""What every method of the benchmark is measured by and, where it is ours, chosen by.
+"""The scores of every method of the benchmark, and the rule by which its own methods choose.
 
-Plain numpy, independent of ``fairsvd``, so that it checks the package instead of repeating it.
+This is plain numpy, independent of ``fairsvd``, so that it checks the package instead of using it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 
 CONSTRAINTS = ("equalized_odds", "demographic_parity")
 TOLERANCE = 0.05
-# Choosing at the tolerance itself fails on unseen rows in a third of the runs.
+# What is chosen at the tolerance itself misses it on unseen rows in a third of the runs.
 FRACTION = 0.4
-# Lead of the training over the validation rows from which the base network, and with it every
-# candidate, or a single candidate counts as over-fitted.
+# A network is over-fitted if training rows lead validation rows by more than this: the base network,
+# and with it every candidate, or a single candidate.
 OVERFIT = 0.10
 OVERFIT_CANDIDATE = 0.05
-# A single one does where every validation cell holds so many rows that it can tell.
+# A single candidate is tested for this only if every validation cell holds at least so many rows.
 MIN_CELL = 20
 
 
@@ -182,7 +182,7 @@ def sweep(
         The same two sets of rows.
     constraint, utility : str
     apart : bool
-        Take the larger of both sets' gaps, and the first set's utility, instead of pooling them.
+        Take the larger of both sets' gaps, and the first set's utility, instead of pooling the sets.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def smallest_cell(rows: Rows) -> int:
 
 
 def mean_behind(utility: str) -> str:
-    """Name the mean accuracy that a utility rests on: over cells, or over classes."""
+    """Name the mean accuracy behind a utility: the mean over cells or over classes."""
     return utility if utility == "balanced_accuracy" else "cell_balanced_accuracy"
 
 
@@ -221,14 +221,14 @@ def excess(
 ) -> float:
     """Compute by how much training rows are fitted better than validation rows.
 
-    A mean accuracy, at the threshold of highest utility on all rows.
+    It compares a mean accuracy, at the threshold of highest utility on all rows.
 
     Parameters
     ----------
     scores, parts, utility
         See :func:`sweep`.
     mean : {"balanced_accuracy", "cell_balanced_accuracy"}, default=None
-        None: the one that the utility rests on.
+        None: the one behind the utility.
     """
     n_groups = 1 + max(int(rows.g.max()) for rows in parts)
     threshold = np.array([best_threshold(np.concatenate(scores), pool(parts), n_groups, utility)])
@@ -254,12 +254,12 @@ def choose(
 ) -> Choice:
     """Choose a candidate and its threshold by the benchmark's one selection rule.
 
-    Feasible is a gap of at most ``tolerance`` at a utility of at least chance plus half the lead of
-    candidate 0, the untouched network. The best utility less the gap's excess over
-    ``fraction * tolerance`` wins among the feasible, and where there are none among all above the
-    same floor. Ties go to the earlier candidate. An over-fitted candidate is measured on each set
-    of rows apart where validation cells are large enough, and all are where candidate 0 is
-    over-fitted.
+    A candidate is feasible at a threshold if its gap is at most ``tolerance`` and its utility is at
+    least the floor, which is chance plus half the lead of candidate 0, the untouched network. Among
+    the feasible, the best utility minus the gap's excess over ``fraction * tolerance`` wins. If none
+    is feasible, the best such value above the floor wins. Ties go to the earlier candidate. An
+    over-fitted candidate is measured on each set of rows separately if validation cells are large
+    enough; if candidate 0 is over-fitted, all candidates are.
 
     Parameters
     ----------
@@ -271,8 +271,8 @@ def choose(
     tolerance : float in (0, 1), default=0.05
     fraction : float in (0, 1], default=0.4
     first : {0, 1}, default=0
-        1 leaves the untouched network out of the choice, so that it only sets the floor. Where
-        nothing else reaches the floor, there is none.
+        1 leaves the untouched network out of the choice, so that it only sets the floor. If no
+        other candidate reaches the floor, there is no floor.
 
     Returns
     -------
@@ -296,7 +296,7 @@ def choose(
 
 
 def worth(sweeps: Sequence[Sweep], floor: float, limit: float, target: float) -> list[np.ndarray]:
-    """Rank every threshold of every candidate: higher is better, -inf is out of the question."""
+    """Rank every threshold of every candidate: higher is better, and -inf is not allowed."""
     if not any((s.utility >= floor).any() for s in sweeps):
         floor = 0.0
     met = any(((s.gap <= limit) & (s.utility >= floor)).any() for s in sweeps)
@@ -308,7 +308,7 @@ def worth(sweeps: Sequence[Sweep], floor: float, limit: float, target: float) ->
 
 
 def psi(balanced_accuracy: float, gap: float, tolerance: float = TOLERANCE) -> float:
-    """Compute balanced accuracy less the excess of the gap over the tolerance."""
+    """Compute balanced accuracy minus the excess of the gap over the tolerance."""
     return balanced_accuracy - max(0.0, gap - tolerance)
 
 

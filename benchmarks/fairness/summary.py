@@ -1,4 +1,4 @@
-"""Turn measured rows into Markdown tables, one a constraint and form, every method shown."""
+"""Turn measured rows into one Markdown table for each constraint and form."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ COLUMNS = (
 
 
 def task_mean(values: Mapping[str, np.ndarray]) -> float:
-    """Average over seeds inside every task, then over tasks, so that tasks weigh alike."""
+    """Average over the seeds of every task, then over tasks, so that all tasks weigh alike."""
     return float(np.mean([np.mean(seeds) for seeds in values.values()]))
 
 
 def bootstrap_interval(
     values: Mapping[str, np.ndarray], level: float = 0.95
 ) -> tuple[float, float]:
-    """Compute a percentile interval of the mean, seeds drawn anew inside every task.
+    """Compute a percentile interval of the mean by resampling the seeds inside every task.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Say in a table whether our best default is ahead of the peers that it is measured against.
+"""Make the table that compares our best default with its rivals.
 
-Blind, against OxonFair with inferred groups, which needs no group to predict either; with the group
-among the features, against the best post-processor that is told the group.
+Blind, the rival is OxonFair with inferred groups, which needs no group to predict either. With the
+group among the features, the rival is the best post-processor that receives the group.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The protocol of Savani et al. (arXiv:2006.08564), rerun."""
+"""A rerun of the protocol of Savani et al. (arXiv:2006.08564)."""

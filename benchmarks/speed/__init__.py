@@ -1,1 +1,1 @@
-"""What the package costs in time and memory, as ratios measured in one run."""
+"""Benchmarks of time and memory, mostly as ratios of runs that take turns."""
