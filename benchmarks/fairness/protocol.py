@@ -33,8 +33,8 @@ CONSTRAINTS = ("equalized_odds", "demographic_parity")
 TOLERANCE = 0.05
 # What is chosen at the tolerance itself misses it on unseen rows in a third of the runs.
 FRACTION = 0.4
-# A network is over-fitted if training rows lead validation rows by more than this: the base network,
-# and with it every candidate, or a single candidate.
+# Leads of training rows over validation rows beyond which the base network (and with it every
+# candidate), or a single candidate, counts as over-fitted.
 OVERFIT = 0.10
 OVERFIT_CANDIDATE = 0.05
 # A single candidate is tested for this only if every validation cell holds at least so many rows.
@@ -182,7 +182,7 @@ def sweep(
         The same two sets of rows.
     constraint, utility : str
     apart : bool
-        Take the larger of both sets' gaps, and the first set's utility, instead of pooling the sets.
+        Take the larger of both gaps, and the first set's utility, instead of pooling the sets.
 
     Returns
     -------
@@ -255,11 +255,11 @@ def choose(
     """Choose a candidate and its threshold by the benchmark's one selection rule.
 
     A candidate is feasible at a threshold if its gap is at most ``tolerance`` and its utility is at
-    least the floor, which is chance plus half the lead of candidate 0, the untouched network. Among
-    the feasible, the best utility minus the gap's excess over ``fraction * tolerance`` wins. If none
-    is feasible, the best such value above the floor wins. Ties go to the earlier candidate. An
-    over-fitted candidate is measured on each set of rows separately if validation cells are large
-    enough; if candidate 0 is over-fitted, all candidates are.
+    least the floor, which is chance plus half the lead of candidate 0, the untouched network. The
+    feasible candidate with the best utility minus the gap's excess over ``fraction * tolerance``
+    wins. If none is feasible, the best such value above the floor wins. Ties go to the earlier
+    candidate. An over-fitted candidate is measured on each set of rows separately if validation
+    cells are large enough; if candidate 0 is over-fitted, all candidates are.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Rerun the protocol of Savani et al. (arXiv:2006.08564) on its three tables.
 
-A network is trained on 60 % of the rows, edited and given its threshold on the next 20 %, the
-validation rows, by the paper's objective phi, and measured on the last 20 %. Every row goes to a
-JSON-lines file as soon as it is measured; ``--resume`` skips what the file has.
+A network is trained on 60 % of the rows. On the next 20 %, the validation rows, it is edited and
+gets its threshold by the paper's objective phi. It is measured on the last 20 %. Every row is
+written to a JSON-lines file as soon as it is measured; ``--resume`` skips the rows it has.
 
     python benchmarks/savani/bench_savani.py --seeds 3 --out savani.jsonl --table savani.md --resume
 """
@@ -44,13 +44,13 @@ from benchmarks.savani.tables import MEASURES, markdown
 from benchmarks.tasks import Problem, Rows
 
 EPSILON = 0.05
-# What the paper's code takes: the margin under epsilon, and the size of the threshold grid.
+# Values of the paper's code: the margin under epsilon, and the size of the threshold grid.
 MARGIN, MARGIN_ADVERSARIAL = 0.01, 0.02
 SMALL_GRID, LARGE_GRID = 501, 1001
 
 
 class SameRows:
-    """A splitter of one split whose both sides are all rows: edited on, and chosen on."""
+    """A splitter with one split, whose two sides are all rows: both to edit and to choose on."""
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Any, Any]]:
         """Yield the only split."""
@@ -62,7 +62,7 @@ class SameRows:
 
 
 def default_network(context: Context, measure: str) -> Outcome:
-    """Leave the network as it is, at its threshold of best balanced accuracy on validation."""
+    """Leave the network alone, at the threshold of best balanced accuracy on validation rows."""
     grid = np.linspace(0, 1, LARGE_GRID)[1:-1]
     rows, cuts = context.validation, np.log(grid / (1 - grid))
     rates = rates_above(margins(context.network, rows.X), rows, cuts, 2)
@@ -139,7 +139,7 @@ def signed_bias(predictions: np.ndarray, rows: Rows, measure: str) -> float:
 
     def difference(chosen: np.ndarray) -> float:
         sides = [predictions[chosen & (rows.g == group)] for group in (0, 1)]
-        # The paper's code takes a missing rate for 0.
+        # The paper's code counts a missing rate as 0.
         rates = [float(side.mean()) if len(side) else 0.0 for side in sides]
         return rates[0] - rates[1]
 
@@ -182,7 +182,7 @@ def run_cell(task: str, seed: int, todo: Sequence[tuple[str, str]], out: Path) -
     for measure, name in todo:
         started = time.process_time()
         outcome, row = attempt(METHODS[name], context, measure)
-        # Of this process: what else the machine does is none of the method's.
+        # CPU seconds of this process, because other work on the machine is not the method's.
         row["seconds"] = time.process_time() - started
         if outcome is not None:
             row.update(notes=outcome.notes)
@@ -191,7 +191,7 @@ def run_cell(task: str, seed: int, todo: Sequence[tuple[str, str]], out: Path) -
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
-    """List the tasks and seeds that have something left to measure, with what that is."""
+    """List each task and seed with rows left to measure, and these rows."""
     done = {key_of(row) for row in (read_rows(args.out) if args.resume else [])}
     for seed, task in product(args.seeds, args.tasks):
         todo = [

@@ -18,7 +18,7 @@ class PaperTask:
     Attributes
     ----------
     task : Task
-        No column is left out: the length of a call and the charge in words are features there.
+        No column is left out: the length of a call and the charge in words are features here.
     privileged : str
         The group whose rates are subtracted.
     """
@@ -35,7 +35,7 @@ TASKS = {
 
 
 def load_paper_problem(name: str, seed: int) -> Problem:
-    """Load a task without the rows that miss a value; code 1 is the privileged group.
+    """Load a task without rows that lack a value; code 1 is the privileged group.
 
     Parameters
     ----------
@@ -57,6 +57,6 @@ def load_paper_problem(name: str, seed: int) -> Problem:
 
 
 def standardised(X: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Shift and scale every column, indicators too, by the training rows."""
+    """Standardise every column, indicators too, by the training rows."""
     scale = X[train].std(axis=0)
     return ((X - X[train].mean(axis=0)) / np.where(scale > 0, scale, 1)).astype(np.float32)

@@ -15,19 +15,19 @@ __all__ = ["epochs_for", "made_network", "train_network"]
 WIDTH, BLOCKS, DROPOUT, BATCH = 32, 10, 0.2, 64
 
 # The paper allows 1,001 epochs and waits more than 100 for a better validation loss. Measured on
-# validation rows: COMPAS, 57 updates an epoch, is learned no better than by a constant for its
-# first 15 to 30 epochs and best after 30 to 60; 20 epochs of Bank come within .004 of the best
-# loss of 60.
+# validation rows: on COMPAS, with 57 updates per epoch, the network is no better than a constant
+# predictor for 15 to 30 epochs and best after 30 to 60; on Bank, 20 epochs come within .004 of the
+# best loss of 60.
 EPOCHS, UPDATES = 20, 3500
 
 
 def epochs_for(n_rows: int) -> int:
-    """Count the epochs of a training: 20, or more where these are fewer than 3,500 updates."""
+    """Count the epochs of a training: 20, or more if 20 are fewer than 3,500 updates."""
     return max(EPOCHS, -(-UPDATES // max(1, n_rows // BATCH)))
 
 
 def block(n_in: int) -> list[nn.Module]:
-    """One hidden layer, in the order of the paper's code."""
+    """Make one hidden layer, in the order of the paper's code."""
     return [nn.Linear(n_in, WIDTH), nn.ReLU(), nn.Dropout(DROPOUT), nn.BatchNorm1d(WIDTH)]
 
 
@@ -49,15 +49,15 @@ def made_network(width: int, seed: int) -> nn.Sequential:
 
 
 def validation_loss(module: nn.Module, rows: Rows) -> float:
-    """Cross-entropy in evaluation mode."""
+    """Compute the cross-entropy in evaluation mode."""
     return float(nn.functional.cross_entropy(in_blocks(module, rows.X), torch.from_numpy(rows.y)))
 
 
 def train_network(module: nn.Module, train: Rows, validation: Rows, *, seed: int) -> list[float]:
     """Train in place: Adam at 1e-3, batches of 64, a tenth of the rate on a plateau.
 
-    A plateau is half of all epochs without a better validation loss; the state of the best epoch
-    is the result.
+    A plateau is half of all epochs without a better validation loss. The result is the state of
+    the best epoch.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def train_network(module: nn.Module, train: Rows, validation: Rows, *, seed: int
 
 
 def one_epoch(module: nn.Module, rows: Rows, optimizer: torch.optim.Optimizer) -> None:
-    """Pass over the rows once, without the last few that fill no batch."""
+    """Pass over the rows once; the last rows are left out if they do not fill a batch."""
     X, y = torch.from_numpy(rows.X), torch.from_numpy(rows.y)
     order = torch.randperm(len(y))
     for batch in order[: len(y) // BATCH * BATCH].split(BATCH):

@@ -1,4 +1,4 @@
-"""Tables of the rerun of Savani et al., beside the re-runs that others have published."""
+"""Tables of the rerun of Savani et al., together with the reruns that others have published."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MEASURES", "PUBLISHED", "markdown"]
 
 Row = Mapping[str, Any]
 
-# What the paper calls the measures that this package has under its own names.
+# This package's names of the measures, and the paper's.
 MEASURES = {
     "demographic_parity": "SPD",
     "equal_opportunity": "EOD",
@@ -108,7 +108,7 @@ def cells_of(rows: Sequence[Row]) -> list[str]:
     cells = [spread([row[column] for row in good]) for column, _ in COLUMNS]
     n_constant = sum(row["constant"] for row in good)
     if n_constant:
-        # One class for everybody has no bias and a balanced accuracy of a half.
+        # A constant predictor has no bias and a balanced accuracy of a half.
         cells[-1] += f" ({n_constant} constant)"
     return cells
 

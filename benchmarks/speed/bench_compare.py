@@ -1,6 +1,6 @@
-"""``fairsvd.compare`` on COMPAS: ten methods and three folds, in under five minutes on two cores.
+"""Time ``fairsvd.compare`` on COMPAS: ten methods, three folds, under five minutes on two cores.
 
-The bar: the time, no row missing, and none with an error.
+The bar has three parts: the time, no row is missing, and no row has an error.
 
     python benchmarks/speed/bench_compare.py --jobs 2 --table compas.csv
 """

@@ -1,8 +1,8 @@
-"""What the per-group curvature of every factor entry costs, as ratios of interleaved runs.
+"""Measure the cost of the per-group curvature of every factor entry, as ratios of interleaved runs.
 
-Against plain forward and backward passes over the same rows, for an MLP and for a ConvNet; against
-a loop over single rows; against per-row gradients from ``torch.func``; and, for 64 groups, against
-itself for 2 groups, the rows in random order.
+It is compared with plain forward and backward passes over the same rows, for an MLP and for a
+ConvNet; with a loop over single rows; and with per-row gradients from ``torch.func``. The curvature
+for 64 groups is compared with that for 2 groups, the rows in random order.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SECTIONS = ("mlp", "convnet", "loop", "func", "groups")
 ROWS = {"mlp": 16384, "convnet": 1024}
 SHAPES = {"mlp": (64,), "convnet": (3, 32, 32)}
 BATCH = {"mlp": 256, "convnet": 128}
-# Batch size, rank, number of groups and bar; further cases are there to be read.
+# Batch size, rank, number of groups and bar; a case without a bar is for information.
 CASES = {
     "mlp": [(256, 1.0, 2, 2.4), (256, 0.5, 2, 1.6), (256, 1.0, 5, None), (1024, 1.0, 2, None)],
     "convnet": [(128, 1.0, 2, 4.0), (128, 0.5, 2, None), (128, 1.0, 5, None), (512, 1.0, 2, None)],
 }
-# A turn of the MLP is short, and so at the mercy of what else the machine does: more of them.
+# The MLP gets more turns, because a short turn suffers most from other work on the machine.
 TURNS = {"mlp": 3, "convnet": 1}
-# A ConvNet's single row fills a core already: a loop over rows is not much slower there.
+# A ConvNet fills a core with a single row, so a loop over rows is not much slower there.
 LOOP_BARS = {"mlp": 1 / 20, "convnet": None}
 LOOP_ROWS = {"mlp": 256, "convnet": 64}
 FUNC_BAR = 1.0
@@ -96,7 +96,7 @@ def measure_curvature(
 
 
 class Sums:
-    """Squares of given per-row gradients in the space of the factors, the straightforward way."""
+    """Square given per-row gradients in the space of the factors, in the straightforward way."""
 
     def __init__(self, factors: Factors, n_groups: int) -> None:
         self.factors, self.n_groups = factors, n_groups
@@ -121,7 +121,7 @@ class Sums:
 
 
 def loop_curvature(module: nn.Module, rows: Rows, factors: Factors, n_groups: int) -> Curvature:
-    """Measure the same with one backward pass a row."""
+    """Measure the same with one backward pass per row."""
     sums = Sums(factors, n_groups)
     weights = [module.get_submodule(name).weight for name in factors]
     for x, y, group in batches(rows, 1):

@@ -1,8 +1,8 @@
-"""What an edit takes: the growth of the memory peak with the rows, and a whole edit's time.
+"""Measure the cost of an edit: how the memory peak grows with the rows, and a whole edit's time.
 
-Two sections: how much the peak of the per-group curvature grows when there are ten times the rows;
-and the whole paper-style edit of the Adult network against training epochs of that network (needs
-the data: ``FAIRSVD_DATA``).
+The first section measures how much the peak of the per-group curvature grows with ten times the
+rows. The second compares the whole paper-style edit of the Adult network with training epochs of
+that network; it needs the data (``FAIRSVD_DATA``).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from benchmarks.speed.timing import Result, compare, interleave, options_parser,
 
 SECTIONS = ("memory", "edit")
 BARS = {"memory": 1.02, "edit": 2.0}
-# glibc keeps freed blocks as it pleases, which moves the peak by 15 MiB either way from run to run.
-# With a fixed threshold large blocks go back to the system, so that the peak is what is in use.
+# glibc keeps some freed blocks, so the peak moves by 15 MiB either way from run to run. With a
+# fixed threshold large blocks go back to the system, and the peak is what is in use.
 STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
 PER_BATCH = 256
 
 
 def peak_bytes() -> int:
-    """Peak of this process's resident memory (ru_maxrss would begin at the parent's)."""
+    """Read the peak of this process's resident memory (ru_maxrss would begin at the parent's)."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(each for each in status.read_text().splitlines() if "VmHWM" in each)
@@ -58,7 +58,7 @@ def peak_in_child(kind: str, n_rows: int, seed: int) -> int:
 
 
 def bench_memory(options: argparse.Namespace) -> Iterator[Result]:
-    """Growth of the peak for ten times the rows, as a multiple of the bytes of the added rows."""
+    """Measure the peak's growth for ten times the rows, as a multiple of the added rows' bytes."""
     for kind, n_rows in (("mlp", 65536), ("convnet", 1024)):
         row_bytes = sum(part[0].nbytes for part in draw(kind, 1, 2, 0))
         peaks = [peak_in_child(kind, n, options.seed) for n in (n_rows, 10 * n_rows)]
@@ -69,7 +69,7 @@ def bench_memory(options: argparse.Namespace) -> Iterator[Result]:
 
 
 def epoch(module: nn.Module, X: Tensor, y: Tensor) -> None:
-    """One training epoch without any framework: the cheapest there is."""
+    """Train for one epoch without any framework, which is the cheapest way."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     for rows in torch.randperm(len(y)).split(PER_BATCH):
         optimizer.zero_grad()
@@ -78,7 +78,7 @@ def epoch(module: nn.Module, X: Tensor, y: Tensor) -> None:
 
 
 def adult_edit(seed: int) -> tuple[dict[str, Callable[[], object]], Callable[[], object]]:
-    """Give the edits to time and the epoch to compare them with; every run is a whole fit."""
+    """Make the edits to time and the epoch to compare with; every run is a whole fit."""
     from benchmarks.tasks import load_problem
     from fairsvd import FairLRFTransformer
     from fairsvd.networks import MLP
@@ -110,7 +110,7 @@ def adult_edit(seed: int) -> tuple[dict[str, Callable[[], object]], Callable[[],
 def bench_edit(options: argparse.Namespace) -> Iterator[Result]:
     import warnings
 
-    # What the edit achieves is not the question here.
+    # This benchmark does not ask what the edit achieves.
     warnings.simplefilter("ignore")
     torch.manual_seed(options.seed)
     edits, plain = adult_edit(options.seed)

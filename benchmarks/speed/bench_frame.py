@@ -1,14 +1,15 @@
-"""How often a search over an ImageFrame reads each file, and how much memory it takes.
+"""Count how often a search over an ImageFrame reads each file, and measure its memory.
 
-2,000 images are written into a temporary folder. GridSearchCV tries two edits on two folds with
-two workers; every read is written down with the pass that it belongs to. A pass is one run over
-rows in blocks (a judgement, statistics, a prediction), one epoch of the base network's training,
-one step of the edit, or one look at the first rows of X. Bars: no file is read twice in a pass, and
-no process holds more rows than one batch, but while skorch trains, which keeps the batch in use
-until the next one is there. (A fitted editor keeps the first 32 rows too, to probe its network; and
-of rows that skorch collates, the batch is a copy that only the peak of memory shows.)
-The peak of memory is compared with that of the same search over a quarter of the files: it must not
-follow the bytes of the images.
+2,000 images are written into a temporary folder. GridSearchCV tries two edits on two folds with two
+workers, and every read is logged with the pass that it belongs to. A pass is one run over rows in
+blocks (a judgement, statistics, a prediction), one epoch of the base network's training, one step
+of the edit, or one look at the first rows of X.
+
+There are three bars. No file is read twice in a pass. No process holds more rows than one batch,
+except while skorch trains, which keeps a batch until the next one is there. (A fitted editor also
+keeps the first 32 rows, to probe its network. skorch's collated batch is a copy, which only the
+peak of memory shows.) The peak of memory must not grow with the bytes of the images: it is compared
+with the peak of the same search over a quarter of the files.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.speed.reads import Counted, encode, read_log, summary
 from fairsvd import GapFineTuner, ImageFrame, JointStratifiedKFold, fairness_scorer
 
-# Predictions are made 64 rows at a time whatever the batch size.
+# Predictions are made in blocks of 64 rows, whatever the batch size.
 BATCH, EPOCHS, STEPS, WORKERS, FOLDS = 64, 3, 20, 2, 2
-# What a worker's peak may grow by from a quarter of the files to all: a share of the difference
-# between the bytes of their images.
+# How much a worker's peak may grow from a quarter of the files to all of them, as a share of the
+# added images' bytes.
 BAR_MEMORY = 0.1
 
 
@@ -57,7 +58,7 @@ def network() -> Any:
 
 
 def make_files(folder: Path, n_files: int, size: int) -> pd.DataFrame:
-    """Write images of two classes and two groups, the class as brightness."""
+    """Write images of two classes and two groups; brightness shows the class."""
     rng = np.random.default_rng(0)
     label, group = np.arange(n_files) % 2, np.arange(n_files) // 2 % 2
     names = [f"{number:06d}.png" for number in range(n_files)]
@@ -89,13 +90,13 @@ def search() -> GridSearchCV:
 
 
 def measure_apart(n_files: int, size: int) -> dict[str, Any]:
-    """Measure in a new process, which has had no peak yet."""
+    """Measure in a new process, so that earlier peaks do not count."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, n_files, size).result()
 
 
 def measure(n_files: int, size: int) -> dict[str, Any]:
-    """Run one search and say what was read."""
+    """Run one search and summarise its reads."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         table = make_files(Path(folder), n_files, size)
@@ -115,7 +116,7 @@ def measure(n_files: int, size: int) -> dict[str, Any]:
 
 
 def growth(lines: Sequence[dict[str, Any]]) -> list[int]:
-    """By how many bytes the peak of each process grew since its first read."""
+    """Compute by how many bytes each process's peak grew since its first read."""
     found = []
     for process in sorted({each["process"] for each in lines}):
         peaks = [each["peak"] for each in lines if each["process"] == process]
@@ -137,7 +138,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def misses(few: dict[str, Any], all_: dict[str, Any]) -> list[str]:
-    """Say which bars were missed."""
+    """List the bars that were missed."""
     found = [
         f"{row['call']}, {row['kind']}: a file was read {row['most_reads']} times in a pass"
         for part in (few, all_)

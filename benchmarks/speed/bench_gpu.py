@@ -1,9 +1,9 @@
-"""What the edit of an image network costs on a GPU, against one epoch of plain passes.
+"""Compare the edit of an image network on a GPU with one epoch of plain passes.
 
-A network of the size of ResNet-18, see ``residual.py``, is edited by curvature in all its hidden
-layers, on images that a dataset makes as they are asked for. The base is one pass forward and
-backward over the same images, weight gradients included. Without a CUDA device there is nothing
-to measure; ``--device cpu --rows 64 --size 64`` tries the script out.
+The edit is by curvature in all hidden layers of a network of ResNet-18's size (see
+``residual.py``), on images that a dataset makes on request. The base is one forward and backward
+pass over the same images, with weight gradients. Without a CUDA device nothing is measured;
+``--device cpu --rows 64 --size 64`` tries the script out.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def edit(options: argparse.Namespace, module: nn.Module, precision: str) -> None
 
 
 def measure(options: argparse.Namespace, run: Callable[[], None]) -> tuple[float, int]:
-    """Give seconds and peak bytes: those of the device, or of this process on a CPU."""
+    """Measure seconds and peak bytes, of the device or, on a CPU, of this process."""
     on_gpu = options.device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(options.device)
@@ -129,7 +129,7 @@ def bench(options: argparse.Namespace) -> Iterator[Line]:
     few = argparse.Namespace(**{**vars(options), "rows": min(128, options.rows)})
     few.data = MadeRows(few.rows, options.data.shape)
     for precision in options.precisions:
-        # Once on few images: libraries are loaded and algorithms chosen.
+        # A first run on few images loads libraries and chooses algorithms.
         epoch(few, module, precision)
         edit(few, module, precision)
         spent, peak = measure(options, lambda p=precision: epoch(options, module, p))
@@ -159,7 +159,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    # What the edit achieves is not the question here.
+    # This benchmark does not ask what the edit achieves.
     warnings.simplefilter("ignore")
     options = parse(arguments)
     if options.device is None:

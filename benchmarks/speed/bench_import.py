@@ -1,7 +1,7 @@
-"""Import time of the package against that of the libraries it cannot do without.
+"""Compare the import time of the package with that of the libraries that it needs.
 
-Each statement runs in fresh interpreters, the statements taking turns so that a busy moment of the
-machine falls on all of them; medians are compared. The bar: at most 1.2.
+Each statement runs in fresh interpreters. The statements take turns, so that a busy moment of the
+machine affects all of them, and medians are compared. The bar is at most 1.2.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ BAR = 1.2
 
 
 def seconds(statement: str) -> float:
-    """Wall-clock time of one statement in a fresh interpreter, its start included."""
+    """Measure the wall-clock time of one statement in a fresh interpreter, with its start."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - start
 
 
 def medians(repeats: int) -> dict[str, float]:
-    """Median seconds a statement, after one unmeasured round that fills the file cache."""
+    """Compute each statement's median seconds, after a first round that fills the file cache."""
     rounds = [[seconds(statement) for statement in STATEMENTS] for _ in range(repeats + 1)][1:]
     return dict(zip(STATEMENTS, map(statistics.median, zip(*rounds, strict=True)), strict=True))
 

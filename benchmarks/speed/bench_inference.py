@@ -1,9 +1,9 @@
-"""What compressed layers cost: ratios of interleaved runs, so that a busy machine slows both sides.
+"""Measure what compressed layers cost, as ratios of runs that take turns on a busy machine.
 
-Four sections. Prediction by a network whose layers are kept as two thin factors against the same
-network with the factors multiplied out, for an MLP of width 2048 and for a ConvNet, through the
-package's own inference (blocks of 64 rows) and in one large batch; single convolutions, thin
-against dense; and the decomposition that gives the factors, randomised against exact.
+There are four sections. Two compare the predictions of a network whose layers are kept as two thin
+factors with those of the same network with the factors multiplied out, for an MLP of width 2048 and
+for a ConvNet, in the package's own blocks of 64 rows and in one large batch. The third compares
+thin with dense convolutions. The fourth compares the randomised decomposition with the exact one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 SECTIONS = ("mlp", "convnet", "conv", "svd")
 WIDTH = 2048
-# The first rank carries the bar.
+# The bar applies to the first rank.
 RANKS = (0.25, 0.05, 0.1, 0.5)
 SVD_RANKS = (0.05, 0.1)
 SHAPES = {"mlp": (WIDTH,), "convnet": (3, 32, 32)}
 # Channels in, channels out, width of the map.
 CONVOLUTIONS = ((1, 16, 28), (3, 64, 32), (16, 32, 16), (64, 64, 32), (256, 256, 8))
 ROWS = {"mlp": 1024, "convnet": 256}
-# At rank 0.25 the factors of a square weight hold half its numbers; a third is left for the rest.
+# At rank 0.25 the factors of a square weight hold half of its numbers; the bar leaves some room.
 BAR = 1 / 1.5
 TOLERANCE = 1e-5
 
@@ -56,7 +56,7 @@ class Result:
 
 
 def network(kind: str, seed: int) -> nn.Module:
-    """Build the network of a section, untrained: its weights do not change what it costs."""
+    """Build the untrained network of a section; the weights do not change the cost."""
     from fairsvd.networks import MLP, ConvNet
 
     generator = torch.Generator().manual_seed(seed)
@@ -66,10 +66,10 @@ def network(kind: str, seed: int) -> nn.Module:
 
 
 def dense_and_thin(module: nn.Module, rank: float) -> tuple[nn.Module, nn.Module, int]:
-    """Write the truncated products back into a copy; put the factors into another one.
+    """Make a copy with the truncated products written back, and a copy with the factors.
 
-    The third is how many layers were replaced: where factors would hold more numbers than the
-    weight, the product stays.
+    The third result is the number of layers replaced by factors. Where factors would hold more
+    numbers than the weight, the product stays.
     """
     from fairsvd.layers import compress_layer, editable_layers, factorise, resolve_ranks
 
@@ -88,7 +88,7 @@ def dense_and_thin(module: nn.Module, rank: float) -> tuple[nn.Module, nn.Module
 
 
 def check_equal(dense: nn.Module, thin: nn.Module, X: Tensor) -> None:
-    """Stop where the two do not compute the same: their times would mean nothing."""
+    """Stop if the two networks differ in their results, because their times would mean nothing."""
     with torch.no_grad():
         wanted, output = dense(X), thin(X)
     error = float((output - wanted).abs().max() / wanted.abs().max())
@@ -97,7 +97,7 @@ def check_equal(dense: nn.Module, thin: nn.Module, X: Tensor) -> None:
 
 
 def ways(X: Tensor) -> dict[str, Callable[[nn.Module], object]]:
-    """Give the ways to predict all rows."""
+    """List the ways to predict all rows."""
     from fairsvd.arrays import as_batches
     from fairsvd.networks import all_logits
 
@@ -152,7 +152,7 @@ def bench_prediction(kind: str, options: argparse.Namespace) -> Iterator[Result]
 
 
 def bench_convolutions(options: argparse.Namespace) -> Iterator[Result]:
-    """Time single layers: where few maps come in, the dense one waits for memory only."""
+    """Time single layers; with few input maps the dense layer only waits for memory."""
     from fairsvd.layers import LowRankConv2d, factorise, full_rank
 
     generator = torch.Generator().manual_seed(options.seed)
@@ -170,7 +170,7 @@ def bench_convolutions(options: argparse.Namespace) -> Iterator[Result]:
 
 
 def bench_svd(options: argparse.Namespace) -> Iterator[Result]:
-    """Time the decomposition of one weight; a turn takes seconds, so there are fewer of them."""
+    """Time the decomposition of one weight, in fewer turns because a turn takes seconds."""
     from fairsvd.layers import factorise, resolve_solver
 
     layer = network("mlp", options.seed).hidden[0]

@@ -1,8 +1,8 @@
-"""What the order of images in memory, and the size of blocks, do to an edit's steps and judging.
+"""Measure how the order of images in memory and the size of blocks affect steps and judging.
 
-The base runs on rows with their channels first, in blocks of 1,024 rows where candidates are
-judged; against it stands what editors do on a CPU: channels last, and blocks that the cache holds.
-Both are measured in CPU seconds, in turns.
+The base has its channels first, and judges candidates in blocks of 1,024 rows. It is compared with
+what editors do on a CPU: channels last, and blocks that fit into the cache. Both are measured in
+CPU seconds, in turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ N_JUDGED = 2048
 
 
 def step(module: nn.Module, X: Tensor, y: Tensor) -> None:
-    """Make one step's gradients."""
+    """Compute the gradients of one step."""
     nn.functional.cross_entropy(module(X), y).backward()
     module.zero_grad()
 

@@ -1,11 +1,12 @@
-"""What a trial of random perturbation costs, in plain passes over the rows that are judged.
+"""Measure the cost of a trial of random perturbation, in plain passes over the judged rows.
 
-Adult, 45,000 rows, of which those of validation and the sample of editing rows are judged; a
-network of three hidden layers of 64; one torch thread, one process, turns interleaved. The base is
-a forward pass over the judged rows as ``EditData.logits`` makes it. Against it: all trials, drawn,
-run and judged, per trial; the threshold sweep of one candidate; and its parts. With
-``--clock cpu`` the seconds are those of this process, without the ones it waits for a core: what
-to ask for where other work runs beside. Needs the data: ``FAIRSVD_DATA``.
+The data are 45,000 rows of Adult, of which the validation rows and the sample of editing rows are
+judged. The network has three hidden layers of 64 and runs on one torch thread in one process, and
+runs take turns. The base is a forward pass over the judged rows as ``EditData.logits`` makes it. It
+is compared with the cost per trial (drawn, run and judged), with the threshold sweep of one
+candidate, and with the parts of the sweep. With ``--clock cpu`` the seconds are those of this
+process without its waiting for a core; use it if other work runs on the machine. The data are found
+by ``FAIRSVD_DATA``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before torch is loaded: what is measured is one core.
+# Set before torch is loaded, because one core is measured.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -41,7 +42,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Captured(RandomPerturbation):
-    """Hands out what an edit is given, and edits nothing."""
+    """An editor that keeps what its edit receives, and edits nothing."""
 
     def _edit(self, module: Any, data: EditData, constraint: Any, rng: Any) -> Iterator[Any]:
         self.seen = module, data, constraint
@@ -49,7 +50,7 @@ class Captured(RandomPerturbation):
 
 
 def capture(n_rows: int, hidden: Sequence[int], seed: int) -> tuple[Any, EditData, Any]:
-    """Train a network on Adult for a few passes; give it and what an edit would look at."""
+    """Train a network on Adult for a few passes; return it with the data of an edit."""
     from fairsvd import MLP
 
     problem = load_problem("adult-sex", "with-group", seed)
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     from fairsvd.exceptions import DatasetNotFoundError
 
-    # What the edits achieve is not the question here.
+    # This benchmark does not ask what the edits achieve.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:

@@ -1,10 +1,10 @@
-"""How time and memory grow with rows, width, groups and classes: fitted exponents.
+"""Measure how time and memory grow with rows, width, groups and classes, as fitted exponents.
 
-Six sections: the curvature pass and a whole edit of a given module against the number of rows,
-which a dataset makes as they are asked for; the memory peak of such an edit against the bytes of
-the rows; and the curvature pass against the width of the hidden layers, the number of groups and
-the number of classes. One torch thread and its processor time; every size is timed in turns and
-the least time counts, since whatever else the machine does only adds to it.
+Two of the six sections time the curvature pass and a whole edit of a given module for growing
+numbers of rows, which a dataset makes on request. One compares the memory peak of such an edit with
+the bytes of the rows. Three time the curvature pass for growing widths of the hidden layers,
+numbers of groups and numbers of classes. Times are processor time of one torch thread. Every size
+is timed in turns and the least time counts, because other work on the machine only adds to it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from benchmarks.speed.bench_edit import STEADY_MALLOC, peak_bytes
 from benchmarks.speed.made import MadeRows, codes, exponent
 
 SECTIONS = ("curvature", "edit", "memory", "width", "groups", "classes")
-# Greatest exponent in the number of rows; share of the rows' bytes that the peak may grow by; cost
-# of 64 groups as a multiple of that of 2.
+# The largest exponent in the number of rows; the share of the rows' bytes by which the peak may
+# grow; the cost of 64 groups as a multiple of that of 2.
 BARS = {"curvature": 1.1, "edit": 1.1, "memory": 0.05, "groups": 1.3}
-FIRST_FITTED = 10_000  # rows; below that, what does not depend on rows shows
+FIRST_FITTED = 10_000  # rows; for fewer, costs that do not depend on rows show
 SIZES = {
     "rows": (1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
     "memory": (20_000, 200_000),
@@ -76,7 +76,7 @@ def table_network(seed: int) -> nn.Module:
 
 
 def image_network(seed: int) -> nn.Module:
-    """Build a small one: what counts in that section is the memory of the rows."""
+    """Build a small network, because that section measures the memory of the rows."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first = nn.Conv2d(3, 8, 4, stride=4)
@@ -118,7 +118,7 @@ def edit_of_rows(
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
-    """Count what this process alone got of the processor."""
+    """Read the processor time of this process alone."""
     start = time.process_time()
     run()
     return time.process_time() - start
@@ -161,7 +161,7 @@ def peak_in_child(n_rows: int, seed: int) -> int:
 
 
 def bench_memory(options: argparse.Namespace) -> Iterator[Line]:
-    """Measure what the peak grows by: labels, codes and logits, but no rows."""
+    """Measure the growth of the peak, which holds labels, codes and logits but no rows."""
     sizes = options.sizes["memory"]
     peaks = [peak_in_child(n, options.seed) for n in sizes]
     row_bytes = 4 * int(np.prod(IMAGE))
@@ -181,7 +181,7 @@ def draw(n_rows: int, n_groups: int, n_classes: int, seed: int) -> list[Tensor]:
 
 
 def bench_width(options: argparse.Namespace) -> Iterator[Line]:
-    """Widen two hidden layers: decomposition, curvature, and passes without it."""
+    """Time decomposition, curvature and plain passes for wider and wider hidden layers."""
     from fairsvd.layers import factorise as decompose
     from fairsvd.networks import MLP
 
@@ -207,7 +207,7 @@ def bench_width(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def bench_groups(options: argparse.Namespace) -> Iterator[Line]:
-    """Time rows of more and more groups, in random order in every batch."""
+    """Time rows of more and more groups, which are in random order in every batch."""
     from fairsvd.networks import MLP
 
     sizes = options.sizes["groups"]
@@ -274,7 +274,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit status is 1 where a bar is missed."""
-    # What the edits achieve is not the question here.
+    # This benchmark does not ask what the edits achieve.
     warnings.simplefilter("ignore")
     options = parse(arguments)
     if options.memory_child:

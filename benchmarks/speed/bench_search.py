@@ -1,10 +1,10 @@
-"""What a search costs, in trainings of the base network: Adult, one torch thread, one process.
+"""Measure the cost of a search in trainings of the base network, on Adult with one torch thread.
 
-The base is the time of five trainings, those of the folds of the search and no more. Against it:
-``GridSearchCV`` over ranks and sparsities with ``memory=``, and ``FairLRFTransformerCV`` over the
-same grid, both with the final fit on all rows. Then the grid without ``memory=``, searched
-trade-offs and the default edit (learned masks) on a smaller grid, and two Dask workers against one
-process. Needs the data: ``FAIRSVD_DATA``.
+The base is the time of five trainings, one for each fold of the search. It is compared with
+``GridSearchCV`` over ranks and sparsities with ``memory=``, and with ``FairLRFTransformerCV`` over
+the same grid, both with the final fit on all rows. Further sections measure the grid without
+``memory=``, searched trade-offs and the default edit (learned masks) on a smaller grid, and two
+Dask workers against one process. The data are found by ``FAIRSVD_DATA``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Before torch is loaded: what is measured is one core.
+# Set before torch is loaded, because one core is measured.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import joblib
@@ -56,7 +56,7 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Result:
-    """A line of the table: how many times the base it took, turn by turn."""
+    """A line of the table: the time in multiples of the base, turn by turn."""
 
     section: str
     setting: str
@@ -78,7 +78,7 @@ class Result:
 
 @dataclass
 class Bench:
-    """The rows, the options, what the last run of each kind found, and remarks on it."""
+    """The rows, the options, the result of the last run of each kind, and remarks on it."""
 
     rows: Rows
     options: argparse.Namespace
@@ -87,7 +87,7 @@ class Bench:
     failed: bool = False
 
     def keep(self, name: str, run: Run) -> Run:
-        """Run, and remember what was found."""
+        """Run, and remember the result."""
 
         def call() -> None:
             self.found[name] = run()
@@ -95,7 +95,7 @@ class Bench:
         return call
 
     def agree(self, name: str, mine: str, other: str, *, exactly: bool) -> None:
-        """Hold two searches to the same choice, or to the same numbers and the same network."""
+        """Check that two searches choose the same, or have equal numbers and an equal network."""
         a, b = self.found[mine], self.found[other]
         alike, largest = differences(a, b)
         if exactly:
@@ -185,7 +185,7 @@ def bench_plain(bench: Bench) -> Iterator[Result]:
     else:
         sample = seconds(lambda: grid_search(bench.rows, TIMED, refit=False, **plain))
         cached = seconds(kept)
-        # The final fit trains its network either way: it costs what it cost there.
+        # The final fit trains its network in both cases, so it has the same cost.
         took = sample / n_timed * n_fits + bench.found["kept"].refit_time_
         how = f"{n_timed} of {n_fits} fits timed, scaled"
     base = "GridSearchCV with memory=", [cached]
@@ -196,7 +196,7 @@ def bench_plain(bench: Bench) -> Iterator[Result]:
 def both_ways(
     bench: Bench, section: str, what: str, tradeoff: float | None, **settings: Any
 ) -> Iterator[Result]:
-    """Time a smaller grid with either class, once; no bar."""
+    """Time a smaller grid once with both classes; there is no bar."""
     tradeoffs = None if tradeoff is None else (tradeoff,)
     runs = [
         base_trainings(bench.rows),
@@ -210,7 +210,7 @@ def both_ways(
 
 @contextmanager
 def two_workers() -> Iterator[Any]:
-    """Start two processes of one thread each, the package imported."""
+    """Start two processes of one thread each, and import the package in them."""
     from distributed import Client, LocalCluster
 
     settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     from fairsvd.exceptions import DatasetNotFoundError
 
-    # What the edits achieve is not the question here.
+    # This benchmark does not ask what the edits achieve.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:

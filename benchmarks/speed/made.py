@@ -1,4 +1,4 @@
-"""Data that is made when it is asked for, so that any number of rows takes no memory."""
+"""Data that is made on request, so that any number of rows takes no memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 __all__ = ["MadeRows", "codes", "exponent"]
 
-# Rows begin at so many places of one stretch of noise: further rows repeat the first ones.
+# The number of places in one stretch of noise where rows begin; further rows repeat the first.
 PLACES = 2**16
 
 
@@ -34,7 +34,7 @@ class MadeRows(Dataset):
         return self.n_rows
 
     def __getitem__(self, row: int) -> np.ndarray:
-        start = row * 40_503 % PLACES  # odd, so that neighbours lie apart and every place is used
+        start = row * 40_503 % PLACES  # odd: neighbours are far apart, and every place is used
         return self.noise[start : start + self.n_values].reshape(self.shape)
 
 

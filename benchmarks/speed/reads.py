@@ -1,4 +1,4 @@
-"""Counting which image file is read in which pass of which call, also in worker processes.
+"""Count which image file is read in which pass of which call, also in worker processes.
 
 A pass is one run over rows in blocks (statistics, curvature, a judgement, a prediction), one epoch
 of a network's training, one step of an edit, or one look at a few rows that come first (a probe).
@@ -29,7 +29,7 @@ from fairsvd.arrays import Batches, LabelledRows
 from fairsvd.base import NetworkEditor
 from fairsvd.networks import _inference
 
-# What each kind of pass is, by the code that asks for the rows.
+# The kinds of pass, by the code that requests the rows.
 PROBE, BLOCKS, STEP = "a few first rows", "statistics", "step of an edit"
 JUDGING, PREDICTION = "judgement", "prediction"
 EPOCH, HELD_OUT = "epoch of training", "epoch, held-out rows"
@@ -37,7 +37,7 @@ EPOCH, HELD_OUT = "epoch of training", "epoch, held-out rows"
 
 @dataclass
 class Process:
-    """What this process is doing, and how many rows somebody holds."""
+    """What this process is doing, and how many rows are held in it."""
 
     call: str = "outside"
     number: int = 0
@@ -54,7 +54,7 @@ CALLS = itertools.count(1)
 
 
 def encode(number: int, height: int, width: int, shade: int, rng: np.random.Generator) -> Any:
-    """Draw an image whose first pixel says its number; ``shade`` brightens the others."""
+    """Draw an image whose first pixel codes its number; ``shade`` brightens the others."""
     pixels = rng.integers(0, 120, size=(height, width, 3), dtype=np.uint8)
     pixels += np.uint8(shade)
     pixels[0, 0] = number >> 16, number >> 8 & 255, number & 255
@@ -63,7 +63,7 @@ def encode(number: int, height: int, width: int, shade: int, rng: np.random.Gene
 
 @dataclass
 class Counted:
-    """A transform that writes down each call in a file: what is read, in which pass.
+    """A transform that logs each call in a file: what is read, and in which pass.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Counted:
         install()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A worker gets it with the first rows.
+        # A worker receives it with the first rows.
         self.__dict__.update(state)
         install()
 
@@ -99,7 +99,7 @@ class Counted:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had so far, or 0 where Linux does not tell.
+    """Return the most memory that this process has had so far, or 0 if the system does not say.
 
     ``resource.getrusage`` would give a worker the peak of the process that started it.
     """
@@ -125,14 +125,14 @@ def during(kind: str, serial: int | None = None) -> Iterator[None]:
 
 
 def in_passes(kind: str, generate: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """Make each run of a generator one pass, but for the time that others work with its rows."""
+    """Make each run of a generator one pass, without the time in which others use its rows."""
 
     @wraps(generate)
     def counted(*args: Any, **settings: Any) -> Iterator[Any]:
         serial, inner = next(SERIALS), generate(*args, **settings)
         while True:
             with during(kind, serial):
-                # Not under a name, which would hold the rows of a block while the next is read.
+                # A name would hold the rows of a block while the next block is read.
                 found = list(itertools.islice(inner, 1))
             if not found:
                 return
@@ -151,7 +151,7 @@ def as_pass(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_read(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make each call a pass where it is in none, and count the rows that it returns as held."""
+    """Make each call that is in no pass a pass, and count the rows that it returns as held."""
 
     @wraps(function)
     def counted(*args: Any, **settings: Any) -> Any:
@@ -162,7 +162,7 @@ def as_read(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def noted(rows: Any) -> Any:
-    """Count rows as held until their tensor is gone; an editor keeps its few first rows."""
+    """Count rows as held until their tensor is deleted; an editor keeps its few first rows."""
     if HERE.kind == PROBE:
         return rows
     HERE.alive += len(rows)
@@ -189,7 +189,7 @@ def as_call(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def epochs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make one pass of what skorch does in one epoch with one of its two data sets."""
+    """Make one pass of skorch's work in one epoch with one of its two data sets."""
 
     @wraps(function)
     def counted(net: Any, iterator: Any, training: bool, *args: Any, **settings: Any) -> Any:
@@ -200,7 +200,7 @@ def epochs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def everywhere(put: Callable[[Any, str, Any], None], old: Any, new: Any) -> None:
-    """Put one function in the place of another wherever the package has imported it."""
+    """Replace one function by another wherever the package has imported it."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "fairsvd":
             for key in [key for key, value in vars(module).items() if value is old]:
@@ -208,7 +208,7 @@ def everywhere(put: Callable[[Any, str, Any], None], old: Any, new: Any) -> None
 
 
 def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Wrap, once a process, what reads rows; ``put`` sets an attribute."""
+    """Wrap the functions that read rows, once per process; ``put`` sets an attribute."""
     if HERE.installed:
         return
     put(HERE, "installed", True)
@@ -250,7 +250,7 @@ class Row:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[Row]:
-    """Count reads by what was going on."""
+    """Count reads by call and kind of pass."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
         found.setdefault((line["call"], line["kind"]), []).append(line)

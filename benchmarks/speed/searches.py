@@ -1,4 +1,4 @@
-"""The searches that are timed, and the trainings that no search can do without."""
+"""The searches that are timed, and the trainings that every search needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fairsvd import (
 __all__ = ["N_FOLDS", "Grid", "base_trainings", "differences", "grid_search", "own_search"]
 
 N_FOLDS = 5
-# The utility is the scorer's, so that the grid and the CV class rank by the same numbers.
+# The utility of the scorer, so that the grid and the CV class rank by the same numbers.
 COMMON: dict[str, Any] = {
     "criterion": "curvature",
     "refine": None,
@@ -36,7 +36,7 @@ Grid = Mapping[str, Sequence[float]]
 def grid_search(
     rows: Rows, grid: Grid, *, memory: bool = True, refit: bool = True, **settings: Any
 ) -> GridSearchCV:
-    """Search with scikit-learn; every call has a new folder for what is kept."""
+    """Search with scikit-learn; every call has a new folder for ``memory=``."""
     gap = fairness_scorer("equalized_odds_difference")
     rule = best_under_gap("utility", "gap", limit=0.05)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def grid_search(
 
 
 def own_search(rows: Rows, grid: Grid, **settings: Any) -> FairLRFTransformerCV:
-    """Search the same grid with the class that does nothing twice."""
+    """Search the same grid with ``FairLRFTransformerCV``."""
     search = FairLRFTransformerCV(
         ranks=grid["rank"],
         sparsities=grid["sparsity"],
@@ -65,7 +65,7 @@ def own_search(rows: Rows, grid: Grid, **settings: Any) -> FairLRFTransformerCV:
 
 
 def base_trainings(rows: Rows) -> Callable[[], list[Any]]:
-    """Give the training of every fold's network, on the rows that an editor trains it on."""
+    """Make the training of every fold's network, on the rows on which an editor trains it."""
     from fairsvd._rng import stage_rng
     from fairsvd.arrays import LabelledRows, as_batches
     from fairsvd.base._split import split_rows
@@ -92,7 +92,7 @@ def base_trainings(rows: Rows) -> Callable[[], list[Any]]:
 
 
 def differences(mine: Any, other: Any) -> tuple[bool, float]:
-    """Tell whether two searches chose alike, and the largest difference of a score."""
+    """Say whether two searches chose the same, and the largest difference of a score."""
     keys = ("rank", "sparsity")
     alike = all(mine.best_params_[key] == other.best_params_[key] for key in keys)
     names = [key for key in other.cv_results_ if key.startswith("split") and "_test_" in key]

@@ -1,4 +1,4 @@
-"""Ratios of interleaved runs, so that a busy machine slows both sides, and their table."""
+"""Ratios of runs that take turns, so that a busy machine slows both sides, and their table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """A line without a bar is there to be read."""
+        """Say whether the bar is met; a line without a bar is for information."""
         return self.bar is None or self.median <= self.bar
 
     def cells(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def compare(
 
 
 def options_parser(description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
-    """Make the options that every benchmark of times takes."""
+    """Make the options that all benchmarks of times share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sections", nargs="+", choices=sections, default=list(sections))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
@@ -86,7 +86,7 @@ def options_parser(description: str, sections: Sequence[str]) -> argparse.Argume
 
 
 def report(results: Iterable[Result], options: argparse.Namespace) -> int:
-    """Print the table as the lines come; give the exit status, 1 where a bar is missed."""
+    """Print the table line by line; the exit status is 1 where a bar is missed."""
     print("| section | setting | ratio | spread | bar | base |\n|---|---|---|---|---|---|")
     lines = []
     for result in results:
