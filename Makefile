@@ -70,7 +70,7 @@ docs: $(VENV)/.for-docs
 	@echo "open docs/_build/html/index.html"
 
 bench: $(VENV)/.for-bench
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/*/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

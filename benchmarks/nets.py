@@ -1,4 +1,4 @@
-"""The base networks of the benchmark and the fine-tuning loop that its own controls share."""
+"""The base networks of the benchmarks and the fine-tuning loop of the controls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from residual import ResidualNetwork
-from tasks import Rows
 from torch import nn
+
+from benchmarks.residual import ResidualNetwork
+from benchmarks.tasks import Rows
 
 __all__ = [
     "PER_BATCH",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 PER_BATCH = 256
-# The soft rates are sigmoid(4 x margin): steep enough to count, flat enough to have a gradient.
+# Soft rates are sigmoid(4 x margin): steep enough to resemble counts, flat enough for a gradient.
 STEEPNESS = 4.0
 
 
@@ -76,7 +77,7 @@ def residual(seed: int, outputs: int = 2, width: int = 16) -> ResidualNetwork:
 
 
 def as_inputs(X: np.ndarray) -> torch.Tensor:
-    """Give features as a tensor; images with their channels last, which convolutions like."""
+    """Turn features into a tensor; images get channels last, with which convolutions are faster."""
     inputs = torch.from_numpy(X)
     return inputs.contiguous(memory_format=torch.channels_last) if X.ndim == 4 else inputs
 
@@ -91,7 +92,9 @@ def train(
     epochs: int = 20,
     steps: int = 1500,
 ) -> nn.Module:
-    """Train a network in place: Adam 1e-3, batches of 256, the longer of epochs and steps.
+    """Train a network in place by Adam 1e-3 in batches of 256, for ``epochs`` or ``steps``.
+
+    The training lasts as long as the larger of the two asks for.
 
     Parameters
     ----------
@@ -172,7 +175,7 @@ def soft_gap(margin: torch.Tensor, shares: torch.Tensor, constraint: str) -> tor
 
 
 def cell_weights(shares: torch.Tensor, balance: str) -> torch.Tensor:
-    """Weigh cells in the cross-entropy: every class alike, or every cell alike; they sum to 1."""
+    """Weigh cells in the cross-entropy so that classes, or cells, weigh alike; the sum is 1."""
     if balance == "cells":
         return torch.full_like(shares, 1 / shares.numel())
     return shares / shares.sum(dim=0, keepdim=True) / 2

@@ -1,7 +1,7 @@
 """The tables of the benchmark: load, choose the group, split, encode.
 
 Every task comes in two forms. ``with-group`` keeps the group's columns among the features;
-``blind`` removes them, and only them: columns that give the group away (husband, wife) stay, as
+``blind`` removes these columns only. Other columns that reveal the group (husband, wife) stay, as
 they would in practice.
 """
 
@@ -71,7 +71,7 @@ class Task:
     keep : tuple of str
         Values of the attribute whose rows stay; empty for all.
     against : str or None
-        This value against all others, where there are more than two.
+        If there are more than two values: the value that is compared with all others.
     drop : tuple of str
         Columns that no form uses.
     """
@@ -85,14 +85,14 @@ class Task:
 
 TASKS = {
     "adult-sex": Task("load_adult", "sex"),
-    # The charge in words makes 370 sparse columns: a network memorises its 2,600 rows by them.
+    # The charge in words becomes 370 sparse columns, by which a network memorises its 2,600 rows.
     "compas-race": Task(
         "load_compas",
         "race",
         keep=("African-American", "Caucasian"),
         drop=("c_charge_desc",),
     ),
-    # The length of a call is known only after it, when the answer is known too.
+    # The length of a call is only known after the call, when the answer is known too.
     "bank-age": Task("load_bank", "age_group", drop=("duration",)),
     "german-age": Task("load_german", "age_group"),
     "adult-race": Task("load_adult", "race", against="White"),
@@ -149,7 +149,7 @@ def split(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def encode(frame: pd.DataFrame, train: np.ndarray) -> np.ndarray:
-    """One-hot the categories, standardise the numbers by the training rows.
+    """One-hot encode the categories and standardise the numbers by the training rows.
 
     Parameters
     ----------

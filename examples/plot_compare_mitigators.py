@@ -2,13 +2,13 @@
 Which method for this table?
 ============================
 
-Recidivism within two years, as ProPublica's COMPAS table has it, for two races. Six methods and the
-untouched network are compared on the same folds, over one network a fold: two editors, two of
-fairlearn's, a threshold, and a logistic regression that knows nothing of groups.
+The task is recidivism within two years, from ProPublica's COMPAS table, for two races. Six methods
+and the untouched network are compared on the same folds, over one network per fold: two editors,
+two methods of fairlearn, a threshold, and a logistic regression that knows nothing of groups.
 
-The table is read from the folder that ``FAIRSVD_DATA`` names, or from the user's cache; where it
-is in neither, it is downloaded, or an error says which file to put where. On two quiet cores the
-script takes about two minutes.
+The table is read from the folder that ``FAIRSVD_DATA`` names, or from the user's cache. If it is in
+neither, it is downloaded, or an error says which file to put where. On two idle cores the script
+takes about two minutes.
 """
 
 from sklearn.compose import make_column_selector, make_column_transformer
@@ -25,7 +25,7 @@ FOLDS = 3
 # %%
 # The data
 # --------
-# The race is not among the features: whoever needs it to predict has to be told.
+# The race is not among the features, so a method that needs it to predict has to receive it.
 
 compas = load_compas(races=("African-American", "Caucasian"))
 columns = compas.data.drop(columns=["c_charge_desc", *compas.group_columns["race"]])[:N_TRAIN]
@@ -39,8 +39,8 @@ y, race = compas.target[:N_TRAIN], compas.sensitive_features["race"][:N_TRAIN]
 # %%
 # The comparison
 # --------------
-# Names stand for methods with their defaults, instances for any other settings. A classifier that
-# knows nothing of groups may stand beside them.
+# A name stands for a method with its defaults; an instance can have any other settings. A
+# classifier that knows nothing of groups can be compared too.
 
 methods = {
     "threshold": "threshold",
@@ -53,22 +53,22 @@ methods = {
 found = compare(methods, X, y, race, cv=FOLDS, n_jobs=2, random_state=0)
 
 # %%
-# What came of it
-# ---------------
-# psi is balanced accuracy less what the gap exceeds the tolerance by. Its interval, over so few
-# folds, says which differences are none.
+# The result
+# ----------
+# psi is balanced accuracy minus the part of the gap that exceeds the tolerance. There are few
+# folds, so look at its interval before you read a difference as real.
 
 summary = found.summary().droplevel("constraint")
 print(format_table(summary[["psi", "psi_low", "psi_high", "balanced_accuracy", "gap", "harm"]]))
 
 # %%
-# Up and left is better. Hollow points are methods that need the race of everyone they predict for.
+# Better methods are up and to the left. Hollow points are methods that need the race to predict.
 
 ax = found.plot()
 
 # %%
-# Every row of the table has the change of each group's rates against the untouched network, so that
-# a gap that was closed by serving one group worse shows.
+# Every row of the table has the change of each group's rates against the untouched network. This
+# shows a gap that was closed by serving one group worse.
 
 changes = found.groupby("method", sort=False)[
     [name for name in found if name.startswith("tpr_change")]

@@ -2,13 +2,13 @@
 Skin lesions: malignant or not, at every age
 ============================================
 
-Whether a skin lesion is malignant is told from images of 8 x 8 grey pixels (HAM10000). Malignant
-lesions are found at 60 and older far more often than below, and in men more often than in women: a
-network that sees so little leans on what looks old. The groups are age and sex together.
+A network decides from images of 8 x 8 grey pixels whether a skin lesion is malignant (HAM10000).
+Malignant lesions are far more frequent at 60 and older than below, and more frequent in men than in
+women. A network that sees so few pixels relies on signs of age. The groups combine age and sex.
 
-The files are read from the folder ``ham10000`` in the folder that ``FAIRSVD_DATA`` names; where
-they are missing, an error says which they are and where they come from. They are licensed for
-non-commercial use. On a quiet core the script takes about a minute.
+The files are read from the folder ``ham10000`` in the folder that ``FAIRSVD_DATA`` names. If they
+are missing, an error says which files are needed and where they come from. They are licensed for
+non-commercial use. On an idle core the script takes about a minute.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ EPOCHS, MAX_STEPS = 30, 300
 # %%
 # The data
 # --------
-# Several images may show one lesion: they stay together, in training, editing or testing.
+# Several images may show one lesion. They stay together in training, editing or testing.
 
 lesions = load_ham10000_8x8()
 known = np.flatnonzero(lesions.sensitive_features.notna().all(axis=1))
@@ -48,7 +48,8 @@ train, edit = parted(rest, 0.4, seed=1)
 # %%
 # The network
 # -----------
-# A skorch classifier, which is trained first and then frozen, so that the editor takes it as it is.
+# The network is a skorch classifier. It is trained and then frozen, so that the editor does not
+# train it again.
 
 net = NeuralNetClassifier(
     ConvNet(1, 2),
@@ -63,7 +64,7 @@ net.fit(images[train], target[train])
 # %%
 # The edit
 # --------
-# On rows that the network was not trained on. Two columns make four groups.
+# The edit uses rows that the network was not trained on. Two columns make four groups.
 
 editor = FairLRFTransformer(FrozenEstimator(net), max_steps=MAX_STEPS, random_state=0)
 editor.fit(images[edit], target[edit], sensitive_features=person.iloc[edit])
@@ -72,7 +73,7 @@ print(editor.report_.gaps.loc["equalized_odds"].to_string())
 # %%
 # What it did
 # -----------
-# On test rows: whoever is ill and of one group should be found as often as of another.
+# On test rows, malignant lesions should be found equally often in every group.
 
 before, after = net.predict(images[test]), editor.predict(images[test])
 for name, predicted in (("before", before), ("after", after)):
@@ -80,7 +81,7 @@ for name, predicted in (("before", before), ("after", after)):
     print(group_table(target[test], predicted, person.iloc[test], pos_label=1).round(3))
 
 # %%
-# Which images, of which cell: an edit that costs some group more than it helps is seen here.
+# The sheet shows images of every cell. Here you see an edit that harms a group more than it helps.
 
 sheet = plot_cells(editor, images[test], target[test], person.iloc[test], before=before)
 candidates = plot_tradeoff(editor)

@@ -2,13 +2,13 @@
 A colour that a network must not rely on
 ========================================
 
-A network learns to tell shirts from T-shirts, both of Fashion-MNIST. Nine in ten of the shirts it
-is trained on are blue, nine in ten of the T-shirts red, so that it learns the colour too. The only
-rows that there are to repair it with are as biased as those it was trained on.
+A network learns to tell shirts from T-shirts of Fashion-MNIST. In its training rows nine of ten
+shirts are blue and nine of ten T-shirts are red, so it learns the colour too. The only rows that
+are available to repair it are as biased as its training rows.
 
-The images are read from the folder that ``FAIRSVD_DATA`` names, or from the user's cache; where
-they are in neither, they are downloaded, or an error says which files to put where. On a quiet core
-the script takes about two minutes.
+The images are read from the folder that ``FAIRSVD_DATA`` names, or from the user's cache. If they
+are in neither, they are downloaded, or an error says which files to put where. On an idle core the
+script takes about two minutes.
 """
 
 import numpy as np
@@ -26,8 +26,8 @@ EPOCHS, MAX_STEPS = 15, 150
 # %%
 # The data
 # --------
-# Colours follow the label for 90 % of the rows for training and for editing, and for half of the
-# test rows: there, whoever goes by the colour is wrong half of the time.
+# The colour follows the label for 90 % of the training and editing rows, and for half of the test
+# rows. On test rows a network that decides by the colour is wrong half of the time.
 
 
 def tint(images, labels, strength, seed):
@@ -47,7 +47,7 @@ test = tint(held_out.images[:N_TEST], held_out.target[:N_TEST], 0.5, seed=2)
 # %%
 # The network
 # -----------
-# Any ``torch.nn.Module`` will do. This one is trained as networks usually are.
+# Any ``torch.nn.Module`` will do. This one is trained in the usual way.
 
 torch.manual_seed(0)
 network = ConvNet(3, 2)
@@ -64,8 +64,8 @@ network.eval()
 # %%
 # The edit
 # --------
-# Some (label, group) cells are nearly empty, as a table of the editing rows would show: the editor
-# notices and lets every cell weigh alike. It changes a copy; ``network`` stays as it is.
+# Some (label, group) cells of the editing rows are nearly empty. The editor notices this and gives
+# every cell equal weight. It changes a copy; ``network`` stays as it is.
 
 color = edit.sensitive_features
 editor = FairLRFTransformer(network, max_steps=MAX_STEPS, random_state=0)
@@ -75,7 +75,7 @@ print(f"weighs {editor.balance_} alike, removed {editor.removed_fraction_:.0%} o
 # %%
 # What it did
 # -----------
-# On test rows, whose colours say nothing.
+# The colours of the test rows carry no information about the label.
 
 with torch.no_grad():
     codes = network(torch.from_numpy(test.images)).argmax(dim=1).numpy()
@@ -87,11 +87,11 @@ for name, predicted in (("before", before), ("after", after)):
     print(f"{name}: accuracy {accuracy:.3f}, equalized-odds gap {worst:.3f}")
 
 # %%
-# The contact sheet shows where: shirts in red and T-shirts in blue.
+# The contact sheet shows where the network was wrong: on red shirts and blue T-shirts.
 
 sheet = plot_cells(editor, test.images, test.target, test.sensitive_features, before=before)
 
 # %%
-# All candidates that the choice was among, on the rows that it was made on.
+# The plot shows all candidates, measured on the rows on which the choice was made.
 
 candidates = plot_tradeoff(editor)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module(name)
+from benchmark_files import load
 
 
 @pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("tasks", monkeypatch)
+def tasks() -> ModuleType:
+    return load("tasks")
 
 
 @pytest.fixture
-def protocol(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("protocol", monkeypatch)
+def protocol() -> ModuleType:
+    return load("fairness.protocol")
 
 
 def random_rows(tasks: ModuleType, n: int = 600, seed: int = 0) -> tuple[object, np.ndarray]:
@@ -140,10 +133,8 @@ def test_rule_judges_the_sets_apart_where_overfitted(
     assert apart.gap[0] == pytest.approx(2 * together.gap[0])
 
 
-def test_interval_holds_the_mean_and_table_names_failures(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    summary = load("summary", monkeypatch)
+def test_interval_holds_the_mean_and_table_names_failures() -> None:
+    summary = load("fairness.summary")
     values = {"a": np.array([0.6, 0.7, 0.8]), "b": np.array([0.5, 0.5, 0.6])}
     low, high = summary.bootstrap_interval(values)
     assert low < summary.task_mean(values) < high
@@ -152,8 +143,8 @@ def test_interval_holds_the_mean_and_table_names_failures(
     assert "1 failed: ValueError: no / luck" in summary.markdown([failed], {"m": "method m"})
 
 
-def test_the_verdict_pairs_our_best_with_the_best_rival(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = load("verdict", monkeypatch)
+def test_the_verdict_pairs_our_best_with_the_best_rival() -> None:
+    verdict = load("fairness.verdict")
 
     def row(method: str, form: str, task: str, seed: int, psi: float) -> dict[str, object]:
         here = {"constraint": "equalized_odds", "form": form, "task": task, "seed": seed}
@@ -175,10 +166,8 @@ def test_the_verdict_pairs_our_best_with_the_best_rival(monkeypatch: pytest.Monk
     assert seen[5].startswith("**-0.100**")
 
 
-def test_removal_as_it_is_leaves_the_network_alone_and_removes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nets, ours = load("nets", monkeypatch), load("ours", monkeypatch)
+def test_removal_as_it_is_leaves_the_network_alone_and_removes() -> None:
+    nets, ours = load("nets"), load("fairness.ours")
     network, X = nets.mlp(5, 0), np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     before = nets.margins(network, X)
     identity = ours.rebuilt(network, share=0.0, rank=1.0, seed=0)
@@ -191,7 +180,7 @@ def test_removal_as_it_is_leaves_the_network_alone_and_removes(
 
 
 def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = load("bench_methods", monkeypatch)
+    bench = load("fairness.bench_methods")
 
     def broken(context: object, constraint: str) -> None:
         raise RuntimeError("out of luck")
@@ -222,11 +211,10 @@ def test_runs_in_pieces(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.M
     drawn = (tmp_path / "figure.svg").read_bytes()
     bench.main([*base, "--methods", "untouched-utility"])
     assert (tmp_path / "figure.svg").read_bytes() == drawn  # equal figures are equal files
-    assert "benchmarks" in str(Path(sys.modules["bench_methods"].__file__ or "").parent)
 
 
-def test_baselines_of_the_curvature_measure_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = load("bench_curvature", monkeypatch)
+def test_baselines_of_the_curvature_measure_the_same() -> None:
+    bench = load("speed.bench_curvature")
     for kind, n_rows in (("mlp", 40), ("convnet", 6)):
         module, rows = bench.network(kind, 0), bench.draw(kind, n_rows, 3, 0)
         factors = bench.factorise(module, 0.5)
@@ -241,8 +229,8 @@ def test_baselines_of_the_curvature_measure_the_same(monkeypatch: pytest.MonkeyP
                     assert (mine - other).abs().max() < 1e-4 * mine.max()
 
 
-def test_ratios_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = load("timing", monkeypatch)
+def test_ratios_and_bars() -> None:
+    timing = load("speed.timing")
     times = [[1.0, 2.0, 4.0], [2.0, 2.0, 2.0]]
     line = timing.compare("mlp", "a", times, 0.9)
     assert (line.median, line.low, line.high, line.met) == (1.0, 0.5, 2.0, False)
@@ -255,7 +243,7 @@ def test_ratios_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_curvature_benchmark_writes_a_table_and_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = load("bench_curvature", monkeypatch)
+    bench = load("speed.bench_curvature")
     for name in ("ROWS", "FUNC_ROWS", "LOOP_ROWS", "BATCH"):
         monkeypatch.setattr(bench, name, {"mlp": 4, "convnet": 4})
     out = tmp_path / "found.json"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from benchmark_files import load
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("bench_generators")
+def bench():
+    return load("fairness.bench_generators")
 
 
 def test_simulated_sets_differ_in_mean_and_variance(bench):

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark_files import load
 from fairsvd.metrics import fairness_score
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-Loader = Callable[[str], ModuleType]
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Loader:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
-
-def drawn_rows(load: Loader, n: int = 600, n_classes: int = 4, seed: int = 0):
+def drawn_rows(n: int = 600, n_classes: int = 4, seed: int = 0):
     rng = np.random.default_rng(seed)
     y, g = rng.integers(n_classes, size=n), rng.integers(3, size=n)
     X = rng.random((n, 3, 8, 8)).astype(np.float32)
     return load("tasks").Rows(X, y, g), rng.integers(n_classes, size=n)
 
 
-def test_digits_are_split_once_and_tinted_as_the_form_says(load: Loader) -> None:
-    tasks = load("image_tasks")
+def test_digits_are_split_once_and_tinted_as_the_form_says() -> None:
+    tasks = load("fairness.image_tasks")
     biased, even = (tasks.load_problem("tinted-digits", form, 3) for form in tasks.FORMS[:2])
     sizes = [len(part.y) for part in (biased.base, biased.train, biased.validation, biased.test)]
     assert sum(sizes) == 1797
@@ -49,9 +37,9 @@ def test_digits_are_split_once_and_tinted_as_the_form_says(load: Loader) -> None
 
 
 @pytest.mark.parametrize("constraint", ["equalized_odds", "demographic_parity"])
-def test_the_gap_of_many_classes_is_the_package_s(load: Loader, constraint: str) -> None:
-    many = load("many")
-    rows, predicted = drawn_rows(load)
+def test_the_gap_of_many_classes_is_the_package_s(constraint: str) -> None:
+    many = load("fairness.many")
+    rows, predicted = drawn_rows()
     measured = many.evaluate(predicted, rows, constraint)
     name = f"{constraint}_difference"
     assert measured[name] == pytest.approx(
@@ -64,8 +52,8 @@ def test_the_gap_of_many_classes_is_the_package_s(load: Loader, constraint: str)
     assert measured["accuracy"] == np.mean(predicted == rows.y)
 
 
-def test_the_soft_gap_of_certain_predictions_is_the_hard_one(load: Loader) -> None:
-    many = load("many")
+def test_the_soft_gap_of_certain_predictions_is_the_hard_one() -> None:
+    many = load("fairness.many")
     y = torch.arange(4).repeat_interleave(30)
     g = torch.arange(120) % 3
     rng = np.random.default_rng(0)
@@ -78,17 +66,17 @@ def test_the_soft_gap_of_certain_predictions_is_the_hard_one(load: Loader) -> No
     assert float(many.soft_gap(certain, y, g)) == pytest.approx(wanted)
 
 
-def test_scarce_cells_decide_how_controls_weigh(load: Loader) -> None:
-    bench, rows = load("bench_images"), load("tasks").Rows
+def test_scarce_cells_decide_how_controls_weigh() -> None:
+    bench, rows = load("fairness.bench_images"), load("tasks").Rows
     cells = np.repeat([[0, 0], [0, 1], [1, 0], [1, 1]], [90, 10, 10, 90], axis=0)
     assert bench.is_scarce(rows(None, cells[:, 0], cells[:, 1]))
     cells = np.repeat([[0, 0], [0, 1], [1, 0], [1, 1]], [60, 40, 40, 60], axis=0)
     assert not bench.is_scarce(rows(None, cells[:, 0], cells[:, 1]))
 
 
-def test_larger_images_get_a_residual_network(load: Loader) -> None:
-    bench, tasks = load("bench_images"), load("image_tasks")
-    rows, _ = drawn_rows(load, n=4)
+def test_larger_images_get_a_residual_network() -> None:
+    bench, tasks = load("fairness.bench_images"), load("fairness.image_tasks")
+    rows, _ = drawn_rows(n=4)
     large = tasks.enlarged(rows)
     assert large.X.shape == (4, 3, 64, 64) and large.X.dtype == np.float32
     assert large.y is rows.y and large.g is rows.g
@@ -105,9 +93,9 @@ def test_larger_images_get_a_residual_network(load: Loader) -> None:
     assert all(torch.equal(value, again[name]) for name, value in deep.state_dict().items())
 
 
-def test_selection_leaves_the_untouched_network_only_for_something_better(load: Loader) -> None:
-    many = load("many")
-    rows, _ = drawn_rows(load, n=240, n_classes=3)
+def test_selection_leaves_the_untouched_network_only_for_something_better() -> None:
+    many = load("fairness.many")
+    rows, _ = drawn_rows(n=240, n_classes=3)
     network = load("nets").convnet(3, 0, 8, 3)
     context = many.ManyContext(network, rows, rows, rows.X, rows.g, ("a", "b", "c"), 0)
     truth = {row.tobytes(): y for row, y in zip(rows.X, rows.y, strict=True)}
@@ -124,10 +112,8 @@ def test_selection_leaves_the_untouched_network_only_for_something_better(load: 
 
 
 @pytest.mark.slow
-def test_runs_in_pieces_and_writes_a_table(
-    load: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = load("bench_images")
+def test_runs_in_pieces_and_writes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("fairness.bench_images")
     out, table = tmp_path / "rows.jsonl", tmp_path / "table.md"
     base = ["--quick", "--seeds", "1", "--tasks", "tinted-digits", "--forms", "biased"]
     base += ["--out", str(out), "--table", str(table), "--resume"]
@@ -139,9 +125,9 @@ def test_runs_in_pieces_and_writes_a_table(
     bench.main([*base, "--methods", "untouched"])
     bench.main([*base, "--methods", "untouched,last-layer,fairlrf-curvature,gap"])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    names = ["untouched", "last-layer", "fairlrf-curvature", "gap"]
+    names = ["untouched", "last-layer", "gap", "fairlrf-curvature"]
     assert [row["method"] for row in rows] == names
-    assert rows[3]["error"] == "RuntimeError: out of luck"
+    assert rows[2]["error"] == "RuntimeError: out of luck"
     assert all(row["balance"] == "cells" for row in rows)
     text = table.read_text()
     assert "### tinted-digits, editing rows biased" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from skorch.dataset import ValidSplit
 from torch import nn
 
+from benchmark_files import load
 from fairsvd import (
     FairLRFTransformerCV,
     GapFineTuner,
@@ -29,7 +29,6 @@ from pictures import Folder, Noting
 pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
 
 N_ROWS = 60
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +155,7 @@ def test_a_search_in_two_workers_gives_what_one_gives(folder):
 @pytest.fixture
 def reads(monkeypatch, tmp_path):
     """Record every read for one test; gives the recorder's module and a transform."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("reads")
+    module = load("speed.reads")
     monkeypatch.setattr(module, "HERE", module.Process())
     module.install(monkeypatch.setattr)
     return module, module.Counted(str(tmp_path / "log"))

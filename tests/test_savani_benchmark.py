@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from test_benchmarks import load
+from benchmark_files import load
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("savani", monkeypatch)
+def bench() -> ModuleType:
+    return load("savani.bench_savani")
 
 
 def small_problem(tasks: ModuleType, name: str = "compas-race", seed: int = 0) -> Any:
@@ -33,7 +33,7 @@ def test_a_table_is_split_60_20_20_and_standardised_by_its_training_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pd = pytest.importorskip("pandas")
-    data = load("savani_data", monkeypatch)
+    data = load("savani.data")
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"number": rng.normal(5, 2, 105), "job": rng.choice(["a", "b"], 105)})
     frame.loc[:4, "job"] = None
@@ -52,7 +52,7 @@ def test_a_table_is_split_60_20_20_and_standardised_by_its_training_rows(
     assert not np.array_equal(other.test.y, problem.test.y)
 
 
-def test_signed_measures_equal_aif360(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signed_measures_equal_aif360(bench: ModuleType) -> None:
     import warnings
 
     pd = pytest.importorskip("pandas")
@@ -60,7 +60,7 @@ def test_signed_measures_equal_aif360(bench: ModuleType, monkeypatch: pytest.Mon
         warnings.simplefilter("ignore")
         from aif360.sklearn import metrics as aif
 
-    tasks = load("tasks", monkeypatch)
+    tasks = load("tasks")
     rng = np.random.default_rng(1)
     y, g, predictions = rng.integers(2, size=(3, 200))
     rows = tasks.Rows(np.zeros((200, 1)), y, g)
@@ -85,7 +85,7 @@ def test_the_network_is_the_papers_and_training_keeps_its_best_state(
 ) -> None:
     import torch
 
-    net, tasks = load("savani_net", monkeypatch), load("tasks", monkeypatch)
+    net, tasks = load("savani.net"), load("tasks")
     made = net.made_network(7, 0)
     kinds = [type(part).__name__ for part in made]
     assert kinds == ["Linear", "ReLU", "Dropout", "BatchNorm1d"] * 11 + ["Linear"]
@@ -106,7 +106,7 @@ def test_the_network_is_the_papers_and_training_keeps_its_best_state(
 def test_the_default_threshold_is_that_of_balanced_accuracy(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks, net = load("tasks", monkeypatch), load("savani_net", monkeypatch)
+    tasks, net = load("tasks"), load("savani.net")
     monkeypatch.setattr(net, "UPDATES", 10)
     monkeypatch.setattr(net, "EPOCHS", 1)
     problem = small_problem(tasks)
@@ -124,7 +124,7 @@ def test_the_default_threshold_is_that_of_balanced_accuracy(
 def test_runs_in_pieces_and_writes_both_tables(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks, net = load("tasks", monkeypatch), load("savani_net", monkeypatch)
+    tasks, net = load("tasks"), load("savani.net")
     monkeypatch.setattr(net, "UPDATES", 10)
     monkeypatch.setattr(net, "EPOCHS", 1)
     trained: list[str] = []
@@ -137,7 +137,7 @@ def test_runs_in_pieces_and_writes_both_tables(
         raise RuntimeError("out of | luck")
 
     monkeypatch.setattr(bench, "load_paper_problem", small)
-    few = bench.method("few trials", bench.named("RandomPerturbation"), n_trials=3)
+    few = bench.method("few trials", "RandomPerturbation", n_trials=3)
     methods = {"default": bench.METHODS["default"], "random": few}
     methods["gap"] = bench.Method(broken, False, "broken")
     for name, each in methods.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,17 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from benchmark_files import load
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
-
-def test_made_rows_are_the_same_each_time_and_differ(load: object) -> None:
-    rows = load("made").MadeRows(70_000, (3, 4, 4), seed=1)
+def test_made_rows_are_the_same_each_time_and_differ() -> None:
+    rows = load("speed.made").MadeRows(70_000, (3, 4, 4), seed=1)
     some = np.stack([rows[i] for i in range(2000)])
     assert some.shape == (2000, 3, 4, 4) and some.dtype == np.float32
     assert np.array_equal(rows[1234], some[1234])
@@ -30,18 +23,17 @@ def test_made_rows_are_the_same_each_time_and_differ(load: object) -> None:
     assert rows[69_999].shape == (3, 4, 4)
 
 
-def test_exponent_is_that_of_a_power_law(load: object) -> None:
+def test_exponent_is_that_of_a_power_law() -> None:
     sizes = [10, 100, 1000]
-    assert load("made").exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+    assert load("speed.made").exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
 
 
 def test_scale_benchmark_writes_a_table_and_json(
-    load: object,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bench: ModuleType = load("bench_scale")
+    bench: ModuleType = load("speed.bench_scale")
     sizes = {"rows": (40, 80, 160), "width": (8, 16), "groups": (2, 64), "classes": (2, 3)}
     monkeypatch.setattr(bench, "SIZES", sizes)
     monkeypatch.setattr(bench, "FIRST_FITTED", 80)
@@ -62,9 +54,9 @@ def test_scale_benchmark_writes_a_table_and_json(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
 def test_gpu_benchmark_says_where_there_is_nothing_to_measure(
-    load: object, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bench: ModuleType = load("bench_gpu")
+    bench: ModuleType = load("speed.bench_gpu")
     assert bench.main([]) == 0
     assert "No CUDA device" in capsys.readouterr().out
     with torch.device("meta"):

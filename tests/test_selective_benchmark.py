@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmark_files import load
 from helpers import IGNORE_SMALL_DATA
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("bench_selective")
+def bench():
+    return load("fairness.bench_selective")
 
 
 def test_measures_by_hand(bench):

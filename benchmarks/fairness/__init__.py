@@ -1,0 +1,1 @@
+"""Benchmarks of fairness: every method is measured by one protocol."""

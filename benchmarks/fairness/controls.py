@@ -1,0 +1,83 @@
+"""The controls that are always in the table; they use nothing of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from benchmarks.fairness.context import Context, Method, Outcome
+from benchmarks.nets import fine_tune, margins
+
+__all__ = ["CONTROLS"]
+
+PENALTIES = (0.3, 1.0, 3.0)
+
+
+def at_half(context: Context, constraint: str) -> Outcome:
+    """Leave the network alone and predict its more probable class."""
+    return Outcome((margins(context.network, context.test_X) > 0).astype(int), {})
+
+
+def for_utility(context: Context, constraint: str) -> Outcome:
+    """Leave the network alone and move its threshold to the best balanced accuracy."""
+    return Outcome(context.before, {})
+
+
+def one_threshold(context: Context, constraint: str) -> Outcome:
+    """Leave the network alone and choose its one threshold by the selection rule."""
+    return context.select([], constraint)[0]
+
+
+def choose_module(
+    context: Context, constraint: str, modules: Iterable[tuple[float, nn.Module]]
+) -> Outcome:
+    """Choose among fine-tuned modules, each of which comes with its penalty."""
+    made = list(modules)
+    scorers = [partial(margins, module) for _, module in made]
+    outcome, winner = context.select(scorers, constraint)
+    penalty = made[winner - 1][0] if winner else None
+    return Outcome(outcome.predictions, {**outcome.notes, "winner": winner, "penalty": penalty})
+
+
+def tuned(
+    context: Context, constraint: str, penalties: Iterable[float], **how: Any
+) -> Iterable[tuple[float, nn.Module]]:
+    """Fine-tune once for every penalty and give each candidate with its penalty."""
+    settings = {"offset": context.offset, "seed": context.seed, "constraint": constraint, **how}
+    for penalty in penalties:
+        for module in fine_tune(context.network, context.train, penalty=penalty, **settings):
+            yield penalty, module
+
+
+def plain_fine_tuning(context: Context, constraint: str) -> Outcome:
+    """Fine-tune every weight on class-balanced cross-entropy, without a gap in the loss."""
+    return choose_module(context, constraint, tuned(context, constraint, [0.0]))
+
+
+def soft_gap_fine_tuning(context: Context, constraint: str) -> Outcome:
+    """Fine-tune every weight with the soft gap in the loss."""
+    candidates = tuned(context, constraint, PENALTIES, balance=context.balance)
+    return choose_module(context, constraint, candidates)
+
+
+def last_layer(context: Context, constraint: str) -> Outcome:
+    """Retrain the last layer on training rows that are balanced over (label, group) cells.
+
+    This follows deep feature reweighting (Kirichenko et al., arXiv:2204.02937).
+    """
+    names = [name for name, _ in context.network.named_parameters()][-2:]
+    candidates = tuned(context, constraint, [0.0], balance="cells", names=names, rate=1e-2)
+    return choose_module(context, constraint, candidates)
+
+
+CONTROLS = {
+    "untouched": Method(at_half, False, "untouched, threshold .5"),
+    "untouched-utility": Method(for_utility, False, "untouched, threshold for utility"),
+    "untouched-gap": Method(one_threshold, False, "untouched, one threshold under the gap"),
+    "plain-fine-tuning": Method(plain_fine_tuning, False, "plain fine-tuning"),
+    "soft-gap-fine-tuning": Method(soft_gap_fine_tuning, False, "full fine-tuning, soft gap"),
+    "last-layer": Method(last_layer, False, "last layer on balanced cells"),
+}

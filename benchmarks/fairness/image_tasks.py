@@ -1,0 +1,279 @@
+"""The image tasks of the benchmark: the rows that train, edit, choose and test.
+
+In the tinted tasks the colour follows the label for 90 % of the training rows. In the form
+``biased`` it does so for 90 % of the editing rows too. In the form ``unbiased`` the editing rows
+have random colours, as the test rows always have. Skin lesions are not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.tasks import Rows
+
+__all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
+
+FORMS = ("biased", "unbiased", "as-is")
+STRENGTH = 0.9
+SHIRTS = (0, 6)
+# Methods choose among candidates on a quarter of the rows that they get.
+VALIDATION = 0.25
+
+
+@dataclass(frozen=True)
+class ImageProblem:
+    """The rows of one task, form and seed.
+
+    Attributes
+    ----------
+    groups : tuple of str
+        The name of each group code.
+    base : Rows
+        Train the base network, and nothing else.
+    unbiased : Rows or None
+        The same images without the bias, for the oracle.
+    train, validation : Rows
+        What methods get: rows to edit on, and rows to choose on.
+    test : Rows
+    steps : int
+        Least number of batches of the base network's training.
+    """
+
+    task: str
+    form: str
+    seed: int
+    groups: tuple[str, ...]
+    base: Rows
+    unbiased: Rows | None
+    train: Rows
+    validation: Rows
+    test: Rows
+    steps: int
+
+    @property
+    def n_classes(self) -> int:
+        """Count the classes."""
+        return 1 + int(self.base.y.max())
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """How a task is loaded, and in which forms.
+
+    Attributes
+    ----------
+    load : callable
+        (form, seed, dev, quick) -> ImageProblem, without its name.
+    forms : tuple of str
+    """
+
+    load: Callable[[str, int, bool, bool], ImageProblem]
+    forms: tuple[str, ...]
+
+
+def tinted(
+    images: np.ndarray, labels: np.ndarray, strength: float, seed: int, colors: int = 2
+) -> Rows:
+    """Tint images and bring them into the benchmark's form; labels become codes."""
+    from fairsvd.datasets import make_tinted
+
+    bunch = make_tinted(images, labels, strength, n_colors=colors, random_state=seed)
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return Rows(bunch.images.astype(np.float32), codes, bunch.groups)
+
+
+def taken(rows: Rows, positions: np.ndarray) -> Rows:
+    """Take some rows."""
+    return Rows(*(column[positions] for column in rows))
+
+
+def halves(rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Set a quarter of every (label, group) cell apart, to choose on."""
+    from sklearn.model_selection import train_test_split
+
+    n_groups = 1 + rows.g.max()
+    cells = rows.y * n_groups + rows.g
+    counts = np.bincount(cells)
+    # A cell with a single row is split together with the largest cell of its label.
+    for lone in np.flatnonzero(counts == 1):
+        first = lone // n_groups * n_groups
+        cells[cells == lone] = first + counts[first : first + n_groups].argmax()
+    edit, choose = train_test_split(
+        np.arange(len(rows.y)), test_size=VALIDATION, stratify=cells, random_state=seed
+    )
+    return taken(rows, np.sort(edit)), taken(rows, np.sort(choose))
+
+
+def fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Load shirt (1) against T-shirt (0): 6,000 training, 2,000 editing and 2,000 test rows.
+
+    Development runs test on 2,000 further rows of the training files.
+    """
+    from fairsvd.datasets import load_fashion_mnist
+
+    source = load_fashion_mnist(subset="train", classes=SHIRTS)
+    held = load_fashion_mnist(subset="test", classes=SHIRTS)
+    n_base, n_edit, n_test = (600, 240, 200) if quick else (6000, 2000, 2000)
+    order = np.random.default_rng(seed).permutation(len(source.target))
+    base, edit, further = np.split(order, [n_base, n_base + n_edit])
+    test = (source.images[further], source.target[further]) if dev else (held.images, held.target)
+    strength = STRENGTH if form == "biased" else 0.5
+    editing = tinted(source.images[edit], source.target[edit], strength, seed + 1)
+    train, validation = halves(editing, seed)
+    return ImageProblem(
+        task="",
+        form=form,
+        seed=seed,
+        groups=("red", "blue"),
+        base=tinted(source.images[base], source.target[base], STRENGTH, seed),
+        unbiased=tinted(source.images[base], source.target[base], 0.5, seed),
+        train=train,
+        validation=validation,
+        test=tinted(*(part[:n_test] for part in test), 0.5, seed + 2),
+        steps=0,
+    )
+
+
+def enlarged_fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Enlarge the same images to 64 x 64."""
+    from dataclasses import replace
+
+    problem = fashion(form, seed, dev, quick)
+    parts = ("base", "unbiased", "train", "validation", "test")
+    return replace(problem, **{part: enlarged(getattr(problem, part)) for part in parts})
+
+
+def enlarged(rows: Rows, side: int = 64) -> Rows:
+    """Enlarge images by interpolation between pixels."""
+    import torch
+
+    images = torch.from_numpy(rows.X)
+    larger = torch.nn.functional.interpolate(images, (side, side), mode="bilinear")
+    return rows._replace(X=larger.numpy())
+
+
+def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Load ten digits in three colours, 8 x 8: half train, a quarter edits, a quarter tests.
+
+    Development runs use only the three quarters that do not test.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    source = load_digits()
+    grey, labels = source.images / 16.0, source.target
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=seed
+    )
+    if dev:
+        rest, test = train_test_split(
+            rest, test_size=0.25, stratify=labels[rest], random_state=seed
+        )
+    base, edit = train_test_split(rest, test_size=1 / 3, stratify=labels[rest], random_state=seed)
+    strength = STRENGTH if form == "biased" else 1 / 3
+    train, validation = halves(tinted(grey[edit], labels[edit], strength, seed + 1, 3), seed)
+    return ImageProblem(
+        task="",
+        form=form,
+        seed=seed,
+        groups=("red", "blue", "green"),
+        base=tinted(grey[base], labels[base], STRENGTH, seed, 3),
+        unbiased=tinted(grey[base], labels[base], 1 / 3, seed, 3),
+        train=train,
+        validation=validation,
+        test=tinted(grey[test], labels[test], 1 / 3, seed + 2, 3),
+        steps=0 if quick else 1500,
+    )
+
+
+def lesions(form: str, seed: int, dev: bool, quick: bool, column: str) -> ImageProblem:
+    """Load malignant (1) against benign (0) lesions, 8 x 8 grey, by age or by sex.
+
+    All images of a lesion are in one part: 40 % train the base network, 30 % edit, 30 % test.
+    Development runs test on a fifth of the base network's rows.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    from fairsvd.datasets import load_ham10000_8x8
+
+    bunch = load_ham10000_8x8()
+    values = bunch.sensitive_features[column]
+    known = np.flatnonzero(values.notna().to_numpy())
+    names, g = np.unique(values.iloc[known].astype(str), return_inverse=True)
+    labels = bunch.target.to_numpy()[known]
+    rows = Rows(bunch.images[known], labels, g.astype(np.int64))
+    lesion = bunch.frame["lesion_id"].to_numpy()[known]
+
+    def parted(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        cut = GroupShuffleSplit(1, test_size=share, random_state=seed)
+        first, second = next(cut.split(positions, groups=lesion[positions]))
+        return positions[first], positions[second]
+
+    positions = np.arange(len(rows.y))[:: 8 if quick else 1]
+    rest, test = parted(positions, 0.3)
+    base, edit = parted(rest, 3 / 7)
+    if dev:
+        base, test = parted(base, 0.2)
+    train, validation = parted(edit, VALIDATION)
+    return ImageProblem(
+        task="",
+        form=form,
+        seed=seed,
+        groups=tuple(map(str, names)),
+        base=taken(rows, base),
+        unbiased=None,
+        train=taken(rows, train),
+        validation=taken(rows, validation),
+        test=taken(rows, test),
+        steps=0 if quick else 1500,
+    )
+
+
+def lesions_by_age(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Compare ages below 60 with 60 and older."""
+    return lesions(form, seed, dev, quick, "age_group")
+
+
+def lesions_by_sex(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Compare women with men."""
+    return lesions(form, seed, dev, quick, "sex")
+
+
+TASKS = {
+    "tinted-fashion": ImageTask(fashion, ("biased", "unbiased")),
+    "tinted-fashion-64": ImageTask(enlarged_fashion, ("biased", "unbiased")),
+    "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
+    "lesions-age": ImageTask(lesions_by_age, ("as-is",)),
+    "lesions-sex": ImageTask(lesions_by_sex, ("as-is",)),
+}
+
+
+def load_problem(
+    name: str, form: str, seed: int, *, dev: bool = False, quick: bool = False
+) -> ImageProblem:
+    """Load the rows of one task, form and seed.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``TASKS``.
+    form : str
+        One of the task's forms.
+    seed : int
+        Draws the rows and their colours.
+    dev : bool, default=False
+        Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST) or of this
+        seed's (the others), so that methods can be tuned without touching them.
+    quick : bool, default=False
+        Take a few hundred rows and little training, only to see that everything runs.
+
+    Returns
+    -------
+    problem : ImageProblem
+    """
+    from dataclasses import replace
+
+    return replace(TASKS[name].load(form, seed, dev, quick), task=name)
