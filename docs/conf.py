@@ -1,6 +1,8 @@
 """Sphinx configuration: API pages from the docstrings, prose from the pages beside this file."""
 
 import fairsvd
+import fairsvd.comparison  # registers every editor
+from fairsvd.base import EDITORS
 
 project = "fairsvd"
 author = "fairsvd developers"
@@ -20,3 +22,17 @@ autodoc_default_options = {
     "exclude-members": "set_fit_request, set_score_request, set_split_request"
 }
 numpydoc_show_class_members = False
+
+EDITOR = """.. autoclass:: fairsvd.{}
+   :members:
+"""
+
+
+def list_editors(app: object, page: str, source: list[str]) -> None:
+    """Write an entry for every registered editor in the place of ``.. editors::``."""
+    source[0] = source[0].replace(".. editors::", "\n".join(map(EDITOR.format, sorted(EDITORS))))
+
+
+def setup(app: object) -> None:
+    """Tell Sphinx about it."""
+    app.connect("source-read", list_editors)

@@ -39,7 +39,7 @@ def test_relative_links_lead_somewhere(name):
     assert [target for target in targets if not (PROJECT / target).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-fast", "lint", "docs", "bench"])
 def test_readme_names_the_commands_of_the_makefile(target):
     assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE)
     assert f"make {target}" in text("README.md")
