@@ -1,4 +1,4 @@
-"""Sensitive attributes: where they are found and how they become group codes."""
+"""Sensitive attributes: finding them in the data and encoding them as groups."""
 
 from __future__ import annotations
 
