@@ -270,7 +270,7 @@ def test_which_correction_each_penalty_asks_for(penalty, n_draws, wanted):
 
 def test_detached_gradients_do_not_pass_the_samples(monkeypatch):
     seen = []
-    monkeypatch.setattr(HyperLoss, "_drawn", recording(HyperLoss._drawn, seen))
+    monkeypatch.setattr(HyperLoss, "_draw_sets", recording(HyperLoss._draw_sets, seen))
     for penalty in ("pairs", "detached", "through"):
         make_loss(1.0, penalty)(randn(3, 10, 2))
     assert [rows.requires_grad for rows in seen] == [False, False, True]

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from fairsvd import ImageFrame
 from fairsvd.interop import resample_by_weight
-from fairsvd.interop._resample import _counts
+from fairsvd.interop._resample import _draw_counts
 
 WEIGHTS = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-3, 1e3), st.sampled_from([0.1, 1.0, 1 / 3])),
@@ -63,7 +63,7 @@ class Unlucky:
 
 @pytest.mark.parametrize("weights", [[1, 2, 3, 1, 1, 1], [1, 2, 3, 1, 1, 1, 0]])
 def test_rounding_loses_no_row(weights):
-    counts = _counts(np.array(weights) / 10, np.zeros(len(weights), dtype=np.int64), Unlucky())
+    counts = _draw_counts(np.array(weights) / 10, np.zeros(len(weights), dtype=np.int64), Unlucky())
     assert counts.sum() == len(weights)
     assert counts[np.array(weights) == 0].sum() == 0
 

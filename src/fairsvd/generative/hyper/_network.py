@@ -76,8 +76,9 @@ class HyperNetwork(nn.Module):
         Whether to append the output of three more layers on the average.
     normalize : {"whiten", "scale", "table"}, default="whiten"
         How a data set is normalised before it is encoded. "whiten": by its own mean and
-        covariance, so that the emitted generator follows affine changes of the data exactly. "scale": by its own mean and standard deviations. "table": not at all. Images:
-        always "table".
+        covariance, so that the emitted generator follows affine changes of the data exactly.
+        "scale": by its own mean and standard deviations. "table": not at all. Images always
+        use "table".
     rng : torch.Generator
         Source of the starting weights.
 
