@@ -158,7 +158,7 @@ def test_small_cells_have_their_labels_correlation_and_large_ones_their_own():
 
 def test_the_copula_refuses_what_is_too_wide():
     X = np.zeros((4, 3, 32, 32), dtype=np.float32)
-    with pytest.raises(ValueError, match="takes up to 1024"):
+    with pytest.raises(ValueError, match="takes at most 1024"):
         CopulaGenerator().fit(X)
 
 
@@ -313,5 +313,5 @@ def test_the_distance_of_two_categories_is_one_spread():
 
 def test_smote_needs_two_rows():
     X, y = np.random.default_rng(0).normal(size=(5, 2)), np.array([0, 0, 0, 0, 1])
-    with pytest.raises(GroupError, match="has 1 row: SMOTE mixes two or more"):
+    with pytest.raises(GroupError, match="has 1 row: SMOTE needs at least two"):
         SmoteGenerator().fit(X, y).sample(1, conditions=[1])

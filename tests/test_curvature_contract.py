@@ -17,8 +17,9 @@ from curvature_reference import (
     identity,
     in_batches,
     make,
+    per_sample_gradients,
 )
-from fairsvd.curvature import group_curvature, per_sample_gradients
+from fairsvd.curvature import group_curvature
 
 # torch.func itself still calls torch.jit.script on its first use.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

@@ -101,7 +101,7 @@ def test_celeba_says_what_is_wrong_with_its_arguments(tmp_path):
     for words, settings in {
         "target='Smile' is not known. Did you mean 'Smiling'": {"target": "Smile"},
         "sensitive='male' is not known. Did you mean 'Male'": {"sensitive": "male"},
-        "'Smiling' is the target, and cannot be both": {"sensitive": ["Smiling"]},
+        "'Smiling' is the target and cannot be sensitive too": {"sensitive": ["Smiling"]},
         r"sensitive must name one attribute or several, got \[\]": {"sensitive": []},
         "split='training' is not known. Did you mean 'train'": {"split": "training"},
         "on_error='warn' is not known. Wanted one of": {"on_error": "warn"},

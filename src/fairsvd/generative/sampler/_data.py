@@ -98,7 +98,7 @@ def read_sampler_inputs(
         raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label per row.")
     labels, y_codes = label_codes(column_or_1d(y))
     if len(labels) < 2:
-        raise ValueError(f"y has a single class ({labels}): there is nothing to balance.")
+        raise ValueError(f"y has one class only ({labels}): there is nothing to balance.")
     source = None
     if sensitive_features is not None:
         source, sensitive = "sensitive_features", _as_table(sensitive_features)
