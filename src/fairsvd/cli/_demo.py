@@ -196,7 +196,8 @@ def _print_edit(editor: FairLRFTransformer) -> None:
     text = (
         f"Chosen: candidate {place} of {len(history) - 1}, {_describe_params(chosen)}, with "
         f"threshold {editor.threshold_:.3f}; on the rows of the choice {utility} "
-        f"{chosen['utility']:.3f} and gap {chosen['gap']:.3f}, {met} the tolerance of {editor.tolerance:.3g}."
+        f"{chosen['utility']:.3f} and gap {chosen['gap']:.3f}, {met} the tolerance of "
+        f"{editor.tolerance:.3g}."
     )
     _say("\n" + fill(text, WIDTH))
     for note in editor.report_.notes:
