@@ -125,12 +125,12 @@ def compare(
     >>> from fairsvd.datasets import make_biased_classification
     >>> task = make_biased_classification(600, random_state=0)
     >>> methods = {"gap": GapFineTuner(max_steps=20), "threshold": "threshold"}
-    >>> found = compare(
+    >>> comparison = compare(
     ...     methods, task.data, task.target, task.sensitive_features, cv=2, random_state=0
     ... )
-    >>> found[["fold", "method"]].values.tolist()
+    >>> comparison[["fold", "method"]].values.tolist()
     [[0, 'untouched'], [0, 'gap'], [0, 'threshold'], [1, 'untouched'], [1, 'gap'], [1, 'threshold']]
-    >>> summary = found.summary()["psi"]
+    >>> summary = comparison.summary()["psi"]
     >>> bool(summary["equalized_odds", "gap"] > summary["equalized_odds", "untouched"])
     True
     """

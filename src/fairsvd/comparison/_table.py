@@ -68,8 +68,8 @@ class Comparison(pd.DataFrame):
     >>> from fairsvd.datasets import make_biased_classification
     >>> task = make_biased_classification(600, random_state=0)
     >>> data = task.data, task.target, task.sensitive_features
-    >>> found = compare("threshold", *data, cv=3, random_state=0)
-    >>> found[["fold", "method", "error"]]
+    >>> comparison = compare("threshold", *data, cv=3, random_state=0)
+    >>> comparison[["fold", "method", "error"]]
        fold     method error
     0     0  untouched
     1     0  threshold
@@ -77,7 +77,7 @@ class Comparison(pd.DataFrame):
     3     1  threshold
     4     2  untouched
     5     2  threshold
-    >>> found.query("fold > 0").summary()["folds"].tolist()
+    >>> comparison.query("fold > 0").summary()["folds"].tolist()
     [2, 2]
     """
 
@@ -209,7 +209,7 @@ class Comparison(pd.DataFrame):
         Notes
         -----
         This replaces pandas' ``plot`` for charts of any columns, which is available as
-        ``pandas.DataFrame(found).plot``.
+        ``pandas.DataFrame(comparison).plot``.
         """
         names = _constraints_of(self)
         if constraint is None and len(names) > 1:

@@ -36,11 +36,11 @@ def _check_table(data: Any, path: Any) -> None:
         hint = did_you_mean(path, names)
         raise ValueError(f"path={path!r} is not one column of data, which has {names}.{hint}")
     values = data[path].tolist()
-    strange = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
-    if strange:
+    invalid = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
+    if invalid:
         raise ValueError(
-            f"data[{path!r}] must hold strings or paths, got {values[strange[0]]!r} in "
-            f"row {strange[0]}, counted from 0"
+            f"data[{path!r}] must hold strings or paths, got {values[invalid[0]]!r} in "
+            f"row {invalid[0]}, counted from 0"
         )
 
 

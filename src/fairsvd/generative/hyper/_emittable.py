@@ -129,10 +129,10 @@ def row_nll(
     nll : Tensor of shape (n_sets, n)
     """
 
-    def one(own: dict[str, Tensor], rows: Tensor, z: Tensor) -> Tensor:
-        return functional_call(generator, own, ("nll", rows, z))
+    def of_one_set(tensors: dict[str, Tensor], rows: Tensor, z: Tensor) -> Tensor:
+        return functional_call(generator, tensors, ("nll", rows, z))
 
-    return vmap(one)(dict(weights), sets, noise)
+    return vmap(of_one_set)(dict(weights), sets, noise)
 
 
 def draw_rows(generator: Generator, weights: Mapping[str, Tensor], noise: Tensor) -> Tensor:
@@ -150,10 +150,10 @@ def draw_rows(generator: Generator, weights: Mapping[str, Tensor], noise: Tensor
         In the normalised units of their set.
     """
 
-    def one(own: dict[str, Tensor], z: Tensor) -> Tensor:
-        return functional_call(generator, own, ("draw", z))
+    def of_one_set(tensors: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(generator, tensors, ("draw", z))
 
-    return vmap(one)(dict(weights), noise)
+    return vmap(of_one_set)(dict(weights), noise)
 
 
 def natural_form(
@@ -164,11 +164,11 @@ def natural_form(
 ) -> dict[str, Tensor]:
     """Put every set of weights into natural form, tensors of shape (n_sets, ...)."""
     if location is None or factor is None:
-        return vmap(lambda own: functional_call(generator, own, ("natural", None, None)))(
+        return vmap(lambda tensors: functional_call(generator, tensors, ("natural", None, None)))(
             dict(weights)
         )
 
-    def one(own: dict[str, Tensor], at: Tensor, by: Tensor) -> dict[str, Tensor]:
-        return functional_call(generator, own, ("natural", at, by))
+    def of_one_set(tensors: dict[str, Tensor], at: Tensor, by: Tensor) -> dict[str, Tensor]:
+        return functional_call(generator, tensors, ("natural", at, by))
 
-    return vmap(one)(dict(weights), location, factor)
+    return vmap(of_one_set)(dict(weights), location, factor)
