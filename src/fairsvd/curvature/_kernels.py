@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["ConvKernel", "Kernel", "LinearKernel", "make_kernel"]
+__all__ = ["Kernel", "LinearKernel", "make_kernel"]
 
 
 class Kernel(Protocol):

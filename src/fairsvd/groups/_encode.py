@@ -15,7 +15,7 @@ from ._locate import is_frame
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MISSING_LABEL", "Groups", "cell_codes", "encode_groups", "require_two_groups"]
+__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
 
 MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
 _POLICIES = ("raise", "ignore", "own_group")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..networks import LayerWeight, layer_weights
 from ._svd import exact_svd, in_float64, randomised_pays, randomised_svd
 
-__all__ = ["SOLVERS", "Factors", "factorise", "full_rank", "resolve_solver"]
+__all__ = ["Factors", "factorise", "full_rank", "resolve_solver"]
 
 SOLVERS = ("auto", "full", "randomized")
 
