@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from fairsvd.curvature import group_curvature
+from fairsvd.curvature._checks import find_target
+from fairsvd.curvature._func import gradients_by_row
 
 N_CLASSES = 3
 
@@ -340,3 +342,10 @@ def assert_same(found, wanted, tolerance=1e-9):
         for mine, other in zip(found[name], wanted[name], strict=True):
             assert mine.shape == other.shape
             assert_close(mine, other, tolerance)
+
+
+def per_sample_gradients(module, names, x, cotangents, to_logits):
+    """Differentiate (cotangent . logits) of each row with respect to the weights of some layers."""
+    weights = {name: find_target(module, name).parameter for name in names}
+    gradients = gradients_by_row(module, [*weights.values()], x, cotangents, to_logits, None)
+    return {name: gradients[weight] for name, weight in weights.items()}

@@ -245,7 +245,7 @@ def test_rows_of_neither_group_are_the_editor_s_to_refuse_or_ignore(halves):
         ({"privileged_groups": PRIVILEGED}, "unprivileged_groups=None and .* both or neither"),
         (
             {"unprivileged_groups": [{"race": 0}], "privileged_groups": [{"race": 1}]},
-            r"described by \['race'\], .* protected attributes are \['sex', 'old'\]",
+            r"groups use the attributes \['race'\], .* protected attributes are \['sex', 'old'\]",
         ),
         (
             {"unprivileged_groups": [{"old": 0}], "privileged_groups": PRIVILEGED},

@@ -139,7 +139,7 @@ def test_joint_tables_come_apart_again(keys, frame):
     X = np.random.default_rng(0).normal(size=(9, 2))
     X = pd.DataFrame(X, columns=["u", "v"]) if frame else X
     table = JointTable.of(keys, pairs=True)
-    again, found = table.split(table.joined(X, cells))
+    again, found = table.split(table.join(X, cells))
     assert np.array_equal(found, cells)
     assert np.array_equal(np.asarray(again), np.asarray(X))
     assert type(again) is type(X)
@@ -147,7 +147,7 @@ def test_joint_tables_come_apart_again(keys, frame):
 
 def test_a_pair_that_never_was_is_no_cell():
     table = JointTable.of([("p", 1), ("q", 1), ("q", 2)], pairs=True)
-    joint = table.joined(np.zeros((3, 1)), np.arange(3))
+    joint = table.join(np.zeros((3, 1)), np.arange(3))
     # Label p and group 2.
     never = np.concatenate([[[0.0]], joint[[0], 1:2], joint[[2], 2:]], axis=1)
     assert table.split(np.concatenate([joint, never]))[1].tolist() == [0, 1, 2, -1]

@@ -143,7 +143,7 @@ def test_empty_cells_are_refused_whatever_min_cell_size_is(task):
     X, y, sex = task
     keep = ~((y == 0) & (sex == "F")).to_numpy()
     rows = X[keep], y[keep]
-    with pytest.raises(GroupError, match=r"\[\(0, 'F'\)\] have no rows at all"):
+    with pytest.raises(GroupError, match=r"\[\(0, 'F'\)\] have no rows to learn from"):
         CellSampler(min_cell_size=1).fit_resample(*rows, sensitive_features=sex[keep])
     sampler = CellSampler(sampling_strategy="match", mode="replace")
     _, y_res = sampler.fit_resample(*rows, sensitive_features=sex[keep])

@@ -17,14 +17,14 @@ from fairsvd.generative.cells._codec import Encoded
 from fairsvd.generative.cells._copula_fit import (
     SortedColumn,
     borrowing_weights,
-    factor_of,
+    factorise,
     level_scores,
     pairwise_correlation,
-    shrunk,
-    unstepped,
+    shrink,
+    undo_steps,
 )
 from fairsvd.generative.cells._smoothed import bandwidth_of, jitter
-from fairsvd.generative.cells._smote import neighbours_of, neighbours_space
+from fairsvd.generative.cells._smote import embed_rows, find_neighbours
 
 GENERATORS = [CopulaGenerator, SmoothedGenerator, SmoteGenerator]
 
@@ -158,7 +158,7 @@ def test_small_cells_have_their_labels_correlation_and_large_ones_their_own():
 
 def test_the_copula_refuses_what_is_too_wide():
     X = np.zeros((4, 3, 32, 32), dtype=np.float32)
-    with pytest.raises(ValueError, match="takes up to 1024"):
+    with pytest.raises(ValueError, match="takes at most 1024"):
         CopulaGenerator().fit(X)
 
 
@@ -205,7 +205,7 @@ def test_a_correlation_seen_in_steps_is_made_up_for():
     assert margin.kept == pytest.approx(norm.pdf(norm.ppf(0.9)) / 0.3, abs=0.01)
     seen = np.corrcoef(steps, z[:, 1])
     assert seen[0, 1] < 0.4
-    assert unstepped(seen, np.array([margin.kept, 1.0]))[0, 1] == pytest.approx(0.6, abs=0.02)
+    assert undo_steps(seen, np.array([margin.kept, 1.0]))[0, 1] == pytest.approx(0.6, abs=0.02)
     smooth = SortedColumn.of(z[:1000, 0]).margin(np.full(1000, 1e-3))
     assert smooth.kept == pytest.approx(1, abs=0.01)
 
@@ -213,20 +213,20 @@ def test_a_correlation_seen_in_steps_is_made_up_for():
 def test_shrinkage_follows_its_formula_and_fades_with_rows():
     r, t = np.array([[1, 0.6], [0.6, 1]]), np.array([[1, 0.1], [0.1, 1]])
     part = (1 - 0.36) ** 2 / 9 / 0.25
-    assert shrunk(r, t, 10)[0, 1] == pytest.approx(part * 0.1 + (1 - part) * 0.6)
-    assert shrunk(r, t, 2)[0, 1] == 0.1
-    assert shrunk(r, t, 10**6)[0, 1] == pytest.approx(0.6, abs=1e-5)
-    assert (shrunk(r, r, 10) == r).all()
+    assert shrink(r, t, 10)[0, 1] == pytest.approx(part * 0.1 + (1 - part) * 0.6)
+    assert shrink(r, t, 2)[0, 1] == 0.1
+    assert shrink(r, t, 10**6)[0, 1] == pytest.approx(0.6, abs=1e-5)
+    assert (shrink(r, r, 10) == r).all()
 
 
 def test_the_factor_of_an_impossible_correlation_gives_a_possible_one():
     impossible = np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]])
-    factor = factor_of(impossible)
+    factor = factorise(impossible)
     made = factor @ factor.T
     assert np.diag(made) == pytest.approx(1)
     assert np.linalg.eigvalsh(made).min() > 0
     possible = np.array([[1, 0.5], [0.5, 1]])
-    assert factor_of(possible) @ factor_of(possible).T == pytest.approx(possible)
+    assert factorise(possible) @ factorise(possible).T == pytest.approx(possible)
 
 
 def test_levels_are_ordered_by_what_they_come_with():
@@ -295,8 +295,8 @@ def test_neighbours_never_include_the_row_itself():
     rng = np.random.default_rng(11)
     codes = rng.integers(0, 2, (40, 1))
     rows = Encoded(rng.integers(0, 2, (40, 2)).astype(float), codes)  # many duplicates
-    space = neighbours_space(rows)
-    near = neighbours_of(space, np.arange(40), 3)
+    space = embed_rows(rows)
+    near = find_neighbours(space, np.arange(40), 3)
     assert near.shape == (40, 3)
     assert not (near == np.arange(40)[:, None]).any()
     assert (rows.numbers[near[:, 0]] == rows.numbers).all()
@@ -305,7 +305,7 @@ def test_neighbours_never_include_the_row_itself():
 
 def test_the_distance_of_two_categories_is_one_spread():
     numbers = np.array([[-1.0], [1.0], [-1.0], [1.0]])
-    space = neighbours_space(Encoded(numbers, np.array([[0], [0], [1], [-1]]))).toarray()
+    space = embed_rows(Encoded(numbers, np.array([[0], [0], [1], [-1]]))).toarray()
     assert np.linalg.norm(space[0] - space[2]) == pytest.approx(1)
     assert np.linalg.norm(space[0] - space[1]) == pytest.approx(2)
     assert np.linalg.norm(space[1] - space[3]) == pytest.approx(np.sqrt(0.5))
@@ -313,5 +313,5 @@ def test_the_distance_of_two_categories_is_one_spread():
 
 def test_smote_needs_two_rows():
     X, y = np.random.default_rng(0).normal(size=(5, 2)), np.array([0, 0, 0, 0, 1])
-    with pytest.raises(GroupError, match="has 1 row: SMOTE mixes two or more"):
+    with pytest.raises(GroupError, match="has 1 row: SMOTE needs at least two"):
         SmoteGenerator().fit(X, y).sample(1, conditions=[1])

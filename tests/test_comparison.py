@@ -451,7 +451,7 @@ def test_images(monkeypatch):
     net = skorch_net(ConvNet(4, 2, generator=torch.Generator().manual_seed(0)), max_epochs=1)
     found = compared([*methods, "ExponentiatedGradient"], rows, base=net)
     errors = found.set_index("method")["error"]
-    assert errors["ExponentiatedGradient"].str.contains("takes tables; X holds images").all()
+    assert errors["ExponentiatedGradient"].str.contains("takes tables, but X holds images").all()
     assert set(errors.drop("ExponentiatedGradient")) == {""}
 
 
@@ -459,7 +459,7 @@ def test_three_groups(base):
     rows = table(360, n_groups=3)
     found = compared([QUICK, "ThresholdOptimizer", "EqOddsPostprocessing"], rows, base=base)
     errors = found.set_index("method")["error"]
-    assert errors["EqOddsPostprocessing"].str.contains("two groups; these rows hold 3").all()
+    assert errors["EqOddsPostprocessing"].str.contains("two groups, but these rows have 3").all()
     assert set(errors.drop("EqOddsPostprocessing")) == {""}
     assert {"tpr_change_2", "fpr_change_2"} <= set(found)
 
@@ -470,7 +470,7 @@ def test_three_classes():
     found = compared([QUICK, *peers], rows, base=trained(mlp(3), rows))
     errors = found.set_index("method")["error"]
     for name in PEERS:
-        assert errors[name].str.contains("two classes; y holds 3").all()
+        assert errors[name].str.contains("two classes, but y has 3").all()
     assert set(errors.drop(PEERS)) == {""}
     same = [rows_of(found, name)["accuracy"].tolist() for name in ("untouched", "threshold")]
     assert same[0] == same[1]

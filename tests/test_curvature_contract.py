@@ -17,8 +17,9 @@ from curvature_reference import (
     identity,
     in_batches,
     make,
+    per_sample_gradients,
 )
-from fairsvd.curvature import group_curvature, per_sample_gradients
+from fairsvd.curvature import group_curvature
 
 # torch.func itself still calls torch.jit.script on its first use.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -126,7 +127,7 @@ X, CODES = torch.zeros(4, 6).double(), torch.zeros(4, dtype=torch.int64)
         ({"autocast": torch.float64}, "autocast must be torch.bfloat16.*got torch.float64"),
         ({"autocast": "bfloat16"}, "autocast must be torch.bfloat16.*got 'bfloat16'"),
         ({"factors": {"nothing": TRIPLE}}, "no layer 'nothing'"),
-        ({"factors": {"1": TRIPLE}}, r"'1' is a ReLU.*nn.Linear and nn.Conv2d"),
+        ({"factors": {"1": TRIPLE}}, r"'1' is a ReLU.*nn.Linear, nn.Conv2d"),
         ({"factors": {"2": TRIPLE}}, r"factors\['2'\]: U, S, V must have the shapes"),
         ({"batches": [(X, CODES, CODES[:3])]}, "same length, got 4, 4 and 3"),
         ({"batches": [(X, CODES, CODES + 2)]}, "group codes must lie in"),

@@ -189,7 +189,7 @@ def test_fashion_mnist_refuses_unknown_arguments(tiny):
 )
 def test_a_wrong_table_is_named(tiny, loader, file, content):
     write(tiny / file, content)
-    with pytest.raises(ValueError, match=f"{file} is not the file that was expected .*https://"):
+    with pytest.raises(ValueError, match=f"{file} is not the expected file .*https://"):
         loader()
 
 
@@ -207,7 +207,7 @@ def test_a_wrong_table_is_named(tiny, loader, file, content):
 )
 def test_a_wrong_image_file_is_named(tiny, content):
     write(tiny / "fashion-mnist/t10k-images-idx3-ubyte.gz", content)
-    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz is no gzipped idx file"):
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz is not a gzipped idx file"):
         datasets.load_fashion_mnist(subset="test")
 
 

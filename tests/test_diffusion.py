@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from fairsvd import CellSampler
 from fairsvd.generative import DiffusionGenerator, contextual_prompts
-from fairsvd.generative.cells._diffusion import _as_rows, _range_of, _texts
+from fairsvd.generative.cells._diffusion import _as_rows, _choose_prompts, _find_range
 
 PROMPTS = contextual_prompts({0: "serious", 1: "smiling"}, {"F": "female", "M": "male"})
 
@@ -53,7 +53,7 @@ def test_images_are_noted_and_prompts_checked(task, folder):
         ({"prompts": {(0, "F"): ["a photo"]}}, r"none for the cells \[\(0, 'M'\)"),
         ({"prompts": {**PROMPTS, (0, "M"): []}}, r"none for the cells \[\(0, 'M'\)\]"),
         ({"checkpoint": "stabilityai/some-model"}, "Nothing is downloaded"),
-        ({"value_range": (1, 0)}, "the smaller first"),
+        ({"value_range": (1, 0)}, "smaller first"),
         ({"n_steps": 0}, "'n_steps' parameter"),
     ],
 )
@@ -90,7 +90,7 @@ def test_conditions_need_prompts(task, folder):
 
 
 def test_prompts_take_turns():
-    texts = _texts(["a", "b", "a", "a", "b"], {"a": ["one", "two"], "b": ["three"]})
+    texts = _choose_prompts(["a", "b", "a", "a", "b"], {"a": ["one", "two"], "b": ["three"]})
     assert texts == ["one", "three", "two", "one", "three"]
 
 
@@ -104,7 +104,7 @@ def test_prompts_take_turns():
     ],
 )
 def test_ranges(values, dtype, ends):
-    assert _range_of(np.array(values, dtype=dtype).reshape(1, 1, 1, 2), None) == ends
+    assert _find_range(np.array(values, dtype=dtype).reshape(1, 1, 1, 2), None) == ends
 
 
 def test_images_take_the_form_of_those_of_fit():

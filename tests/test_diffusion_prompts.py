@@ -78,12 +78,12 @@ def test_a_word_with_a_capital_is_a_group_only_with_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": {0: "smiling"}}, "two values or more"),
+        ({"target": {0: "smiling"}}, "at least two values"),
         ({"sensitive": {"F": "person", "M": "person"}}, "words of its own"),
         ({"template": "a {sensitive} person, {context}"}, r"lacks the fields \['target'\]"),
         ({"context": {}}, "without topics"),
-        ({"context": {"hair": []}}, "without phrases"),
-        ({"context": {"hair": ["short hair"]}}, "1 different contexts only"),
+        ({"context": {"hair": []}}, "an empty topic"),
+        ({"context": {"hair": ["short hair"]}}, "only 1 different contexts"),
         ({"context": {"hair": ["short hair", "a male haircut"]}, "n_prompts": 2}, "names 'male'"),
         ({"context": lambda text: "Smiling broadly\nsad"}, "gave 2 different lines"),
         ({"context": lambda text: "Smiling broadly", "n_prompts": 1}, "names 'smiling'"),

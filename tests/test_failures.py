@@ -123,7 +123,7 @@ BAD = {
         {"network": mlp(3)},
         {},
         NetworkError,
-        r"network has 3 outputs.*2 classes.*one output a class",
+        r"network has 3 outputs.*2 classes.*one output per class",
     ),
     "an input too many": (
         {},
@@ -156,7 +156,7 @@ BAD = {
         {"layers": ["0", "hidden.2"]},
         {},
         NetworkError,
-        r"layers names 'hidden\.2'.*nearest names are \[.*'2'",
+        r"layers names 'hidden\.2'.*it has \[.*'2'",
     ),
     "a column that is not there": (
         {"sensitive_columns": "sex"},

@@ -136,7 +136,7 @@ def test_the_text_nan_is_a_label():
         (SEX[:3], "list with 3 rows and 1 columns, X has 4 rows"),
         ([], "0 rows"),
         (np.zeros((4, 0)), r"shape \(4, 0\).* 0 columns"),
-        (np.zeros((4, 1, 1)), r"shape \(4, 1, 1\): wanted one value a row"),
+        (np.zeros((4, 1, 1)), r"shape \(4, 1, 1\): wanted one value per row"),
         ("male", "is a str"),
         (3, "is a int"),
         ([None] * 4, "missing in all 4 rows"),

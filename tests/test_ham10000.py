@@ -59,7 +59,7 @@ def test_the_small_table(folder):
 def test_files_that_do_not_belong_together_are_refused(folder):
     pixels = pd.read_csv(folder / "hmnist_8_8_L.csv")
     for words, changed in {
-        "does not belong to the metadata: row 1": pixels.assign(label=np.roll(pixels["label"], 1)),
+        "does not match the metadata: row 1": pixels.assign(label=np.roll(pixels["label"], 1)),
         "holds 7 rows, the metadata 8": pixels[:7],
         "must hold pixels from 0 to 255": pixels.assign(pixel0003=256),
         r"has no column \['pixel0063'\]": pixels.drop(columns="pixel0063"),

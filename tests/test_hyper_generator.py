@@ -268,7 +268,7 @@ def test_a_cell_of_one_row_is_named_and_drawn_around():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 2)), np.array([1] + 39 * [0])
     X[0] = 50
-    with pytest.warns(SmallCellWarning, match=r"Cells of one row, \[1\]"):
+    with pytest.warns(SmallCellWarning, match=r"The cells \[1\] have one row"):
         generator = HyperGenerator(**QUICK, normalize="whiten").fit(X, y)
     drawn = generator.sample(conditions={1: 50})
     assert drawn.mean() == pytest.approx(45, abs=6)
@@ -309,7 +309,7 @@ def test_a_module_of_the_user_is_copied_and_used():
         ({"n_draws": 1}, "n_draws=1"),
         ({"set_size": (9, 3)}, "set_size"),
         ({"set_size": (1, 2, 3)}, "set_size"),
-        ({"simulator": lambda rng, n_sets, n: np.zeros((n, 2))}, r"simulator gave .* \(4, 2\)"),
+        ({"simulator": lambda rng, n_sets, n: np.zeros((n, 2))}, r"simulator returned .* \(4, 2\)"),
         ({"learning_rate": 1e20}, "lower learning_rate"),
         ({"generator": torch.nn.Linear(2, 2)}, "Linear without nll"),
     ],

@@ -21,7 +21,7 @@ from fairsvd.generative import (
 )
 from fairsvd.generative.hyper._emittable import as_generator, draw_rows, natural_form, row_nll
 from fairsvd.generative.hyper._loss import HyperLoss, mean_nll, pairs_gap, squared_gap
-from fairsvd.generative.hyper._network import HyperNetwork, normalised
+from fairsvd.generative.hyper._network import HyperNetwork, normalise
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -101,12 +101,12 @@ def test_rows_are_normalised_and_restored(normalize, n):
     net = network(GaussianGenerator(3), (3,), normalize=normalize)
     sets = 3 * randn(2, n, 3) @ randn(3, 3, seed=1) + 5
     emission = net(sets)
-    z = normalised(sets, emission.location, emission.factor)
+    z = normalise(sets, emission.location, emission.factor)
     torch.testing.assert_close(z.mean(dim=1), torch.zeros(2, 3), rtol=0, atol=1e-3)
     if normalize == "whiten" and n == 30:
         covariance = z.mT @ z / n
         torch.testing.assert_close(covariance, torch.eye(3).expand(2, 3, 3), rtol=0, atol=1e-2)
-    torch.testing.assert_close(emission.restored(z), sets, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(emission.restore(z), sets, rtol=1e-3, atol=1e-3)
 
 
 def test_one_row_keeps_the_scale_of_the_table():
@@ -154,7 +154,7 @@ def test_draws_have_the_moments_of_the_natural_form(kind):
         emission = network(generator, shape)(randn(1, 40, 3))
         named = {k: v[0].double() for k, v in natural_form(generator, *emission).items()}
         noise = randn(1, 40_000, generator.noise_size)
-        rows = emission.restored(draw_rows(generator, emission.weights, noise))[0].double()
+        rows = emission.restore(draw_rows(generator, emission.weights, noise))[0].double()
     if kind == "mixture":
         w, m, C = named["weights"], named["means"], named["covariances"]
         mean = w @ m
@@ -270,7 +270,7 @@ def test_which_correction_each_penalty_asks_for(penalty, n_draws, wanted):
 
 def test_detached_gradients_do_not_pass_the_samples(monkeypatch):
     seen = []
-    monkeypatch.setattr(HyperLoss, "_drawn", recording(HyperLoss._drawn, seen))
+    monkeypatch.setattr(HyperLoss, "_draw_sets", recording(HyperLoss._draw_sets, seen))
     for penalty in ("pairs", "detached", "through"):
         make_loss(1.0, penalty)(randn(3, 10, 2))
     assert [rows.requires_grad for rows in seen] == [False, False, True]

@@ -99,12 +99,12 @@ def test_celeba_with_other_attributes_and_a_transform(tmp_path):
 def test_celeba_says_what_is_wrong_with_its_arguments(tmp_path):
     root = celeba(tmp_path)
     for words, settings in {
-        "target='Smile' is not known: did you mean 'Smiling'": {"target": "Smile"},
-        "sensitive='male' is not known: did you mean 'Male'": {"sensitive": "male"},
-        "'Smiling' is the target, and cannot be both": {"sensitive": ["Smiling"]},
+        "target='Smile' is not known. Did you mean 'Smiling'": {"target": "Smile"},
+        "sensitive='male' is not known. Did you mean 'Male'": {"sensitive": "male"},
+        "'Smiling' is the target and cannot be sensitive too": {"sensitive": ["Smiling"]},
         r"sensitive must name one attribute or several, got \[\]": {"sensitive": []},
-        "split='training' is not known: did you mean 'train'": {"split": "training"},
-        "on_error='warn' is not known: wanted one of": {"on_error": "warn"},
+        "split='training' is not known. Did you mean 'train'": {"split": "training"},
+        "on_error='warn' is not known. Wanted one of": {"on_error": "warn"},
     }.items():
         with pytest.raises(ValueError, match=words):
             load_celeba(root, **settings)
@@ -116,9 +116,9 @@ def without_a_column(text):
 
 DAMAGES = {
     "announces 13 rows .* holds 12 rows of 41 columns": lambda text: text.replace("12", "13", 1),
-    "and 39 attributes, and holds 12 rows of 41": lambda text: text.replace(" Young", "", 1),
+    "and 39 attributes, but holds 12 rows of 41": lambda text: text.replace(" Young", "", 1),
     "must begin with the number of its rows, got '5_o_Clock": lambda text: text[3:],
-    "must hold -1 and 1, not so for 000001.jpg": lambda text: text.replace("-1", " 7", 1),
+    "must hold -1 and 1, but not for 000001.jpg": lambda text: text.replace("-1", " 7", 1),
     "cannot be read as a table": lambda text: text.replace("000003.jpg", "000003.jpg 1", 1),
     "holds 11 rows": lambda text: text[: text.rindex("000012")],
 }
@@ -137,7 +137,7 @@ def test_a_partition_that_does_not_fit_is_refused(tmp_path):
     path = celeba(tmp_path) / "list_eval_partition.txt"
     whole = path.read_text()
     path.write_text(whole[whole.index("000002") :])
-    with pytest.raises(ValueError, match=r"does not have 1 images, 000001\.jpg first"):
+    with pytest.raises(ValueError, match=r"lacks 1 images, the first is 000001\.jpg"):
         load_celeba(tmp_path)
     path.write_text(whole.replace(".jpg 1", ".jpg 0"))
     with pytest.raises(ValueError, match="split='valid' has no rows"):
@@ -148,7 +148,7 @@ def test_a_partition_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(DatasetNotFoundError, match=r"root=.*nowhere' is no folder"):
+    with pytest.raises(DatasetNotFoundError, match=r"root=.*nowhere' is not a folder"):
         load_celeba(tmp_path / "nowhere")
     with pytest.raises(DatasetNotFoundError, match=r"does not hold list_attr_celeba\.txt or Anno"):
         load_celeba(tmp_path)
@@ -242,7 +242,7 @@ def test_utkface_names_what_is_malformed(tmp_path):
         faces = load_utkface(tmp_path, on_error="skip")
     assert len(faces.data) == len(faces.target) == 5
     assert len(faces.skipped) == 2
-    with pytest.raises(ValueError, match="target='sex' is not known: wanted one of"):
+    with pytest.raises(ValueError, match=r"target='sex' is not known\. Wanted one of"):
         load_utkface(tmp_path, target="sex")
     with pytest.raises(ValueError, match="age_threshold must be an integer at least 1, got 0"):
         load_utkface(tmp_path, age_threshold=0)
@@ -363,7 +363,7 @@ def test_ham10000_says_what_is_wrong(tmp_path):
     table = ham(tmp_path, ["."])
     with pytest.raises(ValueError, match="malignant='melanoma' is not known"):
         load_ham10000(tmp_path, malignant="melanoma")
-    with pytest.raises(ValueError, match=r"sensitive='gender' is not known: wanted one of \['sex'"):
+    with pytest.raises(ValueError, match=r"sensitive='gender' is not known. Wanted one of \['sex'"):
         load_ham10000(tmp_path, sensitive="gender")
     for words, change in {
         "dx must be one of .* got 'melanoma'": {"dx": {"mel": "melanoma"}},

@@ -143,7 +143,7 @@ def test_scikit_learn_indexes_it_without_reading_it(folder):
 def test_no_array_is_made_by_accident(folder):
     frame = folder.frame()
     for convert in (np.asarray, np.array, lambda X: np.asarray(X, dtype=np.float32)):
-        with pytest.raises(TypeError, match=r"not in memory.*frame\[rows\].read\(\)"):
+        with pytest.raises(TypeError, match=r"read every file.*frame\[rows\].read\(\)"):
             convert(frame)
 
 

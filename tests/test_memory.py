@@ -19,7 +19,7 @@ from torch import nn
 
 from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.caching import Cache, Entry, open_cache
-from fairsvd.caching._cache import opened, sealed
+from fairsvd.caching._cache import seal, unseal
 from fairsvd.exceptions import CacheWarning
 from fairsvd.low_rank import _edits, _learned, _removal
 from fairsvd.networks import _trained
@@ -276,18 +276,18 @@ def test_a_damaged_entry_is_computed_anew_with_a_warning(tmp_path, work, damage)
 
 def test_no_byte_can_change_unseen():
     entry = Entry({"a": torch.arange(4.0), "b": torch.tensor(1)}, {"n": [1, "é"]})
-    whole = sealed(entry)
-    back = opened(whole)
+    whole = seal(entry)
+    back = unseal(whole)
     assert torch.equal(back.tensors["a"], entry.tensors["a"])
     assert back.tensors["b"].shape == ()
     assert back.facts == entry.facts
     for position in range(len(whole)):
         changed = bytearray(whole)
         changed[position] ^= 1
-        assert opened(bytes(changed)) is None
-        assert opened(whole[:position]) is None
-    assert opened(whole + b"0") is None
-    assert opened("text") is None
+        assert unseal(bytes(changed)) is None
+        assert unseal(whole[:position]) is None
+    assert unseal(whole + b"0") is None
+    assert unseal("text") is None
 
 
 def test_tied_and_strided_tensors_come_back_equal(tmp_path):

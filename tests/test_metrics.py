@@ -35,7 +35,7 @@ def test_there_is_a_difference_and_a_ratio_of_every_gap():
         ([0, 1, 1], [0, 1], r"lengths differ: \{'y_true': 3, 'y_pred': 2\}"),
         ([0, 1], [[0.1, 0.9], [0.5, 0.5]], r"y_pred has shape \(2, 2\)"),
         ([], [], "at least one row"),
-        (["a", "b"], [0, 1], "do not compare"),
+        (["a", "b"], [0, 1], "cannot be compared"),
         (np.array(["a", None], dtype=object), ["a", "b"], "y_true mixes labels"),
         ([0.0, np.nan], [0.0, 1.0], "y_true holds NaN"),
         (["a", "a"], ["a", "a"], "single label 'a'"),

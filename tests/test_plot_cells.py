@@ -152,7 +152,7 @@ def test_errors(rows, editor):
         plot_cells(FairLRFTransformer(), rows.X, rows.y, rows.group)
     with pytest.raises(ValueError, match="n_images must be an integer"):
         plot_cells(editor, rows.X, rows.y, rows.group, n_images=0)
-    with pytest.raises(ValueError, match=r"one label a row of X, \(96,\), got \(95,\)"):
+    with pytest.raises(ValueError, match=r"one label per row of X, \(96,\), got \(95,\)"):
         plot_cells(editor, rows.X, rows.y[1:], rows.group)
     with pytest.raises(ValueError, match=r"y holds \[7\], which the estimator does not know"):
         plot_cells(editor, rows.X, np.where(rows.y == 0, 7, 1), rows.group)

@@ -25,8 +25,8 @@ from fairsvd.report import (
     gap_estimates,
     plot_tradeoff,
     removed_frame,
-    resolved_utility,
     small_cells,
+    utility_name,
 )
 
 # Tables
@@ -179,7 +179,7 @@ def test_a_grouped_convolution_has_the_rank_of_one_block():
 )
 def test_the_utility_is_named_only_where_it_is_known(utility, balance, resolved, name):
     editor = SimpleNamespace(utility=utility, balance=balance, balance_=resolved)
-    assert resolved_utility(editor) == name
+    assert utility_name(editor) == name
 
 
 # The plot
@@ -233,7 +233,7 @@ def test_tolerance_and_limit_are_lines_and_everything_is_named(fitted, ax):
     assert {*lines, "chosen", "untouched, threshold tuned"} < set(names)
     assert sum("candidates" in name for name in names) == 3
     assert ax.get_xlabel().startswith("demographic parity gap")
-    assert ax.get_ylabel() == resolved_utility(fitted).replace("_", " ")
+    assert ax.get_ylabel() == utility_name(fitted).replace("_", " ")
     assert "FairLRF-style" in ax.get_title(loc="left")
 
 

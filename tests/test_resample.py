@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from fairsvd import ImageFrame
 from fairsvd.interop import resample_by_weight
-from fairsvd.interop._resample import _counts
+from fairsvd.interop._resample import _draw_counts
 
 WEIGHTS = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-3, 1e3), st.sampled_from([0.1, 1.0, 1 / 3])),
@@ -63,7 +63,7 @@ class Unlucky:
 
 @pytest.mark.parametrize("weights", [[1, 2, 3, 1, 1, 1], [1, 2, 3, 1, 1, 1, 0]])
 def test_rounding_loses_no_row(weights):
-    counts = _counts(np.array(weights) / 10, np.zeros(len(weights), dtype=np.int64), Unlucky())
+    counts = _draw_counts(np.array(weights) / 10, np.zeros(len(weights), dtype=np.int64), Unlucky())
     assert counts.sum() == len(weights)
     assert counts[np.array(weights) == 0].sum() == 0
 
@@ -147,7 +147,7 @@ def test_a_dataset_comes_back_as_a_subset():
         ([1, np.nan, 1], "sample_weight is nan"),
         ([1, np.inf, 1], "sample_weight is inf"),
         ([0, 0, 0], "sample_weight is 0 in every row"),
-        ([1, 1], r"sample_weight has the shape \(2,\) and X has 3 rows"),
+        ([1, 1], r"sample_weight has the shape \(2,\) but X has 3 rows"),
         ([[1, 1, 1]], r"sample_weight has the shape \(1, 3\)"),
     ],
 )
@@ -157,7 +157,7 @@ def test_weights_that_cannot_be_used(weights, message):
 
 
 def test_lengths_that_differ():
-    with pytest.raises(ValueError, match="y has 2 rows and X has 3"):
+    with pytest.raises(ValueError, match="y has 2 rows but X has 3"):
         resample_by_weight(np.zeros((3, 1)), [0, 1], None, [1, 1, 1])
     with pytest.raises(ValueError, match="sensitive_features"):
         resample_by_weight(np.zeros((3, 1)), [0, 1, 0], ["f", "m"], [1, 1, 1])

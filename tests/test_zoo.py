@@ -413,7 +413,7 @@ def test_a_weight_normalised_head_is_edited_where_that_can_be():
     assert editor._adopted.output_layer == "head"
     assert "head" not in layer_weights(module)
     fit(make("gap, head", module))
-    with pytest.raises(NetworkError, match="'head' has no weight that could be edited"):
+    with pytest.raises(NetworkError, match="'head' has no weight to edit"):
         fit(make("bias mask", module))
 
 

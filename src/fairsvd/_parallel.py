@@ -1,4 +1,4 @@
-"""Tasks side by side: joblib's, whatever backend the user has chosen."""
+"""Parallel tasks on the joblib backend that the user has chosen."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ def in_parallel(
 ) -> Iterator[Any]:
     """Yield ``call(*task)`` for every task, in order.
 
-    Results come as they are ready, except on a backend that has all of them or none (Ray's).
+    Results come as they are ready, except on a backend that returns all at once (Ray's).
 
     Parameters
     ----------
     call : callable
-        A named function: tasks travel to other processes.
+        A named function, since tasks are sent to other processes.
     tasks : iterable of tuple
     n_jobs : int or None
-        As in joblib: None is 1, or what ``joblib.parallel_config`` says.
+        As in joblib: None means 1, or the value set by ``joblib.parallel_config``.
     """
     backend = get_active_backend()[0]
     form = "generator" if getattr(backend, "supports_return_generator", False) else "list"
     results = Parallel(n_jobs=n_jobs, return_as=form)(delayed(call)(*task) for task in tasks)
     try:
-        for result in results:  # noqa: UP028 (what closes this generator is not to reach joblib's)
+        for result in results:  # noqa: UP028 (closing this generator must not close joblib's)
             yield result
     finally:
-        _let_go(results)
+        _cancel(results)
 
 
 class _NoLongerWantedError(BaseException):
     """Ends joblib's generator."""
 
 
-def _let_go(results: Any) -> None:
-    """Cancel what has not come; joblib warns where its generator is closed, not at an error."""
+def _cancel(results: Any) -> None:
+    """Cancel the unfinished tasks with an error: joblib warns if its generator is closed."""
     if hasattr(results, "throw"):
-        # A generator that has ended throws it back, too.
+        # A generator that has already ended raises the error as well.
         with suppress(_NoLongerWantedError):
             results.throw(_NoLongerWantedError)

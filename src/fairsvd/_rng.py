@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 
 __all__ = ["one_torch_thread", "resolve_seed", "seeded_globally", "stage_rng", "torch_generator"]
 
-# One number a stage, so that changing what happens in one stage leaves the others' draws alone.
+# One number per stage, so that a change in one stage leaves the draws of the others alone.
 STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4}
 
 _GLOBAL_STATE = threading.RLock()
@@ -56,7 +56,7 @@ def _in_new_thread(call: Callable[..., int | None], *args: int) -> int | None:
 
 
 def _set_num_threads(here: int, elsewhere: int) -> None:
-    """Set torch's number of threads for this Python thread, and for those that come."""
+    """Set torch's number of threads for this Python thread and for later ones."""
     torch.set_num_threads(here)
     _in_new_thread(torch.set_num_threads, elsewhere)
 
@@ -66,10 +66,9 @@ def one_torch_thread() -> Iterator[None]:
     """Run a block under one torch thread and restore the number afterwards.
 
     Sums over several threads round differently, so results would depend on the machine and on
-    ``n_jobs``. Blocks may overlap in several Python threads: torch keeps the number of each
-    Python thread and a default that those take over which use torch for the first time, and the
-    block changes the first only. A block inside another does nothing, nor does one where there
-    is one thread already.
+    ``n_jobs``. Blocks may overlap in several Python threads: torch keeps one number for each
+    Python thread and a default for threads that have not used torch yet, and the block changes
+    the first only. A block inside another, or with one thread set already, does nothing.
     """
     if getattr(_INSIDE, "block", False) or torch.get_num_threads() == 1:
         yield
@@ -91,8 +90,8 @@ def one_torch_thread() -> Iterator[None]:
 def seeded_globally(seed: int) -> Iterator[None]:
     """Seed torch's, numpy's and Python's global generators for a block, then restore them.
 
-    For code that is not ours and draws from them. ``torch.random.fork_rng`` alone is not safe
-    between threads, hence one lock for the whole process.
+    Use it around foreign code that draws from them. ``torch.random.fork_rng`` alone is not
+    thread-safe, hence one lock for the whole process.
     """
     with _GLOBAL_STATE:
         numpy_state, python_state = np.random.get_state(), random.getstate()

@@ -1,4 +1,4 @@
-"""What a function takes."""
+"""Inspection of a function's parameters."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class GroupError(ValueError):
-    """The sensitive features cannot be used as they came (missing, unknown, one group only)."""
+    """The sensitive features cannot be used: missing, unknown, or of one group only."""
 
 
 class NetworkError(ValueError):
@@ -31,11 +31,11 @@ class NetworkError(ValueError):
 
 
 class DatasetNotFoundError(OSError):
-    """A data set's files are not where they were looked for, and could not be downloaded."""
+    """A data set's files are neither in the folder that was searched nor could be downloaded."""
 
 
 class ImageFileError(ValueError):
-    """An image file is missing, cannot be read, or does not fit the others; it is named."""
+    """An image file, named in the message, is missing, unreadable, or does not fit the others."""
 
 
 class FairsvdWarning(UserWarning):
@@ -43,11 +43,11 @@ class FairsvdWarning(UserWarning):
 
 
 class CacheWarning(FairsvdWarning):
-    """``memory=`` cannot be used for something, or an entry of it was damaged."""
+    """A result cannot be cached under ``memory=``, or a cached entry was damaged."""
 
 
 class MissingSensitiveFeaturesWarning(FairsvdWarning):
-    """``fit`` got no sensitive features: the method ran for utility alone."""
+    """``fit`` got no sensitive features, so the method optimised utility alone."""
 
 
 class ConstraintNotMetWarning(FairsvdWarning):
@@ -55,11 +55,11 @@ class ConstraintNotMetWarning(FairsvdWarning):
 
 
 class ConstantPredictionsWarning(FairsvdWarning):
-    """The chosen network predicts one class only on the validation rows."""
+    """The chosen network predicts a single class on the validation rows."""
 
 
 class LevellingDownWarning(FairsvdWarning):
-    """The gap closed partly because some group is served worse than before."""
+    """The gap closed partly because the network serves some group worse than before."""
 
 
 class SmallCellWarning(FairsvdWarning):
@@ -71,16 +71,16 @@ class OverfittedNetworkWarning(FairsvdWarning):
 
 
 class IgnoredWeightsWarning(FairsvdWarning):
-    """A fitted network was passed unfrozen, so that its weights are not used."""
+    """A fitted network was passed without freezing it, so its weights are not used."""
 
 
 class InterruptedFitWarning(FairsvdWarning):
-    """A fit was interrupted under ``on_interrupt="keep"``: it chose among what it had so far."""
+    """A fit under ``on_interrupt="keep"`` was interrupted and chose among its candidates so far."""
 
 
 class RankWarning(FairsvdWarning):
-    """A rank was given in a form that is easily mistaken for another."""
+    """A rank has a form that is easily mistaken for another."""
 
 
 class SkippedRowsWarning(FairsvdWarning):
-    """A loader left out rows whose image or label cannot be used, as ``on_error="skip"`` asks."""
+    """A loader under ``on_error="skip"`` left out rows whose image or label cannot be used."""

@@ -1,4 +1,4 @@
-"""The one loop that tunes anything: cell-stratified batches, candidates along the way."""
+"""The tuning loop of all methods: cell-stratified batches, and a pause at every candidate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .arrays import LabelledRows, to_device
+from .groups import cell_codes
 
 __all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
 
@@ -20,16 +21,16 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step, on the device of the network.
+    """The rows of one step, on the device of the network.
 
     Attributes
     ----------
     X : Tensor of shape (n, ...)
     y, groups : Tensor of shape (n,), int64
     loss_weights : Tensor of shape (n,)
-        Weights that give the batch the shares that the cross-entropy is to see; mean 1.
+        Weights that give each cell its share of the cross-entropy; mean 1.
     gap_weights : Tensor of shape (n,)
-        Weights that give the batch the true shares of the cells; mean 1.
+        Weights that give each cell its true share of the rows; mean 1.
     """
 
     X: Tensor
@@ -40,15 +41,15 @@ class Batch:
 
 
 def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64]:
-    """Share of the loss that each (label, group) cell gets.
+    """Compute the share of the loss that each (label, group) cell gets.
 
     Parameters
     ----------
     counts : ndarray of shape (n_classes, n_groups)
         Rows in each cell.
     balance : {"cells", "classes"} or None
-        "cells": every cell that has rows gets the same share. "classes": every class the same,
-        split within the class as the rows are. None: as the rows are.
+        "cells": every cell that has rows gets the same share. "classes": every class gets the
+        same share, split among its cells by their rows. None: cells share by their rows.
 
     Returns
     -------
@@ -65,17 +66,17 @@ def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64
 
 
 class CellBatches:
-    """Endless batches in which every (label, group) cell stands with equally many rows.
+    """Endless batches that hold equally many rows of every (label, group) cell.
 
-    Small cells are seen in every step instead of by luck; weights put the shares right. Where
-    there are more cells than ``batch_size``, each batch holds one row of that many cells.
+    So every step sees the small cells; weights restore the shares. If there are more cells than
+    ``batch_size``, each batch holds one row of that many cells.
 
     Parameters
     ----------
     rows : LabelledRows
     n_classes, n_groups : int
     batch_size : int
-        Rows a batch; rounded down to a multiple of the number of cells.
+        Rows per batch; rounded down to a multiple of the number of cells.
     balance : {"cells", "classes"} or None
         See :func:`cell_shares`.
     generator : torch.Generator
@@ -96,7 +97,7 @@ class CellBatches:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        cells = rows.y * n_groups + rows.groups
+        cells = cell_codes(rows.y, rows.groups, n_groups)
         counts = torch.bincount(cells, minlength=n_classes * n_groups)
         table = counts.reshape(n_classes, n_groups).numpy()
         self.rows, self.generator, self.device, self.dtype = rows, generator, device, dtype
@@ -106,20 +107,19 @@ class CellBatches:
         self.starts = counts.cumsum(0)[self.present] - self.counts
         self.n_cells = min(len(self.present), batch_size)
         self.per_cell = max(1, batch_size // len(self.present))
-        scale = len(self.present)
-        chosen = self.present.numpy()
-        self.loss_shares = torch.as_tensor(cell_shares(table, balance).flat[chosen] * scale)
-        self.gap_shares = torch.as_tensor(cell_shares(table, None).flat[chosen] * scale)
+        present, scale = self.present.numpy(), len(self.present)
+        self.loss_shares = torch.as_tensor(cell_shares(table, balance).flat[present] * scale)
+        self.gap_shares = torch.as_tensor(cell_shares(table, None).flat[present] * scale)
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw batches with replacement, for ever."""
         while True:
-            cells = self._cells()
+            cells = self._draw_cells()
             draws = torch.rand(len(cells), generator=self.generator, dtype=torch.float64)
             within = (draws * self.counts[cells]).long()
             yield self._read(self.order[self.starts[cells] + within], cells)
 
-    def _cells(self) -> Tensor:
+    def _draw_cells(self) -> Tensor:
         cells = torch.arange(len(self.present))
         if self.n_cells < len(cells):
             cells = torch.randperm(len(cells), generator=self.generator)[: self.n_cells]
@@ -156,49 +156,49 @@ def tune(
     Parameters
     ----------
     loss : callable
-        Maps a batch to a scalar.
+        Maps a batch to a scalar Tensor.
     parameters : sequence of Tensor
         Leaves that require gradients; changed in place.
     batches : iterable
-        Endless; of :class:`Batch` as from :class:`CellBatches`, or whatever ``loss`` takes.
+        Endless batches: from :class:`CellBatches`, or of whatever type ``loss`` takes.
     n_steps : int
     learning_rate : float
     every : int
-        Steps between two candidates; the last step is always one.
+        Steps between two candidates; the last step always is a candidate.
     optimizer : {"adam", "sgd"}, default="adam"
     momentum : float in [0, 1), default=0.9
         Of "sgd".
     weight_decay : float, default=0.0
     update_masks : sequence of Tensor or None, optional
-        For each parameter a tensor in [0, 1] that can be broadcast to it, by which its *update* is
-        multiplied: where it is 0 the parameter keeps its bits, whatever the optimiser does with
-        momentum, second moments and weight decay. None: not masked.
+        For each parameter a tensor in [0, 1] that broadcasts to it and multiplies its *update*.
+        Where it is 0 the parameter keeps its bits, whatever the optimiser does with momentum,
+        second moments and weight decay. None: not masked.
     after_step : callable, optional
         Called after each update (a projection, say).
     progress : callable, optional
-        Called once a step.
+        Called once per step.
 
     Yields
     ------
     step : int
         Steps made so far; the caller reads the parameters before it asks for the next.
     """
-    made = _optimizer(optimizer, parameters, learning_rate, momentum, weight_decay)
+    updater = _make_optimizer(optimizer, parameters, learning_rate, momentum, weight_decay)
     masked = [
         (parameter, mask)
         for parameter, mask in zip(parameters, update_masks or (), strict=bool(update_masks))
         if mask is not None
     ]
-    made.zero_grad(set_to_none=True)
-    # Batches have no name here: the rows of a step are let go before the next are read.
+    updater.zero_grad(set_to_none=True)
+    # No variable holds a batch, so its rows are freed before the next batch is read.
     for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
         value.backward()
         before = [parameter.detach().clone() for parameter, _ in masked]
-        made.step()
+        updater.step()
         for (parameter, mask), old in zip(masked, before, strict=True):
             _mask_update(parameter, old, mask)
-        # Here, not before the next step: nobody who gets the parameters finds gradients on them.
-        made.zero_grad(set_to_none=True)
+        # Clear gradients now, so that the caller gets parameters without any.
+        updater.zero_grad(set_to_none=True)
         if after_step is not None:
             after_step()
         if progress is not None:
@@ -207,7 +207,7 @@ def tune(
             yield step
 
 
-def _optimizer(
+def _make_optimizer(
     name: str, parameters: Sequence[Tensor], rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
@@ -218,9 +218,6 @@ def _optimizer(
 
 
 def _mask_update(parameter: Tensor, old: Tensor, mask: Tensor) -> None:
-    """Take back the share of an update that its mask does not let through.
-
-    The two ends are exact: 0 gives the old bits, 1 the new ones.
-    """
+    """Undo the share of an update that its mask blocks: exactly all at 0 and nothing at 1."""
     with torch.no_grad():
         parameter.copy_(torch.lerp(old, parameter, mask.expand_as(parameter).to(parameter)))

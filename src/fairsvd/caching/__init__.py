@@ -1,4 +1,4 @@
-"""Results that need not be computed twice: fingerprints, and entries checked on reading."""
+"""A cache of results: keys are fingerprints, and entries are checked when they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results are kept: nowhere, in this process, or on disk through joblib."""
+"""Stores for results: none, in this process, or on disk through joblib."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from ._fingerprint import fingerprint
 
 __all__ = ["Cache", "Entry", "open_cache"]
 
-# Part of every key: to be raised when an entry's meaning changes.
+# Part of every key; raise it when the meaning of an entry changes.
 FORMAT = 2
 DIGEST = hashlib.sha256().digest_size
 
-# Name of the facts among an entry's tensors, which no parameter can have.
+# Name of the facts among an entry's tensors; no parameter can have this name.
 FACTS = "<facts>"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A result: named tensors, and facts that JSON can hold."""
+    """A result: named tensors, and facts as JSON values."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Store(Protocol):
-    """Where entries are kept; ``shared`` tells whether others read them, so that keys say all."""
+    """Keeps entries. If ``shared``, others read them too, so keys must cover every dependency."""
 
     shared: bool
 
     def fetch(self, name: str, key: str, compute: Callable[[], Entry]) -> Entry:
-        """Give the entry of that key, computing it where there is none."""
+        """Return the entry of that key, and compute it if there is none."""
 
 
 class InProcess:
-    """Keeps the latest few entries of each name for one task, before a store that lasts.
+    """Keeps the latest few entries of each name for one task, in front of a lasting store.
 
     Parameters
     ----------
     behind : Store or None
-        Asked for what is not here.
+        Store that is asked for entries missing here.
     per_name : int
-        Entries of each name that are kept.
+        Number of entries kept for each name.
     """
 
     def __init__(self, behind: Store | None = None, per_name: int = 4) -> None:
@@ -77,8 +77,8 @@ class InProcess:
 class OnDisk:
     """Keeps entries in a folder that several processes may share.
 
-    joblib names, writes and finds them; it gives back whatever the file holds, so that what is
-    kept is a checksum and the bytes of a safetensors file, and nothing is used that fails it.
+    joblib names, writes and finds the files, but returns their content unchecked. So each holds a
+    checksum and the bytes of a safetensors file, and a file that fails the checksum is not used.
     """
 
     shared = True
@@ -88,10 +88,10 @@ class OnDisk:
 
     @functools.cached_property
     def _stored(self) -> Any:
-        # joblib reads and documents the function anew each time that it is asked for it.
+        # Kept, because joblib reads the function's source anew at every call of `cache`.
         stored = self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
-        # The first look into a folder that this process has not used yet may only note the
-        # function's code there and find nothing: that one must not be the call that counts.
+        # The first look-up in a folder that is new to this process may only write the function's
+        # code there and find nothing, so make one throw-away look-up first.
         stored.check_call_in_cache("", None)
         return stored
 
@@ -101,14 +101,14 @@ class OnDisk:
         stored = self._stored
 
         def produce() -> bytes:
-            # With a file in place joblib comes here only where it could not read that.
+            # If there is a file, joblib calls this only because it could not read it.
             if stored.check_call_in_cache(key, produce):
                 _warn_damaged(name, key)
             produced.append(compute())
-            return sealed(produced[-1])
+            return seal(produced[-1])
 
         payload = stored(key, produce)
-        entry = produced[-1] if produced else opened(payload)
+        entry = produced[-1] if produced else unseal(payload)
         if entry is None:
             _warn_damaged(name, key)
             stored.call_and_shelve(key, produce).clear()
@@ -118,30 +118,30 @@ class OnDisk:
 
 
 def cached_bytes(key: str, produce: Callable[[], bytes]) -> bytes:
-    """Make the bytes of an entry: the function whose results joblib keeps."""
+    """Make the bytes of an entry; joblib keeps the results of this function."""
     return produce()
 
 
 def _warn_damaged(name: str, key: str) -> None:
     warnings.warn(
         f"The cached {name} ({key[:12]}...) could not be read or fails its checksum: it was "
-        "computed anew and written again. If this comes back, clear the folder given as memory=.",
+        "computed anew and written again. If this recurs, clear the folder given as memory=.",
         CacheWarning,
         stacklevel=2,
     )
 
 
-def sealed(entry: Entry) -> bytes:
-    """Write an entry as a checksum and a safetensors file."""
-    # Clones: tied weights share memory, which the format refuses.
+def seal(entry: Entry) -> bytes:
+    """Encode an entry as a checksum and a safetensors file."""
+    # Cloned, because tied weights share memory, which the format refuses.
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in entry.tensors.items()}
     facts = json.dumps(entry.facts).encode()
     body: bytes = save({**tensors, FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
     return hashlib.sha256(body).digest() + body
 
 
-def opened(payload: Any) -> Entry | None:
-    """Read what :func:`sealed` wrote, or return None where it is not whole."""
+def unseal(payload: Any) -> Entry | None:
+    """Decode what :func:`seal` wrote, or return None if it is damaged."""
     if not isinstance(payload, bytes) or len(payload) <= DIGEST:
         return None
     body = payload[DIGEST:]
@@ -154,14 +154,14 @@ def opened(payload: Any) -> Entry | None:
 
 @dataclass(frozen=True)
 class Cache:
-    """Results under keys that are made of everything they depend on.
+    """Results under keys made of everything they depend on.
 
     Attributes
     ----------
     store : Store or None
         None: nothing is kept, and nothing is fingerprinted.
     scope : str
-        Fingerprint of what all entries made through this object depend on.
+        Fingerprint of what every entry of this object depends on.
     """
 
     store: Store | None = None
@@ -173,24 +173,24 @@ class Cache:
         return self.store is not None
 
     def within(self, *parts: Any) -> Cache:
-        """Narrow the scope by more that entries depend on; free where nothing is shared."""
+        """Add dependencies to the scope; costs nothing unless the store is shared."""
         if self.store is None or not self.store.shared:
             return self
         return replace(self, scope=fingerprint(self.scope, *parts))
 
     def for_one_task(self) -> Cache:
-        """Keep what comes next in this process too, as long as the result of this call lives."""
+        """Return a cache that keeps entries in this process too, as long as it lives itself."""
         return replace(self, store=InProcess(self.store))
 
     def fetch(self, name: str, parts: Mapping[str, Any], compute: Callable[[], Entry]) -> Entry:
-        """Give a result from the store, computing it where it is not there.
+        """Return a result from the store, and compute it if it is not there.
 
         Parameters
         ----------
         name : str
-            What it is, for messages.
+            Name of the result in messages and keys.
         parts : mapping
-            Everything it depends on beside the scope; see :func:`fingerprint`.
+            Everything the result depends on beside the scope; see :func:`fingerprint`.
         compute : callable
         """
         if self.store is None:
@@ -204,7 +204,7 @@ class Cache:
         parts: Mapping[str, Any],
         steps: Callable[[], Iterator[tuple[int, Mapping[str, Tensor]]]],
     ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """Give the numbered states of a computation; without a store each as it is reached."""
+        """Yield the numbered states of a computation; without a store, each once it is reached."""
         if self.store is None:
             yield from steps()
             return
@@ -217,11 +217,11 @@ class Cache:
             }
             return Entry(states)
 
-        found: dict[int, dict[str, Tensor]] = {}
+        states: dict[int, dict[str, Tensor]] = {}
         for key, value in self.fetch(name, parts, collect).tensors.items():
             step, _, inner = key.partition("/")
-            found.setdefault(int(step), {})[inner] = value
-        yield from sorted(found.items())
+            states.setdefault(int(step), {})[inner] = value
+        yield from sorted(states.items())
 
 
 def open_cache(memory: Any) -> Cache:
@@ -234,7 +234,7 @@ def open_cache(memory: Any) -> Cache:
     Raises
     ------
     ValueError
-        It is none of these.
+        If it is none of these.
     """
     if memory is None:
         return Cache()
@@ -249,5 +249,5 @@ def _store_of(memory: Any) -> OnDisk | None:
 
 @functools.lru_cache(maxsize=8)
 def _store_at(folder: str) -> OnDisk | None:
-    # Kept, since every fit of a search opens it.
+    # Cached, since every fit of a search opens it.
     return _store_of(check_memory(folder))

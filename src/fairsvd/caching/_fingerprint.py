@@ -18,33 +18,33 @@ from ..arrays import Batches, read_array_rows
 
 __all__ = ["NotStableError", "fingerprint"]
 
-# Rows of X that are read at a time.
+# Number of rows of X read at a time.
 BLOCK = 8192
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
-# What every module holds, beside its own attributes; parts and tensors are read by name.
+# Attributes that every module has; submodules and tensors are read by name instead.
 MODULE_FIELDS = frozenset(vars(nn.Module()))
 
-# Their code is told by their versions, of which torch's is part of every key.
+# Libraries whose code is not hashed. torch's version is part of every key.
 LIBRARIES = frozenset(("torch", "skorch", "sklearn", "numpy", "builtins", "fairsvd"))
 
-# Of every class, and without a meaning for what it computes.
+# Attributes that every class has and that do not affect what it computes.
 CLASS_FIELDS = frozenset(
     ("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "_abc_impl")
 )
 DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)
 
-# Set for classes that Python code defines.
+# Flag of classes defined in Python code.
 HEAP_TYPE = 1 << 9
 
 
 class NotStableError(TypeError):
-    """An object whose meaning cannot be told from what it holds, so that it cannot be a key."""
+    """An object cannot be part of a key, because its attributes do not tell what it is."""
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash what things are: tensors by their bytes, networks by class, code, structure and state.
+    """Hash tensors by their bytes, networks by class, code, structure and state, and so on.
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ def fingerprint(*parts: Any) -> str:
     Raises
     ------
     NotStableError
-        Something else is among them.
+        If they hold anything else.
     """
     digest = hashlib.sha256()
     try:
         for part in parts:
             _add(digest.update, part)
     except RecursionError:
-        raise NotStableError("something that holds itself has no fingerprint") from None
+        raise NotStableError("an object that contains itself has no fingerprint") from None
     return digest.hexdigest()
 
 
@@ -76,7 +76,7 @@ Update = Callable[[Any], None]
 def _add(update: Update, value: Any) -> None:
     for kinds, add in READERS:
         if isinstance(value, kinds):
-            # The reader's name keeps apart what holds the same bytes: [1] and (1,), "a" and b"a".
+            # The reader's name tells apart values of the same bytes: [1] and (1,), "a" and b"a".
             update(f"<{add.__name__}>".encode())
             add(update, value)
             return
@@ -84,7 +84,7 @@ def _add(update: Update, value: Any) -> None:
 
 
 def _object(update: Update, value: Any) -> None:
-    """Add an estimator by its parameters, another object by its class and attributes."""
+    """Add an estimator by its parameters and any other object by its class and attributes."""
     kind = type(value)
     _code(update, kind)
     if hasattr(value, "get_params"):
@@ -92,7 +92,7 @@ def _object(update: Update, value: Any) -> None:
     elif _of_python(kind) and hasattr(value, "__dict__"):
         _mapping(update, vars(value))
     else:
-        # What a compiled class holds cannot be seen.
+        # The content of an object of a compiled class cannot be read.
         raise NotStableError(f"{kind.__module__}.{kind.__qualname__} objects have no fingerprint")
 
 
@@ -112,7 +112,7 @@ def _sequence(update: Update, value: Any) -> None:
 
 def _mapping(update: Update, value: Mapping[Any, Any]) -> None:
     update(f"{len(value)};".encode())
-    # In order of insertion: the order of parameters and layers has a meaning.
+    # In order of insertion, since the order of parameters and layers matters.
     for key, item in value.items():
         _add(update, key)
         _add(update, item)
@@ -139,7 +139,7 @@ def _tensor(update: Update, value: Tensor) -> None:
 
 
 def _rows(update: Update, value: Batches) -> None:
-    """Read the rows once, a block at a time, in the numbers' own type; images by their stamp."""
+    """Read the rows once, block by block, in their own dtype; images by their stamp."""
     update(f"{len(value)};".encode())
     if value.stamp is not None:
         _add(update, value.stamp(value.index))
@@ -151,34 +151,34 @@ def _rows(update: Update, value: Batches) -> None:
 
 
 def _array_of(value: Batches) -> Tensor | None:
-    """Give the array in memory whose rows these are, all and in order: nothing is to be copied."""
+    """Return the array whose rows these are, uncopied; None unless it is all rows in order."""
     if not (isinstance(value.fetch, functools.partial) and value.fetch.func is read_array_rows):
         return None
     X = value.fetch.args[0]
-    # Only such arrays may become tensors as they are.
+    # Only such arrays become tensors without a copy.
     if not (isinstance(X, np.ndarray) and X.flags.carray):
         return None
     return torch.from_numpy(X) if np.array_equal(value.index, np.arange(len(X))) else None
 
 
 def _module(update: Update, value: nn.Module) -> None:
-    # Two networks of one state may differ in what they compute: ReLU or Tanh between the layers.
+    # Networks with equal states may compute different things: ReLU or Tanh between the layers.
     for name, part in value.named_modules(remove_duplicate=False):
         _plain(update, name)
         _code(update, type(part))
         _plain(update, part.extra_repr())
-        _mapping(update, _own_attributes(part))
+        _mapping(update, _attributes_of(part))
         for kind in ("_forward_hooks", "_forward_pre_hooks"):
             _sequence(update, list(getattr(part, kind).values()))
     _mapping(update, value.state_dict())
 
 
-def _own_attributes(part: nn.Module) -> dict[str, Any]:
-    own = {k: v for k, v in vars(part).items() if k not in MODULE_FIELDS}
+def _attributes_of(part: nn.Module) -> dict[str, Any]:
+    attributes = {k: v for k, v in vars(part).items() if k not in MODULE_FIELDS}
     if _of_library(type(part)):
-        # torch's private attributes follow from the others; some are references to its tensors.
-        own = {k: v for k, v in own.items() if not k.startswith("_")}
-    return own
+        # torch's private attributes follow from the others; some refer to its tensors.
+        attributes = {k: v for k, v in attributes.items() if not k.startswith("_")}
+    return attributes
 
 
 def _function(update: Update, value: Any) -> None:
@@ -186,7 +186,7 @@ def _function(update: Update, value: Any) -> None:
     _sequence(update, list(value.__defaults__ or ()))
     _mapping(update, value.__kwdefaults__ or {})
     inner = [cell.cell_contents for cell in value.__closure__ or ()]
-    # A class by its name: its own cell, which `super()` reads, leads back to the class.
+    # A class by its name, since the cell that `super()` reads leads back to the class.
     _sequence(update, [str(each) if isinstance(each, type) else each for each in inner])
 
 
@@ -212,16 +212,16 @@ def _torch_generator(update: Update, value: torch.Generator) -> None:
 
 
 def _named(update: Update, value: Any) -> None:
-    # A builtin's own text may hold an address.
+    # By name, since the text of a builtin may hold an address.
     name = getattr(value, "__qualname__", None)
     _plain(update, f"{getattr(value, '__module__', '')}.{name}" if name else str(value))
 
 
 def _code(update: Update, value: Any) -> None:
-    """Add where a class or function is from and, outside the libraries, what it is made of."""
+    """Add the name of a class or function and, outside the libraries, its code."""
     _plain(update, f"{value.__module__}.{value.__qualname__}")
     if not _of_library(value):
-        _plain(update, _made_of(value))
+        _plain(update, _hash_code(value))
 
 
 def _of_library(value: Any) -> bool:
@@ -229,24 +229,24 @@ def _of_library(value: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _made_of(value: Any) -> str:
-    """Hash a function's code or a class's methods: notebooks define one name again and again."""
+def _hash_code(value: Any) -> str:
+    """Hash a function's code or a class's methods, since notebooks redefine names."""
     if isinstance(value, type):
-        own = [cls for cls in value.__mro__ if not _of_library(cls)]
-        return fingerprint([_methods(cls) for cls in own], [str(cls) for cls in value.__mro__])
+        foreign = [cls for cls in value.__mro__ if not _of_library(cls)]
+        return fingerprint([_methods(cls) for cls in foreign], [str(cls) for cls in value.__mro__])
     return fingerprint(value.__code__)
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    found = {}
+    methods = {}
     for name, attribute in sorted(vars(cls).items()):
         if isinstance(attribute, (staticmethod, classmethod)):
             attribute = attribute.__func__
         if isinstance(attribute, property):
             attribute = [attribute.fget, attribute.fset]
         if name not in CLASS_FIELDS and not isinstance(attribute, DESCRIPTORS):
-            found[name] = attribute
-    return found
+            methods[name] = attribute
+    return methods
 
 
 def _code_object(update: Update, value: types.CodeType) -> None:

@@ -11,7 +11,7 @@ from .. import __version__
 
 __all__ = ["main"]
 
-# Written out, so that --help and --version need not wait for torch; a test compares it.
+# A copy, so that --help and --version do not import torch; a test compares it.
 CONSTRAINTS = (
     "demographic_parity",
     "equal_opportunity",
@@ -28,18 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str or None, default=None
-        Arguments without the program's name; None: those of the process.
+        Arguments without the program's name; None: the arguments of the process.
 
     Returns
     -------
     status : int
-        0, or 2 where an input cannot be used; the reason is then one line on stderr.
+        0, or 2 if an input cannot be used; the reason is then one line on stderr.
 
     Raises
     ------
     SystemExit
-        From argparse, after ``--help`` and ``--version`` (status 0) and for arguments that it does
-        not understand (status 2).
+        From argparse, after ``--help`` and ``--version`` (status 0) and for unknown arguments
+        (status 2).
     """
     options = _parser().parse_args(argv)
     try:
@@ -77,20 +77,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "Train a network on real data, edit it, and show what changed on held-out rows."
-    demo = commands.add_parser("demo", help="the whole way on real data", description=about)
+    demo = commands.add_parser("demo", help="training and editing on real data", description=about)
     demo.add_argument(
         "--data",
         choices=("auto", "adult", "digits"),
         default="auto",
         help="Adult census income, or tinted digits that ship with scikit-learn; auto: Adult "
-        "where the folder FAIRSVD_DATA has it, else digits (default: auto)",
+        "if the folder FAIRSVD_DATA has it, else digits (default: auto)",
     )
     demo.add_argument(
         "--plot",
         type=Path,
         default=Path("fairsvd-demo.png"),
         metavar="FILE",
-        help="where the trade-off plot goes; the ending says the format (default: %(default)s)",
+        help="file of the trade-off plot, in the format of its ending (default: %(default)s)",
     )
     demo.add_argument(
         "--constraint",
@@ -104,7 +104,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=float,
         default=0.05,
         metavar="GAP",
-        help="the gap that is accepted, a difference of rates (default: %(default)s)",
+        help="the accepted gap, a difference of rates (default: %(default)s)",
     )
     demo.add_argument(
         "--max-steps",
@@ -113,11 +113,13 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="N",
         help="steps of each phase of the edit; fewer are faster and worse (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE.csv", help="a row a person, with headings")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE.csv", help="one row per person, with headings"
+    )
     parser.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
 
 
@@ -132,7 +134,9 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
 
 def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "Measure rates by group and gaps between groups for predictions of any model."
-    audit = commands.add_parser("audit", help="the tables for any predictions", description=about)
+    audit = commands.add_parser(
+        "audit", help="tables of rates and gaps for any predictions", description=about
+    )
     _add_rows(audit)
     audit.add_argument("--pred", required=True, metavar="COLUMN", help="the predicted labels")
     _add_groups(audit)
@@ -146,26 +150,29 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="rows without a group: an error, left out, or a group (default: %(default)s)",
     )
     audit.add_argument(
-        "--out", type=Path, metavar="TABLE.csv", help="write the rates of every group there too"
+        "--out",
+        type=Path,
+        metavar="TABLE.csv",
+        help="also write the rates of every group to this file",
     )
     audit.add_argument(
-        "--seed", type=int, default=0, help="of intervals and noise floors (default: 0)"
+        "--seed", type=int, default=0, help="seed of intervals and noise floors (default: 0)"
     )
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = (
-        "Compare methods on the rows of a file by cross-validation, over one network a fold. "
+        "Compare methods on the rows of a file by cross-validation, with one network per fold. "
         "Columns of numbers are scaled, all others are categories."
     )
-    compare = commands.add_parser("compare", help="methods side by side", description=about)
+    compare = commands.add_parser("compare", help="several methods on one file", description=about)
     _add_rows(compare)
     _add_groups(compare)
     compare.add_argument(
         "--methods",
         default="threshold,FairLRFTransformer,GapFineTuner,ThresholdOptimizer,ExponentiatedGradient",
         metavar="NAME[,NAME]",
-        help="as fairsvd.compare knows them, beside the untouched network (default: %(default)s)",
+        help="names of fairsvd.compare, added to the untouched network (default: %(default)s)",
     )
     compare.add_argument(
         "--constraints",
@@ -182,24 +189,27 @@ def _add_compare_settings(compare: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         metavar="GAP",
-        help="the gap that is accepted, a difference of rates (default: %(default)s)",
+        help="the accepted gap, a difference of rates (default: %(default)s)",
     )
     compare.add_argument("--folds", type=int, default=5, metavar="N", help="(default: %(default)s)")
     compare.add_argument(
         "--keep-sensitive",
         action="store_true",
-        help="leave the groups among the features; by default no method sees them there",
+        help="keep the groups among the features; by default they are removed",
     )
     compare.add_argument(
         "--pos-label", metavar="LABEL", help="the positive label (default: the second of two)"
     )
     compare.add_argument(
-        "--out", type=Path, metavar="TABLE.csv", help="write a row a fold and method there"
+        "--out",
+        type=Path,
+        metavar="TABLE.csv",
+        help="write one row per fold and method to this file",
     )
     compare.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot there; the ending says the format"
+        "--plot", type=Path, metavar="FILE", help="plot to this file, in the format of its ending"
     )
     compare.add_argument(
-        "--jobs", type=int, metavar="N", help="methods side by side (default: one after the other)"
+        "--jobs", type=int, metavar="N", help="number of parallel processes (default: 1)"
     )
-    compare.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    compare.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["as_label", "run_audit", "some_of"]
 
-# Below this a rate's standard error may exceed 0.05, the usual tolerance.
+# With fewer rows a rate's standard error can exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
 MOST_NAMED = 6
 
 
 def run_audit(options: argparse.Namespace) -> None:
-    """Print the tables.
+    """Print the tables of an audit.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def run_audit(options: argparse.Namespace) -> None:
     Raises
     ------
     ValueError
-        A column is missing or holds what cannot be used; the message names it.
+        If a column is missing or cannot be used; the message names it.
     OSError
-        A file cannot be read or written.
+        If a file cannot be read or written.
     """
     sensitive = [name.strip() for name in options.sensitive.split(",") if name.strip()]
     try:
@@ -46,7 +46,7 @@ def run_audit(options: argparse.Namespace) -> None:
         _check_values(frame, options.target, options.pred)
         if options.missing_group == "raise":
             _check_groups(frame[sensitive])
-        classes = _classes(frame, options.target, options.pred)
+        classes = _read_classes(frame, options.target, options.pred)
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     counts, pos, groups = hard_counts(
@@ -74,16 +74,16 @@ def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.Da
 
     if not sensitive:
         raise ValueError("--sensitive names no column: give one, or several with commas.")
-    wanted = list(dict.fromkeys([target, pred, *sensitive]))
+    used = list(dict.fromkeys([target, pred, *sensitive]))
     columns = pd.read_csv(path, nrows=0).columns.tolist()
-    missing = [name for name in wanted if name not in columns]
+    missing = [name for name in used if name not in columns]
     if missing:
         raise ValueError(f"there is no column {', '.join(missing)}; it has {some_of(columns)}")
-    return pd.read_csv(path, usecols=wanted, low_memory=False)
+    return pd.read_csv(path, usecols=used, low_memory=False)
 
 
 def some_of(names: Sequence[str], most: int = 20) -> str:
-    """Write names out, and count those beyond so many."""
+    """List the first names, and count the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
 
@@ -103,36 +103,36 @@ def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
 def _check_groups(groups: pd.DataFrame) -> None:
     empty = {name: int(n) for name, n in groups.isna().sum().items() if n}
     if empty:
-        told = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{told}: fill it, or choose --missing-group ignore or own_group")
+        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{listed}: fill it, or choose --missing-group ignore or own_group")
 
 
-def _classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
-    """Collect the labels, sorted; refuse scores in place of predicted labels."""
+def _read_classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
+    """Collect the sorted labels, and refuse scores instead of predicted labels."""
     true, predicted = frame[target].unique().tolist(), frame[pred].unique().tolist()
     unknown = [label for label in predicted if label not in true]
     if unknown and all(isinstance(label, float) and label % 1 for label in unknown):
         raise ValueError(
-            f"column {pred} holds {unknown[0]!r}, which is no label of {target}: predicted labels "
-            "are wanted; if these are scores, apply the threshold first"
+            f"column {pred} holds {unknown[0]!r}, which is not a label of {target}: predicted "
+            "labels are wanted; if these are scores, apply the threshold first"
         )
     try:
         return sorted({*true, *predicted})
     except TypeError as error:
         raise ValueError(
             f"columns {target} and {pred} hold labels of different types ({some_of(true, 3)}; "
-            f"{some_of(predicted, 3)}): write them alike"
+            f"{some_of(predicted, 3)}): use one type"
         ) from error
 
 
 def as_label(classes: list[Any], text: str | None) -> Any:
-    """Find the label that the user wrote: as text, or as the number that it stands for."""
+    """Find the label that the user's text stands for, as text or as a number."""
     if text is None:
         return None
-    found = [label for label in classes if str(label) == text or _same_number(label, text)]
-    if not found:
+    matches = [label for label in classes if str(label) == text or _same_number(label, text)]
+    if not matches:
         raise ValueError(f"--pos-label {text} is not among the labels {some_of(classes)}")
-    return found[0]
+    return matches[0]
 
 
 def _same_number(label: Any, text: str) -> bool:
@@ -151,7 +151,7 @@ def _heading(
 ) -> str:
     used = int(counts.sum())
     left_out = f" ({n_rows - used:,} without a group left out)" if used < n_rows else ""
-    # A file with a single label is read as one of the pair 0 and 1.
+    # A single label is one of the pair 0 and 1.
     positive = classes[pos] if pos is not None and len(classes) > 1 else pos
     rates = (
         f"Rates for the positive label {positive}."

@@ -42,7 +42,7 @@ SHOWN = {
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Print a table a constraint; write all rows and the plot where asked.
+    """Print one table per constraint; write all rows and the plot on request.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def run_compare(options: argparse.Namespace) -> None:
     Raises
     ------
     ValueError
-        A column is missing or holds what cannot be used, or a method is unknown.
+        If a column is missing or cannot be used, or a method is unknown.
     OSError
-        A file cannot be read or written.
+        If a file cannot be read or written.
     """
     methods, constraints, sensitive = map(
-        _names, (options.methods, options.constraints, options.sensitive)
+        _split_names, (options.methods, options.constraints, options.sensitive)
     )
     if options.plot is not None:
         check_plot(options.plot)
@@ -66,8 +66,10 @@ def run_compare(options: argparse.Namespace) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     frame = _read(options.file, options.target, sensitive)
     classes = sorted(frame[options.target].unique().tolist(), key=lambda k: (str(type(k)), k))
-    X, about = _features(frame, [options.target, *([] if options.keep_sensitive else sensitive)])
-    found = compare(
+    X, about = _encode_features(
+        frame, [options.target, *([] if options.keep_sensitive else sensitive)]
+    )
+    comparison = compare(
         methods,
         X,
         frame[options.target].to_numpy(),
@@ -81,14 +83,14 @@ def run_compare(options: argparse.Namespace) -> None:
         verbose=int(sys.stderr.isatty()),
     )
     if options.out is not None:
-        found.to_csv(options.out, index=False)
+        comparison.to_csv(options.out, index=False)
     if options.plot is not None:
-        _save_plot(found, options.plot)
+        _save_plot(comparison, options.plot)
     print(f"{options.file}: {len(frame):,} rows; {about}")
-    _print_tables(found, options)
+    _print_tables(comparison, options)
 
 
-def _names(text: str) -> list[str]:
+def _split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -106,21 +108,21 @@ def _read(path: Path, target: str, sensitive: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"{path}: it has headings but no rows")
     empty = {name: int(n) for name, n in frame[[target, *sensitive]].isna().sum().items() if n}
     if empty:
-        told = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{path}: {told}: fill it or leave these rows out")
+        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{path}: {listed}: fill it or leave these rows out")
     return frame
 
 
-def _features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.float64], str]:
-    """Encode the columns that are features, and say how."""
+def _encode_features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.float64], str]:
+    """Encode the feature columns, and describe the encoding."""
     columns = frame.drop(columns=left_out).dropna(axis="columns", how="all")
     if columns.empty:
         raise ValueError(
-            "no column is left for features: beside the target and the groups some are needed."
+            "no column is left for features: the file needs some beside the target and the groups."
         )
     encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     scale = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    # Of the rows' features only, not of their labels, so that no fold learns what it is tested on.
+    # Fitted on all rows, but only on their features, so no fold learns test labels.
     encoder = make_column_transformer(
         (scale, make_column_selector(dtype_include="number")),
         (encode, make_column_selector(dtype_exclude="number")),
@@ -134,17 +136,17 @@ def _features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.floa
     )
 
 
-def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
-    for constraint in found["constraint"].unique():
-        summary = found.summary(constraint).droplevel("constraint")
+def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
+    for constraint in comparison["constraint"].unique():
+        summary = comparison.summary(constraint).droplevel("constraint")
         table = summary[list(SHOWN)].rename(columns=SHOWN)
-        best = found.pareto(constraint).index.get_level_values("method")
+        best = comparison.pareto(constraint).index.get_level_values("method")
         print(f"\n{constraint.replace('_', ' ')}, means over {options.folds} folds\n")
         print(format_table(table))
         print(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
     print(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
     print("harm: the largest fall of a group's true positive or true negative rate.")
-    failures = found[found.failed].drop_duplicates(["method", "error"])
+    failures = comparison[comparison.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
         print(f"\nFailed: {method}: {error}")
     for what, path in (("All rows", options.out), ("The plot", options.plot)):
@@ -152,12 +154,12 @@ def _print_tables(found: Comparison, options: argparse.Namespace) -> None:
             print(f"\n{what}: {path}")
 
 
-def _save_plot(found: Comparison, path: Path) -> None:
+def _save_plot(comparison: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    constraints = found["constraint"].unique().tolist()
+    constraints = comparison["constraint"].unique().tolist()
     figure = Figure(figsize=(8.6, 5.0 * len(constraints)), dpi=150, layout="constrained")
     axes: Any = figure.subplots(len(constraints), squeeze=False)
     for constraint, ax in zip(constraints, axes[:, 0], strict=True):
-        found.plot(constraint, ax=ax)
+        comparison.plot(constraint, ax=ax)
     figure.savefig(path)

@@ -1,4 +1,4 @@
-"""``fairsvd demo``: train, edit, and show what changed on held-out rows."""
+"""``fairsvd demo``: train, edit, and show the changes on held-out rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..report import (
     gap_estimates,
     plot_tradeoff,
     removed_frame,
-    resolved_utility,
+    utility_name,
 )
 from ._tasks import Rows, Task, load_task
 
@@ -43,7 +43,7 @@ OVERALL = ("accuracy", "balanced_accuracy", "worst_cell_accuracy")
 
 
 class Fits(NamedTuple):
-    """The three Pipelines that are compared, and the seconds that training and edit took."""
+    """The three compared Pipelines, and the seconds of training and editing."""
 
     plain: Pipeline
     tuned: Pipeline
@@ -63,9 +63,9 @@ def run_demo(options: argparse.Namespace) -> None:
     Raises
     ------
     ValueError
-        An option is out of its range.
+        If an option is out of its range.
     OSError
-        The data is not there, or the plot cannot be written.
+        If the data is missing, or the plot cannot be written.
     """
     started = perf_counter()
     check_plot(options.plot)
@@ -75,9 +75,9 @@ def run_demo(options: argparse.Namespace) -> None:
         _say(line)
     n_fit, n_held = len(task.fit.y), len(task.held_out.y)
     _say(f"Split    {n_fit:,} rows to fit, a quarter of them for the choice; {n_held:,} held out")
-    # Small networks are slower on several threads, and results then depend on their number.
+    # One thread, which is faster for small networks and makes results reproducible.
     with one_torch_thread(), warnings.catch_warnings():
-        # What the edit warns of is printed from report_.notes.
+        # The warnings of the edit are printed from report_.notes.
         warnings.simplefilter("ignore", FairsvdWarning)
         fits = _fit(task, options)
         counts = {name: _count(getattr(fits, name), task.held_out) for name in Fits._fields[:3]}
@@ -92,12 +92,12 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    # At once, also into a pipe: a fit takes seconds.
+    # Flushed, also into a pipe, since a fit takes seconds.
     print(line, flush=True)
 
 
 def check_plot(path: Path) -> None:
-    """Make the plot's folder and refuse a format that cannot be written, before the long part."""
+    """Make the plot's folder, and refuse an unknown format before the long computation."""
     from matplotlib.figure import Figure
 
     formats = sorted(Figure().canvas.get_supported_filetypes())
@@ -116,14 +116,14 @@ def _fit(task: Task, options: argparse.Namespace) -> Fits:
     }
     _say("Network  training the default one ...")
     start = perf_counter()
-    # The identity edit: it trains the default network and leaves it as it is.
+    # An edit without changes, which trains the default network.
     editor = FairLRFTransformer(threshold=0.5, **UNTOUCHED, **shared)
     plain = Pipeline([*task.steps, ("fairlrf", editor)]).fit(task.fit.X, task.fit.y)
     trained = perf_counter()
     network = plain[-1].module_
     n_parameters = sum(p.numel() for p in network.parameters())
     _say(f"         {type(network).__name__}, {n_parameters:,} parameters; editing it ...")
-    # The same seed sets the same validation rows apart: the network has not seen them.
+    # The same seed gives the same validation rows, which the network has not seen.
     frozen = [(name, FrozenEstimator(step)) for name, step in plain.steps[:-1]]
     editor = FairLRFTransformer(network, **shared)
     edited = Pipeline([*frozen, ("fairlrf", editor)]).fit(task.fit.X, task.fit.y)
@@ -134,7 +134,7 @@ def _fit(task: Task, options: argparse.Namespace) -> Fits:
 
 
 def _count(pipe: Pipeline, rows: Rows) -> NDArray[np.int64]:
-    """Count rows by [group, true, predicted]; the group serves the count only."""
+    """Count rows by [group, true, predicted]; predicting does not use the group."""
     return hard_counts(rows.y, pipe.predict(rows.X), rows.y.index, labels=[0, 1])[0]
 
 
@@ -151,23 +151,23 @@ def _print_gaps(counts: dict[str, NDArray[np.int64]], options: argparse.Namespac
     _say("\nGaps on the held-out rows, with 95 % bootstrap intervals. Noise floor: the gap that")
     _say("equal treatment would show on that many rows.\n")
     _say(format_table(_gap_frame(*tables)))
-    found = tables[1].loc[options.constraint, "difference"]
-    verdict = "met" if found <= options.tolerance else "not met"
-    asked = f"{options.constraint.replace('_', ' ')} of at most {options.tolerance:g}"
-    _say(f"\nAsked for: {asked}; on the held-out rows {found:.3f}, {verdict}")
+    value = tables[1].loc[options.constraint, "difference"]
+    verdict = "met" if value <= options.tolerance else "not met"
+    goal = f"{options.constraint.replace('_', ' ')} of at most {options.tolerance:g}"
+    _say(f"\nAsked for: {goal}; on the held-out rows {value:.3f}, {verdict}")
 
 
 def _gap_frame(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     frame = before[["difference"]].rename(columns={"difference": "before"})
-    frame["before_95_%"] = _intervals(before)
+    frame["before_95_%"] = _format_intervals(before)
     frame["after"] = after["difference"]
-    frame["after_95_%"] = _intervals(after)
+    frame["after_95_%"] = _format_intervals(after)
     frame["noise_floor"] = after["noise_floor"]
     frame.index = frame.index.str.replace("_", " ")
     return frame
 
 
-def _intervals(table: pd.DataFrame) -> list[str]:
+def _format_intervals(table: pd.DataFrame) -> list[str]:
     pairs = zip(table["low"], table["high"], strict=True)
     return [f"{low:.3f} to {high:.3f}" for low, high in pairs]
 
@@ -191,28 +191,29 @@ def _print_edit(editor: FairLRFTransformer) -> None:
     chosen = history.iloc[place]
     _say(f"\nRemoved: {editor.removed_fraction_:.1%} of the entries of U and V, by layer\n")
     _say(format_table(removed_frame(editor)))
-    utility = (resolved_utility(editor) or "utility").replace("_", " ")
+    utility = (utility_name(editor) or "utility").replace("_", " ")
     met = "within" if chosen["feasible"] else "beyond"
     text = (
-        f"Chosen: candidate {place} of {len(history) - 1}, {_params(chosen)}, with threshold "
-        f"{editor.threshold_:.3f}; on the rows of the choice {utility} {chosen['utility']:.3f} "
-        f"and gap {chosen['gap']:.3f}, {met} the tolerance of {editor.tolerance:.3g}."
+        f"Chosen: candidate {place} of {len(history) - 1}, {_describe_params(chosen)}, with "
+        f"threshold {editor.threshold_:.3f}; on the rows of the choice {utility} "
+        f"{chosen['utility']:.3f} and gap {chosen['gap']:.3f}, {met} the tolerance of "
+        f"{editor.tolerance:.3g}."
     )
     _say("\n" + fill(text, WIDTH))
     for note in editor.report_.notes:
         _say(fill(f"Note: {note}", WIDTH))
 
 
-def _params(chosen: pd.Series) -> str:
+def _describe_params(chosen: pd.Series) -> str:
     stage = f"stage {chosen['stage']}"
-    told = [n for n in ("tradeoff", "step") if n in chosen and np.isfinite(chosen[n])]
-    return ", ".join([stage, *(f"{name} {chosen[name]:g}" for name in told)])
+    names = [n for n in ("tradeoff", "step") if n in chosen and np.isfinite(chosen[n])]
+    return ", ".join([stage, *(f"{name} {chosen[name]:g}" for name in names)])
 
 
 def _save_plot(
     editor: FairLRFTransformer, counts: dict[str, NDArray[np.int64]], path: Path
 ) -> None:
-    utility = resolved_utility(editor) or "balanced_accuracy"
+    utility = utility_name(editor) or "balanced_accuracy"
     labels = {"plain": "held-out rows, untouched", "edited": "held-out rows, edited"}
     points = {
         label: (

@@ -21,8 +21,8 @@ __all__ = ["Rows", "Task", "load_task"]
 
 HELD_OUT = 0.3
 
-# A colour that goes with the label this often misleads a network visibly, and still leaves some
-# dozens of rows on which it does not.
+# Share of rows whose colour agrees with the label: enough to mislead a network visibly, while some
+# dozens of rows disagree.
 STRENGTH = 0.95
 
 
@@ -43,15 +43,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Task:
-    """What the demo works on.
+    """The data of the demo.
 
     Attributes
     ----------
     about : tuple of str
-        Lines that say what it is.
+        Lines that describe it.
     fit, held_out : Rows
     steps : list of (name, transformer)
-        Preprocessing, to be fitted on the rows to fit.
+        Preprocessing, fitted on the rows to fit.
     """
 
     about: tuple[str, ...]
@@ -66,14 +66,14 @@ def load_task(name: str, seed: int) -> Task:
     Parameters
     ----------
     name : {"auto", "adult", "digits"}
-        "auto": Adult where the folder FAIRSVD_DATA has it, else digits.
+        "auto": Adult if the folder FAIRSVD_DATA has it, else digits.
     seed : int
-        Of the split, and of the tints.
+        Seed of the split and of the tints.
 
     Raises
     ------
     DatasetNotFoundError
-        Adult was asked for by name and is neither there nor can be downloaded.
+        If ``name="adult"``, and Adult is neither found nor can be downloaded.
     """
     if name == "auto":
         name = "adult" if _has_adult() else "digits"
@@ -85,7 +85,7 @@ def _has_adult() -> bool:
     return all((folder / name).is_file() for name in ("adult.data", "adult.test"))
 
 
-def _labels(y: Any, groups: Any, name: str) -> pd.Series:
+def _make_labels(y: Any, groups: Any, name: str) -> pd.Series:
     import pandas as pd
 
     return pd.Series(np.asarray(y), index=pd.Index(np.asarray(groups, dtype=object), name=name))
@@ -100,9 +100,9 @@ def _split(y: pd.Series, seed: int) -> tuple[Any, Any]:
 
 def _adult(seed: int) -> Task:
     adult = load_adult()
-    # A network that reads the group needs it at prediction, whatever its signature says.
+    # The group is not a feature, since such a network would need it at prediction.
     X = adult.data.drop(columns=adult.group_columns["sex"])
-    y = _labels(adult.target, adult.sensitive_features["sex"], "sex")
+    y = _make_labels(adult.target, adult.sensitive_features["sex"], "sex")
     fit, held = _split(y, seed)
     encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     prepare = ColumnTransformer(
@@ -121,10 +121,10 @@ def _adult(seed: int) -> Task:
 
 def _digits(seed: int) -> Task:
     digits = load_biased_digits(strength=STRENGTH, random_state=seed)
-    y = _labels(digits.target % 2, digits.sensitive_features["color"], "color")
+    y = _make_labels(digits.target % 2, digits.sensitive_features["color"], "color")
     fit, held = _split(y, seed)
-    # Red and blue have one channel each, so the sum is the grey image. In both colours, every
-    # held-out image serves both groups, and no cell is small.
+    # Red and blue have one channel each, so the sum is the grey image. Every held-out image is
+    # painted in both colours, so it serves both groups, and no cell is small.
     grey, labels = digits.images[held].sum(axis=1), y.to_numpy()[held]
     colors = np.repeat([0, 1], len(held))
     painted = make_tinted(np.tile(grey, (2, 1, 1)), np.tile(labels, 2), groups=colors)
@@ -133,5 +133,5 @@ def _digits(seed: int) -> Task:
         f"         colour, {STRENGTH:.0%} of odd digits are blue and of even ones red; held-out",
         "         images are shown in both colours",
     )
-    y_held = _labels(painted.target, painted.sensitive_features["color"], "color")
+    y_held = _make_labels(painted.target, painted.sensitive_features["color"], "color")
     return Task(about, Rows(digits.images[fit], y.iloc[fit]), Rows(painted.images, y_held), [])

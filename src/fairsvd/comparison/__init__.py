@@ -1,4 +1,4 @@
-"""Several methods on the same folds: one table of how well they predict and how evenly."""
+"""Compare methods on the same folds, in one table of accuracy and gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Comparison", "compare"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is derived from a class of pandas when it is first asked for."""
+    """Import the class that derives from one of pandas on first use."""
     if name != "Comparison":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ._table import Comparison
@@ -22,5 +22,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List what is here and what would be imported on first use."""
+    """List the names here, including those imported on first use."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Methods of AIF360, over tables of labels, groups and scores in its own form."""
+"""Methods of AIF360, run on its tables of labels, groups and scores."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ REJECT_NAMES = {
     "demographic_parity": "Statistical parity difference",
     "equal_opportunity": "Equal opportunity difference",
 }
-# It measures every pair of a threshold and a margin in pandas.
+# Small, since RejectOptionClassification measures every pair of a threshold and a margin in pandas.
 REJECT_ROWS, REJECT_THRESHOLDS, REJECT_MARGINS = 5000, 50, 20
 
 Roles = tuple[list[dict[str, float]], list[dict[str, float]]]
 
 
 def attribute(fold: Fold) -> tuple[str, NDArray[np.float64]]:
-    """Name the protected attribute and give its value in every row of the problem.
+    """Return the name of the protected attribute and its value in every row of the problem.
 
-    Numbers stay as they are; other labels become their codes, and so do intersections.
+    Numbers are kept; other labels, including intersections, become their codes.
     """
     groups = fold.problem.groups
     labels: Any = groups.labels
@@ -40,24 +40,24 @@ def attribute(fold: Fold) -> tuple[str, NDArray[np.float64]]:
 
 
 def roles(fold: Fold) -> Roles:
-    """Name the unprivileged and the privileged group, the one with more positive labels.
+    """Return the unprivileged and the privileged group; the latter has more positive labels.
 
     Raises
     ------
     ValueError
-        There are more than two groups.
+        If there are more than two groups.
     """
     groups = fold.problem.groups
     if groups.n_groups != 2:
         raise ValueError(
-            f"AIF360 compares two groups; these rows hold {groups.n_groups}. Pass an instance "
-            "that says which are privileged."
+            f"AIF360 compares two groups, but these rows have {groups.n_groups}. Pass an instance "
+            "that names the privileged ones."
         )
     name, values = attribute(fold)
-    rows, found = fold.fitting, np.unique(values).tolist()
-    shares = [fold.positive(rows)[values[rows] == value].mean() for value in found]
+    rows, pair = fold.fitting, np.unique(values).tolist()
+    shares = [fold.positive(rows)[values[rows] == value].mean() for value in pair]
     privileged = int(np.argmax(shares))
-    return [{name: found[1 - privileged]}], [{name: found[privileged]}]
+    return [{name: pair[1 - privileged]}], [{name: pair[privileged]}]
 
 
 def as_dataset(
@@ -84,14 +84,14 @@ def as_dataset(
 
 
 def eq_odds(fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Run EqOddsPostprocessing, which knows equalized odds only, whatever is asked."""
+    """Run EqOddsPostprocessing, which always closes equalized odds, for any constraint."""
     from aif360.algorithms.postprocessing import EqOddsPostprocessing
 
-    return _post_processed(EqOddsPostprocessing(*roles(fold), seed=fold.seed), fold, fold.choosing)
+    return _post_process(EqOddsPostprocessing(*roles(fold), seed=fold.seed), fold, fold.choosing)
 
 
 def reject_option(fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Run RejectOptionClassification on at most 5,000 rows; average odds stand for equalized."""
+    """Run RejectOptionClassification on at most 5,000 rows, with average for equalized odds."""
     from aif360.algorithms.postprocessing import RejectOptionClassification
 
     if constraint not in REJECT_NAMES:
@@ -109,44 +109,44 @@ def reject_option(fold: Fold, constraint: str) -> NDArray[np.int64]:
         metric_lb=-limit,
     )
     drawn = np.random.default_rng(fold.seed).permutation(fold.choosing)[:REJECT_ROWS]
-    return _post_processed(processor, fold, np.sort(drawn))
+    return _post_process(processor, fold, np.sort(drawn))
 
 
 def post_process_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Run a copy of the user's post-processor, with its own groups."""
-    return _post_processed(copy.deepcopy(processor), fold, fold.choosing)
+    """Run a copy of the user's post-processor with its own groups."""
+    return _post_process(copy.deepcopy(processor), fold, fold.choosing)
 
 
-def _post_processed(processor: Any, fold: Fold, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Fit on the base network's scores, and its predictions at the threshold for utility."""
-    processor.fit(as_dataset(fold, rows, fold.positive(rows)), _predicted(fold, rows))
-    fixed = processor.predict(_predicted(fold, fold.test))
+def _post_process(processor: Any, fold: Fold, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Fit on the base network's scores and its predictions at the threshold for utility."""
+    processor.fit(as_dataset(fold, rows, fold.positive(rows)), _prediction_table(fold, rows))
+    fixed = processor.predict(_prediction_table(fold, fold.test))
     return fold.codes_of_positive(fixed.labels)
 
 
-def _predicted(fold: Fold, rows: NDArray[np.int64]) -> Any:
+def _prediction_table(fold: Fold, rows: NDArray[np.int64]) -> Any:
     hard = (fold.at_threshold(rows) == fold.problem.pos).astype(np.int64)
     return as_dataset(fold, rows, hard, fold.scores(rows))
 
 
 def reweigh(fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Train a base network anew on rows drawn by the weights of Reweighing."""
+    """Train a base network on rows drawn by the weights of Reweighing."""
     from aif360.algorithms.preprocessing import Reweighing
 
-    return _reweighed(Reweighing(*roles(fold)), fold, constraint)
+    return _train_reweighed(Reweighing(*roles(fold)), fold, constraint)
 
 
 def reweigh_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Do so by a copy of the user's, with its own groups."""
-    return _reweighed(copy.deepcopy(processor), fold, constraint)
+    """Train a base network by a copy of the user's Reweighing with its own groups."""
+    return _train_reweighed(copy.deepcopy(processor), fold, constraint)
 
 
-def _reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Resample, train, and choose the one threshold as editors do."""
+def _train_reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Resample, train, and choose a single threshold as editors do."""
     if fold.adopted.frozen:
         raise ValueError(
-            "Reweighing trains a network, and base came trained: pass None, or a skorch net that "
-            "is not frozen."
+            "Reweighing trains a network, but base came trained: use base=None, or a skorch net "
+            "that is not frozen."
         )
     rows = fold.training
     table = as_dataset(fold, rows, fold.positive(rows))
@@ -154,5 +154,5 @@ def _reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]
     codes = fold.problem.codes[rows], fold.groups(rows)
     drawn = resample_by_weight(rows, *codes, weights, random_state=fold.seed)[0]
     network = as_network(train(fold.problem, drawn, fold.seed))
-    # An edit that changes nothing: what is left of a fit is the choice of the threshold.
+    # An edit without changes, whose fit only chooses the threshold.
     return edit(FairLRFTransformer(network, sparsity=0, refine=None), fold, constraint)

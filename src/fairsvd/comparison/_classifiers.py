@@ -1,4 +1,4 @@
-"""Any classifier with scikit-learn's interface as a method of the comparison."""
+"""Run any classifier with scikit-learn's interface as a method of the comparison."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ SENSITIVE = "sensitive_features"
 
 
 def filled(estimator: Any, **settings: Any) -> Any:
-    """Clone an estimator and set those of the given parameters that it has and leaves at None."""
+    """Clone an estimator and set the given parameters that it has and that are None."""
     copy = clone(estimator)
-    own = copy.get_params(deep=False)
-    return copy.set_params(**{k: v for k, v in settings.items() if k in own and own[k] is None})
+    values = copy.get_params(deep=False)
+    unset = {k: v for k, v in settings.items() if k in values and values[k] is None}
+    return copy.set_params(**unset)
 
 
 def predict_options(model: Any, fold: Fold) -> dict[str, Any]:
-    """Give ``predict`` the group and a seed where it takes them."""
+    """Collect the group and the seed as arguments of ``predict``, if it takes them."""
     options: dict[str, Any] = {SENSITIVE: fold.sensitive(fold.test), "random_state": fold.seed}
     return {name: value for name, value in options.items() if takes(model.predict, name)}
 
 
 def fit_classifier(estimator: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Fit a clone on all rows of the fold that are not tested on, and predict.
+    """Fit a clone on all rows outside the test rows, and predict.
 
-    It chooses nothing on validation rows, so that it may train on them.
+    It can train on the validation rows, since it chooses nothing on them.
     """
     model, rows = filled(estimator, random_state=fold.seed), fold.fitting
     options = {}
@@ -45,7 +46,7 @@ def fit_classifier(estimator: Any, fold: Fold, constraint: str) -> NDArray[np.in
 
 
 def _fit_parameter(model: Any) -> str:
-    """Name the argument of ``fit`` that takes the groups; empty where there is none."""
+    """Return the name of the argument of ``fit`` that takes the groups; "" if there is none."""
     if isinstance(model, Pipeline):
         name, last = model.steps[-1]
         if not (hasattr(last, "fit") and takes(last.fit, SENSITIVE)):

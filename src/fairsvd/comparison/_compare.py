@@ -1,4 +1,4 @@
-"""compare: several methods on the same folds, over one base network a fold."""
+"""Compare methods on the same folds, with one base network per fold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
 from ..objective import GAPS
 from ._fold import Fold, Parts, base_of, divide
-from ._measures import MEASURES, change_columns, measured
+from ._measures import MEASURES, change_columns, measure
 from ._methods import Method, resolve
 from ._problem import Problem, read_problem
 
@@ -44,80 +44,80 @@ def compare(
     random_state: int | np.random.RandomState | None = None,
     verbose: int = 0,
 ) -> Comparison:
-    """Compare methods on the same folds, over one base network a fold.
+    """Compare methods on the same folds, with one base network per fold.
 
-    Of every fold's training rows 70 % train the base network, once for all methods, and 30 % are
-    validation rows, drawn within every (label, group) cell. Editors edit the base network on its
-    training rows and choose on the validation rows; post-processors are fitted on the validation
-    rows and up to 4,000 training rows; what trains a model of its own gets all of both. The test
-    rows are touched once. A method that fails is a row with its error.
+    In every fold 70 % of the training rows train the base network, once for all methods; the other
+    30 %, drawn within every (label, group) cell, are validation rows. Editors edit the base network
+    on its training rows and choose on the validation rows. Post-processors are fitted on the
+    validation rows and up to 4,000 training rows. Methods that train their own model get all of
+    both. The test rows are used once. A method that fails gets a row with its error.
 
     Parameters
     ----------
     mitigators : str, estimator, list of these, or mapping of str to these
-        Names: "threshold" (the base network with its one threshold moved to the best balanced
-        accuracy); editors of this package by the name of their class, with their defaults;
-        fairlearn's "ThresholdOptimizer", "ExponentiatedGradient" (of logistic regressions),
+        Names: "threshold" (the base network at the threshold of best balanced accuracy); editors
+        of this package by their class name, with default parameters; fairlearn's
+        "ThresholdOptimizer", "ExponentiatedGradient" (of logistic regressions),
         "AdversarialFairnessClassifier"; AIF360's "Reweighing", "EqOddsPostprocessing",
         "RejectOptionClassification". Instances: editors, methods of fairlearn and AIF360, and any
         classifier with ``fit`` and ``predict``; see Notes. The keys of a mapping are the names in
-        the table. "untouched", the base network as it is, is always the first method.
+        the table. The first method is always "untouched", the unedited base network.
     X : array-like or DataFrame of shape (n, n_features), images (n, C, H, W) or ImageFrame
-        Numbers.
+        Only numbers.
     y : array-like of shape (n,)
-        Two or more classes, any labels.
+        At least two classes, any labels.
     sensitive_features : array-like of shape (n,) or (n, n_columns)
         Groups, any labels, none missing; several columns are intersected.
     base : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
         The base network. None: the editors' default network, trained in every fold; a skorch net
-        is cloned and trained in every fold. A frozen net or a module is taken as it is: results
-        are too good where it was trained on rows of X.
+        is cloned and trained in every fold. A frozen net or a module is not trained: results are
+        too good if it was trained on rows of X.
     cv : int, splitter, iterable of (train, test) or None, default=None
-        None and integers: ``JointStratifiedKFold`` of 5 (or so many) shuffled folds.
+        None and integers: ``JointStratifiedKFold`` with 5 (or that many) shuffled folds.
     constraints : str or sequence of str, default="equalized_odds"
-        Names of gaps, as editors take them; every method runs once for each.
+        Names of gaps, as in editors; every method runs once for each.
     tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
+        The accepted gap, a difference of rates.
     pos_label : label or None, default=None
-        The positive one of two classes; None means the second.
+        The positive class of two; None means the second.
     n_jobs : int or None, default=None
-        Base networks, then methods, side by side in processes of joblib's. Results are the same.
+        Number of joblib processes for base networks and methods. It does not change the results.
     random_state : int, RandomState instance or None, default=None
-        With an integer the tables of two calls are equal, but for ``seconds``.
+        With an integer the tables of two calls are equal except for ``seconds``.
     verbose : int, default=0
-        Above 0: a progress bar on stderr.
+        Above 0 shows a progress bar on stderr.
 
     Returns
     -------
     comparison : Comparison
-        A DataFrame of a row a (fold, constraint, method); its ``summary()``, ``pareto()`` and
-        ``plot()`` look at it over the folds.
+        A DataFrame with one row per (fold, constraint, method); its ``summary()``, ``pareto()``
+        and ``plot()`` aggregate the folds.
 
     Raises
     ------
     ValueError
-        For bad input, which is said before anything is trained: an unknown name (with the nearest),
-        columns that are no numbers, a cell too small for the folds, and so on.
+        For bad input, before anything is trained: an unknown name (the message names the nearest),
+        columns that are not numbers, a cell too small for the folds, and so on.
 
     Notes
     -----
-    *Instances* are cloned. What asks for a gap by its name (an editor's ``constraint`` and
-    ``tolerance``, fairlearn's ``constraints``) is set to the row's; a constraint that is an object
-    (a ``PhiObjective``, a moment of fairlearn) stays. An editor's ``network``, ``pos_label`` and
-    ``random_state`` are filled where they are None: one that brings its own network edits that one.
-    A ``ThresholdOptimizer`` without ``estimator`` works on the base network. Instances of AIF360
-    name their groups by the sensitive feature's name and value; values that are no numbers are
-    counted from 0 in sorted order. A classifier whose ``fit``, or ``fit`` and ``predict``, take
-    ``sensitive_features`` gets them, the last step of a Pipeline too.
+    *Instances* are cloned. Parameters that name a gap (an editor's ``constraint`` and
+    ``tolerance``, fairlearn's ``constraints``) are set to those of the row; a constraint object (a
+    ``PhiObjective``, a moment of fairlearn) is kept. An editor's ``network``, ``pos_label`` and
+    ``random_state`` are set if they are None; an editor with its own network edits that one. A
+    ``ThresholdOptimizer`` without ``estimator`` uses the base network. Instances of AIF360 name
+    their groups by the sensitive feature's name and value; values that are not numbers are numbered
+    from 0 in sorted order. A classifier, or the last step of a Pipeline, whose ``fit``, or ``fit``
+    and ``predict``, take ``sensitive_features`` gets them.
 
-    *Peers by name* have settings that measured best on development rows: errors cost as in
-    balanced accuracy, and where a bound on the gap can be given it is 0.4 x ``tolerance``.
-    EqOddsPostprocessing knows equalized odds only and stands as it is under other constraints.
-    Reweighing's weights become rows (:func:`fairsvd.interop.resample_by_weight`) that a network
-    like the base is trained on; its threshold is chosen as editors choose theirs. What needs two
-    classes, two groups or a table says so in its row.
+    *Methods of other packages by name* have the settings that were best on development rows:
+    errors cost as in balanced accuracy, and a bound on the gap, if there is one, is
+    0.4 x ``tolerance``. EqOddsPostprocessing closes equalized odds under every constraint.
+    Reweighing's weights become rows (:func:`fairsvd.interop.resample_by_weight`) on which a network
+    like the base is trained; its threshold is chosen like that of an editor. A method that needs
+    two classes, two groups or a table and has not got them reports this as the error of its row.
 
-    ``seconds`` are those of fitting and predicting, without the base network's training.
+    ``seconds`` is the time of fitting and predicting, without the base network's training.
 
     Examples
     --------
@@ -125,48 +125,47 @@ def compare(
     >>> from fairsvd.datasets import make_biased_classification
     >>> task = make_biased_classification(600, random_state=0)
     >>> methods = {"gap": GapFineTuner(max_steps=20), "threshold": "threshold"}
-    >>> found = compare(
+    >>> comparison = compare(
     ...     methods, task.data, task.target, task.sensitive_features, cv=2, random_state=0
     ... )
-    >>> found[["fold", "method"]].values.tolist()
+    >>> comparison[["fold", "method"]].values.tolist()
     [[0, 'untouched'], [0, 'gap'], [0, 'threshold'], [1, 'untouched'], [1, 'gap'], [1, 'threshold']]
-    >>> summary = found.summary()["psi"]
+    >>> summary = comparison.summary()["psi"]
     >>> bool(summary["equalized_odds", "gap"] > summary["equalized_odds", "untouched"])
     True
     """
-    methods, asked = resolve(mitigators), _constraints(constraints)
+    methods, gaps = resolve(mitigators), _read_constraints(constraints)
     seed = resolve_seed(random_state)
     settings = {"base": base, "pos_label": pos_label, "tolerance": tolerance, "seed": seed}
     problem = read_problem(X, y, sensitive_features, **settings)
-    splits = _splits(cv, problem)
+    splits = _make_splits(cv, problem)
     parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
-    total = len(parts) * (1 + len(asked) * len(methods))
+    total = len(parts) * (1 + len(gaps) * len(methods))
     with progress_bar(verbose, "compare", unit=" fits", total=total) as tick:
         jobs = [(problem, part) for part in parts]
-        bases = _ticked(in_parallel(_base_of, jobs, n_jobs), tick)
-        # Put together here, so that all folds share one X, which is not sent back and forth.
+        bases = _tick_each(in_parallel(_train_base, jobs, n_jobs), tick)
+        # Assembled here, so that all folds share one X, which the processes do not send back.
         folds = [
             Fold(**vars(part), problem=problem, adopted=adopted, before=before)
             for part, (adopted, before) in zip(parts, bases, strict=True)
         ]
-        tasks = [(fold, name, method) for fold in folds for name in asked for method in methods]
-        rows = list(_ticked(in_parallel(_row, tasks, n_jobs), tick))
-    return _comparison(rows, problem)
+        tasks = [(fold, name, method) for fold in folds for name in gaps for method in methods]
+        rows = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), tick))
+    return _make_comparison(rows, problem)
 
 
-def _constraints(constraints: str | Sequence[str]) -> list[str]:
-    asked = [constraints] if isinstance(constraints, str) else list(dict.fromkeys(constraints))
-    unknown = [name for name in asked if name not in GAPS]
-    if unknown or not asked:
+def _read_constraints(constraints: str | Sequence[str]) -> list[str]:
+    gaps = [constraints] if isinstance(constraints, str) else list(dict.fromkeys(constraints))
+    if not gaps or not set(gaps) <= set(GAPS):
         raise ValueError(f"constraints={constraints!r}: wanted names among {', '.join(GAPS)}.")
-    return asked
+    return gaps
 
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def _splits(cv: Any, problem: Problem) -> list[Split]:
-    """List the rows to fit on and to test on, ascending."""
+def _make_splits(cv: Any, problem: Problem) -> list[Split]:
+    """List the rows to fit on and to test on of every fold, ascending."""
     if cv is None or isinstance(cv, (int, np.integer)):
         n_splits = 5 if cv is None else int(cv)
         cv = JointStratifiedKFold(n_splits, shuffle=True, random_state=problem.seed)
@@ -176,45 +175,45 @@ def _splits(cv: Any, problem: Problem) -> list[Split]:
     else:
         splits = cv.split(np.zeros((len(y), 1)), y) if hasattr(cv, "split") else iter(cv)
     every = np.arange(len(y))
-    # Through an array of all rows, so that masks do as well as row numbers.
-    found = [(np.sort(every[train]), np.sort(every[test])) for train, test in splits]
-    if not found or any(not len(side) for split in found for side in split):
+    # Indexing an array of all rows accepts masks as well as row numbers.
+    sides = [(np.sort(every[train]), np.sort(every[test])) for train, test in splits]
+    if not sides or any(not len(side) for split in sides for side in split):
         raise ValueError("cv makes no split, or one with an empty side: both need rows.")
-    return found
+    return sides
 
 
-def _base_of(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
+def _train_base(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
     with _reproducible():
         return base_of(problem, parts)
 
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Use one thread: sums over several round differently, and processes have fewer each."""
+    """Use one thread, since sums over several threads round differently."""
     with one_torch_thread(), threadpool_limits(1, user_api="blas"):
         yield
 
 
-def _row(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
-    """Run a method and measure it; whatever it raises is part of the row."""
+def _run_method(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
+    """Run a method and measure it; an error becomes part of the row."""
     row: dict[str, Any] = {"fold": fold.number, "constraint": constraint, "method": method.name}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     error = ""
     start = perf_counter()
     with warnings.catch_warnings(record=True) as caught, _reproducible():
         warnings.simplefilter("always")
         try:
             predicted = method.run(fold, constraint)
-            found["seconds"] = perf_counter() - start
-            found |= measured(fold, constraint, predicted)
+            values["seconds"] = perf_counter() - start
+            values |= measure(fold, constraint, predicted)
         except Exception as failure:
             error = " ".join(f"{type(failure).__name__}: {failure}".split())
-    found.setdefault("seconds", perf_counter() - start)
-    seen = ", ".join(sorted({entry.category.__name__ for entry in caught}))
-    return row | found | {"needs_group": method.needs_group, "error": error, "warnings": seen}
+    values.setdefault("seconds", perf_counter() - start)
+    kinds = ", ".join(sorted({entry.category.__name__ for entry in caught}))
+    return row | values | {"needs_group": method.needs_group, "error": error, "warnings": kinds}
 
 
-def _comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
+def _make_comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
     from ._table import Comparison
 
     changes = change_columns(problem.groups.labels)
@@ -224,7 +223,7 @@ def _comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 
 
-def _ticked(results: Iterator[Any], tick: Callable[[], object] | None) -> Iterator[Any]:
+def _tick_each(results: Iterator[Any], tick: Callable[[], object] | None) -> Iterator[Any]:
     for result in results:
         yield result
         if tick is not None:

@@ -1,4 +1,4 @@
-"""One fold: which rows a method may see for what, and the base network that all methods share."""
+"""A fold: the rows for each purpose, and the base network that all methods share."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Fold", "Parts", "as_network", "base_of", "divide", "fold_seed", "train"]
 
-# Of the rows that a fold does not test on; the rest trains the base network.
+# Share of the rows outside the test rows; the rest trains the base network.
 VALIDATION = 0.3
-# Training rows that post-processors are fitted on beside the validation rows, as editors judge
-# candidates on: a sample of that size was better than validation rows alone.
+# Training rows that post-processors are fitted on beside the validation rows. Editors judge
+# candidates on a sample of that size too, which was better than validation rows alone.
 SAMPLE = 4000
-BATCH = 256  # the editors' own
+BATCH = 256  # as in the editors
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Which rows a fold uses for what.
+    """The rows of a fold for each purpose.
 
     Attributes
     ----------
     number : int
     training, validation, test : ndarray of int64
-        Rows, ascending. The base network is trained on ``training`` (unless it came trained);
-        ``validation`` is what methods choose on; ``test`` is touched once.
+        Positions of rows, ascending. The base network is trained on ``training`` (unless it came
+        trained), methods choose on ``validation``, and ``test`` is used once.
     seed : int
-        Of all that is drawn in the fold.
+        Seed of all draws in the fold.
     """
 
     number: int
@@ -57,17 +57,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class Fold(Parts):
-    """What the methods of one fold get.
+    """The input of the methods in one fold.
 
     Attributes
     ----------
     number, training, validation, test, seed
-        As of :class:`Parts`.
+        As in :class:`Parts`.
     problem : Problem
     adopted : AdoptedNetwork
         The base network; methods work on copies.
     before : ndarray of shape (n_test,), int64
-        Classes that it predicts for the test rows.
+        Classes that the base network predicts for the test rows.
     """
 
     problem: Problem
@@ -76,12 +76,12 @@ class Fold(Parts):
 
     @property
     def network(self) -> Any:
-        """The base network as an editor's ``network``: as it is, not to be trained."""
+        """The base network as an editor's ``network``, frozen."""
         return as_network(self.adopted)
 
     @cached_property
     def fitting(self) -> NDArray[np.int64]:
-        """All rows that a method may look at."""
+        """All rows that a method may use."""
         return np.sort(np.concatenate([self.training, self.validation]))
 
     @property
@@ -91,7 +91,7 @@ class Fold(Parts):
 
     @cached_property
     def choosing(self) -> NDArray[np.int64]:
-        """Rows that post-processors are fitted on: validation and a sample of training."""
+        """Rows that post-processors are fitted on: the validation rows and a training sample."""
         sample = draw_sample(self.training, SAMPLE, stage_rng(self.seed, "sample"))
         return np.sort(np.concatenate([self.validation, sample]))
 
@@ -100,11 +100,11 @@ class Fold(Parts):
         return take(self.problem.X, rows)
 
     def y(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Select labels, as the user wrote them."""
+        """Select labels in the user's form."""
         return self.problem.classes[self.problem.codes[rows]]
 
     def sensitive(self, rows: NDArray[np.int64]) -> Any:
-        """Select sensitive features: a Series, or a DataFrame where there are several."""
+        """Select sensitive features: a Series, or a DataFrame if there are several."""
         table: pd.DataFrame = self.problem.sensitive.iloc[rows]
         return table.iloc[:, 0] if table.shape[1] == 1 else table
 
@@ -113,19 +113,19 @@ class Fold(Parts):
         return self.problem.groups.codes[rows]
 
     def positive(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Select labels as 1 for the positive class and 0.
+        """Select labels as 1 for the positive class and 0 for the other.
 
         Raises
         ------
         ValueError
-            There are more than two classes.
+            If there are more than two classes.
         """
         return (self.problem.codes[rows] == self._positive_code).astype(np.int64)
 
     def codes_of_positive(self, predicted: Any) -> NDArray[np.int64]:
-        """Turn predictions of 1 for the positive class and 0 back into codes."""
-        chosen = np.asarray(predicted).reshape(-1).astype(np.int64)
-        return np.where(chosen == 1, self._positive_code, 1 - self._positive_code)
+        """Turn predictions of 1 for the positive class and 0 for the other into codes."""
+        positive = np.asarray(predicted).reshape(-1).astype(np.int64)
+        return np.where(positive == 1, self._positive_code, 1 - self._positive_code)
 
     def codes_of_labels(self, predicted: Any) -> NDArray[np.int64]:
         """Turn predicted labels into codes.
@@ -133,7 +133,7 @@ class Fold(Parts):
         Raises
         ------
         ValueError
-            A label is none of the classes.
+            If a label is none of the classes.
         """
         labels = np.asarray(predicted).reshape(-1)
         hits = labels[:, None] == self.problem.classes
@@ -146,11 +146,11 @@ class Fold(Parts):
         return hits.argmax(axis=1)
 
     def logits(self, rows: NDArray[np.int64]) -> Tensor:
-        """Ask the base network; (n_rows, n_classes)."""
+        """Compute the base network's logits, (n_rows, n_classes)."""
         return logits_of(self.adopted, self.X(rows))
 
     def scores(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Ask the base network for the probability of the positive class; (n_rows,)."""
+        """Compute the base network's probability of the positive class, (n_rows,)."""
         shares = self.logits(rows).double().softmax(dim=1).numpy()
         return shares[:, self._positive_code]
 
@@ -159,7 +159,7 @@ class Fold(Parts):
         """The base network's margin of best balanced accuracy; 0 for more than two classes."""
         rows, problem = self.choosing, self.problem
         request = Constraint(
-            gap="equalized_odds",  # plays no part in the threshold for utility
+            gap="equalized_odds",  # does not affect the threshold for utility
             tolerance=problem.tolerance,
             fraction=1.0,
             utility="balanced_accuracy",
@@ -182,29 +182,29 @@ class Fold(Parts):
     def _positive_code(self) -> int:
         if self.problem.pos is None:
             raise ValueError(
-                f"it takes two classes; y holds {len(self.problem.classes)} "
+                f"the method takes two classes, but y has {len(self.problem.classes)} "
                 f"({self.problem.classes.tolist()})."
             )
         return self.problem.pos
 
 
 def as_network(adopted: AdoptedNetwork) -> Any:
-    """Give a trained network in the form that editors take as it is."""
+    """Return a trained network in a form that editors do not train."""
     return adopted.module if adopted.net is None else FrozenEstimator(adopted.net)
 
 
 def logits_of(adopted: AdoptedNetwork, X: Any) -> Tensor:
-    """Run a network over rows; Tensor (n_rows, n_classes)."""
+    """Compute a network's logits for rows, Tensor (n_rows, n_classes)."""
     return all_logits(adopted.module, as_batches(X), **adopted.reading)
 
 
 def fold_seed(seed: int, number: int) -> int:
-    """Give every fold its own seed, in [0, 2**31)."""
+    """Derive the seed of a fold, in [0, 2**31)."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % 2**31
 
 
 def train(problem: Problem, rows: NDArray[np.int64], seed: int) -> AdoptedNetwork:
-    """Train the base network on rows, which may repeat, or take one as it is that came trained."""
+    """Train the base network on rows, which may repeat, unless it came trained."""
     codes = torch.as_tensor(problem.codes[rows]), torch.as_tensor(problem.groups.codes[rows])
     labelled = LabelledRows(as_batches(take(problem.X, rows)), *codes)
     rng = stage_rng(seed, "base")
@@ -214,7 +214,7 @@ def train(problem: Problem, rows: NDArray[np.int64], seed: int) -> AdoptedNetwor
 def divide(
     number: int, problem: Problem, fitting: NDArray[np.int64], test: NDArray[np.int64]
 ) -> Parts:
-    """Split the rows that a fold does not test on, within every (label, group) cell."""
+    """Split the rows outside the test rows, within every (label, group) cell."""
     seed = fold_seed(problem.seed, number)
     y, groups = problem.codes[fitting], problem.groups.codes[fitting]
     cells = cell_codes(y, groups, problem.groups.n_groups)
@@ -223,7 +223,7 @@ def divide(
 
 
 def base_of(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
-    """Train the base network of a fold; also the classes that it predicts for the test rows."""
+    """Train the base network of a fold; return it and its classes for the test rows."""
     adopted = train(problem, parts.training, parts.seed)
     logits = logits_of(adopted, take(problem.X, parts.test))
     return adopted, logits.argmax(dim=1).numpy()

@@ -1,4 +1,4 @@
-"""What the table says of predictions."""
+"""Measure predictions for the table of a comparison."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..metrics import rates_frame
 from ..objective import count_table, gap, noise_floor, resampled_counts, utility_from_counts
 from ._fold import Fold
 
-__all__ = ["MEASURES", "change_columns", "measured"]
+__all__ = ["MEASURES", "change_columns", "measure"]
 
-# Columns of every row, whatever the groups are called.
+# Columns of every row that do not depend on the groups.
 MEASURES = (
     *("accuracy", "balanced_accuracy", "equalized_odds_difference"),
     *("demographic_parity_difference", "gap", "gap_low", "gap_high", "noise_floor"),
@@ -24,72 +24,72 @@ TAILS = (0.025, 0.975)
 
 
 def psi(balanced: Any, gaps: Any, tolerance: float) -> Any:
-    """Compute balanced accuracy less the excess of the gap over the tolerance."""
+    """Compute balanced accuracy minus the excess of the gap over the tolerance."""
     return balanced - np.maximum(0.0, gaps - tolerance)
 
 
-def phi(balanced: float, found: float, tolerance: float) -> float:
-    """Compute balanced accuracy where the gap is below the tolerance, else 0."""
-    if np.isnan(found):
+def phi(balanced: float, gap: float, tolerance: float) -> float:
+    """Compute balanced accuracy if the gap is below the tolerance, else 0."""
+    if np.isnan(gap):
         return float("nan")
-    return balanced if found < tolerance else 0.0
+    return balanced if gap < tolerance else 0.0
 
 
 def change_columns(labels: tuple[Any, ...]) -> list[str]:
-    """Name the columns of the changes of every group's rates."""
+    """Return the names of the columns with the changes of every group's rates."""
     names = ["/".join(map(str, k)) if isinstance(k, tuple) else str(k) for k in labels]
     return [f"{rate}_change_{name}" for rate in ("tpr", "fpr") for name in names]
 
 
-def measured(fold: Fold, constraint: str, predicted: NDArray[np.int64]) -> dict[str, Any]:
+def measure(fold: Fold, constraint: str, predicted: NDArray[np.int64]) -> dict[str, Any]:
     """Measure predictions for the test rows.
 
     Parameters
     ----------
     fold : Fold
     constraint : str
-        The gap that psi and phi are about.
+        The gap in psi and phi.
     predicted : ndarray of shape (n_test,), int64
         Class codes.
 
     Returns
     -------
     row : dict
-        ``MEASURES`` and :func:`change_columns`.
+        Values of ``MEASURES`` and :func:`change_columns`.
     """
-    counts, pos = counted(fold, predicted), fold.problem.pos
+    counts, pos = count(fold, predicted), fold.problem.pos
     tolerance = fold.problem.tolerance
     balanced = float(utility_from_counts(counts, "balanced_accuracy"))
-    found = float(gap(counts, constraint, pos))
+    value = float(gap(counts, constraint, pos))
     rng = stage_rng(fold.seed, "bootstrap")
     return {
         "accuracy": float(utility_from_counts(counts, "accuracy")),
         "balanced_accuracy": balanced,
         "equalized_odds_difference": float(gap(counts, "equalized_odds", pos)),
         "demographic_parity_difference": float(gap(counts, "demographic_parity", pos)),
-        "gap": found,
+        "gap": value,
         "worst_cell": float(utility_from_counts(counts, "worst_cell_accuracy")),
-        "psi": float(psi(balanced, found, tolerance)),
-        "phi": phi(balanced, found, tolerance),
+        "psi": float(psi(balanced, value, tolerance)),
+        "phi": phi(balanced, value, tolerance),
         **_intervals(counts, constraint, pos, tolerance, rng),
         "noise_floor": noise_floor(counts, constraint, pos, rng),
-        **_changes(fold, counts, counted(fold, fold.before)),
+        **_changes(fold, counts, count(fold, fold.before)),
     }
 
 
-def counted(fold: Fold, predicted: NDArray[np.int64]) -> NDArray[np.int64]:
+def count(fold: Fold, predicted: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the test rows by group, true and predicted class.
 
     Raises
     ------
     ValueError
-        There is not one prediction a row.
+        If there is not one prediction per row.
     """
     problem, rows = fold.problem, fold.test
     if predicted.shape != rows.shape:
         raise ValueError(
             f"predicted an array of shape {predicted.shape} for {len(rows)} rows: wanted one "
-            "label a row."
+            "label per row."
         )
     sizes = len(problem.classes), problem.groups.n_groups
     return count_table(problem.codes[rows], predicted, fold.groups(rows), *sizes)
@@ -102,24 +102,24 @@ def _intervals(
     tolerance: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Bootstrap the test rows: 95 % intervals of the gap and of psi."""
+    """Bootstrap the test rows for 95 % intervals of the gap and of psi."""
     drawn = resampled_counts(counts, rng)
     gaps = gap(drawn, constraint, pos)
     worth = psi(utility_from_counts(drawn, "balanced_accuracy"), gaps, tolerance)
-    found = {}
+    ends = {}
     for name, values in (("gap", gaps), ("psi", worth)):
-        known = values[np.isfinite(values)]
-        ends = np.quantile(known, TAILS) if len(known) else (np.nan, np.nan)
-        found[f"{name}_low"], found[f"{name}_high"] = map(float, ends)
-    return found
+        defined = values[np.isfinite(values)]
+        interval = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
+        ends[f"{name}_low"], ends[f"{name}_high"] = map(float, interval)
+    return ends
 
 
 def _changes(fold: Fold, after: NDArray[np.int64], before: NDArray[np.int64]) -> dict[str, float]:
-    """Compare the rates of every group with the untouched network's; harm is the largest fall."""
+    """Compare every group's rates with the untouched network's; harm is the largest fall."""
     labels, pos = fold.problem.groups.labels, fold.problem.pos
     tables = [rates_frame(counts, pos, labels) for counts in (after, before)]
     tpr, fpr = (tables[0][rate].to_numpy() - tables[1][rate].to_numpy() for rate in ("tpr", "fpr"))
     falls = np.concatenate([[0.0], -tpr, fpr])
     changes = np.concatenate([tpr, fpr]).tolist()
-    named = dict(zip(change_columns(labels), changes, strict=True))
-    return {"harm": max(0.0, float(np.nanmax(falls))), **named}
+    columns = dict(zip(change_columns(labels), changes, strict=True))
+    return {"harm": max(0.0, float(np.nanmax(falls))), **columns}

@@ -1,4 +1,4 @@
-"""The plot of a comparison: balanced accuracy against the gap, a point a method."""
+"""The plot of a comparison: balanced accuracy against the gap, one point per method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_comparison"]
 
-# Okabe and Ito's palette, distinct for colour-blind eyes too; another marker once it is used up.
+# Okabe and Ito's palette, distinguishable by colour-blind readers too; markers change after it.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00")
 MARKERS = ("o", "^", "D", "v")
 
@@ -27,9 +27,9 @@ def plot_comparison(
     Parameters
     ----------
     summary : DataFrame
-        Of one constraint; index: the methods.
+        Summary of one constraint; index: the methods.
     front : DataFrame
-        Its rows that no other one beats, sorted by the gap.
+        Its rows that no other row beats, sorted by the gap.
     constraint : str
     tolerance : float
     ax : matplotlib Axes or None
@@ -68,6 +68,6 @@ def _draw_method(ax: Axes, name: str, row: pd.Series, number: int) -> None:
 
 
 def _arms(row: pd.Series, name: str) -> Any:
-    """Lengths of the error bars, below and above the mean."""
+    """Compute the lengths of the error bars, below and above the mean."""
     arms = [row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]]
-    return np.maximum(arms, 0.0)[:, None]  # the mean may miss its interval's ends by rounding
+    return np.maximum(arms, 0.0)[:, None]  # by rounding the mean may be outside its interval

@@ -1,6 +1,6 @@
-"""The outcome of a comparison: a tidy table, and what it comes to over the folds.
+"""The result of a comparison: a tidy table and its summaries over the folds.
 
-This file imports pandas, so it is imported itself only when ``Comparison`` is asked for.
+This file imports pandas, so it is imported only when ``Comparison`` is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADLINES", "Comparison", "pareto_front"]
 
-# Averaged over the folds, with intervals, the first to sort by.
+# Averaged over the folds, with intervals; the first one sorts the summary.
 HEADLINES = ("psi", "balanced_accuracy", "gap", "phi", "worst_cell", "harm")
 N_DRAWS = 2000
 TAILS = (0.025, 0.975)
@@ -28,42 +28,39 @@ NEEDED = ["fold", *INDEX, *HEADLINES, "needs_group", "seconds"]
 
 
 class Comparison(pd.DataFrame):
-    """The outcome of :func:`compare`: a DataFrame of a row a (fold, constraint, method).
+    """The result of :func:`compare`: a DataFrame with one row per (fold, constraint, method).
 
-    Rows selected of it are a Comparison too, with its tolerance. Its methods need its columns,
-    and say which are missing where they were dropped.
+    A selection of its rows is a Comparison too, with the same tolerance. Its methods need its
+    columns, and raise an error that names dropped ones.
 
     Parameters
     ----------
     data : DataFrame
-        The rows, for example those of a file (``pandas.read_csv``). Whatever else pandas makes a
-        DataFrame of does as well.
+        The rows, for example from ``pandas.read_csv``, or any other data of a DataFrame.
     index, columns, dtype, copy : optional
-        As for ``pandas.DataFrame``.
+        As in ``pandas.DataFrame``.
     tolerance : float in [0, 1] or None, default=None
-        The gap that was accepted, for the plot. None: that of ``data`` where it is a Comparison,
-        else 0.05.
+        The accepted gap, for the plot. None: that of ``data`` if it is a Comparison, else 0.05.
 
     Attributes
     ----------
     tolerance : float
-        Selecting, sorting and copying keep it, and ``pandas.concat`` where all the comparisons
-        have the same. It is 0.05 again after what makes a table of two (``merge``).
+        Selecting, sorting and copying keep it, and so does ``pandas.concat`` of comparisons with
+        equal tolerances. After joining two tables (``merge``) it is 0.05.
 
     Notes
     -----
-    The columns, on the test rows. ``accuracy``, ``balanced_accuracy``,
+    The columns, measured on the test rows: ``accuracy``, ``balanced_accuracy``,
     ``equalized_odds_difference``, ``demographic_parity_difference`` and ``worst_cell`` (the
-    accuracy of the worst (label, group) cell). ``gap``: the constraint's, with ``gap_low`` and
-    ``gap_high``, its 95 % bootstrap interval over the test rows, and ``noise_floor``, the gap
-    that equal treatment would show on that many rows. ``psi``: balanced accuracy -
-    max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy where the gap is
-    below the tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates
-    minus those of the untouched network; ``harm``: the largest fall of any group's true
-    positive or true negative rate. ``needs_group``: whether predicting needs the group.
-    ``seconds``; ``error``: empty, or why there are no numbers; ``warnings``: names of what was
-    warned of. Rates are in [0, 1]; with more than two classes those of groups are means of
-    one versus the rest. NaN where a rate has no rows.
+    accuracy of the worst (label, group) cell). ``gap``: the gap of the constraint, with
+    ``gap_low`` and ``gap_high``, its 95 % bootstrap interval over the test rows, and
+    ``noise_floor``, the gap of equal treatment on that many rows. ``psi``: balanced accuracy -
+    max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy if the gap is below the
+    tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates minus those of
+    the untouched network; ``harm``: the largest fall of any group's true positive or true negative
+    rate. ``needs_group``: whether predicting needs the group. ``seconds``; ``error``: empty, or why
+    there are no numbers; ``warnings``: the categories of warnings. Rates are in [0, 1]; with more
+    than two classes those of groups are means of one versus the rest. NaN if a rate has no rows.
 
     Examples
     --------
@@ -71,8 +68,8 @@ class Comparison(pd.DataFrame):
     >>> from fairsvd.datasets import make_biased_classification
     >>> task = make_biased_classification(600, random_state=0)
     >>> data = task.data, task.target, task.sensitive_features
-    >>> found = compare("threshold", *data, cv=3, random_state=0)
-    >>> found[["fold", "method", "error"]]
+    >>> comparison = compare("threshold", *data, cv=3, random_state=0)
+    >>> comparison[["fold", "method", "error"]]
        fold     method error
     0     0  untouched
     1     0  threshold
@@ -80,7 +77,7 @@ class Comparison(pd.DataFrame):
     3     1  threshold
     4     2  untouched
     5     2  threshold
-    >>> found.query("fold > 0").summary()["folds"].tolist()
+    >>> comparison.query("fold > 0").summary()["folds"].tolist()
     [2, 2]
     """
 
@@ -97,7 +94,7 @@ class Comparison(pd.DataFrame):
         *,
         tolerance: float | None = None,
     ) -> None:
-        # pandas-stubs describe __new__ only, and leave out what subclasses are to override.
+        # pandas-stubs describe only __new__, and omit the methods that subclasses override.
         super().__init__(data, index, columns, dtype, copy)  # type: ignore[call-arg]
         if tolerance is None:
             tolerance = data.tolerance if isinstance(data, Comparison) else TOLERANCE
@@ -108,18 +105,18 @@ class Comparison(pd.DataFrame):
         return Comparison
 
     def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> Self:
-        """Keep the tolerance; after ``pandas.concat`` where all comparisons have the same."""
+        """Keep the tolerance, after ``pandas.concat`` if all comparisons have the same."""
         super().__finalize__(other, method, **kwargs)  # type: ignore[misc]
-        joined = other.objs if method == "concat" else ()
-        found = {part.tolerance for part in joined if isinstance(part, Comparison)}
-        if len(found) == 1:
-            self.tolerance = found.pop()
+        parts = other.objs if method == "concat" else ()
+        tolerances = {part.tolerance for part in parts if isinstance(part, Comparison)}
+        if len(tolerances) == 1:
+            self.tolerance = tolerances.pop()
         return self
 
     @property
     def failed(self) -> pd.Series:
-        """Tell the rows without numbers."""
-        return _complete(self)["balanced_accuracy"].isna()
+        """Mark the rows of methods that failed."""
+        return _check_columns(self)["balanced_accuracy"].isna()
 
     def summary(self, constraint: str | None = None) -> pd.DataFrame:
         """Average over the folds.
@@ -127,7 +124,7 @@ class Comparison(pd.DataFrame):
         Parameters
         ----------
         constraint : str or None, default=None
-            One of those compared; None: all of them.
+            A compared constraint; None: all of them.
 
         Returns
         -------
@@ -135,45 +132,46 @@ class Comparison(pd.DataFrame):
             Index: constraint, method; sorted by psi, the best first. ``psi``,
             ``balanced_accuracy``, ``gap``, ``phi``, ``worst_cell`` and ``harm``: means over the
             folds, each with ``_low`` and ``_high``, a 95 % bootstrap interval over the folds;
-            ``needs_group``; ``seconds``, the mean; ``folds`` with numbers, and ``failed``.
+            ``needs_group``; the mean ``seconds``; the numbers of ``folds`` that worked and
+            ``failed``.
 
         Raises
         ------
         ValueError
-            The constraint was not compared, or columns or all rows are missing.
+            If the constraint was not compared, or columns or all rows are missing.
 
         Notes
         -----
-        The folds share training rows, so that the intervals are rather too short; with a few folds
-        they can only be rough. All methods are resampled alike.
+        The folds share training rows, so the intervals are slightly too short; with few folds they
+        are rough. All methods are resampled in the same way.
         """
-        rows = _rows(self, constraint)
-        found = {key: _averages(part) for key, part in rows.groupby(INDEX, sort=False)}
-        table = pd.DataFrame.from_dict(found, orient="index")
-        table.index = pd.MultiIndex.from_tuples(list(found), names=INDEX)
+        rows = _select_rows(self, constraint)
+        averages = {key: _average(part) for key, part in rows.groupby(INDEX, sort=False)}
+        table = pd.DataFrame.from_dict(averages, orient="index")
+        table.index = pd.MultiIndex.from_tuples(list(averages), names=INDEX)
         order = {name: k for k, name in enumerate(rows["constraint"].unique())}
         place = table.index.get_level_values("constraint").map(order).to_numpy()
         worth = table["psi"].fillna(-np.inf).to_numpy()
         return table.iloc[np.lexsort((-worth, place))]
 
     def pareto(self, constraint: str | None = None) -> pd.DataFrame:
-        """Select the methods that no other one beats.
+        """Select the methods that no other method beats.
 
         Parameters
         ----------
         constraint : str or None, default=None
-            As for :meth:`summary`; each constraint has its own.
+            As in :meth:`summary`; each constraint has its own methods.
 
         Returns
         -------
         table : DataFrame
-            The rows of :meth:`summary` for which no other method has at least as high a balanced
-            accuracy and at most as large a gap, one of them better; sorted by the gap.
+            The rows of :meth:`summary` for which no other method has at least the balanced accuracy
+            and at most the gap, with one of them better; sorted by the gap.
 
         Raises
         ------
         ValueError
-            The constraint was not compared, or columns or all rows are missing.
+            If the constraint was not compared, or columns or all rows are missing.
         """
         summary = self.summary(constraint)
         parts = []
@@ -190,32 +188,33 @@ class Comparison(pd.DataFrame):
         Parameters
         ----------
         constraint : str or None, default=None
-            Needed where several were compared.
+            The constraint; required if several were compared.
         ax : matplotlib Axes, default=None
-            Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save
-            it with ``ax.figure.savefig(path)``.
+            Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+            ``ax.figure.savefig(path)``.
 
         Returns
         -------
         ax : matplotlib Axes
-            x: the mean gap, y: the mean balanced accuracy, with their intervals over the folds.
-            The methods of :meth:`pareto` are joined, those that need the group to predict hollow.
+            x: the mean gap, y: the mean balanced accuracy, with their intervals over the folds. A
+            line joins the methods of :meth:`pareto`; those that need the group to predict are
+            hollow.
 
         Raises
         ------
         ValueError
-            There are several constraints and none is named, no method has numbers, or columns or
+            If there are several constraints and none is named, every method failed, or columns or
             all rows are missing.
 
         Notes
         -----
-        Stands where pandas has ``plot`` for charts of any columns; those are to be had by
-        ``pandas.DataFrame(found).plot``.
+        This replaces pandas' ``plot`` for charts of any columns, which is available as
+        ``pandas.DataFrame(comparison).plot``.
         """
-        asked = _asked(self)
-        if constraint is None and len(asked) > 1:
-            raise ValueError(f"several constraints were compared: name one of {', '.join(asked)}.")
-        name = asked[0] if constraint is None else constraint
+        names = _constraints_of(self)
+        if constraint is None and len(names) > 1:
+            raise ValueError(f"several constraints were compared: name one of {', '.join(names)}.")
+        name = names[0] if constraint is None else constraint
         summary = self.summary(name).droplevel("constraint")
         if not summary["balanced_accuracy"].notna().any():
             raise ValueError(
@@ -225,8 +224,8 @@ class Comparison(pd.DataFrame):
         return plot_comparison(summary, front, name, self.tolerance, ax)
 
 
-def _complete(table: Comparison) -> Comparison:
-    """Return the table where no column is missing that its methods read."""
+def _check_columns(table: Comparison) -> Comparison:
+    """Return the table, and refuse one that lacks columns that its methods need."""
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise ValueError(
@@ -236,30 +235,30 @@ def _complete(table: Comparison) -> Comparison:
     return table
 
 
-def _asked(table: Comparison) -> list[str]:
-    """List the constraints."""
-    if _complete(table).empty:
+def _constraints_of(table: Comparison) -> list[str]:
+    """List the constraints of a table."""
+    if _check_columns(table).empty:
         raise ValueError("this Comparison has no rows: select at least one.")
     return table["constraint"].unique().tolist()
 
 
-def _rows(table: Comparison, constraint: str | None) -> pd.DataFrame:
-    asked = _asked(table)
+def _select_rows(table: Comparison, constraint: str | None) -> pd.DataFrame:
+    names = _constraints_of(table)
     if constraint is None:
         return table
-    if constraint not in asked:
-        raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(asked)}.")
+    if constraint not in names:
+        raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(names)}.")
     return table[table["constraint"] == constraint]
 
 
-def _averages(rows: pd.DataFrame) -> dict[str, Any]:
+def _average(rows: pd.DataFrame) -> dict[str, Any]:
     """Average the folds of one method, and bootstrap them."""
     values = rows[list(HEADLINES)].to_numpy(dtype=np.float64)
     values = values[~np.isnan(rows["balanced_accuracy"].to_numpy(dtype=np.float64))]
-    found: dict[str, Any] = {}
+    averages: dict[str, Any] = {}
     for name, column in zip(HEADLINES, values.T, strict=True):
-        found |= _mean_and_interval(name, column)
-    return found | {
+        averages |= _mean_and_interval(name, column)
+    return averages | {
         "needs_group": bool(rows["needs_group"].iloc[0]),
         "seconds": float(rows["seconds"].mean()),
         "folds": len(values),
@@ -269,28 +268,29 @@ def _averages(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _mean_and_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     keys = name, f"{name}_low", f"{name}_high"
-    known = values[np.isfinite(values)]
-    if not len(known):
+    defined = values[np.isfinite(values)]
+    if not len(defined):
         return dict.fromkeys(keys, float("nan"))
     # The same draws for every method.
-    drawn = np.random.default_rng(0).integers(len(known), size=(N_DRAWS, len(known)))
-    ends = np.quantile(known[drawn].mean(axis=1), TAILS)
-    return dict(zip(keys, map(float, (known.mean(), *ends)), strict=True))
+    drawn = np.random.default_rng(0).integers(len(defined), size=(N_DRAWS, len(defined)))
+    ends = np.quantile(defined[drawn].mean(axis=1), TAILS)
+    return dict(zip(keys, map(float, (defined.mean(), *ends)), strict=True))
 
 
 def pareto_front(utility: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which points no other one beats: at least as good in both, and better in one.
+    """Mark the points that no other point beats: at least as good in both, better in one.
 
     Parameters
     ----------
     utility, gaps : ndarray of shape (n,)
-        Higher and lower is better; a NaN in either beats nothing and is never in the front.
+        Utility is better if higher, a gap if lower; a point with NaN beats nothing and is never
+        in the front.
 
     Returns
     -------
     front : ndarray of shape (n,), bool
     """
-    # NaN compares as false, so that it beats nothing.
+    # NaN compares as false, so it beats nothing.
     at_least = (utility[:, None] >= utility) & (gaps[:, None] <= gaps)
     better = (utility[:, None] > utility) | (gaps[:, None] < gaps)
     beaten = (at_least & better).any(axis=0)

@@ -1,9 +1,9 @@
 """Per-group diagonal curvature of a network, for all groups in one pass over the rows.
 
-The curvature of a row is the square of the gradient of that row's own cross-entropy (empirical
-Fisher), or the generalised Gauss-Newton matrix, which needs no labels; on the diagonal only, with
-respect to the entries of the singular value factors of chosen layers or to their weights. The
-squares are exact: they are made from layer inputs and output gradients, never row by row.
+The curvature of a row is the squared gradient of its cross-entropy (empirical Fisher), or the
+diagonal of the generalised Gauss-Newton matrix, which needs no labels. It is taken with respect to
+the entries of the singular value factors of chosen layers or to their weights. The squares are
+exact: they come from layer inputs and output gradients, without a loop over rows.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from ._checks import find_target
 from ._engine import CurvaturePass, Gradient
-from ._func import per_sample_gradients
 from ._rows import Batch
 
 __all__ = [
     "Gradient",
     "group_curvature",
     "group_weight_curvature",
-    "per_sample_gradients",
     "squared_weight_gradients",
 ]
 
@@ -42,24 +40,24 @@ def group_curvature(
 
     The factors of a layer write its weight, reshaped to (c, m, n), as
     ``W[k] ~ U[k] diag(S[k]) V[k]^T``; c is the number of groups of a grouped convolution, 3 for
-    the packed projection of an attention layer (query, key, value), and 1 otherwise. With G_i the
+    the packed projection of an attention layer (query, key, value), and 1 otherwise. If G_i is the
     gradient of row i with respect to the weight, ``hU`` is the mean over a group's rows of the
-    squares of ``G_i V diag(S)`` and ``hV`` of ``G_i^T U diag(S)``.
+    squares of ``G_i V diag(S)``, and ``hV`` that of ``G_i^T U diag(S)``.
 
     Parameters
     ----------
     module : nn.Module
         Network; run in evaluation mode. Its parameters, their ``grad`` and ``requires_grad``, the
-        modes of its parts and its hooks are as before when the function ends, however it ends.
+        modes of its parts and its hooks are restored, also after an error.
     factors : mapping of str to (U, S, V)
         By layer name (of :func:`fairsvd.networks.layer_weights`): U (c, m, r), S (c, r), V (c,
         n, r). ``nn.Linear``, ``nn.Conv2d`` and the projections of ``nn.MultiheadAttention`` are
-        exact and fast; any other layer with a parameter ``weight`` goes through ``torch.func``,
-        its weight being read as (c, shape[0] / c, rest). So does a weight that is also used
-        outside of its layer, or by a layer whose input has not the rows in its first dimension,
-        such as attention within windows of an image.
+        fast. Any other layer with a parameter ``weight``, read as (c, shape[0] / c, rest), goes
+        through ``torch.func``. So does a weight that is also used outside its layer, or by a
+        layer whose input does not have the rows in its first dimension, such as attention within
+        windows of an image. All are exact.
     batches : iterable of (x, y, group)
-        Read once. x (n, ...) is what the module takes, y (n,) int64 class codes, group (n,) int64
+        Read once. x (n, ...) is the module's input, y (n,) int64 class codes, group (n,) int64
         codes in [0, n_groups), -1 for rows to leave out; all on the module's device. With several
         groups, rows of successive batches are sorted together and run in batches of that size.
     n_groups : int
@@ -67,16 +65,16 @@ def group_curvature(
     to_logits : callable
         Maps the output of the module to logits (n, n_classes), row by row.
     hessian : {"fisher", "ggn"}, default="fisher"
-        "fisher": squares of each row's own gradient. "ggn": diagonal of the generalised
-        Gauss-Newton matrix, without the labels, in (n_classes - 1) backward passes.
+        "fisher": squared gradients of the rows. "ggn": diagonal of the generalised Gauss-Newton
+        matrix, without labels, in n_classes - 1 backward passes.
     max_memory : int, default=2**28
-        Limit in bytes of the temporary memory: half of it for gradients of single rows, which
-        convolutions form in chunks, half for batches that wait to be sorted by group. One row and
-        one batch are always held.
+        Limit in bytes of the temporary memory: half for gradients of single rows, which
+        convolutions form in chunks, and half for batches that wait to be sorted by group. At least
+        one row and one batch are held.
     autocast : torch.dtype or None, default=None
         Precision in which the module runs forward and backward under ``torch.autocast``
         (``torch.bfloat16`` or ``torch.float16``). Logits, squares and sums keep at least float32.
-        None: the module's own precision, also where the caller has entered another.
+        None: the module's own precision, even if the caller has entered another.
 
     Returns
     -------
@@ -87,16 +85,16 @@ def group_curvature(
     Raises
     ------
     ValueError
-        If a layer does not exist, has no usable weight, never runs, or has its input changed in
-        place; if shapes, class or group codes or options are out of range.
+        If a layer does not exist, has no usable weight, never runs, or its input is changed in
+        place; or if shapes, class or group codes or options are out of range.
 
     Notes
     -----
     The score that FairLRF builds on this curvature, and the Gauss-Newton alternative, follow the
-    family of :arxiv:`2203.02110`. Where that code squares gradients of whole batches, this one
-    squares gradients of single rows. Memory is bounded by the batch and ``max_memory``, whatever
-    the number of rows. A layer that is used several times in one forward pass has the sum over its
-    uses as gradient, a weight that several layers share the sum over all of them.
+    family of :arxiv:`2203.02110`. That code squares gradients of whole batches, this one those of
+    single rows. Memory is bounded by the batch and ``max_memory`` for any number of rows. The
+    gradient of a layer that is used several times in a forward pass is the sum over its uses; that
+    of a weight that several layers share is the sum over the layers.
 
     Examples
     --------
@@ -146,7 +144,7 @@ def group_weight_curvature(
     module, batches, n_groups, to_logits, hessian, max_memory, autocast
         As in :func:`group_curvature`.
     names : sequence of str
-        Layers.
+        Names of the layers.
 
     Returns
     -------
@@ -161,7 +159,7 @@ def group_weight_curvature(
 
     Notes
     -----
-    The diagonal that FairPrune (:arxiv:`2203.02110`) ranks weights by, with exact per-row squares.
+    FairPrune (:arxiv:`2203.02110`) ranks weights by this diagonal; here per-row squares are exact.
 
     Examples
     --------
@@ -195,17 +193,17 @@ def squared_weight_gradients(
     max_memory: int = 2**28,
     autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Average the squared gradients that any loss of single rows has in some layers' weights.
+    """Average the squared gradients of any loss of single rows in some layers' weights.
 
     Parameters
     ----------
     module, batches, to_logits, max_memory, autocast
-        As in :func:`group_curvature`; the codes y of the batches may mean anything, and rows of
-        group 0 are averaged, those of group -1 left out.
+        As in :func:`group_curvature`. The codes y of the batches are passed to ``gradient``; rows
+        of group 0 are averaged, those of group -1 left out.
     names : sequence of str
-        Layers.
+        Names of the layers.
     gradient : callable
-        From logits (n, n_classes) and codes (n,) to the gradient (n, n_classes) of each row's own
+        Maps logits (n, n_classes) and codes (n,) to the gradient (n, n_classes) of each row's
         loss in its logits.
 
     Returns
@@ -230,7 +228,7 @@ def squared_weight_gradients(
     >>> squares["0"].shape
     torch.Size([3, 4])
     """
-    found = CurvaturePass(
+    curvature = CurvaturePass(
         module,
         dict.fromkeys(names),
         n_groups=1,
@@ -241,4 +239,4 @@ def squared_weight_gradients(
         gradient=gradient,
     ).run(batches)
     shapes = {name: find_target(module, name).value.shape for name in names}
-    return {name: squares[0].reshape(shapes[name]) for name, (squares,) in found.items()}
+    return {name: squares[0].reshape(shapes[name]) for name, (squares,) in curvature.items()}

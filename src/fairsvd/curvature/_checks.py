@@ -1,14 +1,14 @@
-"""What the curvature refuses, and how a layer's weight is read as c matrices."""
+"""Checks of the curvature's arguments, and the reading of a weight as c matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from .._messages import did_you_mean
 from ..networks import layer_weights
 from ._kernels import Kernel, LinearKernel, make_kernel
 from ._record import Use
@@ -18,11 +18,11 @@ from ._sums import Factors
 __all__ = [
     "Target",
     "check_factors",
+    "check_inputs",
     "check_logits",
     "check_options",
     "check_seen",
     "find_target",
-    "unchanged_inputs",
 ]
 
 
@@ -38,27 +38,27 @@ def check_options(
         raise ValueError(f"max_memory must be positive, got {max_memory}.")
     if autocast not in (None, torch.bfloat16, torch.float16):
         raise ValueError(
-            f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}. None keeps "
-            "the precision of the module."
+            f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}. Use None "
+            "for the precision of the module."
         )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A weight whose curvature is asked for.
+    """A weight whose curvature is measured.
 
     Attributes
     ----------
     parameter : str
-        Its name in the module.
+        Name of the weight in the module.
     value : Tensor
-        The parameter; another tensor where the layer computes its weight in every pass.
+        The parameter; another tensor if the layer computes its weight in every pass.
     blocks : int
-        Number of matrices that it is read as.
+        Number of matrices in the weight.
     kernel : Kernel or None
-        How a layer or an attention runs it; None where only ``torch.func`` knows.
+        The computation of the layer or attention; None if only ``torch.func`` can differentiate it.
     layers : tuple of nn.Module
-        The layers that run it so.
+        The layers that run the weight like this.
     """
 
     parameter: str
@@ -69,73 +69,73 @@ class Target:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Read the weight as (c, m, n)."""
+        """Shape (c, m, n) of the weight as matrices."""
         m = self.value.shape[0] // self.blocks
         return self.blocks, m, self.value.numel() // (self.blocks * m)
 
 
 def find_target(module: nn.Module, name: str) -> Target:
-    """Look a layer's weight up, naming the nearest names where there is none."""
-    known = layer_weights(module).get(name)
-    if known is not None and name not in dict(module.named_modules()):
-        # A projection inside an attention layer: a linear map for each block.
-        c, m, n = known.matrices().shape
-        return Target(known.parameter, known.value, c, LinearKernel(m, n))
+    """Find a layer's weight; the error names the nearest layers."""
+    listed = layer_weights(module).get(name)
+    if listed is not None and name not in dict(module.named_modules()):
+        # A projection inside an attention layer is a linear map for each block.
+        c, m, n = listed.matrices().shape
+        return Target(listed.parameter, listed.value, c, LinearKernel(m, n))
     layer = find_layer(module, name)
     kernel = make_kernel(layer)
-    weight = _readable(name, layer, nn.Parameter if kernel is None else Tensor)
+    weight = _read_weight(name, layer, nn.Parameter if kernel is None else Tensor)
     blocks = int(getattr(layer, "groups", 1))
-    if known is None or kernel is None:
-        parameter = f"{name}.weight".lstrip(".") if known is None else known.parameter
+    if listed is None or kernel is None:
+        parameter = f"{name}.weight".lstrip(".") if listed is None else listed.parameter
         return Target(parameter, weight, blocks, kernel, () if kernel is None else (layer,))
     sharing = (part for part in module.modules() if part._parameters.get("weight") is weight)
     layers = tuple(part for part in sharing if make_kernel(part) == kernel)
-    return Target(known.parameter, weight, blocks, kernel, layers)
+    return Target(listed.parameter, weight, blocks, kernel, layers)
 
 
 def find_layer(module: nn.Module, name: str) -> nn.Module:
-    """Look a layer up, naming the nearest names where it does not exist."""
+    """Find a layer; the error names the nearest ones."""
     layers = dict(module.named_modules(remove_duplicate=False))
     if name not in layers:
         names = [*layers, *layer_weights(module)]
-        near = get_close_matches(name, names) or sorted(layers)[:5]
-        raise ValueError(f"factors: the module has no layer {name!r}. Nearest names: {near}.")
+        hint = did_you_mean(name, names) or f" Its layers are {sorted(filter(None, names))[:5]}..."
+        raise ValueError(f"factors: the module has no layer {name!r}.{hint}")
     return layers[name]
 
 
-def _readable(name: str, layer: nn.Module, wanted: type[Tensor]) -> Tensor:
-    """Give the weight of a layer if it can be read as matrices and differentiated."""
+def _read_weight(name: str, layer: nn.Module, kind: type[Tensor]) -> Tensor:
+    """Return the weight of a layer if it can be read as matrices and differentiated."""
     weight = getattr(layer, "weight", None)
-    if isinstance(weight, wanted) and weight.is_floating_point() and weight.dim() >= 2:
+    if isinstance(weight, kind) and weight.is_floating_point() and weight.dim() >= 2:
         return weight
     raise ValueError(
         f"factors: layer {name!r} is a {type(layer).__name__} without a floating-point parameter "
-        "'weight' of at least two dimensions. Supported are nn.Linear and nn.Conv2d, the "
-        "projections of nn.MultiheadAttention, and through torch.func any layer with such a "
-        "parameter. Leave this layer out."
+        "'weight' of at least two dimensions. nn.Linear, nn.Conv2d, the projections of "
+        "nn.MultiheadAttention and any other layer with such a parameter are supported. Leave "
+        "this layer out."
     )
 
 
 def check_factors(
     name: str, factors: Sequence[Tensor], shape: tuple[int, int, int], like: Tensor
 ) -> Factors:
-    """Bring the factors of a layer to the dtype and device of its sums and check their shapes."""
-    # Contiguous: products with a slice of a larger matrix take up to a quarter longer.
+    """Convert the factors of a layer to the dtype and device of its sums and check their shapes."""
+    # Contiguous, since products with a slice of a larger matrix take up to a quarter longer.
     U, S, V = (each.detach().to(like).contiguous() for each in factors)
     c, m, n = shape
     rank = S.shape[-1]
-    wanted = [(c, m, rank), (c, rank), (c, n, rank)]
-    got = [tuple(each.shape) for each in (U, S, V)]
-    if got != wanted:
+    expected = [(c, m, rank), (c, rank), (c, n, rank)]
+    shapes = [tuple(each.shape) for each in (U, S, V)]
+    if shapes != expected:
         raise ValueError(
-            f"factors[{name!r}]: U, S, V must have the shapes {wanted} (weight.reshape{shape}), "
-            f"got {got}."
+            f"factors[{name!r}]: U, S, V must have the shapes {expected} (weight.reshape{shape}), "
+            f"got {shapes}."
         )
     return Factors(U, S, V)
 
 
 def check_logits(logits: Tensor, rows: Rows, *, labelled: bool) -> None:
-    """Refuse logits that are not one row of at least two classes for every label."""
+    """Refuse logits unless there is one row of at least two classes for every label."""
     if logits.dim() != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
         raise ValueError(
             f"to_logits must return a tensor ({len(rows)}, n_classes) with two or more classes, "
@@ -152,7 +152,7 @@ def check_logits(logits: Tensor, rows: Rows, *, labelled: bool) -> None:
 
 
 def check_seen(missing: set[str], any_rows: bool) -> None:
-    """Refuse layers whose forward pass never ran: their curvature would be zero by mistake."""
+    """Refuse layers that never ran, since their curvature would wrongly be zero."""
     if missing and any_rows:
         raise ValueError(
             f"factors: the layers {sorted(missing)} never ran while the module was evaluated. "
@@ -160,8 +160,8 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
         )
 
 
-def unchanged_inputs(name: str, uses: Sequence[Use], n_rows: int) -> list[Tensor]:
-    """Give the recorded inputs if each still holds one entry a row and what the layer read."""
+def check_inputs(name: str, uses: Sequence[Use], n_rows: int) -> list[Tensor]:
+    """Return the recorded inputs if each has one entry per row and was not changed since."""
     for use in uses:
         if not use.keeps_rows(n_rows):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The one pass over the rows that fills the sums of every chosen layer."""
+"""The pass over the rows that fills the sums of every chosen layer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from ._checks import (
     Target,
     check_factors,
+    check_inputs,
     check_logits,
     check_options,
     check_seen,
     find_target,
-    unchanged_inputs,
 )
 from ._func import gradients_by_row
 from ._kernels import LinearKernel
-from ._precision import autocasting, wide_logits, widened_dtype
+from ._precision import autocasting, sum_dtype, wide_logits
 from ._record import Record, Use, Watched, evaluating, recording
 from ._rows import Batch, Rows, sorted_batches
 from ._sums import Factors, GradientSums, LayerSums
@@ -35,17 +35,17 @@ class CurvaturePass:
     Parameters
     ----------
     module : nn.Module
-        Its flags, modes, gradients and hooks are as before when the pass ends.
+        Its flags, modes, gradients and hooks are restored when the pass ends.
     factors : mapping of layer name to (U, S, V) or None
-        None stands for the weight itself.
+        None means the weight itself.
     n_groups : int
     to_logits : callable
     hessian : {"fisher", "ggn"}
     max_memory : int
     autocast : torch.dtype or None
     gradient : callable or None
-        Gradient of a row's own loss in its logits, from the logits and the codes of the rows, in
-        the place of the cross-entropy's; ``hessian`` is then without a meaning.
+        Maps the logits and codes of rows to the gradients of their losses in the logits, instead
+        of the cross-entropy's; ``hessian`` is then ignored.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class CurvaturePass:
         self.module, self.n_groups = module, n_groups
         self.to_logits, self.hessian, self.autocast = to_logits, hessian, autocast
         self.gradient = gradient
-        # Half for the rows that wait to be sorted, half for the gradients of single rows.
+        # Half is for the rows that wait to be sorted, half for the gradients of single rows.
         self.half = max_memory // 2
         self.targets: dict[str, Target] = {}
         self.apart: set[str] | None = None
-        # More than one for a weight of several matrices that are run apart.
+        # Several for a weight whose matrices are run separately.
         self.sums: dict[str, list[GradientSums]] = {}
         for name, triple in factors.items():
             self._add_target(name, triple)
@@ -80,7 +80,7 @@ class CurvaturePass:
 
     def _add_target(self, name: str, triple: tuple[Tensor, Tensor, Tensor] | None) -> None:
         target = self.targets[name] = find_target(self.module, name)
-        like = target.value.new_empty(0, dtype=widened_dtype(target.value.dtype))
+        like = target.value.new_empty(0, dtype=sum_dtype(target.value.dtype))
         factors = None if triple is None else check_factors(name, triple, target.shape, like)
         kernel = target.kernel
         if kernel is None:
@@ -88,7 +88,7 @@ class CurvaturePass:
             return
         step = kernel.shape[0]
         self.sums[name] = [
-            LayerSums(kernel, part_of(factors, start, step), self.n_groups, like, self.half)
+            LayerSums(kernel, _take_blocks(factors, start, step), self.n_groups, like, self.half)
             for start in range(0, target.blocks, step)
         ]
 
@@ -107,14 +107,16 @@ class CurvaturePass:
 
     def _means(self, name: str, counts: Tensor) -> tuple[Tensor, ...]:
         parts = [sums.means(counts) for sums in self.sums[name]]
-        return parts[0] if len(parts) == 1 else tuple(map(_joined, zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(torch.cat(blocks, dim=1) for blocks in zip(*parts, strict=True))
 
     def _add_batch(self, rows: Rows, x: Tensor, y: Tensor) -> set[str]:
         with torch.enable_grad(), recording(self.watched) as record:
             logits = wide_logits(self.module, x, self.to_logits, self.autocast)
         if self.apart is None and len(x):
             self.apart = self._find_apart(x, record)
-        # Of a weight that is used in other ways as well all of the gradient comes from torch.func.
+        # A weight that is also used in other ways gets its whole gradient from torch.func.
         others = [name for name in self.targets if name in record.other | (self.apart or set())]
         with torch.no_grad():
             check_logits(logits, rows, labelled=self.gradient is None)
@@ -125,13 +127,13 @@ class CurvaturePass:
         return {name for name, uses in record.uses.items() if uses} | set(others)
 
     def _find_apart(self, x: Tensor, record: Record) -> set[str]:
-        """Find the weights whose layers have not the rows in the first dimension of their input.
+        """Find the weights whose layers do not have the rows in the first dimension of their input.
 
-        They may have been cut into windows, or stand in another dimension. Where there are
-        several dimensions one batch does not tell, as another one may have its size. A weight that
-        is computed anew has no name to differentiate by, and is refused when it is met.
+        Rows may be cut into windows, or be in another dimension. With several dimensions one batch
+        is not enough, since another dimension can have its size. A weight that is computed anew
+        has no name to differentiate by, and is refused when it is met.
         """
-        known = {n for n in self.watched if isinstance(self.targets[n].value, nn.Parameter)}
+        named = {n for n in self.watched if isinstance(self.targets[n].value, nn.Parameter)}
         records = {len(x): record}
         linear = [n for n, t in self.targets.items() if isinstance(t.kernel, LinearKernel)]
         if any(use.x.dim() > 2 for name in linear for use in record.uses[name]):
@@ -139,23 +141,24 @@ class CurvaturePass:
                 few = x[:1].expand(n_rows, *x.shape[1:])
                 with torch.enable_grad(), recording(self.watched) as records[n_rows]:
                     wide_logits(self.module, few, self.to_logits, self.autocast)
-        found = set(self.targets) - set(self.watched)
+        apart = set(self.targets) - set(self.watched)
         for n_rows, each in records.items():
-            uses = {name: each.uses[name] for name in known}
-            found |= {n for n, some in uses.items() if not all(u.keeps_rows(n_rows) for u in some)}
-        return found
+            for name in named:
+                if not all(use.keeps_rows(n_rows) for use in each.uses[name]):
+                    apart.add(name)
+        return apart
 
     def _begin(
         self, rows: Rows, record: Record, others: set[str]
     ) -> list[tuple[LayerSums, list[Use]]]:
-        """Hand the inputs of a batch to the sums that they belong to."""
+        """Pass the inputs of a batch to their sums."""
         calls = []
         for name, uses in record.uses.items():
             for block, sums in enumerate(self.sums[name]):
-                own = [use for use in uses if use.block == block]
-                if own and name not in others and isinstance(sums, LayerSums):
-                    sums.begin(rows, unchanged_inputs(name, own, len(rows)))
-                    calls.append((sums, own))
+                of_block = [use for use in uses if use.block == block]
+                if of_block and name not in others and isinstance(sums, LayerSums):
+                    sums.begin(rows, check_inputs(name, of_block, len(rows)))
+                    calls.append((sums, of_block))
         return calls
 
     def _gradients(self, logits: Tensor, y: Tensor) -> Iterator[tuple[Tensor, bool]]:
@@ -184,7 +187,7 @@ class CurvaturePass:
 def _add_recorded(
     calls: Sequence[tuple[LayerSums, list[Use]]], logits: Tensor, cotangent: Tensor, last: bool
 ) -> None:
-    """Take the output gradients of all uses at once; no weight gradient is computed."""
+    """Add the output gradients of all uses at once, without computing weight gradients."""
     edges = [use.edge for _, uses in calls for use in uses]
     if not edges or not logits.requires_grad:
         return
@@ -192,20 +195,15 @@ def _add_recorded(
         torch.autograd.grad(logits, edges, cotangent, retain_graph=not last, allow_unused=True)
     )
     for sums, uses in calls:
-        # A use that does not reach the logits comes back as None: zero.
-        found = [_or_zero(next(gradients), use) for use in uses]
-        sums.add_pass(found)
+        # The gradient of a use that does not reach the logits is None, which means zero.
+        sums.add_pass([_or_zero(next(gradients), use) for use in uses])
         if last:
             sums.end()
 
 
-def part_of(factors: Factors | None, start: int, size: int) -> Factors | None:
-    """Give the factors of some of a weight's matrices."""
+def _take_blocks(factors: Factors | None, start: int, size: int) -> Factors | None:
+    """Return the factors of some of a weight's matrices."""
     return None if factors is None else Factors(*(each[start : start + size] for each in factors))
-
-
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts, dim=1)
 
 
 def _or_zero(gradient: Tensor | None, use: Use) -> Tensor:
@@ -213,13 +211,13 @@ def _or_zero(gradient: Tensor | None, use: Use) -> Tensor:
 
 
 def _cotangents(logits: Tensor, y: Tensor, hessian: str) -> Iterator[tuple[Tensor, bool]]:
-    """Yield the vectors whose backward passes are squared, and whether each is the last one."""
+    """Yield the vectors whose backward passes are squared, and whether each is the last."""
     p = torch.softmax(logits, 1)
     if hessian == "fisher":
         yield p.scatter_(1, y[:, None], -1, reduce="add"), True
         return
-    # diag(p) - p p^T has rank C - 1: its Cholesky factor (Tanabe and Sagae, 1992) needs one pass
-    # fewer than its usual square root sqrt(p_c) (e_c - p), a single one for two classes.
+    # diag(p) - p p^T has rank C - 1. Its Cholesky factor (Tanabe and Sagae, 1992) needs one pass
+    # fewer than the usual square root sqrt(p_c) (e_c - p), so a single one for two classes.
     tails = p.flip(1).cumsum(1).flip(1)
     tiny = torch.finfo(p.dtype).tiny
     for j in range(p.shape[1] - 1):

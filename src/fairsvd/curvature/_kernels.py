@@ -1,9 +1,9 @@
-"""How a layer's inputs and output gradients make up the gradient of one row.
+"""Compute the gradient of one row from a layer's inputs and output gradients.
 
-Every kind of layer is seen as c independent products: an input of n values and an output of m
+Every kind of layer is treated as c independent products: an input of n values and an output of m
 values at each of T positions. The gradient of one row with respect to the weight (c, m, n) is the
-sum over the positions of (output gradient)(input)^T. A kernel knows how to bring the tensors of its
-layer into that form, and how to form the two products without copying more than it must.
+sum over the positions of (output gradient)(input)^T. A kernel brings the tensors of its layer into
+that form, and computes the two products with as few copies as possible.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["ConvKernel", "Kernel", "LinearKernel", "make_kernel"]
+__all__ = ["Kernel", "LinearKernel", "make_kernel"]
 
 
 class Kernel(Protocol):
-    """What the sums need to know about a kind of layer."""
+    """The operations of a kind of layer that the sums need."""
 
     shape: tuple[int, int, int]
 
     def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
-        """Bring the inputs of all uses of the layer into the form the other methods take."""
+        """Bring the inputs of all uses of the layer into the form of the other methods."""
 
     def gradients(self, uses: Sequence[Tensor]) -> list[Tensor]:
         """Bring the output gradients of all uses into the shape (N, c, m, T)."""
 
     def workspace(self, x: Tensor, positions: int) -> int:
-        """Count the values a row needs inside ``outer``, beside the result."""
+        """Count the temporary values per row inside ``outer``, without the result."""
 
     def project(self, x: Tensor, V: Tensor) -> Tensor:
         """Multiply the input at every position by V^T: (N, c, r, T)."""
@@ -42,7 +42,7 @@ class Kernel(Protocol):
 
 
 class _Comparable:
-    """Kernels are equal where they compute the same thing."""
+    """Makes kernels equal if they compute the same thing."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -51,7 +51,7 @@ class _Comparable:
 
 
 class LinearKernel(_Comparable):
-    """A linear map of (N, n) or (N, ..., n); several uses count as more positions.
+    """A linear map of (N, n) or (N, ..., n); more uses count as more positions.
 
     Parameters
     ----------
@@ -68,11 +68,11 @@ class LinearKernel(_Comparable):
         return [flat[0] if len(flat) == 1 else torch.cat(flat, 1)]
 
     def gradients(self, uses: Sequence[Tensor]) -> list[Tensor]:
-        """Concatenate likewise: one tensor (N, 1, out, T)."""
+        """Concatenate the output gradients likewise: one tensor (N, 1, out, T)."""
         return [self.inputs(uses)[0].mT[:, None]]
 
     def workspace(self, x: Tensor, positions: int) -> int:
-        """Nothing is copied."""
+        """Return 0, since nothing is copied."""
         return 0
 
     def project(self, x: Tensor, V: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class ConvKernel(_Comparable):
         self.pointwise = steps == (1, 1, 1, 1) and not any(self.padding)
 
     def inputs(self, uses: Sequence[Tensor]) -> list[Tensor]:
-        """Pad where the convolution itself cannot: (N, channels, height, width) each."""
+        """Pad the inputs if the convolution itself cannot: (N, channels, height, width) each."""
         if not any(self.pad):
             return list(uses)
         mode = "constant" if self.mode == "zeros" else self.mode
@@ -115,12 +115,12 @@ class ConvKernel(_Comparable):
         return [d.reshape(len(d), c, m, -1) for d in uses]
 
     def workspace(self, x: Tensor, positions: int) -> int:
-        """Count the values of the unfolded input where it has to be made."""
+        """Count the values of the unfolded input if it is needed."""
         unfolded = not (self.pointwise or self._grouped(x, positions))
         return math.prod(self.shape[::2]) * positions if unfolded else 0
 
     def project(self, x: Tensor, V: Tensor) -> Tensor:
-        """Convolve with V in the place of the weight: (N, c, r, T), nothing is unfolded."""
+        """Convolve with V instead of the weight, without unfolding: (N, c, r, T)."""
         c, _, r = V.shape
         weight = V.mT.reshape(c * r, *self.window)
         maps = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, c)
@@ -135,19 +135,18 @@ class ConvKernel(_Comparable):
         return torch.matmul(d, unfolded.reshape(k, c, n, -1).mT)
 
     def _grouped(self, x: Tensor, positions: int) -> bool:
-        """Say whether one convolution group a row is faster than unfolding (measured on a CPU)."""
-        # oneDNN, which serves float32 on the CPU, does it at full speed, but falls back to
-        # unfolding on maps of 8 x 8 and less; other libraries have slow weight gradients of groups.
-        served = x.device.type == "cpu" and x.dtype == torch.float32
-        worth = self.shape[0] > 1 or positions > 64
-        return served and worth and torch.backends.mkldnn.is_available()
+        """Tell whether one group per row is faster than unfolding (measured on a CPU)."""
+        # oneDNN, which runs float32 on the CPU, is fast, but falls back to unfolding on maps of at
+        # most 8 x 8. Other libraries compute weight gradients of groups slowly.
+        on_onednn = x.device.type == "cpu" and x.dtype == torch.float32
+        large = self.shape[0] > 1 or positions > 64
+        return on_onednn and large and torch.backends.mkldnn.is_available()
 
     def _unfold(self, x: Tensor) -> Tensor:
         return F.unfold(x, self.window[1:], self.dilation, self.padding, self.stride)
 
     def _weight_gradient(self, x: Tensor, d: Tensor) -> Tensor:
-        # The weight gradient of a convolution with one group a row: each row's own gradient, from
-        # the library's own loops and without unfolding.
+        # The weight gradient of a convolution with one group per row is each row's gradient.
         k, (c, _, n), e = len(x), self.shape, d.shape[2]
         height, width = self._map_size(x)
         gradient = conv2d_weight(
@@ -169,8 +168,8 @@ class ConvKernel(_Comparable):
 
 
 def make_kernel(layer: nn.Module) -> Kernel | None:
-    """Give the kernel of a layer, or None where only ``torch.func`` knows what it computes."""
-    # A subclass with its own forward pass may use its weight in any way.
+    """Return the kernel of a layer, or None if only ``torch.func`` can differentiate it."""
+    # A subclass with its own forward pass can use its weight in any way.
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         return LinearKernel(layer.out_features, layer.in_features)
     if isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward:
@@ -179,7 +178,7 @@ def make_kernel(layer: nn.Module) -> Kernel | None:
 
 
 def _split_padding(layer: nn.Conv2d) -> tuple[list[int], tuple[int, ...]]:
-    """Split a padding into what F.pad has to do (last axis first) and what conv2d can do."""
+    """Split a padding into the parts of F.pad (last axis first) and of conv2d."""
     if layer.padding == "same":
         spans = [g * (k - 1) for g, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         sides = [(span // 2, span - span // 2) for span in spans]

@@ -1,4 +1,4 @@
-"""Inputs and output gradients of chosen weights, for one forward pass."""
+"""Record the inputs and outputs of chosen weights in a forward pass."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Record", "Use", "Watched", "evaluating", "recording"]
 
-# What runs a layer's weight once for each call of the layer.
+# Functions that run a layer's weight once per call of the layer.
 RUNS = (F.linear, F.conv2d)
 
 
 class Use(NamedTuple):
-    """One use of a weight: its input and the input's version then, its output's shape and place.
+    """One use of a weight: its input with its version, and its output's shape and graph edge.
 
-    The first dimension of both is the rows'. ``block`` says which of several matrices of the
-    weight was used.
+    The rows are the first dimension of both. ``block`` is the matrix of the weight that was used.
     """
 
     x: Tensor
@@ -35,7 +34,7 @@ class Use(NamedTuple):
     block: int = 0
 
     def keeps_rows(self, n_rows: int) -> bool:
-        """Tell whether the first dimension is the rows'."""
+        """Tell whether the rows are the first dimension."""
         return self.x.dim() > 1 and len(self.x) == n_rows
 
 
@@ -46,9 +45,9 @@ class Watched:
     Attributes
     ----------
     value : Tensor
-        The parameter; another tensor where the weight is computed anew in every pass.
+        The parameter; another tensor if the weight is computed anew in every pass.
     layers : sequence of nn.Module
-        Layers that run it, alike, each once in a call.
+        Layers that run the weight in the same way, once per call.
     """
 
     value: Tensor
@@ -57,12 +56,12 @@ class Watched:
 
 @dataclass
 class Record:
-    """What was met in a forward pass.
+    """The uses of weights in a forward pass.
 
     Attributes
     ----------
     uses : dict of str to list of Use
-        By the name of the weight.
+        Uses by the name of the weight.
     other : set of str
         Weights that were also used in ways that are not recorded.
     """
@@ -71,20 +70,20 @@ class Record:
     other: set[str] = field(default_factory=set)
 
     def add(self, name: str, x: Tensor, output: Tensor, block: int = 0) -> Tensor:
-        """Note a use and return the output that goes on."""
+        """Record a use and return the output to pass on."""
         begins_graph = not output.requires_grad
         if begins_graph:
             output.requires_grad_()
-        # An edge, not the tensor: a following in-place ReLU changes what the tensor stands for.
+        # The edge, not the tensor, since a following in-place ReLU changes the tensor.
         edge = get_gradient_edge(output)
         self.uses[name].append(Use(x.detach(), x._version, output.shape, edge, block))
-        # Nor may a leaf of the graph be changed in place, so its copy goes on.
+        # A leaf of the graph may not be changed in place, so pass on a copy.
         return output.clone() if begins_graph else output
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a block, then each part back into its own mode."""
+    """Put a module into evaluation mode for a block, then restore the mode of each part."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -98,9 +97,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def recording(weights: Mapping[str, Watched]) -> Iterator[Record]:
     """Record every use of some weights inside the block.
 
-    Layers are seen by hooks; attention reads weights without running a layer, so that its
-    function is followed too. Any other use of a weight that is a parameter, such as a transposed
-    product, is noted.
+    Hooks record layers. Attention reads weights without running a layer, so its function is
+    intercepted. Any other use of a parameter, such as a transposed product, is marked as other.
 
     Parameters
     ----------
@@ -109,8 +107,8 @@ def recording(weights: Mapping[str, Watched]) -> Iterator[Record]:
     Yields
     ------
     record : Record
-        Filled as the network runs; ``other`` is complete when the block ends. The hooks are gone
-        then, however it ends.
+        Filled while the network runs; ``other`` is complete when the block ends. The hooks are
+        always removed.
     """
     record = Record({name: [] for name in weights})
     parameters = {n: each.value for n, each in weights.items() if isinstance(each.value, Parameter)}
@@ -120,7 +118,7 @@ def recording(weights: Mapping[str, Watched]) -> Iterator[Record]:
         for name, watched in weights.items():
             hook = _Hook(record, name)
             for layer in watched.layers:
-                # First in the row: hooks of the user's may change the output afterwards.
+                # First, since hooks of the user may change the output.
                 handle = layer.register_forward_hook(hook, prepend=True, with_kwargs=True)
                 handles.append(handle)
         with functions:
@@ -142,10 +140,10 @@ class _Hook:
 
 
 class _Functions(TorchFunctionMode):
-    """Follows the functions of torch that weights are given to, in this thread only.
+    """Intercepts the torch functions that use weights, in this thread only.
 
-    While it is active, torch's own transformer layers do not take their fast path, which runs
-    several layers as one function.
+    While it is active, torch's transformer layers do not take their fast path, which runs several
+    layers as one function.
     """
 
     def __init__(self, record: Record, names: Mapping[int, str]) -> None:
@@ -161,60 +159,62 @@ class _Functions(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run a function, noting which weights are among its arguments."""
+        """Run a function, and record which weights are among its arguments."""
         kwargs = kwargs or {}
-        found = self._among((*args, *kwargs.values()))
-        if found and func is F.multi_head_attention_forward:
+        weights = self._find_weights((*args, *kwargs.values()))
+        if weights and func is F.multi_head_attention_forward:
             return self._attention(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in RUNS:
-            for name in found:
+            for name in weights:
                 self.runs[name] += 1
-        elif found and _makes_tensors(result):
-            self.record.other.update(found)
+        elif weights and _has_tensors(result):
+            self.record.other.update(weights)
         return result
 
     def compare(self) -> None:
-        """Note the weights that were run more or less often than their layers were."""
+        """Mark the weights that were run more or less often than their layers."""
         for name, n_runs in self.runs.items():
             if n_runs != len(self.record.uses[name]) - self.projections[name]:
                 self.record.other.add(name)
 
-    def _among(self, values: Sequence[Any]) -> list[str]:
-        found = [self.names[id(value)] for value in values if id(value) in self.names]
+    def _find_weights(self, values: Sequence[Any]) -> list[str]:
+        names = [self.names[id(value)] for value in values if id(value) in self.names]
         for value in values:
             if isinstance(value, (list, tuple)):
-                found += [self.names[id(each)] for each in value if id(each) in self.names]
-        return found
+                names += [self.names[id(each)] for each in value if id(each) in self.names]
+        return names
 
     def _attention(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Run attention with its projections outside of it, where they can be recorded.
+        """Run attention with its projections outside, where they can be recorded.
 
-        Its own projections become products with the identity, which change no digit.
+        The inner projections become products with the identity, which change no digit.
         """
         call = SIGNATURE.bind(*args, **kwargs)
         call.apply_defaults()
-        given = call.arguments
-        inputs = [given[name] for name in ("query", "key", "value")]
+        arguments = call.arguments
+        inputs = [arguments[name] for name in ("query", "key", "value")]
         projected = [
             self._project(x, weight, bias, of, block)
-            for x, (weight, bias, of, block) in zip(inputs, _in_projections(given), strict=True)
+            for x, (weight, bias, of, block) in zip(
+                inputs, _input_projections(arguments), strict=True
+            )
         ]
-        weight, bias = given["out_proj_weight"], given["out_proj_bias"]
-        same = torch.eye(given["embed_dim_to_check"], dtype=weight.dtype, device=weight.device)
-        given.update(zip(("query", "key", "value"), projected, strict=True))
-        given.update(in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True)
-        given.update(q_proj_weight=same, k_proj_weight=same, v_proj_weight=same)
-        given.update(out_proj_weight=same, out_proj_bias=None)
-        output, shares = F.multi_head_attention_forward(**given)
+        weight, bias = arguments["out_proj_weight"], arguments["out_proj_bias"]
+        same = torch.eye(arguments["embed_dim_to_check"], dtype=weight.dtype, device=weight.device)
+        arguments.update(zip(("query", "key", "value"), projected, strict=True))
+        arguments.update(in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True)
+        arguments.update(q_proj_weight=same, k_proj_weight=same, v_proj_weight=same)
+        arguments.update(out_proj_weight=same, out_proj_bias=None)
+        output, shares = F.multi_head_attention_forward(**arguments)
         return self._project(output, weight, bias, weight, 0), shares
 
     def _project(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, of: Tensor, block: int
     ) -> Tensor:
-        """Multiply (length, n, width) by a weight and record it rows first.
+        """Multiply (length, n, width) by a weight and record it with rows first.
 
-        What has no dimension of rows, one sequence alone, is recorded as a single row.
+        A single sequence without a dimension of rows is recorded as one row.
         """
         rows = x.transpose(0, 1) if x.dim() == 3 else x[None]
         output = F.linear(rows, weight, bias)
@@ -228,23 +228,23 @@ class _Functions(TorchFunctionMode):
 SIGNATURE = signature(F.multi_head_attention_forward)
 
 
-def _in_projections(
-    given: Mapping[str, Any],
+def _input_projections(
+    arguments: Mapping[str, Any],
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor, int]]:
-    """Yield weight and bias of the three projections, the parameter they are of, and the block."""
-    bias = given["in_proj_bias"]
-    biases = [None] * 3 if bias is None else bias.chunk(3)
-    packed = given["in_proj_weight"]
-    if given["use_separate_proj_weight"]:
-        whole = [given[f"{name}_proj_weight"] for name in "qkv"]
-        for weight, own in zip(whole, biases, strict=True):
-            yield weight, own, weight, 0
+    """Yield weight, bias, parameter and block of each of the three projections."""
+    packed_bias = arguments["in_proj_bias"]
+    biases = [None] * 3 if packed_bias is None else packed_bias.chunk(3)
+    packed = arguments["in_proj_weight"]
+    if arguments["use_separate_proj_weight"]:
+        weights = [arguments[f"{name}_proj_weight"] for name in "qkv"]
+        for weight, bias in zip(weights, biases, strict=True):
+            yield weight, bias, weight, 0
         return
-    for block, (weight, own) in enumerate(zip(packed.chunk(3), biases, strict=True)):
-        yield weight, own, packed, block
+    for block, (weight, bias) in enumerate(zip(packed.chunk(3), biases, strict=True)):
+        yield weight, bias, packed, block
 
 
-def _makes_tensors(result: Any) -> bool:
+def _has_tensors(result: Any) -> bool:
     if isinstance(result, (list, tuple)):
         return any(isinstance(each, Tensor) for each in result)
     return isinstance(result, Tensor)

@@ -1,4 +1,4 @@
-"""Batches sorted by group, and sums of squares over each group."""
+"""Sort batches by group, and sum squares over each group."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["Batch", "Rows", "sorted_batches"]
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-# Rows collected for each group: of the batches of 256 rows that come out, one in four then holds a
-# second group. Each more group in a batch reads and writes all sums of a layer once more.
+# Rows collected per group: then one in four of the sorted batches of 256 rows holds a second group.
+# Each additional group in a batch reads and writes all sums of a layer once more.
 ROWS_PER_GROUP = 1024
-COPIES = 2  # of the collected rows: as they came, and joined
+COPIES = 2  # of the collected rows: the originals, and the concatenated ones
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where each group's rows lie in a batch that is sorted by group.
+    """The place of each group's rows in a batch that is sorted by group.
 
     Attributes
     ----------
     bounds : tuple of int, length n_groups + 1
         Group g has the rows ``bounds[g]`` to ``bounds[g + 1] - 1``.
     classes : tuple of int
-        Least and greatest class code of the rows and of those that were sorted with them.
+        Least and greatest class code of all rows that were sorted together.
     """
 
     bounds: tuple[int, ...]
@@ -46,7 +46,7 @@ class Rows:
                 yield group, slice(low - start, high - start)
 
     def part(self, start: int, size: int) -> Rows:
-        """Give the rows from ``start`` on, at most ``size`` of them."""
+        """Return at most ``size`` rows from ``start`` on."""
         bounds = tuple(min(max(bound - start, 0), size) for bound in self.bounds)
         return Rows(bounds, self.classes)
 
@@ -60,7 +60,7 @@ class Rows:
         values : Tensor of shape (k, ...)
             Rows start to start + k - 1 of the batch; overwritten.
         start : int
-            Position of the first of them in the batch.
+            Position of the first of these rows in the batch.
         """
         values.square_()
         for group, part in self.parts(start, start + len(values)):
@@ -72,8 +72,8 @@ def sorted_batches(
 ) -> Iterator[tuple[Rows, Tensor, Tensor]]:
     """Sort batches by group and drop the rows without one.
 
-    With several groups, some batches are collected and sorted together, so that each batch that
-    comes out holds few groups and the products over the rows of a group stay thick.
+    With several groups, some batches are collected and sorted together. So each sorted batch holds
+    few groups, and the products run over many rows of a group at a time.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def sorted_batches(
     ------
     rows : Rows
     x, y : Tensor
-        The kept rows in the order of ``rows``, no more than the largest of the batches had.
+        The kept rows in the order of ``rows``, at most as many as in the largest batch.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def sorted_batches(
     held = 0
     for batch in batches:
         n_rows = _check_lengths(batch)
-        if window and not _alike(window[0], batch):
+        if window and not _can_join(window[0], batch):
             yield from _sort(window, n_groups)
             held = 0
         window.append(batch)
@@ -107,7 +107,7 @@ def sorted_batches(
             yield from _sort(window, n_groups)
             held = 0
         else:
-            # Copied, as the caller may fill the same tensors anew for the next batch.
+            # Copied, since the caller may reuse the tensors for the next batch.
             window[-1] = batch[0].clone(), batch[1].clone(), batch[2].clone()
     if window:
         yield from _sort(window, n_groups)
@@ -123,12 +123,12 @@ def _check_lengths(batch: Batch) -> int:
     return n_rows[0]
 
 
-def _alike(one: Batch, other: Batch) -> bool:
+def _can_join(one: Batch, other: Batch) -> bool:
     return one[0].shape[1:] == other[0].shape[1:] and one[0].dtype == other[0].dtype
 
 
 def _capacity(batch: Batch, n_groups: int, max_memory: int) -> int:
-    """Give the number of rows to collect: 0 where there is nothing to gain."""
+    """Return the number of rows to collect; 0 if there is nothing to gain."""
     if n_groups == 1 or not len(batch[0]):
         return 0
     row_bytes = sum(part.nbytes for part in batch) // len(batch[0])
@@ -136,7 +136,7 @@ def _capacity(batch: Batch, n_groups: int, max_memory: int) -> int:
 
 
 def _sort(window: list[Batch], n_groups: int) -> Iterator[tuple[Rows, Tensor, Tensor]]:
-    """Empty the window, in batches of the size of its largest one."""
+    """Empty the window in batches of the size of its largest one."""
     size = max(1, *(len(y) for _, y, _ in window))
     x, y, group = window[0] if len(window) == 1 else map(torch.cat, zip(*window, strict=True))
     window.clear()
@@ -150,7 +150,7 @@ def _sort(window: list[Batch], n_groups: int) -> Iterator[tuple[Rows, Tensor, Te
 
 
 def _order(group: Tensor, n_groups: int) -> tuple[Tensor, tuple[int, ...]]:
-    # Code -1 is counted in slot 0 and, sorted, comes first.
+    # Code -1 is counted in slot 0 and sorted first.
     counts = torch.bincount((group + 1).clamp_min(0), minlength=n_groups + 1).tolist()
     if len(counts) > n_groups + 1 or (len(group) and int(group.min()) < -1):
         raise ValueError(

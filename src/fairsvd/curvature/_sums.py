@@ -1,4 +1,4 @@
-"""Running sums of squared per-row gradients of one layer, in factor space or in weight space."""
+"""Running sums of squared per-row gradients of a layer, in its factors or its weight."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ._rows import Rows
 
 __all__ = ["Factors", "GradientSums", "LayerSums"]
 
-# Bytes of a chunk of rows on a CPU: what stays in a core's second-level cache is squared and summed
-# several times faster than what has to come back from memory.
+# Bytes of a chunk of rows on a CPU: data in a core's second-level cache is squared and summed
+# several times faster than data from memory.
 CACHE_BYTES = 2**21
 
 
@@ -27,7 +27,7 @@ class Factors(NamedTuple):
 
 
 class GradientSums:
-    """Sums of squares of per-row gradients that are given in full.
+    """Sums of squares of full per-row gradients.
 
     Parameters
     ----------
@@ -37,13 +37,13 @@ class GradientSums:
         Directions of the derivative; None for the entries of the weight.
     n_groups : int
     like : Tensor
-        Gives the sums their dtype and device.
+        Determines the dtype and device of the sums.
 
     Attributes
     ----------
     totals : list of Tensor
-        (n_groups, c, m, r) and (n_groups, c, r, n), without the singular values, which are
-        multiplied in at the end; or (n_groups, c, m, n).
+        (n_groups, c, m, r) and (n_groups, c, r, n), to be multiplied by the squared singular
+        values at the end; or (n_groups, c, m, n).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GradientSums:
         self.row_bytes = (c * m * n + sum(t[0].numel() for t in self.totals)) * like.element_size()
 
     def add(self, rows: Rows, gradients: Tensor, start: int) -> None:
-        """Add the rows from ``start``, whose gradients are (k, c, m, n); these are overwritten."""
+        """Add the gradients (k, c, m, n) of the rows from ``start``, and overwrite them."""
         parts = [gradients.to(self.totals[0].dtype).reshape(-1, *self.shape)]
         if self.factors is not None:
             parts = [torch.matmul(parts[0], self.V), torch.matmul(self.Ut, parts[0])]
@@ -68,7 +68,7 @@ class GradientSums:
             rows.add_squares(total, part, start)
 
     def means(self, counts: Tensor) -> tuple[Tensor, ...]:
-        """Divide by the number of rows of each group (0 rows: zeros)."""
+        """Divide by the number of rows of each group; a group without rows gets zeros."""
         scale = counts.clamp_min(1).to(self.totals[0])[:, None, None, None]
         for total in self.totals:
             total /= scale
@@ -82,13 +82,13 @@ class GradientSums:
 class LayerSums(GradientSums):
     """Sums of squares from the inputs and output gradients of a layer.
 
-    ``begin`` takes the inputs of a batch, ``add_pass`` the output gradients of one backward pass
-    (several for the Gauss-Newton matrix), ``end`` closes the batch.
+    ``begin`` takes the inputs of a batch, ``add_pass`` the output gradients of a backward pass
+    (there are several for the Gauss-Newton matrix), and ``end`` closes the batch.
 
     Parameters
     ----------
     kernel : Kernel
-        What the layer computes.
+        The computation of the layer.
     factors : Factors or None
     n_groups : int
     like : Tensor
@@ -101,10 +101,10 @@ class LayerSums(GradientSums):
     ) -> None:
         super().__init__(kernel.shape, factors, n_groups, like)
         self.kernel = kernel
-        cached = like.device.type == "cpu"
-        self.max_memory = min(max_memory, CACHE_BYTES) if cached else max_memory
+        on_cpu = like.device.type == "cpu"
+        self.max_memory = min(max_memory, CACHE_BYTES) if on_cpu else max_memory
         self.dtype = like.dtype
-        # Views are made once: after large products every small operation takes its time.
+        # Views are made once, since small operations after large products are slow.
         self.cells = [total[:, 0].unbind() for total in self.totals]
 
     def begin(self, rows: Rows, uses: Sequence[Tensor]) -> None:
@@ -125,13 +125,13 @@ class LayerSums(GradientSums):
             self._add_positions(self.kernel.gradients(uses))
 
     def end(self) -> None:
-        """Close the batch: with one position a row, the products of squares are made here."""
+        """Close the batch; with one position per row, the products of squares are computed here."""
         if self.single and self.squares:
             self._multiply_squares()
         self.x, self.squares, self.projected = [], [], []
 
     def _add_single(self, d: Tensor) -> None:
-        # Squares are summed over the passes before the products, whose number so stays the same.
+        # Squares are summed over the passes first, so that there is only one product per batch.
         terms = [d] if self.factors is None else [d, d @ self.factors.U[0]]
         if not self.squares:
             self.squares = [terms[0].square(), *(term.square_() for term in terms[1:])]
@@ -146,7 +146,7 @@ class LayerSums(GradientSums):
                 cells[group].addmm_(left[part].mT, right[part])
 
     def _input_squares(self) -> Iterator[Tensor]:
-        # One after the other, each while it is needed: less has to fit into a core's cache.
+        # One after the other, so that less has to fit into a core's cache.
         x = self.x[0]
         if self.factors is not None:
             yield (x @ self.V[0]).square_()
@@ -172,7 +172,7 @@ class LayerSums(GradientSums):
         self.rows.add_squares(self.totals[1], right, start)
 
     def _forms_gradient(self, positions: int) -> bool:
-        """Say whether forming the gradient first takes fewer multiplications than projecting."""
+        """Tell whether forming the gradient first takes fewer multiplications than projecting."""
         if self.factors is None:
             return True
         (_, m, n), r = self.shape, self.factors.S.shape[-1]

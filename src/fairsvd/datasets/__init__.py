@@ -1,8 +1,8 @@
-"""Data sets with groups: real tables and images, and generators whose bias is known exactly.
+"""Data sets with groups: real tables and images, and generators with an exactly known bias.
 
-Folders of images are the user's own, and are read file by file (``ImageFrame``). Other files are
-taken from the folder that the environment variable ``FAIRSVD_DATA`` names, else from the cache
-(``FAIRSVD_CACHE``, else ``~/.cache/fairsvd``), else downloaded and checked.
+Users supply the folders of images, which are read file by file (``ImageFrame``). Other files come
+from the folder that the environment variable ``FAIRSVD_DATA`` names, else from the cache
+(``FAIRSVD_CACHE``, else ``~/.cache/fairsvd``), else they are downloaded and checked.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def make_biased_images(
     noise: ArrayLike = 0.1,
     random_state: Any = None,
 ) -> Bunch:
-    """Draw small images: the angle of a bar tells the class, a colour or a texture the group.
+    """Draw images in which a bar's angle shows the class, and a colour or texture the group.
 
     Parameters
     ----------
@@ -36,18 +36,18 @@ def make_biased_images(
     size : int, default=16
         Height and width in pixels, at least 8.
     channels : {1, 3}, default=3
-        3: the bar has the colour of its group. 1: grey, the background is striped, with
-        ``2 * (group + 1)`` bands.
+        3: the bar has the colour of its group. 1: the image is grey, its background has
+        ``2 * (group + 1)`` horizontal bands.
     n_classes : int in [2, size // 2], default=2
         Number of angles.
     n_groups : int, default=2
         At least 2; at most 10 colours, or ``size // 2`` textures.
     strength : float in [0, 1], default=0.9
-        Share of each class k that belongs to group ``k % n_groups``, exactly, rounded to whole
+        Exact share of each class k that belongs to group ``k % n_groups``, rounded to whole
         rows; the others are spread evenly over the other groups. ``1 / n_groups``: no bias.
     noise : float or array-like of shape (n_groups,), default=0.1
-        Standard deviation of the noise that is added before values are cut to [0, 1]; a group
-        with more of it is harder to predict.
+        Standard deviation of the noise, added before values are clipped to [0, 1]. A group
+        with more noise is harder to predict.
     random_state : int, RandomState, Generator or None, default=None
         Source of randomness.
 
@@ -57,13 +57,13 @@ def make_biased_images(
         ``images`` (float32 ndarray of shape (n, channels, size, size) in [0, 1]), ``data`` (the
         same as (n, channels * size * size)), ``target`` and ``groups`` (int64 of shape (n,)),
         ``sensitive_features`` (DataFrame with the column group), and the truth: ``aligned`` (bool
-        of shape (n,): the group is that of the class), ``counts`` (int64 of shape (n_classes,
+        of shape (n,): the group agrees with the class), ``counts`` (int64 of shape (n_classes,
         n_groups)), ``shapes`` (float32 of shape (n, size, size): the bars alone).
 
     Raises
     ------
     ValueError
-        An argument is not as above; the message names it.
+        If an argument is not as above; the message names it.
 
     Examples
     --------
@@ -75,14 +75,14 @@ def make_biased_images(
     n_classes = check_count("n_classes", n_classes, 2, size // 2)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (texture) or 3 (colour), got {channels!r}")
-    most = len(COLORS) if channels == 3 else size // 2
-    n_groups = check_count("n_groups", n_groups, 2, most)
+    max_groups = len(COLORS) if channels == 3 else size // 2
+    n_groups = check_count("n_groups", n_groups, 2, max_groups)
     scale = per_group("noise", noise, n_groups, zero=True).astype(np.float32)
     rng = as_generator(random_state)
     target = rng.permutation(np.arange(n, dtype=np.int64) % n_classes)
     groups = plant(target, n_groups, check_share("strength", strength), rng)
-    shapes = _bars(target, size, n_classes, rng)
-    clean = _colored(shapes, groups) if channels == 3 else _on_stripes(shapes, groups)
+    shapes = _draw_bars(target, size, n_classes, rng)
+    clean = _color(shapes, groups) if channels == 3 else _put_on_stripes(shapes, groups)
     clean += scale[groups, None, None, None] * rng.standard_normal(clean.shape, dtype=np.float32)
     images = np.clip(clean, 0, 1)
     counts = np.bincount(target * n_groups + groups, minlength=n_classes * n_groups)
@@ -99,10 +99,10 @@ def make_biased_images(
     )
 
 
-def _bars(
+def _draw_bars(
     target: Codes, size: int, n_classes: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw a soft-edged bar per row, its angle by class, its centre jittered: (n, size, size)."""
+    """Draw a soft-edged bar per row, angled by class, with a jittered centre: (n, size, size)."""
     angle = (np.pi * target / n_classes).astype(np.float32)[:, None, None]
     middle = (size - 1) / 2
     centre = rng.uniform(middle - size / 8, middle + size / 8, (2, len(target), 1, 1))
@@ -115,14 +115,14 @@ def _bars(
     return np.asarray(bars, dtype=np.float32)
 
 
-def _colored(shapes: NDArray[np.float32], groups: Codes) -> NDArray[np.float32]:
+def _color(shapes: NDArray[np.float32], groups: Codes) -> NDArray[np.float32]:
     palette = np.array(list(COLORS.values()), dtype=np.float32)
     colored: NDArray[np.float32] = shapes[:, None] * palette[groups][:, :, None, None]
     return colored
 
 
-def _on_stripes(shapes: NDArray[np.float32], groups: Codes) -> NDArray[np.float32]:
-    """Put the bars on dim horizontal bands, two in the first group, two more in each next."""
+def _put_on_stripes(shapes: NDArray[np.float32], groups: Codes) -> NDArray[np.float32]:
+    """Put the bars on dim horizontal bands: two for the first group, two more for each next."""
     size = shapes.shape[1]
     bands = np.arange(size)[None, :] * (2 * (groups[:, None] + 1)) // size
     stripes = np.float32(0.4) * (bands % 2).astype(np.float32)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_celeba"]
 
-# The published folders, and where many copies have their files: in the root.
+# Many copies have the files in the root instead of the published folders.
 ATTRIBUTES = ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt")
 PARTITION = ("list_eval_partition.txt", "Eval/list_eval_partition.txt")
 IMAGES = ("img_align_celeba", "Img/img_align_celeba")
@@ -34,13 +34,13 @@ def load_celeba(
     on_error: str = "raise",
     **images: Any,
 ) -> Bunch:
-    """Load CelebA from its published files: any attribute as the label, others as groups.
+    """Load CelebA from its published files, with any attribute as label and others as groups.
 
     Parameters
     ----------
     root : str or os.PathLike
         Folder of ``list_attr_celeba.txt``, ``list_eval_partition.txt`` and ``img_align_celeba``,
-        or of the published ``Anno``, ``Eval`` and ``Img`` that hold them.
+        or of the published folders ``Anno``, ``Eval`` and ``Img`` with these.
     target : str, default="Smiling"
         The attribute to predict, one of the forty.
     sensitive : str or iterable of str, default="Male"
@@ -48,9 +48,9 @@ def load_celeba(
     split : {"train", "valid", "test"} or None, default="train"
         The published partition; None: all rows.
     on_error : {"raise", "skip"}, default="raise"
-        Images that are missing: "raise" an error that names them (one that is there but cannot be
-        decoded is named when it is read), or "skip": decode every image once, leave out the rows
-        of those that cannot be used, and warn with their names.
+        "raise": missing images are an error that names them; one that cannot be decoded is an
+        error when it is read. "skip": decode every image once, leave out the rows of unusable
+        images and warn with their names.
     **images : dict
         ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
 
@@ -58,21 +58,21 @@ def load_celeba(
     -------
     bunch : Bunch
         ``data`` (ImageFrame; its ``data`` holds the forty attributes as 0 and 1, the sensitive ones
-        by name), ``target`` (Series of int64: 1 = the attribute is there), ``target_names``,
+        as names), ``target`` (Series of int64: 1 = has the attribute), ``target_names``,
         ``sensitive_features`` (DataFrame: ``"Male"`` or ``"not Male"``), ``frame`` (the DataFrame
-        of ``data``), ``group_columns`` (for each sensitive feature the columns that state it),
+        of ``data``), ``group_columns`` (for each sensitive feature the columns that reveal it),
         ``favourable_label`` (None: no value is better for a person), ``skipped`` (DataFrame: path
         and reason of each row left out) and ``DESCR``.
 
     Raises
     ------
     ValueError
-        An attribute or a split is unknown (the nearest names are given), or a file is not in the
-        published form.
+        If an attribute or a split is unknown (the message names the nearest), or a file is not in
+        the published form.
     DatasetNotFoundError
-        A file or the folder of images is not there. Nothing is downloaded.
+        If a file or the folder of images is missing. Nothing is downloaded.
     ImageFileError
-        Images are missing, or none is left.
+        If images are missing, or none is left.
 
     References
     ----------
@@ -88,7 +88,7 @@ def load_celeba(
     known = list(table.columns[1:])
     target = pick("target", target, known)
     names = as_names("sensitive", sensitive, known, target)
-    table = _of_split(table, find_in("root", root, *PARTITION), split)
+    table = _take_split(table, find_in("root", root, *PARTITION), split)
     folder = find_in("root", root, *IMAGES)
     table["path"] = [str(folder / name) for name in table["path"]]
     for name in names:
@@ -109,7 +109,7 @@ def load_celeba(
 
 
 def _read_attributes(path: Path) -> pd.DataFrame:
-    """Read the number of rows, the names, and a row an image of -1 and 1."""
+    """Read the file: its number of rows, the names, then one row of -1 and 1 per image."""
     with path.open(encoding="utf-8") as file:
         announced, names = file.readline().strip(), file.readline().split()
     if not announced.isdigit():
@@ -117,13 +117,13 @@ def _read_attributes(path: Path) -> pd.DataFrame:
     table = _read_columns(path, skip=2)
     if table.shape != (int(announced), 1 + len(names)):
         raise ValueError(
-            f"{path} announces {announced} rows of a file name and {len(names)} attributes, and "
-            f"holds {len(table)} rows of {table.shape[1]} columns: it is not whole, or was changed"
+            f"{path} announces {announced} rows of a file name and {len(names)} attributes, but "
+            f"holds {len(table)} rows of {table.shape[1]} columns: it is incomplete or was changed"
         )
     table.columns = ["path", *names]
     odd = ~table[names].isin([-1, 1]).all(axis=1)
     if odd.any():
-        raise ValueError(f"{path} must hold -1 and 1, not so for {table['path'][odd].iloc[0]}")
+        raise ValueError(f"{path} must hold -1 and 1, but not for {table['path'][odd].iloc[0]}")
     table[names] = (table[names] == 1).astype("int8")
     return table
 
@@ -132,24 +132,24 @@ def _read_columns(path: Path, skip: int) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        # Without names: with them, columns too many would pass for an index.
+        # Without names, since pandas would take surplus columns for an index.
         return pd.read_csv(path, sep=r"\s+", header=None, skiprows=skip)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
 
 
-def _of_split(table: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
+def _take_split(table: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
     if split is None:
         return table
     number = SPLITS[pick("split", split, list(SPLITS))]
     partition = _read_columns(path, skip=0)
     if partition.shape[1] != 2 or not partition[1].isin(list(SPLITS.values())).all():
         raise ValueError(f"{path} must hold a file name and 0, 1 or 2 in each row")
-    of_image = table["path"].map(dict(zip(partition[0], partition[1], strict=True)))
-    if of_image.isna().any():
-        missing = table["path"][of_image.isna()]
-        raise ValueError(f"{path} does not have {len(missing)} images, {missing.iloc[0]} first")
-    chosen = table[of_image == number].reset_index(drop=True)
-    if chosen.empty:
+    numbers = table["path"].map(dict(zip(partition[0], partition[1], strict=True)))
+    if numbers.isna().any():
+        missing = table["path"][numbers.isna()]
+        raise ValueError(f"{path} lacks {len(missing)} images, the first is {missing.iloc[0]}")
+    rows = table[numbers == number].reset_index(drop=True)
+    if rows.empty:
         raise ValueError(f"split={split!r} has no rows in {path}")
-    return chosen
+    return rows

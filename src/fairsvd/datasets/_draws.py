@@ -26,8 +26,8 @@ def as_generator(random_state: Any) -> np.random.Generator:
     Parameters
     ----------
     random_state : int, RandomState, Generator or None
-        None gives a fresh stream from the operating system, so that numpy's global generator is
-        neither read nor moved. A Generator is used as it is (and moves on).
+        None takes fresh entropy from the operating system and leaves numpy's global generator
+        alone. A Generator is used itself, so its state advances.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def as_generator(random_state: Any) -> np.random.Generator:
     Raises
     ------
     ValueError
-        ``random_state`` is something else, or a negative number.
+        If ``random_state`` is anything else, or a negative number.
     """
     if random_state is None or isinstance(random_state, np.random.Generator):
         return np.random.default_rng(random_state)
@@ -47,23 +47,23 @@ def as_generator(random_state: Any) -> np.random.Generator:
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return ``value`` as an int of [low, high], or raise ValueError naming the argument."""
-    right = isinstance(value, Integral) and not isinstance(value, bool)
-    if not right or value < low or (high is not None and value > high):
-        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
+    """Return ``value`` as an int in [low, high], or raise ValueError naming the argument."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
     return int(value)
 
 
 def check_share(name: str, value: Any) -> float:
-    """Return ``value`` as a float of [0, 1], or raise ValueError naming the argument."""
+    """Return ``value`` as a float in [0, 1], or raise ValueError naming the argument."""
     if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
 
 
 def per_group(name: str, value: ArrayLike, n_groups: int, *, zero: bool) -> NDArray[np.float64]:
-    """Spread one number to all groups, or check that there is one finite number per group."""
+    """Repeat one number for all groups, or check that there is one finite number per group."""
     values = np.asarray(value, dtype=np.float64)
     fits = values.shape in ((), (n_groups,)) and bool(np.isfinite(values).all())
     if not fits or (values < 0).any() or (not zero and (values == 0).any()):
@@ -73,16 +73,16 @@ def per_group(name: str, value: ArrayLike, n_groups: int, *, zero: bool) -> NDAr
 
 
 def rows_of_classes(labels: NDArray[Any], classes: Sequence[Any]) -> NDArray[np.bool_]:
-    """Mark the rows whose label is among ``classes``; each class has to occur."""
-    known = np.unique(labels)
-    wanted = np.atleast_1d(np.asarray(classes))
-    if wanted.ndim != 1 or wanted.size == 0 or not np.isin(wanted, known).all():
-        raise ValueError(f"classes must name some of {known.tolist()}, got {classes!r}")
-    return np.isin(labels, wanted)
+    """Mark the rows whose label is among ``classes``; each class must occur."""
+    present = np.unique(labels)
+    chosen = np.atleast_1d(np.asarray(classes))
+    if chosen.ndim != 1 or chosen.size == 0 or not np.isin(chosen, present).all():
+        raise ValueError(f"classes must name some of {present.tolist()}, got {classes!r}")
+    return np.isin(labels, chosen)
 
 
 def split_exactly(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Split ``n`` rows by shares that sum to 1, the rows left over to the largest remainders.
+    """Split ``n`` rows by shares that sum to 1; rows left over go to the largest remainders.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def split_exactly(n: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
 def plant(
     codes: NDArray[np.int64], n_values: int, strength: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw an attribute that agrees with a class for an exact share of each class.
+    """Draw an attribute that agrees with the class for an exact share of each class.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def plant(
     n_values : int
         Number of values of the attribute, at least 2.
     strength : float in [0, 1]
-        Share of the rows of each class that get the value that agrees, rounded half up to whole
-        rows. The others share the remaining values evenly, up to one row.
+        Share of the rows of each class that get the agreeing value, rounded half up to whole
+        rows. The other rows get the other values evenly, up to one row.
     rng : numpy.random.Generator
 
     Returns
@@ -122,7 +122,7 @@ def plant(
     values : ndarray of shape (n,), int64, in [0, n_values)
     """
     counts = np.bincount(codes)
-    order = np.lexsort((rng.random(len(codes)), codes))  # by class, at random inside a class
+    order = np.lexsort((rng.random(len(codes)), codes))  # by class, in random order within a class
     rank = np.empty(len(codes), dtype=np.int64)
     rank[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
     beyond = rank - np.floor(strength * counts + 0.5).astype(np.int64)[codes]

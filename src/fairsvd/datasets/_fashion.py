@@ -34,7 +34,7 @@ CLASS_NAMES = [
 
 
 def load_fashion_mnist(*, subset: str = "train", classes: Sequence[int] | None = None) -> Bunch:
-    """Load Zalando's Fashion-MNIST: grey images of articles of clothing, ten classes.
+    """Load Zalando's Fashion-MNIST: grey images of ten classes of clothing.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def load_fashion_mnist(*, subset: str = "train", classes: Sequence[int] | None =
         60,000 or 10,000 images.
     classes : sequence of int in [0, 9], default=None
         Keep only the images of these classes, for example ``(0, 6)``, T-shirts and shirts. None
-        keeps all ten. The labels stay as they are.
+        keeps all ten. The labels are not renumbered.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def load_fashion_mnist(*, subset: str = "train", classes: Sequence[int] | None =
     Raises
     ------
     ValueError
-        ``subset`` or ``classes`` is not as above, or a file is not in the expected form.
+        If ``subset`` or ``classes`` is not as above, or a file is not in the expected form.
     DatasetNotFoundError
-        The files are nowhere and cannot be downloaded.
+        If the files are not found and cannot be downloaded.
 
     References
     ----------
@@ -97,16 +97,16 @@ def _read_idx(remote: RemoteFile, n_axes: int) -> NDArray[np.uint8]:
         return _parse_idx(gzip.decompress(path.read_bytes()), n_axes)
     except (ValueError, EOFError, gzip.BadGzipFile, struct.error, zlib.error) as error:
         raise ValueError(
-            f"{path} is no gzipped idx file of unsigned bytes with {n_axes} axes ({error}). "
-            f"Take it as it is from {remote.url}"
+            f"{path} is not a gzipped idx file of unsigned bytes with {n_axes} axes ({error}). "
+            f"Take the unchanged file from {remote.url}"
         ) from error
 
 
 def _parse_idx(content: bytes, n_axes: int) -> NDArray[np.uint8]:
     magic, *shape = struct.unpack_from(f">{1 + n_axes}I", content)
-    if magic != 0x0800 + n_axes:  # 0x08 says unsigned bytes, the last byte the number of axes
+    if magic != 0x0800 + n_axes:  # 0x08: unsigned bytes; the last byte is the number of axes
         raise ValueError(f"it begins with {magic:#010x}")
     values = np.frombuffer(content, dtype=np.uint8, offset=4 * (1 + n_axes))
     if values.size != math.prod(shape):
-        raise ValueError(f"it announces the shape {tuple(shape)} and holds {values.size} values")
-    return values.reshape(shape).copy()  # a view of bytes could not be written to
+        raise ValueError(f"it announces the shape {tuple(shape)} but holds {values.size} values")
+    return values.reshape(shape).copy()  # a view of bytes is read-only

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: the user's folder, the cache, or the network."""
+"""Find the files of a data set: in the user's folder, in the cache, or on the network."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..exceptions import DatasetNotFoundError
 
 __all__ = ["RemoteFile", "cache_folder", "find_file"]
 
-TIMEOUT = 30  # seconds without an answer before a download is given up
+TIMEOUT = 30  # seconds without an answer until a download fails
 
 
 class RemoteFile(NamedTuple):
-    """One file of a data set, as it is published.
+    """One published file of a data set.
 
     Parameters
     ----------
     folder, name : str
-        Where the file belongs below ``FAIRSVD_DATA`` and below the cache: ``folder/name``.
+        Path below ``FAIRSVD_DATA`` and below the cache: ``folder/name``.
     url : str
-        Where it is published.
+        Address of the file, or of a zip archive that holds it.
     sha256 : str
-        Checksum of the file (of the member, where the URL leads to an archive), 64 hex digits.
+        Checksum of the file (of the member, if the URL is an archive), 64 hex digits.
     size : int
-        Its size in bytes.
+        Size in bytes.
     member : str or None
-        Name of the file inside the zip archive at ``url``; None where the URL is the file.
+        Name of the file inside the zip archive at ``url``; None if the URL is the file itself.
     """
 
     folder: str
@@ -52,9 +52,8 @@ def cache_folder() -> Path:
 def find_file(remote: RemoteFile) -> Path:
     """Find a file in the user's folder or in the cache, or download it into the cache.
 
-    What lies in ``FAIRSVD_DATA`` is the user's and is read as it is, so that a sample or a reduced
-    copy serves as well; what lies in the cache must have the published checksum, or it is fetched
-    again.
+    A file in ``FAIRSVD_DATA`` is the user's and is read unchecked, so a sample or a reduced copy
+    works too. A file in the cache is downloaded again unless it has the published checksum.
 
     Parameters
     ----------
@@ -67,12 +66,12 @@ def find_file(remote: RemoteFile) -> Path:
     Raises
     ------
     DatasetNotFoundError
-        The file is nowhere and cannot be fetched, or what was fetched has another checksum. The
-        message says what to download by hand and where to put it.
+        If the file is not found and cannot be downloaded, or the download has another checksum.
+        The message says what to download by hand and where to put it.
     """
-    own = _in_users_folder(remote)
-    if own is not None and own.is_file():
-        return own
+    users_file = _in_users_folder(remote)
+    if users_file is not None and users_file.is_file():
+        return users_file
     cached = cache_folder() / remote.folder / remote.name
     if cached.is_file() and _checksum(cached.read_bytes()) == remote.sha256:
         return cached
@@ -91,9 +90,9 @@ def _in_users_folder(remote: RemoteFile) -> Path | None:
 
 
 def _download(remote: RemoteFile) -> bytes:
-    """Fetch the file's bytes, taken out of its archive where it is in one."""
+    """Download the file's bytes, and extract them if the URL is an archive."""
     with urllib.request.urlopen(remote.url, timeout=TIMEOUT) as response:
-        content: bytes = response.read()  # in one call: a broken transfer raises only then
+        content: bytes = response.read()  # one call, since only then a broken transfer raises
     if remote.member is None:
         return content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -105,13 +104,15 @@ def _checksum(content: bytes) -> str:
 
 
 def _check(content: bytes, remote: RemoteFile) -> None:
-    got = _checksum(content)
-    if got != remote.sha256:
-        raise OSError(f"what came has {len(content):,} bytes and sha256 {got}; it was not kept")
+    checksum = _checksum(content)
+    if checksum != remote.sha256:
+        raise OSError(
+            f"the download has {len(content):,} bytes and sha256 {checksum}; it was not kept"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever finds half of it, also when two processes download."""
+    """Write a file atomically, so that no other process ever reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
@@ -124,12 +125,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _explain(remote: RemoteFile, cached: Path, error: Exception) -> str:
-    """Say what was looked for, why it did not come, and what to do by hand."""
-    own = _in_users_folder(remote)
+    """Say where the file was searched, why the download failed, and what to do by hand."""
+    users_file = _in_users_folder(remote)
     part = f" and take {remote.member} out of it" if remote.member else ""
     return (
         f"{remote.folder}/{remote.name} was not found and could not be downloaded ({error}). "
-        f"Looked for: {own or 'FAIRSVD_DATA (not set)'}; {cached}. "
+        f"Looked for: {users_file or 'FAIRSVD_DATA (not set)'}; {cached}. "
         f"By hand: download {remote.url}{part} ({remote.size:,} bytes, sha256 {remote.sha256}) "
         f"into the folder {cached.parent}, or set the environment variable FAIRSVD_DATA to a "
         f"folder that holds {remote.folder}/{remote.name}."

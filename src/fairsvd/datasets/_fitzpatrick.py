@@ -35,35 +35,35 @@ def load_fitzpatrick17k(
     Parameters
     ----------
     root : str or os.PathLike
-        Folder of the images, or the one that holds them as ``images``.
+        Folder of the images, or of a folder ``images`` that holds them.
     csv : str, os.PathLike or DataFrame, default="fitzpatrick17k.csv"
-        The published table; a relative path is looked for in ``root`` first.
+        The published table; a relative path is searched in ``root`` first.
     target : {"three_partition_label", "nine_partition_label", "label"}, \
             default="three_partition_label"
         Benign, malignant or non-neoplastic; nine kinds; or the 114 conditions.
     sensitive : {"fitzpatrick_scale", "fitzpatrick_centaur"}, default="fitzpatrick_scale"
-        Whose reading of the skin type makes the groups: types 1 to 3 against 4 to 6.
+        Column of skin types that gives the groups: types 1 to 3 against 4 to 6.
     on_error : {"raise", "skip"}, default="raise"
-        Rows without a label, and images, as of :func:`load_celeba`. Not every image of the table
-        can still be had from where it was published.
+        What to do with rows without a label or image; see :func:`load_celeba`. Not every image
+        of the table is still published.
     **images : dict
         ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
 
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_celeba`: ``target`` counts in the order of ``target_names``,
+        As in :func:`load_celeba`: ``target`` numbers the ``target_names`` in order,
         ``sensitive_features`` has the column skin_type: "1-3", "4-6", or missing where the table
-        says -1 (see ``missing_group=`` of the editors).
+        has -1 (see ``missing_group=`` of the editors).
 
     Raises
     ------
     ValueError
-        A name is unknown, or the table is not in the published form.
+        If a name is unknown, or the table is not in the published form.
     DatasetNotFoundError
-        The table or the images are not there.
+        If the table or the images are missing.
     ImageFileError
-        Rows cannot be used, or none is left.
+        If rows cannot be used, or none is left.
 
     References
     ----------
@@ -81,7 +81,7 @@ def load_fitzpatrick17k(
         csv = os.path.join(root, csv)
     table = read_csv(csv, ["md5hash", target, sensitive], texts=["md5hash"])
     table = with_images(table, "md5hash", [folder])
-    table["skin_type"] = _grouped(table[sensitive])
+    table["skin_type"] = _group_types(table[sensitive])
     problems = [f"{target} is missing" if missing else None for missing in table[target].isna()]
     kept, skipped = usable(table, problems, on_error=on_error, mode=images.get("mode", "RGB"))
     label = kept[target].astype(str).astype("category")
@@ -97,13 +97,13 @@ def load_fitzpatrick17k(
     )
 
 
-def _grouped(scale: pd.Series) -> pd.Series:
-    """Turn types 1 to 6 into two groups; -1 and nothing at all are missing."""
-    known = scale.isna() | scale.isin([UNKNOWN, *range(1, 7)])
-    if not known.all():
+def _group_types(scale: pd.Series) -> pd.Series:
+    """Turn types 1 to 6 into two groups; -1 and empty cells are missing."""
+    odd = scale.notna() & ~scale.isin([UNKNOWN, *range(1, 7)])
+    if odd.any():
         raise ValueError(
             f"{scale.name} must hold 1 to 6, or -1 where it is not known, got "
-            f"{scale[~known].tolist()[0]!r} in row {int((~known).to_numpy().argmax())}"
+            f"{scale[odd].tolist()[0]!r} in row {int(odd.to_numpy().argmax())}"
         )
     names = {number: LIGHT if number <= 3 else DARK for number in range(1, 7)}
     return scale.map(names).astype("category")

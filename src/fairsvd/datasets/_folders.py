@@ -1,8 +1,7 @@
-"""What the loaders of image folders share: finding files, leaving rows out, the Bunch."""
+"""Shared by the loaders of image folders: finding files, leaving out rows, the Bunch."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.utils import Bunch
 
+from .._messages import did_you_mean
 from ..exceptions import DatasetNotFoundError, ImageFileError, SkippedRowsWarning
 from ._frame import ImageFrame
 from ._pixels import problem_of
@@ -22,41 +22,42 @@ __all__ = ["as_names", "bunch", "find_in", "images_in", "pick", "read_csv", "usa
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Names in a message; the others are counted.
+# Number of names in a message; the others are counted.
 SHOWN = 5
 
 
 def pick(argument: str, name: Any, known: Sequence[str]) -> str:
-    """Return ``name`` if it is known; the error names the nearest."""
+    """Return ``name`` if it is known; the error names the nearest ones."""
     if isinstance(name, str) and name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"wanted one of {known}"
-    raise ValueError(f"{argument}={name!r} is not known: {hint}")
+    hint = did_you_mean(name, known) or f" Wanted one of {known}."
+    raise ValueError(f"{argument}={name!r} is not known.{hint}")
 
 
-def as_names(argument: str, given: Any, known: Sequence[str], target: str | None) -> list[str]:
+def as_names(argument: str, value: Any, known: Sequence[str], target: str | None) -> list[str]:
     """Read the names of one or several sensitive attributes, none of them the target."""
-    wanted = [given] if isinstance(given, str) else list(given)
-    names = [pick(argument, each, known) for each in wanted]
+    values = [value] if isinstance(value, str) else value
+    names = [pick(argument, each, known) for each in values]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{argument} must name one attribute or several, got {given!r}")
+        raise ValueError(f"{argument} must name one attribute or several, got {value!r}")
     if target in names:
-        raise ValueError(f"{argument}={given!r}: {target!r} is the target, and cannot be both")
+        raise ValueError(
+            f"{argument}={value!r}: {target!r} is the target and cannot be sensitive too"
+        )
     return names
 
 
 def find_in(argument: str, root: Any, *names: str) -> Path:
-    """Find a file or folder below ``root`` under one of several names.
+    """Find a file or folder below ``root`` that has one of several names.
 
     Raises
     ------
     DatasetNotFoundError
-        It is under none of them; the message says where it was looked for.
+        If there is none; the message says where it was searched.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DatasetNotFoundError(f"{argument}={os.fspath(root)!r} is no folder")
+        raise DatasetNotFoundError(f"{argument}={os.fspath(root)!r} is not a folder")
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -67,34 +68,34 @@ def find_in(argument: str, root: Any, *names: str) -> Path:
 
 
 def images_in(folders: Sequence[Path]) -> dict[str, str]:
-    """List the image files of some folders, not of those below them.
+    """List the image files of some folders, without their subfolders.
 
     Returns
     -------
     paths : dict of file name without its last suffix to path
-        Sorted by name; of two files of one name that of the first folder.
+        Sorted by name; of two files with one name, the one in the first folder.
 
     Raises
     ------
     DatasetNotFoundError
-        There is none.
+        If there is none.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for folder in folders:
         for entry in os.scandir(folder):
             stem, suffix = os.path.splitext(entry.name)
             if suffix.lower() in SUFFIXES:
-                found.setdefault(stem, entry.path)
-    if not found:
+                paths.setdefault(stem, entry.path)
+    if not paths:
         places = ", ".join(str(folder) for folder in folders)
         raise DatasetNotFoundError(f"no image files ({', '.join(SUFFIXES)}) in {places}")
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 def read_csv(source: Any, needed: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
     """Read a table of labels, or take a DataFrame, and check that it has the needed columns.
 
-    Those of ``texts`` stay as they are written: a name such as 12e4 is no number.
+    Columns of ``texts`` stay strings, since a name such as 12e4 is not a number.
     """
     import pandas as pd
 
@@ -103,7 +104,7 @@ def read_csv(source: Any, needed: Sequence[str], texts: Sequence[str] = ()) -> p
     else:
         name = os.fspath(source)
         if not os.path.isfile(name):
-            raise DatasetNotFoundError(f"{name} was not found: it holds the labels")
+            raise DatasetNotFoundError(f"the table of labels {name} was not found")
         try:
             table = pd.read_csv(name, dtype=dict.fromkeys(texts, str))
         except ValueError as error:  # pandas' parser errors are ValueErrors
@@ -117,15 +118,14 @@ def read_csv(source: Any, needed: Sequence[str], texts: Sequence[str] = ()) -> p
 
 
 def with_images(table: pd.DataFrame, column: str, folders: Sequence[Path]) -> pd.DataFrame:
-    """Put the path of each row's image first, by the name without suffix in a column.
+    """Insert a first column "path", found by the names without suffix in ``column``.
 
-    Where there is no such file, it is the path that a .jpg of that name would have.
+    If there is no such file, it is the path that a .jpg of that name would have.
     """
     paths = images_in(folders)
     names = [str(name) for name in table[column]]
-    found = [paths.get(name, str(folders[0] / f"{name}.jpg")) for name in names]
     table = table.drop(columns="path", errors="ignore")
-    table.insert(0, "path", found)
+    table.insert(0, "path", [paths.get(n, str(folders[0] / f"{n}.jpg")) for n in names])
     return table
 
 
@@ -136,29 +136,29 @@ def usable(
     on_error: str,
     mode: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Refuse or leave out rows that cannot be used.
+    """Leave out unusable rows, or refuse a table that has any.
 
     Parameters
     ----------
     table : DataFrame
-        With the column path.
+        With a column "path".
     problems : sequence of str or None
-        What is known to be wrong with each row.
+        Known problem of each row, or None.
     on_error : {"raise", "skip"}
         "raise": an error names such rows; images are not opened. "skip": every image is decoded
-        to find out, such rows are left out, and a warning names them.
+        as a check, such rows are left out, and a warning names them.
     mode : str
-        As of ImageFrame.
+        As in ImageFrame.
 
     Returns
     -------
     kept, skipped : DataFrame
-        The rows that are left, numbered anew; path and reason of the others.
+        The usable rows, numbered anew; path and reason of the others.
 
     Raises
     ------
     ImageFileError
-        Rows cannot be used, or none can.
+        If rows cannot be used under "raise", or no row can be used.
     """
     import pandas as pd
 
@@ -167,16 +167,16 @@ def usable(
         reason or (_unreadable(path, mode) if on_error == "skip" else _missing(path))
         for path, reason in zip(table["path"], problems, strict=True)
     ]
-    bad = pd.Series([reason is not None for reason in reasons], index=table.index, dtype=bool)
-    skipped = pd.DataFrame({"path": table["path"], "reason": reasons}, dtype=object)[bad]
+    unusable = pd.Series([reason is not None for reason in reasons], index=table.index, dtype=bool)
+    skipped = pd.DataFrame({"path": table["path"], "reason": reasons}, dtype=object)[unusable]
     skipped = skipped.reset_index(drop=True)
     if on_error == "raise" and len(skipped):
-        raise ImageFileError(f'{_listed(skipped)}. on_error="skip" leaves such rows out.')
+        raise ImageFileError(f'{_list_names(skipped)}. on_error="skip" leaves such rows out.')
     if len(skipped) == len(table):
-        raise ImageFileError(f"no row can be used: {_listed(skipped)}")
+        raise ImageFileError(f"no row can be used: {_list_names(skipped)}")
     if len(skipped):
-        warnings.warn(f"left out: {_listed(skipped)}", SkippedRowsWarning, stacklevel=3)
-    return table[~bad].reset_index(drop=True), skipped
+        warnings.warn(f"left out: {_list_names(skipped)}", SkippedRowsWarning, stacklevel=3)
+    return table[~unusable].reset_index(drop=True), skipped
 
 
 def _missing(path: str) -> str | None:
@@ -187,11 +187,11 @@ def _unreadable(path: str, mode: str) -> str | None:
     return _missing(path) or problem_of(path, mode)
 
 
-def _listed(skipped: pd.DataFrame) -> str:
+def _list_names(skipped: pd.DataFrame) -> str:
     rows = skipped.head(SHOWN).itertuples()
-    named = "; ".join(f"{row.path}: {str(row.reason).rstrip('.')}" for row in rows)
+    names = "; ".join(f"{row.path}: {str(row.reason).rstrip('.')}" for row in rows)
     more = len(skipped) - SHOWN
-    return f"{len(skipped)} of the images ({named}{f'; and {more} more' if more > 0 else ''})"
+    return f"{len(skipped)} of the images ({names}{f'; and {more} more' if more > 0 else ''})"
 
 
 def bunch(

@@ -1,8 +1,7 @@
-"""What ImageFrame checks of its arguments and of the rows it is asked for."""
+"""Checks of ImageFrame's arguments and of row indices."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from numbers import Integral
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import did_you_mean
 from ._pixels import MODES
 
-__all__ = ["check_arguments", "height_and_width", "rows_alone", "whole_numbers"]
+__all__ = ["as_row_indices", "check_arguments", "height_and_width", "rows_alone"]
 
 
 def check_arguments(data: Any, path: Any, mode: Any, **functions: Any) -> None:
@@ -33,15 +33,14 @@ def _check_table(data: Any, path: Any) -> None:
         )
     names = list(data.columns)
     if names.count(path) != 1:
-        near = difflib.get_close_matches(str(path), map(str, names), n=1, cutoff=0.6)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(path, names)
         raise ValueError(f"path={path!r} is not one column of data, which has {names}.{hint}")
     values = data[path].tolist()
-    strange = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
-    if strange:
+    invalid = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
+    if invalid:
         raise ValueError(
-            f"data[{path!r}] must hold strings or paths, got {values[strange[0]]!r} in "
-            f"row {strange[0]}, counted from 0"
+            f"data[{path!r}] must hold strings or paths, got {values[invalid[0]]!r} in "
+            f"row {invalid[0]}, counted from 0"
         )
 
 
@@ -57,13 +56,13 @@ def height_and_width(size: Any) -> tuple[int, int] | None:
 
 
 def rows_alone(key: tuple[Any, ...]) -> Any:
-    """Take ``frame[rows, ...]`` apart, which is what scikit-learn asks for."""
+    """Return ``rows`` of ``frame[rows, ...]``, the form that scikit-learn uses."""
     if not key or any(each is not Ellipsis and each != slice(None) for each in key[1:]):
-        raise IndexError("an ImageFrame is indexed by rows only; read() gives an array to cut.")
+        raise IndexError("an ImageFrame is indexed by rows only; read() gives an array to slice.")
     return key[0]
 
 
-def whole_numbers(key: Any) -> NDArray[Any]:
-    """Read row numbers or a mask; an empty list chooses no rows."""
+def as_row_indices(key: Any) -> NDArray[Any]:
+    """Read row indices or a mask; an empty list selects no rows."""
     rows = np.asarray(key)
     return rows if rows.size else rows.astype(np.int64)

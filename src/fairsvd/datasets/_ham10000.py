@@ -1,4 +1,4 @@
-"""Loaders of HAM10000: skin lesions as images, and as the published table of 8 x 8 pixels."""
+"""Loaders of HAM10000: images of skin lesions, and the published table of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FOLDERS = (
     "images",
 )
 SIDE = 8
-# What the table of pixels calls each diagnosis, found by holding both published files together.
+# Codes of the diagnoses in the table of pixels, found by comparing both published files.
 PIXEL_LABELS = {"akiec": 0, "bcc": 1, "bkl": 2, "df": 3, "nv": 4, "vasc": 5, "mel": 6}
 
 
@@ -57,43 +57,43 @@ def load_ham10000(
     Parameters
     ----------
     root : str or os.PathLike
-        Folder of ``HAM10000_metadata.csv`` and of the images, which may lie in it, in ``images``
-        or in ``HAM10000_images_part_1`` and ``HAM10000_images_part_2``.
+        Folder of ``HAM10000_metadata.csv`` and of the images, either directly or in folders
+        ``images``, or ``HAM10000_images_part_1`` and ``HAM10000_images_part_2``.
     target : {"malignant", "dx"}, default="malignant"
         Malignant against benign, or the seven diagnoses.
     sensitive : {"sex", "age"} or iterable of these, default="sex"
-        Whose groups are compared.
+        Attributes whose groups are compared.
     age_threshold : int, default=60
-        Age in years from which on a patient belongs to the older group.
+        Age in years at which the older group begins.
     malignant : iterable of str, default=("akiec", "bcc", "mel")
         The diagnoses that count as malignant: melanoma, basal cell carcinoma, and actinic
-        keratoses with Bowen's disease, the latter a carcinoma in situ. The others are benign
+        keratoses with Bowen's disease, which is a carcinoma in situ. The others are benign
         keratosis, dermatofibroma, nevus and vascular lesions.
     on_error : {"raise", "skip"}, default="raise"
-        As of :func:`load_celeba`.
+        As in :func:`load_celeba`.
     **images : dict
         ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
 
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_celeba`: ``target`` is 1 for malignant, and 0, benign, is the
+        As in :func:`load_celeba`: ``target`` is 1 for malignant; 0 (benign) is the
         ``favourable_label``; ``sensitive_features`` has the columns sex or age_group (">=60" or
-        "<60"), missing where the metadata say "unknown" or nothing.
+        "<60"), missing where the metadata have "unknown" or an empty cell.
 
     Raises
     ------
     ValueError
-        A name is unknown, or the metadata are not in the published form.
+        If a name is unknown, or the metadata are not in the published form.
     DatasetNotFoundError
-        The metadata or the images are not there.
+        If the metadata or the images are missing.
     ImageFileError
-        Images are missing, or none is left.
+        If images are missing, or none is left.
 
     Notes
     -----
     Several images may show one lesion (``lesion_id``): split by it, for example with scikit-learn's
-    ``StratifiedGroupKFold``, or a network is tested on lesions it knows.
+    ``StratifiedGroupKFold``, or a network is tested on lesions it was trained on.
 
     References
     ----------
@@ -108,13 +108,13 @@ def load_ham10000(
     target = pick("target", target, ("malignant", "dx"))
     groups = patient_groups(sensitive, "age")
     folder = find_in("root", root, ".")
-    table = _metadata(find_in("root", root, *METADATA), age_threshold, malignant)
+    table = _read_metadata(find_in("root", root, *METADATA), age_threshold, malignant)
     folders = [folder / name for name in FOLDERS if (folder / name).is_dir()] or [folder]
     table = with_images(table, "image_id", folders)
     kept, skipped = usable(
         table, [None] * len(table), on_error=on_error, mode=images.get("mode", "RGB")
     )
-    codes, labels = _labels(kept, target)
+    codes, labels = _encode_labels(kept, target)
     return bunch(
         kept,
         skipped,
@@ -134,7 +134,7 @@ def load_ham10000_8x8(
     age_threshold: int = 60,
     malignant: Iterable[str] = MALIGNANT,
 ) -> Bunch:
-    """Load HAM10000 as grey images of 8 x 8 pixels, which a laptop trains on in seconds.
+    """Load HAM10000 as grey images of 8 x 8 pixels, on which training takes seconds.
 
     Parameters
     ----------
@@ -143,30 +143,30 @@ def load_ham10000_8x8(
         folder that ``FAIRSVD_DATA`` names, else below the cache. Nothing is downloaded: the files
         may not be passed on for commercial use.
     target : {"malignant", "dx"}, default="malignant"
-        As of :func:`load_ham10000`.
+        As in :func:`load_ham10000`.
     age_threshold : int, default=60
-        As of :func:`load_ham10000`.
+        As in :func:`load_ham10000`.
     malignant : iterable of str, default=("akiec", "bcc", "mel")
-        As of :func:`load_ham10000`.
+        As in :func:`load_ham10000`.
 
     Returns
     -------
     bunch : Bunch
         ``images`` (float32 ndarray of shape (10015, 1, 8, 8) in [0, 1]), ``data`` (the same as (n,
         64)), ``target`` (Series of int64), ``sensitive_features`` (DataFrame: sex and age_group,
-        missing where not known), ``frame`` (the metadata), ``target_names``,
+        missing where unknown), ``frame`` (the metadata), ``target_names``,
         ``favourable_label``, ``group_columns`` and ``DESCR``.
 
     Raises
     ------
     ValueError
-        A name is unknown, or the two files do not belong together.
+        If a name is unknown, or the two files do not belong together.
     DatasetNotFoundError
-        The files are not there.
+        If the files are missing.
 
     Notes
     -----
-    Row i of one file is row i of the other; that is checked by the diagnoses, which both hold.
+    Row i of one file is row i of the other; the diagnoses, which both hold, are compared.
 
     Examples
     --------
@@ -176,10 +176,10 @@ def load_ham10000_8x8(
     (10015, 1, 8, 8)
     """
     target = pick("target", target, ("malignant", "dx"))
-    folder = _folder_of_8x8(root)
-    table = _metadata(find_in("root", folder, *METADATA), age_threshold, malignant)
+    folder = _find_8x8(root)
+    table = _read_metadata(find_in("root", folder, *METADATA), age_threshold, malignant)
     images = _read_pixels(find_in("root", folder, PIXELS), table)
-    codes, labels = _labels(table, target)
+    codes, labels = _encode_labels(table, target)
     groups = patient_groups(("sex", "age"), "age")
     return Bunch(
         images=images,
@@ -194,16 +194,16 @@ def load_ham10000_8x8(
     )
 
 
-def _metadata(path: Path, age_threshold: int, malignant: Iterable[str]) -> pd.DataFrame:
-    """Read the metadata; whether a lesion is malignant and the age group as columns more."""
+def _read_metadata(path: Path, age_threshold: int, malignant: Iterable[str]) -> pd.DataFrame:
+    """Read the metadata and add the columns malignant and age_group."""
     check_count("age_threshold", age_threshold, 1)
     table = read_csv(path, ["lesion_id", "image_id", "dx", "age", "sex"], texts=["image_id"])
     unknown = ~table["dx"].isin(DIAGNOSES)
     if unknown.any():
         got = table["dx"][unknown].tolist()[0]
         raise ValueError(f"{path}: dx must be one of {', '.join(DIAGNOSES)}, got {got!r}")
-    wanted = [malignant] if isinstance(malignant, str) else list(malignant)
-    cancers = [pick("malignant", each, DIAGNOSES) for each in wanted]
+    names = [malignant] if isinstance(malignant, str) else malignant
+    cancers = [pick("malignant", each, DIAGNOSES) for each in names]
     return table.assign(
         sex=sex_groups(table["sex"]),
         age_group=age_groups(table["age"], age_threshold),
@@ -211,18 +211,18 @@ def _metadata(path: Path, age_threshold: int, malignant: Iterable[str]) -> pd.Da
     )
 
 
-def _labels(table: pd.DataFrame, target: str) -> tuple[pd.Series, list[str]]:
+def _encode_labels(table: pd.DataFrame, target: str) -> tuple[pd.Series, list[str]]:
     if target == "malignant":
         return table["malignant"], ["benign", "malignant"]
     codes = table["dx"].map({name: k for k, name in enumerate(DIAGNOSES)})
     return codes.astype("int64").rename("dx_code"), list(DIAGNOSES)
 
 
-def _folder_of_8x8(root: str | os.PathLike[str] | None) -> Path:
+def _find_8x8(root: str | os.PathLike[str] | None) -> Path:
     if root is not None:
         return Path(root)
-    own = os.environ.get("FAIRSVD_DATA")
-    places = [Path(own).expanduser() / "ham10000"] if own else []
+    users_folder = os.environ.get("FAIRSVD_DATA")
+    places = [Path(users_folder).expanduser() / "ham10000"] if users_folder else []
     places.append(cache_folder() / "ham10000")
     for place in places:
         if (place / PIXELS).is_file():
@@ -235,7 +235,7 @@ def _folder_of_8x8(root: str | os.PathLike[str] | None) -> Path:
 
 
 def _read_pixels(path: Path, table: pd.DataFrame) -> NDArray[np.float32]:
-    """Read the pixels and check by the diagnoses that their rows are those of the metadata."""
+    """Read the pixels and check by the diagnoses that rows match the metadata."""
     names = [f"pixel{number:04d}" for number in range(SIDE**2)]
     pixels = read_csv(path, [*names, "label"])
     if len(pixels) != len(table):
@@ -243,8 +243,8 @@ def _read_pixels(path: Path, table: pd.DataFrame) -> NDArray[np.float32]:
     other = table["dx"].map(PIXEL_LABELS) != pixels["label"]
     if other.any():
         raise ValueError(
-            f"{path} does not belong to the metadata: row {int(other.to_numpy().argmax())} has "
-            "another diagnosis there. Take both files from one place, and do not sort one of them"
+            f"{path} does not match the metadata: row {int(other.to_numpy().argmax())} has another "
+            "diagnosis there. Take both files from one source, and do not sort one of them"
         )
     values: NDArray[np.float32] = pixels[names].to_numpy(dtype=np.float32)
     if not (values.min() >= 0 and values.max() <= 255):

@@ -1,31 +1,31 @@
-"""What each folder of images is, in a few lines: the ``DESCR`` of the loaders."""
+"""Short descriptions of the folders of images: the ``DESCR`` of the loaders."""
 
 from __future__ import annotations
 
 __all__ = ["CELEBA", "FITZPATRICK17K", "HAM10000", "HAM10000_8X8", "ISIC", "UTKFACE"]
 
 CELEBA = """\
-CelebA (Liu, Luo, Wang and Tang 2015, arXiv:1411.7766; for research that is not commercial)
+CelebA (Liu, Luo, Wang and Tang 2015, arXiv:1411.7766; for non-commercial research)
 
 202,599 faces of celebrities, aligned and cropped to 178 x 218 pixels, with forty attributes that
 annotators ticked: 162,770 for training, 19,867 for validation, 19,962 for the test. Attributes
-such as Attractive are opinions. The groups are what annotators saw, not what people said of
+such as Attractive are opinions. The groups are what annotators saw, not what people said about
 themselves.
 """
 
 UTKFACE = """\
-UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423; for research that is not commercial)
+UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423; for non-commercial research)
 
-Over 20,000 faces of people up to 116 years old. Age, gender and race stand in the name of each
-file, partly estimated by an algorithm and checked by annotators. A few names lack the race, or
-gender and race: on_error="skip" leaves them out and says which.
+Over 20,000 faces of people up to 116 years old. The name of each file holds age, gender and race,
+ partly estimated by an algorithm and checked by annotators. A few names lack the race, or
+gender and race: on_error="skip" leaves them out and names them.
 """
 
 FITZPATRICK17K = """\
 Fitzpatrick17k (Groh et al. 2021, arXiv:2104.09957; annotations CC BY-NC-SA 3.0)
 
-16,577 clinical photographs of 114 skin conditions from two dermatology atlases, with the skin type
-as two groups of annotators read it from the image; -1 means that they could not. The groups are
+16,577 clinical photographs of 114 skin conditions from two dermatology atlases. Two groups of
+annotators judged the skin type from the image; -1 means that they could not. The groups are
 types 1 to 3 (lighter) and 4 to 6 (darker).
 """
 
@@ -41,8 +41,8 @@ The sex of 57 and the age of 57 rows is not known.
 HAM10000_8X8 = (
     HAM10000
     + """\
-Here as grey images of 8 x 8 pixels, from the table that is published beside them: enough to try a
-method out, far too coarse for a diagnosis.
+Here as grey images of 8 x 8 pixels, from a table that is published with the images: enough to try
+a method, far too coarse for a diagnosis.
 """
 )
 
@@ -50,5 +50,5 @@ ISIC = """\
 ISIC archive (International Skin Imaging Collaboration; licence by image, mostly CC BY-NC or CC0)
 
 Images of skin lesions, most of them dermatoscopic, with the sex and the approximate age of the
-patient. Target: malignant against benign; what is indeterminate has no label.
+patient. Target: malignant against benign; indeterminate ones have no label.
 """

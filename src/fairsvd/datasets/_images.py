@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLORS", "load_biased_digits", "make_tinted", "named_groups"]
 
-# Red, green, blue in [0, 1]; red and blue first, since they are what two groups get.
+# Red, green, blue in [0, 1]; red and blue come first, for two groups.
 COLORS = {
     "red": (1.0, 0.0, 0.0),
     "blue": (0.0, 0.0, 1.0),
@@ -51,15 +51,15 @@ def make_tinted(
     labels : array-like of shape (n,)
         Labels of any type. The k-th of the sorted labels agrees with colour ``k % n_colors``.
     strength : float in [0, 1], default=0.9
-        Share of each class that gets the colour that agrees, exactly, rounded to whole rows. The
-        other rows get the other colours in equal parts. ``1 / n_colors`` plants no bias.
+        Exact share of each class that gets the agreeing colour, rounded to whole rows. The other
+        rows get the other colours in equal parts. ``1 / n_colors`` plants no bias.
     n_colors : int in [2, 10], default=2
         Number of colours; the first two are red and blue.
     groups : array-like of shape (n,), int in [0, n_colors), default=None
-        Colours that are known already, instead of drawn ones; ``strength`` is then not used.
-        ``groups=(tinted.groups + 1) % 2`` repaints two-coloured images in the other colour.
+        Colours to use instead of drawn ones; ``strength`` is then ignored.
+        ``groups=(tinted.groups + 1) % 2`` paints two-coloured images in the other colour.
     saturation : float in [0, 1], default=1.0
-        1: what the colour lacks is black. 0: all colours are grey. In between: it is dimmed.
+        0: all images stay grey. 1: channels that the colour lacks are black. In between: dimmed.
     random_state : int, RandomState, Generator or None, default=None
         Decides which rows of a class get which colour.
 
@@ -68,13 +68,13 @@ def make_tinted(
     tinted : Bunch
         ``images`` (float32 ndarray of shape (n, 3, H, W) in [0, 1]), ``target`` (the labels),
         ``groups`` (int64 colour codes of shape (n,)), ``sensitive_features`` (DataFrame with the
-        column color, names), ``aligned`` (bool of shape (n,): the colour agrees with the label)
+        column color: the names), ``aligned`` (bool of shape (n,): the colour agrees with the label)
         and ``color_names``.
 
     Raises
     ------
     ValueError
-        An argument is not as above; the message names it.
+        If an argument is not as above; the message names it.
 
     Examples
     --------
@@ -115,15 +115,15 @@ def load_biased_digits(
     n_colors: int = 2,
     random_state: Any = 0,
 ) -> Bunch:
-    """Load scikit-learn's handwritten digits, tinted by label: real images without a download.
+    """Load scikit-learn's handwritten digits, tinted by label, without any download.
 
     Parameters
     ----------
     strength : float in [0, 1], default=0.9
-        Share of each class whose colour agrees with its label, see :func:`make_tinted`.
+        Share of each class whose colour agrees with its label; see :func:`make_tinted`.
     classes : sequence of int in [0, 9], default=None
-        Keep only these digits, for example ``(3, 8)``. None keeps all ten. The labels stay as
-        they are. The k-th class kept agrees with colour ``k % n_colors``.
+        Keep only these digits, for example ``(3, 8)``. None keeps all ten. The labels are
+        not renumbered. The k-th class kept agrees with colour ``k % n_colors``.
     n_colors : int in [2, 10], default=2
         Number of colours.
     random_state : int, RandomState, Generator or None, default=0
@@ -140,7 +140,7 @@ def load_biased_digits(
     Raises
     ------
     ValueError
-        An argument is not as above; the message names it.
+        If an argument is not as above; the message names it.
 
     Examples
     --------
@@ -191,7 +191,8 @@ def _grey(images: ArrayLike) -> NDArray[np.float32]:
 
 def _color_codes(groups: ArrayLike, n: int, n_colors: int) -> NDArray[np.int64]:
     codes = np.asarray(groups)
-    if codes.shape != (n,) or codes.dtype.kind not in "iu" or not _within(codes, n_colors):
+    integers = codes.shape == (n,) and codes.dtype.kind in "iu"
+    if not integers or codes.min() < 0 or codes.max() >= n_colors:
         raise ValueError(
             f"groups must be {n} integers from 0 to {n_colors - 1} (n_colors={n_colors}), "
             f"got {codes.dtype} of shape {codes.shape}"
@@ -199,14 +200,10 @@ def _color_codes(groups: ArrayLike, n: int, n_colors: int) -> NDArray[np.int64]:
     return codes.astype(np.int64)
 
 
-def _within(codes: NDArray[Any], n: int) -> bool:
-    return bool(codes.min() >= 0 and codes.max() < n)
-
-
 def _tint(
     grey: NDArray[np.float32], colors: NDArray[np.int64], saturation: float
 ) -> NDArray[np.float32]:
-    """Multiply (n, H, W) by each row's colour -> (n, 3, H, W)."""
+    """Multiply images (n, H, W) by each row's colour: (n, 3, H, W)."""
     palette = np.array(list(COLORS.values()), dtype=np.float32)
     weights = 1 - np.float32(saturation) * (1 - palette)
     tinted: NDArray[np.float32] = grey[:, None] * weights[colors][:, :, None, None]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_isic"]
 
-# What the archive and its challenges call the same thing.
+# Names that the archive and its challenges have for one column.
 IMAGE = ("isic_id", "image_name", "image", "name")
 DIAGNOSIS = ("benign_malignant", "diagnosis_1", "target")
 AGE = ("age_approx", "age_approximate")
@@ -39,43 +39,43 @@ def load_isic(
     Parameters
     ----------
     root : str or os.PathLike
-        Folder of the images ``ISIC_0000000.jpg``, or the one that holds them as ``images``.
+        Folder of the images ``ISIC_0000000.jpg``, or of a folder ``images`` that holds them.
     metadata : str, os.PathLike or DataFrame, default="metadata.csv"
-        The archive's table, or that of a challenge; a relative path is looked for in ``root``
-        first. Its columns: the name of the image (isic_id, image_name, image or name), the
+        Table of the archive or of a challenge; a relative path is searched in ``root`` first.
+        Its columns: the name of the image (isic_id, image_name, image or name), the
         diagnosis (benign_malignant or diagnosis_1 with "benign" and "malignant", or target with
-        0 and 1), sex, and age_approx or age_approximate. Where a challenge has the diagnoses in
-        a file of their own, join the two and pass the DataFrame.
+        0 and 1), sex, and age_approx or age_approximate. If a challenge has the diagnoses in a
+        separate file, join the two and pass the DataFrame.
     sensitive : {"sex", "age"} or iterable of these, default="sex"
-        Whose groups are compared.
+        Attributes whose groups are compared.
     age_threshold : int, default=60
-        Age in years from which on a patient belongs to the older group.
+        Age in years at which the older group begins.
     on_error : {"raise", "skip"}, default="raise"
-        Rows that are neither benign nor malignant ("indeterminate", or nothing), and images, as
-        of :func:`load_celeba`.
+        What to do with rows that are neither benign nor malignant ("indeterminate", or empty)
+        or lack an image; see :func:`load_celeba`.
     **images : dict
         ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
 
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_celeba`: ``target`` is 1 for malignant, and 0, benign, is the
+        As in :func:`load_celeba`: ``target`` is 1 for malignant; 0 (benign) is the
         ``favourable_label``; ``sensitive_features`` has the columns sex or age_group (">=60" or
-        "<60"), missing where they are not known.
+        "<60"), missing where they are unknown.
 
     Raises
     ------
     ValueError
-        A name is unknown, or the metadata lack a column.
+        If a name is unknown, or the metadata lack a column.
     DatasetNotFoundError
-        The metadata or the images are not there.
+        If the metadata or the images are missing.
     ImageFileError
-        Rows cannot be used, or none is left.
+        If rows cannot be used, or none is left.
 
     Notes
     -----
-    Several images may show one lesion or one patient: split by ``lesion_id`` or ``patient_id``
-    where the metadata have it.
+    Several images may show one lesion or one patient: split by ``lesion_id`` or ``patient_id`` if
+    the metadata have it.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def load_isic(
         metadata = os.path.join(root, metadata)
     table = read_csv(metadata, ["sex"], texts=IMAGE)
     image, diagnosis, age = (
-        _one_of(table, *names)
+        _find_column(table, *names)
         for names in ((IMAGE, "the image"), (DIAGNOSIS, "the diagnosis"), (AGE, "the age"))
     )
     table = with_images(table, image, [folder])
@@ -99,8 +99,8 @@ def load_isic(
         malignant=codes,
     )
     problems = [
-        f"{diagnosis} is {said!r}, not benign or malignant" if missing else None
-        for said, missing in zip(table[diagnosis], codes.isna(), strict=True)
+        f"{diagnosis} is {value!r}, not benign or malignant" if missing else None
+        for value, missing in zip(table[diagnosis], codes.isna(), strict=True)
     ]
     kept, skipped = usable(table, problems, on_error=on_error, mode=images.get("mode", "RGB"))
     kept = kept.astype({"malignant": "int64"})
@@ -116,7 +116,7 @@ def load_isic(
     )
 
 
-def _one_of(table: pd.DataFrame, names: Sequence[str], what: str) -> str:
+def _find_column(table: pd.DataFrame, names: Sequence[str], what: str) -> str:
     for name in names:
         if name in table:
             return name

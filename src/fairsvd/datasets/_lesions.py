@@ -1,4 +1,4 @@
-"""Sex and age groups of patients, as the metadata of skin lesions give them."""
+"""Sex and age groups of patients, from the metadata of skin lesions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNKNOWN = ("unknown", "")
 
 
 def patient_groups(sensitive: str | Iterable[str], age: str) -> dict[str, list[str]]:
-    """Read ``sensitive``: for each group column the columns that state it.
+    """Map each group column of ``sensitive`` to the columns that reveal it.
 
     Parameters
     ----------
     sensitive : {"sex", "age"} or iterable of these
     age : str
-        The column of the age in years.
+        Name of the column of ages in years.
     """
     columns = {"sex": ["sex"], "age": ["age_group", age]}
     names = as_names("sensitive", sensitive, list(columns), None)
@@ -31,26 +31,27 @@ def patient_groups(sensitive: str | Iterable[str], age: str) -> dict[str, list[s
 
 
 def sex_groups(sex: pd.Series) -> pd.Series:
-    """Make categories of female and male; "unknown" is missing, anything else an error."""
+    """Make categories of female and male; "unknown" is missing, other values are an error."""
     import pandas as pd
 
-    said = sex.where(~sex.isin(UNKNOWN))
-    odd = said.notna() & ~said.isin(SEXES)
+    known = sex.where(~sex.isin(UNKNOWN))
+    odd = known.notna() & ~known.isin(SEXES)
     if odd.any():
-        wanted = '"female", "male", "unknown" or missing'
-        raise ValueError(f"sex must be {wanted}, got {_first(said, odd)}")
-    return said.astype(pd.CategoricalDtype(list(SEXES)))
+        raise ValueError(
+            f'sex must be "female", "male", "unknown" or missing, got {_first(known, odd)}'
+        )
+    return known.astype(pd.CategoricalDtype(list(SEXES)))
 
 
 def age_groups(age: pd.Series, threshold: int) -> pd.Series:
-    """Make categories of the ages from ``threshold`` on and below it; unknown ones are missing."""
+    """Make categories of ages below ``threshold`` and from it on; unknown ages are missing."""
     import pandas as pd
 
-    said = age.where(~age.isin(UNKNOWN))
-    years = pd.to_numeric(said, errors="coerce")
-    odd = said.notna() & years.isna()
+    known = age.where(~age.isin(UNKNOWN))
+    years = pd.to_numeric(known, errors="coerce")
+    odd = known.notna() & years.isna()
     if odd.any():
-        raise ValueError(f"{age.name} must be a number of years, got {_first(said, odd)}")
+        raise ValueError(f"{age.name} must be a number of years, got {_first(known, odd)}")
     labels = [f"<{threshold}", f">={threshold}"]
     groups = (years >= threshold).map({False: labels[0], True: labels[1]}).where(years.notna())
     return groups.astype(pd.CategoricalDtype(labels))

@@ -1,4 +1,4 @@
-"""One image file: opened, decoded, and turned into an array."""
+"""Open an image file, decode it, and turn it into an array."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ __all__ = [
     "MODES",
     "as_array",
     "check_same",
-    "naming",
+    "name_file_in_errors",
     "open_image",
-    "pillow",
     "problem_of",
-    "scaled",
+    "scale_pixels",
 ]
 
-# What the default transform knows, with the number of channels.
+# Modes that the default transform reads, and their numbers of channels.
 MODES = {"RGB": 3, "L": 1}
 
-# What Pillow raises on files that are missing, cut off or no images.
+# Errors that Pillow raises for files that are missing, truncated or not images.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 
 
-def pillow() -> Any:
+def _import_pillow() -> Any:
     """Import Pillow's Image module.
 
     Raises
     ------
     ImportError
-        Pillow is not installed; the message says how to install it.
+        If Pillow is not installed; the message says how to install it.
     """
     try:
         from PIL import Image
@@ -54,21 +53,21 @@ def open_image(path: str, mode: str, size: tuple[int, int] | None) -> Any:
     ----------
     path : str
     mode : {"RGB", "L"}
-        What it is converted to.
+        Mode of the result.
     size : (height, width) in pixels, or None
-        What it is resized to, by bilinear interpolation over all pixels that fall together.
+        Size of the result; resizing is bilinear, with antialiasing.
 
     Returns
     -------
     image : PIL.Image.Image
-        Decoded; the file is closed.
+        The decoded image; the file is closed.
 
     Raises
     ------
     ImageFileError
-        The file is missing, no image, or cut off; the message names it.
+        If the file is missing, truncated or not an image; the message names it.
     """
-    Image = pillow()
+    Image = _import_pillow()
     try:
         with Image.open(path) as file:
             image = file.convert(mode)
@@ -87,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 def problem_of(path: str, mode: str) -> str | None:
-    """Say why a file cannot be read, or return None where it can: it is decoded to find out."""
+    """Decode a file; return why that fails, or None if it works."""
     try:
         open_image(path, mode, None)
     except ImageFileError as error:
@@ -95,7 +94,7 @@ def problem_of(path: str, mode: str) -> str | None:
     return None
 
 
-def scaled(image: Any) -> NDArray[np.float32]:
+def scale_pixels(image: Any) -> NDArray[np.float32]:
     """Turn an image of unsigned bytes into float32 of shape (C, H, W) in [0, 1]."""
     pixels = np.asarray(image)
     if pixels.ndim == 2:
@@ -104,12 +103,12 @@ def scaled(image: Any) -> NDArray[np.float32]:
 
 
 def as_array(value: Any, path: str) -> NDArray[Any]:
-    """Check what a transform returned, and see it as an array of shape (C, H, W).
+    """Check the value that a transform returned, and view it as an array of shape (C, H, W).
 
     Raises
     ------
     ImageFileError
-        It is no real tensor or array of three axes, or holds NaN or infinite values.
+        If it is not a real tensor or array of three axes, or holds NaN or infinite values.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -118,10 +117,10 @@ def as_array(value: Any, path: str) -> NDArray[Any]:
         value = value.numpy()
     shape = getattr(value, "shape", None)
     if not isinstance(value, np.ndarray) or value.ndim != 3 or value.dtype.kind not in "biuf":
-        got = f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape else "")
+        described = f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape else "")
         raise ImageFileError(
             f"{path}: transform must return a tensor or array of numbers of shape (C, H, W), got "
-            f"{got}. Let it end with a conversion such as torchvision's ToTensor()."
+            f"{described}. Let it end with a conversion such as torchvision's ToTensor()."
         )
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise ImageFileError(f"{path} holds NaN or infinite values after the transform.")
@@ -131,12 +130,12 @@ def as_array(value: Any, path: str) -> NDArray[Any]:
 def check_same(
     array: NDArray[Any], path: str, shape: tuple[int, ...], dtype: np.dtype[Any], first: str
 ) -> None:
-    """Hold an image against the shape and type of the first one.
+    """Check that an image has the shape and type of the first one.
 
     Raises
     ------
     ImageFileError
-        They differ; the message names both files.
+        If they differ; the message names both files.
     """
     if array.shape != shape:
         raise ImageFileError(
@@ -151,8 +150,8 @@ def check_same(
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Add the file's name to whatever the user's own code raises inside."""
+def name_file_in_errors(path: str) -> Iterator[None]:
+    """Add the file's name to any error that the user's code raises inside."""
     try:
         yield
     except Exception as error:

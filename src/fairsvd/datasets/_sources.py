@@ -1,4 +1,4 @@
-"""Where the data sets are published, and the checksums of their files."""
+"""Addresses and checksums of the published files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from ._files import RemoteFile
 __all__ = ["ADULT_FILES", "BANK_FILE", "COMPAS_FILE", "FASHION_FILES", "GERMAN_FILE"]
 
 UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
-# A commit and not a branch, since the checksum holds for one version only. The digest is the one
-# that several independent projects publish for this file.
+# A commit, not a branch, since the checksum holds for one version only. Several independent
+# projects publish this digest for the file.
 PROPUBLICA = (
     "https://raw.githubusercontent.com/propublica/compas-analysis/"
     "bafff5da3f2e45eca6c2d5055faad269defd135a"

@@ -1,4 +1,4 @@
-"""A generator of tables whose bias and best predictions are known exactly."""
+"""A generator of tables with exactly known bias and best predictions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Codes = NDArray[np.int64]
 
 
 class _Population(NamedTuple):
-    """What the rows are drawn from: G groups, K classes, d features."""
+    """Distribution that the rows are drawn from: G groups, K classes, d features."""
 
-    shares: Floats  # (G,) of the rows
-    rates: Floats  # (G, K) of the true classes in each group
+    shares: Floats  # (G,) share of the rows
+    rates: Floats  # (G, K) rates of the true classes in each group
     flips: Floats  # (G,) probability that a favourable label is recorded as class 0
     centres: Floats  # (G, K, d)
     noise: Floats  # (G,) standard deviation of every feature
@@ -43,7 +43,7 @@ def make_biased_classification(
     noise: ArrayLike = 1.0,
     random_state: Any = None,
 ) -> Bunch:
-    """Draw a table with several groups, whose bias and best predictions are known exactly.
+    """Draw a table of several groups with exactly known bias and best predictions.
 
     Given its class and group, a row is Gaussian with the same standard deviation in every
     direction. The last class is the favourable one, the first group the privileged one.
@@ -61,20 +61,20 @@ def make_biased_classification(
     base_rate : float in (0, 1), default=None
         Rate of the favourable class, mean over groups. None: ``1 / n_classes``.
     base_rate_gap : float, default=0.3
-        Rate of the favourable class in the first group minus that in the last, in [-1, 1]; groups
-        between lie evenly between. All rates have to stay in (0, 1). The other classes share what
-        is left equally.
+        Rate of the favourable class in the first group minus that in the last, in [-1, 1]; the
+        other groups are spaced evenly between. All rates must stay in (0, 1). The other classes
+        share the rest equally.
     label_bias : float in [0, 1], default=0.0
-        Share of the last group's favourable labels that are recorded as class 0 (of the first
-        group's none, evenly between). ``target`` has the recorded labels, ``true_target`` the
-        others.
+        Share of the last group's favourable labels that are recorded as class 0; it is 0 in the
+        first group and spaced evenly between. ``target`` has the recorded labels,
+        ``true_target`` the true ones.
     class_separation : float, default=2.0
-        Distance between the means of any two classes, in units of a feature, at least 0.
+        Distance between the means of any two classes, in units of the features; at least 0.
     group_shift : float, default=1.0
-        Distance between the means of neighbouring groups, orthogonal to what separates the
-        classes: it tells the group, and through the base rates the class, at least 0.
+        Distance between the means of neighbouring groups, at least 0. It is orthogonal to the
+        class means, so it reveals the group, and through the base rates the class.
     noise : float or array-like of shape (n_groups,), default=1.0
-        Standard deviation of the features; a group with more of it is harder to predict.
+        Standard deviation of the features; a group with more noise is harder to predict.
     random_state : int, RandomState, Generator or None, default=None
         Source of randomness.
 
@@ -93,13 +93,12 @@ def make_biased_classification(
     Raises
     ------
     ValueError
-        An argument is not as above; the message names it.
+        If an argument is not as above; the message names it.
 
     Notes
     -----
-    Groups, classes in them and wrong labels are not drawn independently but in exact proportion:
-    each count is less than one row away from its expectation, so that base rates hold in the
-    sample too.
+    Groups, classes within groups and wrong labels occur in exact proportion: each count is less
+    than one row away from its expectation, so the base rates hold in the sample too.
 
     Examples
     --------
@@ -115,10 +114,10 @@ def make_biased_classification(
     scale = per_group("noise", noise, n_groups, zero=False)
     rng = as_generator(random_state)
     population = _Population(
-        _group_shares(group_shares, n_groups),
-        _rates(n_classes, n_groups, base_rate, base_rate_gap),
+        _normalise_shares(group_shares, n_groups),
+        _class_rates(n_classes, n_groups, base_rate, base_rate_gap),
         check_share("label_bias", label_bias) * np.linspace(0.0, 1.0, n_groups),
-        _centres(n_features, n_classes, n_groups, (class_separation, group_shift), rng),
+        _draw_centres(n_features, n_classes, n_groups, (class_separation, group_shift), rng),
         scale,
     )
     truth, recorded, groups = _draw_cells(n_samples, population, rng)
@@ -131,11 +130,11 @@ def make_biased_classification(
         groups=groups,
         sensitive_features=named_groups("group", groups, [f"g{k}" for k in range(n_groups)]),
         target_names=[str(k) for k in range(n_classes)],
-        **_exact(data, groups, population),
+        **_exact_values(data, groups, population),
     )
 
 
-def _group_shares(shares: ArrayLike | None, n_groups: int) -> Floats:
+def _normalise_shares(shares: ArrayLike | None, n_groups: int) -> Floats:
     if shares is None:
         return np.full(n_groups, 1.0 / n_groups)
     values = np.asarray(shares, dtype=np.float64)
@@ -144,20 +143,20 @@ def _group_shares(shares: ArrayLike | None, n_groups: int) -> Floats:
     return values / values.sum()
 
 
-def _rates(n_classes: int, n_groups: int, base_rate: float | None, gap: float) -> Floats:
-    """Give every group its rates of the classes, the last class being the favourable one."""
+def _class_rates(n_classes: int, n_groups: int, base_rate: float | None, gap: float) -> Floats:
+    """Compute the rates of the classes in every group; the last class is the favourable one."""
     middle = 1.0 / n_classes if base_rate is None else float(base_rate)
     favourable = middle + gap * np.linspace(0.5, -0.5, n_groups)
     if not ((favourable > 0) & (favourable < 1)).all():
         raise ValueError(
             f"base_rate={middle:g} and base_rate_gap={gap:g} give rates of the favourable class "
-            f"from {favourable.min():g} to {favourable.max():g}: all must lie inside (0, 1)"
+            f"from {favourable.min():g} to {favourable.max():g}: all must be inside (0, 1)"
         )
     others = np.repeat((1 - favourable)[:, None] / (n_classes - 1), n_classes - 1, axis=1)
     return np.hstack([others, favourable[:, None]])
 
 
-def _centres(
+def _draw_centres(
     d: int, n_classes: int, n_groups: int, distances: tuple[float, float], rng: np.random.Generator
 ) -> Floats:
     """Place classes at equal distances and groups along one direction orthogonal to them."""
@@ -175,13 +174,13 @@ def _centres(
 def _draw_cells(
     n: int, population: _Population, rng: np.random.Generator
 ) -> tuple[Codes, Codes, Codes]:
-    """Fill the (group, class) cells in exact proportion and shuffle: true, recorded, group."""
+    """Fill the (group, class) cells in exact proportion; return true, recorded, group, shuffled."""
     n_groups, n_classes = population.rates.shape
     sizes = split_exactly(n, population.shares)
     cells = np.stack([split_exactly(sizes[g], population.rates[g]) for g in range(n_groups)])
     groups = np.repeat(np.arange(n_groups, dtype=np.int64), sizes)
     truth = np.repeat(np.tile(np.arange(n_classes, dtype=np.int64), n_groups), cells.ravel())
-    # Rows lie group by group, the favourable ones last in each: the last of those are flipped.
+    # Rows are sorted by group and then class; the last rows of each group are flipped.
     flipped = np.floor(population.flips * cells[:, -1] + 0.5).astype(np.int64)
     from_end = np.cumsum(sizes)[groups] - np.arange(n)
     recorded = np.where(from_end <= flipped[groups], 0, truth)
@@ -189,20 +188,20 @@ def _draw_cells(
     return truth[order], recorded[order], groups[order]
 
 
-def _exact(data: Floats, groups: Codes, population: _Population) -> dict[str, Any]:
-    """Compute what the population says about the rows, by Bayes' rule."""
+def _exact_values(data: Floats, groups: Codes, population: _Population) -> dict[str, Any]:
+    """Compute the exact probabilities and labels of the rows by Bayes' rule."""
     log_joint = _log_joint(data, population)
     joint = np.exp(log_joint - logsumexp(log_joint, axis=(1, 2), keepdims=True))
-    own = log_joint[np.arange(len(data)), groups]
-    given_group = np.exp(own - logsumexp(own, axis=1, keepdims=True))
-    aware = _recorded(given_group, population.flips[groups])
-    blind = _recorded(joint, population.flips).sum(axis=1)
+    of_group = log_joint[np.arange(len(data)), groups]
+    conditional = np.exp(of_group - logsumexp(of_group, axis=1, keepdims=True))
+    aware = _flip(conditional, population.flips[groups])
+    blind = _flip(joint, population.flips).sum(axis=1)
     return {
         "probabilities": aware,
         "blind_probabilities": blind,
         "bayes_target": aware.argmax(axis=1),
         "blind_bayes_target": blind.argmax(axis=1),
-        "base_rates": _recorded(population.rates, population.flips),
+        "base_rates": _flip(population.rates, population.flips),
         "true_base_rates": population.rates,
         "group_shares": population.shares,
         "flip_rates": population.flips,
@@ -213,7 +212,7 @@ def _log_joint(data: Floats, population: _Population) -> Floats:
     """Return log p(x, group, true class) up to a constant, shape (n, G, K)."""
     n_groups, n_classes, d = population.centres.shape
     centres = population.centres.reshape(-1, d)
-    # The square of the difference, multiplied out: no array of shape (n, G, K, d) is made.
+    # The squared difference is multiplied out to avoid an array of shape (n, G, K, d).
     squares = (data**2).sum(axis=1)[:, None] - 2 * data @ centres.T + (centres**2).sum(axis=1)
     squares = squares.reshape(-1, n_groups, n_classes)
     prior = np.log(population.shares)[:, None] + np.log(population.rates)
@@ -221,7 +220,7 @@ def _log_joint(data: Floats, population: _Population) -> Floats:
     return prior - d / 2 * np.log(variance) - squares / (2 * variance)
 
 
-def _recorded(probabilities: Floats, flips: Floats) -> Floats:
+def _flip(probabilities: Floats, flips: Floats) -> Floats:
     """Move the flipped share of the last class to class 0; (..., K) with flips (...,)."""
     moved = probabilities[..., -1] * flips
     recorded = probabilities.copy()

@@ -1,4 +1,4 @@
-"""Loaders of four tables on which fairness methods are usually compared."""
+"""Loaders of four tables that are often used to compare fairness methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_adult", "load_bank", "load_compas", "load_german"]
 
-# Column names as AIF360 has them.
+# Column names as in AIF360.
 ADULT_COLUMNS = (
     "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
     "capital-gain capital-loss hours-per-week native-country income"
@@ -41,8 +41,8 @@ def load_adult(*, subset: str = "all") -> Bunch:
     Parameters
     ----------
     subset : {"all", "train", "test"}, default="all"
-        The published training file, the test file, or the one after the other. The categories of
-        a column are those of both files in each case, so that encodings agree.
+        Both published files one after the other, the training file, or the test file. A column
+        always has the categories of both files, so that encodings agree.
 
     Returns
     -------
@@ -50,21 +50,21 @@ def load_adult(*, subset: str = "all") -> Bunch:
         ``data`` (DataFrame, 13 columns), ``target`` (Series of int64, 1 = income above 50,000
         dollars), ``sensitive_features`` (DataFrame: sex, race), ``frame`` (data and target),
         ``feature_names``, ``target_names``, ``favourable_label`` (1), ``group_columns`` (for each
-        sensitive feature the columns of ``data`` that state it: drop those for a blind task) and
+        sensitive feature the columns of ``data`` that reveal it: drop those for a blind task) and
         ``DESCR``.
 
     Raises
     ------
     ValueError
-        ``subset`` is not one of the three, or a file is not in the expected form.
+        If ``subset`` is not one of the three, or a file is not in the expected form.
     DatasetNotFoundError
-        The files are nowhere and cannot be downloaded.
+        If the files are not found and cannot be downloaded.
 
     Notes
     -----
-    The files are taken from the folder that the environment variable ``FAIRSVD_DATA`` names
-    (``adult/adult.data`` below it), else from the cache, else downloaded from UCI. All loaders of
-    tables keep rows with missing values, as NaN.
+    The files come from the folder that the environment variable ``FAIRSVD_DATA`` names (as
+    ``adult/adult.data``), else from the cache, else from UCI. All loaders of tables keep rows with
+    missing values, as NaN.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def load_adult(*, subset: str = "all") -> Bunch:
     frame = _with_categories(pd.concat([train, test], ignore_index=True))
     rows = {"all": slice(None), "train": slice(len(train)), "test": slice(len(train), None)}
     frame = frame.iloc[rows[subset]].reset_index(drop=True)
-    codes = {"<=50K": 0, "<=50K.": 0, ">50K": 1, ">50K.": 1}  # the test file has the full stops
+    codes = {"<=50K": 0, "<=50K.": 0, ">50K": 1, ">50K.": 1}  # the full stops are in the test file
     return _bunch(
         frame.drop(columns=["fnlwgt", "income"]),
         _encode(frame["income"], codes, ADULT_FILES[0]),
@@ -105,21 +105,21 @@ def load_compas(*, races: Iterable[str] | None = None) -> Bunch:
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_adult`: ``data`` has 10 columns, ``target`` is 1 for a new charge within
+        As in :func:`load_adult`: ``data`` has 10 columns, ``target`` is 1 for a new charge within
         two years (so ``favourable_label`` is 0), ``sensitive_features`` are race, sex and age_cat.
 
     Raises
     ------
     ValueError
-        A race does not occur, or the file is not in the expected form.
+        If a race does not occur, or the file is not in the expected form.
     DatasetNotFoundError
-        The file is nowhere and cannot be downloaded.
+        If the file is not found and cannot be downloaded.
 
     Notes
     -----
-    The wanted columns are picked by name: a copy of the file without names, dates and case numbers
-    does as well when ``FAIRSVD_DATA`` leads to it. The checksum is that of ProPublica's full file
-    and is asked of downloads and of the cache only.
+    Columns are read by name, so a copy of the file without names, dates and case numbers works too
+    if it is in ``FAIRSVD_DATA``. Only downloads and the cache must have the checksum of
+    ProPublica's full file.
 
     Examples
     --------
@@ -152,15 +152,15 @@ def load_german() -> Bunch:
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_adult`: ``data`` has 21 columns, ``target`` is 1 for a good credit,
+        As in :func:`load_adult`: ``data`` has 21 columns, ``target`` is 1 for a good credit,
         ``sensitive_features`` are age_group (">25", "<=25") and sex ("female", "male").
 
     Raises
     ------
     ValueError
-        The file is not in the expected form.
+        If the file is not in the expected form.
     DatasetNotFoundError
-        The file is nowhere and cannot be downloaded.
+        If the file is not found and cannot be downloaded.
 
     Examples
     --------
@@ -187,15 +187,15 @@ def load_bank() -> Bunch:
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_adult`: ``data`` has 21 columns, ``target`` is 1 for a subscription,
+        As in :func:`load_adult`: ``data`` has 21 columns, ``target`` is 1 for a subscription,
         ``sensitive_features`` is age_group (">=25", "<25").
 
     Raises
     ------
     ValueError
-        The file is not in the expected form.
+        If the file is not in the expected form.
     DatasetNotFoundError
-        The file is nowhere and cannot be downloaded.
+        If the file is not found and cannot be downloaded.
 
     Examples
     --------
@@ -229,8 +229,8 @@ def _read(remote: RemoteFile, **options: Any) -> pd.DataFrame:
 
 def _not_expected(remote: RemoteFile, problem: str) -> str:
     return (
-        f"{remote.folder}/{remote.name} is not the file that was expected ({problem}). "
-        f"Take it as it is from {remote.url}"
+        f"{remote.folder}/{remote.name} is not the expected file ({problem}). "
+        f"Take the unchanged file from {remote.url}"
     )
 
 
@@ -241,7 +241,7 @@ def _require(frame: pd.DataFrame, names: list[str], remote: RemoteFile) -> None:
 
 
 def _encode(labels: pd.Series, codes: Mapping[Any, int], remote: RemoteFile) -> pd.Series:
-    """Turn the labels of a file into int64 codes; a label that is not foreseen is an error."""
+    """Turn the labels of a file into int64 codes; an unknown label is an error."""
     unknown = labels[~labels.isin(list(codes))]
     if len(unknown):
         problem = f"the label {unknown.iloc[0]!r} is none of {list(codes)}"
@@ -250,18 +250,17 @@ def _encode(labels: pd.Series, codes: Mapping[Any, int], remote: RemoteFile) -> 
 
 
 def _with_categories(frame: pd.DataFrame) -> pd.DataFrame:
-    """Make every column that holds no numbers categorical."""
+    """Make every non-numeric column categorical."""
     texts = frame.select_dtypes(exclude="number").columns
     return frame.astype(dict.fromkeys(texts, "category"))
 
 
 def _rows_of_races(column: pd.Series, races: Iterable[str]) -> pd.Series:
-    wanted = [races] if isinstance(races, str) else list(races)
-    known = sorted(column.unique())
-    unknown = [race for race in wanted if race not in known]
-    if unknown or not wanted:
-        raise ValueError(f"races must name some of {known}, got {wanted!r}")
-    return column.isin(wanted)
+    chosen = [races] if isinstance(races, str) else list(races)
+    present = sorted(column.unique())
+    if not chosen or not set(chosen) <= set(present):
+        raise ValueError(f"races must name some of {present}, got {chosen!r}")
+    return column.isin(chosen)
 
 
 def _bunch(

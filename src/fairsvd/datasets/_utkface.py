@@ -1,4 +1,4 @@
-"""Loader of UTKFace: faces whose file names say age, gender and race."""
+"""Loader of UTKFace: faces with age, gender and race in the file names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 ATTRIBUTES = ("gender", "race", "age")
 
-# Where the published archives put the images below the folder they are unpacked into.
+# Folders of the images in the published archives.
 FOLDERS = ("UTKFace",), ("part1", "part2", "part3")
 
-# What is left of "25_1_2_20170116174525125.jpg.chip.jpg" without its last suffix.
+# Matches "25_1_2_20170116174525125.jpg.chip.jpg" without its last suffix.
 NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+)(\.jpg\.chip|\.chip)?", re.IGNORECASE)
 FORM = "its name is not [age]_[gender]_[race]_[date&time].jpg"
 
@@ -46,33 +46,33 @@ def load_utkface(
     ----------
     root : str or os.PathLike
         Folder of the images, ``[age]_[gender]_[race]_[date&time].jpg`` or ``.jpg.chip.jpg``; or
-        the one that holds ``UTKFace``, or ``part1`` to ``part3``.
+        of their published folders ``UTKFace``, or ``part1`` to ``part3``.
     target : {"gender", "race", "age"}, default="gender"
-        What to predict: two genders, five races, or whether ``age_threshold`` is reached.
+        Label to predict: two genders, five races, or whether ``age_threshold`` is reached.
     sensitive : str or iterable of str, default="race"
-        One or several of the others.
+        One or several of the other two.
     age_threshold : int, default=35
-        Age in years from which on a person belongs to the older group.
+        Age in years at which the older group begins.
     on_error : {"raise", "skip"}, default="raise"
-        A few of the published names lack a label. Those, and images that are missing or cannot
-        be decoded, as of :func:`load_celeba`.
+        What to do with the few published names that lack a label, and with images that are
+        missing or cannot be decoded; see :func:`load_celeba`.
     **images : dict
         ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
 
     Returns
     -------
     bunch : Bunch
-        As of :func:`load_celeba`: ``target`` counts in the order of ``target_names``,
+        As in :func:`load_celeba`: ``target`` numbers the ``target_names`` in order,
         ``sensitive_features`` has the columns race, gender or age_group (">=35" or "<35").
 
     Raises
     ------
     ValueError
-        An attribute is unknown.
+        If an attribute is unknown.
     DatasetNotFoundError
-        There are no images.
+        If there are no images.
     ImageFileError
-        Names or images cannot be used, or none is left.
+        If names or images cannot be used, or none is left.
 
     References
     ----------
@@ -86,7 +86,9 @@ def load_utkface(
     """
     target = pick("target", target, ATTRIBUTES)
     names = as_names("sensitive", sensitive, ATTRIBUTES, target)
-    table, problems = _parsed(_folders_of(root), check_count("age_threshold", age_threshold, 1))
+    table, problems = _parse_names(
+        _folders_of(root), check_count("age_threshold", age_threshold, 1)
+    )
     kept, skipped = usable(table, problems, on_error=on_error, mode=images.get("mode", "RGB"))
     kept = kept.astype({"age": "int64"})
     label = kept["age_group" if target == "age" else target]
@@ -112,28 +114,28 @@ def _folders_of(root: Any) -> list[Path]:
     return [folder]
 
 
-def _parsed(folders: list[Path], threshold: int) -> tuple[pd.DataFrame, list[str | None]]:
-    """Read the labels off the names; what is wrong with a name beside it."""
+def _parse_names(folders: list[Path], threshold: int) -> tuple[pd.DataFrame, list[str | None]]:
+    """Read the labels from the file names; return a table and the problem of each name."""
     import pandas as pd
 
     paths = images_in(folders)
-    found = [NAME.fullmatch(name) for name in paths]
-    labels = [[int(text) for text in each.groups()[:3]] if each else [-1] * 3 for each in found]
+    matches = [NAME.fullmatch(name) for name in paths]
+    labels = [[int(text) for text in each.groups()[:3]] if each else [-1] * 3 for each in matches]
     ages, genders, races = zip(*labels, strict=True)
     groups = [-1 if age < 0 else int(age >= threshold) for age in ages]
     table = pd.DataFrame(
         {
             "path": list(paths.values()),
             "age": ages,
-            "age_group": _named(groups, (f"<{threshold}", f">={threshold}")),
-            "gender": _named(genders, GENDERS),
-            "race": _named(races, RACES),
+            "age_group": _as_categories(groups, (f"<{threshold}", f">={threshold}")),
+            "gender": _as_categories(genders, GENDERS),
+            "race": _as_categories(races, RACES),
         }
     )
-    return table, [None if each else FORM for each in found]
+    return table, [None if each else FORM for each in matches]
 
 
-def _named(codes: Any, names: tuple[str, ...]) -> Any:
+def _as_categories(codes: Any, names: tuple[str, ...]) -> Any:
     import pandas as pd
 
     return pd.Categorical.from_codes(codes, categories=pd.Index(names))

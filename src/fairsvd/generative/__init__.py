@@ -1,4 +1,4 @@
-"""Synthetic rows: generators of cells, samplers, hypernetworks, and an audit of autophagy."""
+"""Synthetic rows: cell generators, a sampler, hypernetworks, and an audit of autophagy."""
 
 from __future__ import annotations
 

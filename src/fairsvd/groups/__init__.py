@@ -1,12 +1,11 @@
-"""Sensitive attributes: where they are found and how they become group codes."""
+"""Sensitive attributes: finding them in the data and encoding them as groups."""
 
 from __future__ import annotations
 
-from ._encode import MISSING_LABEL, Groups, cell_codes, encode_groups, require_two_groups
+from ._encode import Groups, cell_codes, encode_groups, require_two_groups
 from ._locate import Located, drop_sensitive, find_sensitive, is_frame
 
 __all__ = [
-    "MISSING_LABEL",
     "Groups",
     "Located",
     "cell_codes",

@@ -1,10 +1,10 @@
-"""Sensitive attributes of any type as one group code a row."""
+"""Encode sensitive attributes of any type as one group code per row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +12,27 @@ from numpy.typing import NDArray
 from ..exceptions import GroupError
 from ._locate import is_frame
 
-__all__ = ["MISSING_LABEL", "Groups", "cell_codes", "encode_groups", "require_two_groups"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-MISSING_LABEL = "missing"  # the group that ``missing="own_group"`` makes
+__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
+
+MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
 _POLICIES = ("raise", "ignore", "own_group")
+
+Codes = TypeVar("Codes", "NDArray[np.int64]", "Tensor")
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of every row, as a code.
+    """The group code of every row.
 
     Attributes
     ----------
     codes : ndarray of shape (n_rows,), int64
         Position of the row's group in ``labels``; -1 where the group is missing and ignored.
     labels : tuple
-        Labels of the groups that occur, sorted; tuples of labels for several columns.
+        Sorted labels of the groups that occur; with several columns each is a tuple of labels.
     names : tuple of str
         Names of the sensitive columns.
     """
@@ -52,28 +57,28 @@ def _describe(values: Any) -> str:
 
 
 def _split_columns(values: Any) -> tuple[list[Any], list[Any]]:
-    """Split sensitive features into one array a column, and the names they carry (or None)."""
+    """Split sensitive features into one array per column, and their names (None if unnamed)."""
     if is_frame(values):
         columns = [values.iloc[:, k].to_numpy(dtype=object) for k in range(values.shape[1])]
         return columns, list(values.columns)
     if hasattr(values, "iloc"):
         return [values.to_numpy(dtype=object)], [values.name]
-    if hasattr(values, "detach"):  # a torch tensor, maybe on a GPU
+    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU
         values = values.detach().cpu().numpy()
     # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
     dtype = object if isinstance(values, (list, tuple)) else None
     array = np.asarray(values, dtype=dtype)
     if array.ndim not in (1, 2):
         raise GroupError(
-            f"sensitive_features is a {_describe(values)}: wanted one value a row, or a table "
-            "with a column for each attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
+            f"sensitive_features is a {_describe(values)}: wanted one value per row, or a table "
+            "with one column per attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
         )
     columns = [array] if array.ndim == 1 else list(array.T)
     return columns, [None] * len(columns)
 
 
-def _sorted_labels(labels: list[Any]) -> list[int]:
-    """Return the order of labels: natural where they compare, else by type, then by text."""
+def _sort_order(labels: list[Any]) -> list[int]:
+    """Return the positions that sort labels: by value if they compare, else by type, then text."""
     positions = range(len(labels))
     try:
         return sorted(positions, key=lambda k: labels[k])
@@ -86,16 +91,18 @@ def _encode_column(column: NDArray[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     import pandas as pd
 
     if column.dtype.kind in "fc":
-        column = column.astype(np.float64)  # pandas hashes no half precision
+        column = column.astype(np.float64)  # pandas cannot hash half precision
     codes, uniques = pd.factorize(column, use_na_sentinel=True)
     labels = [u.item() if isinstance(u, np.generic) else u for u in np.asarray(uniques)]
-    order = _sorted_labels(labels)
-    rank = np.full(len(labels) + 1, -1, dtype=np.int64)  # the last place is what code -1 reads
+    order = _sort_order(labels)
+    rank = np.full(len(labels) + 1, -1, dtype=np.int64)  # code -1 reads the last entry
     rank[order] = np.arange(len(labels))
     return rank[codes], [labels[k] for k in order]
 
 
-def _own_group(codes: NDArray[np.int64], labels: list[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+def _group_missing(
+    codes: NDArray[np.int64], labels: list[Any]
+) -> tuple[NDArray[np.int64], list[Any]]:
     if (codes >= 0).all():
         return codes, labels
     if MISSING_LABEL not in labels:
@@ -108,10 +115,10 @@ def _intersect(
 ) -> tuple[NDArray[np.int64], tuple[Any, ...]]:
     """Make one group of every combination of labels that occurs."""
     table = np.stack([codes for codes, _ in columns], axis=1)
-    known = (table >= 0).all(axis=1)
-    combinations, inverse = np.unique(table[known], axis=0, return_inverse=True)
+    complete = (table >= 0).all(axis=1)
+    combinations, inverse = np.unique(table[complete], axis=0, return_inverse=True)
     codes = np.full(len(table), -1, dtype=np.int64)
-    codes[known] = inverse.reshape(-1)
+    codes[complete] = inverse.reshape(-1)
     labels = [tuple(columns[k][1][c] for k, c in enumerate(row)) for row in combinations]
     return codes, tuple(labels)
 
@@ -125,12 +132,14 @@ def _check_rows(columns: list[Any], values: Any, n_rows: int) -> None:
         )
 
 
-def _column_names(found: list[Any], names: Sequence[str] | None) -> tuple[str, ...]:
+def _name_columns(own_names: list[Any], names: Sequence[str] | None) -> tuple[str, ...]:
     if names:
         return tuple(str(name) for name in names)
-    single = len(found) == 1
-    default = [f"sensitive_feature{'' if single else f'_{k}'}" for k in range(len(found))]
-    return tuple(d if name is None else str(name) for d, name in zip(default, found, strict=True))
+    single = len(own_names) == 1
+    return tuple(
+        f"sensitive_feature{'' if single else f'_{k}'}" if name is None else str(name)
+        for k, name in enumerate(own_names)
+    )
 
 
 def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> None:
@@ -152,7 +161,7 @@ def encode_groups(
     missing: str = "raise",
     names: Sequence[str] | None = None,
 ) -> Groups:
-    """Encode sensitive features as one group code a row.
+    """Encode sensitive features as one group code per row.
 
     Parameters
     ----------
@@ -160,18 +169,17 @@ def encode_groups(
         Array, list, Series, DataFrame or tensor; any labels. Several columns are intersected.
         None, NaN and pandas' NA count as missing.
     n_rows : int
-        Number of rows that are wanted.
+        Number of rows that X has.
     missing : {"raise", "ignore", "own_group"}, default="raise"
-        Rows with a missing value in some column: an error, code -1, or a group labelled
-        "missing" (within its column).
+        What a missing value leads to: an error, code -1 for its row, or a group of its column
+        with the label "missing".
     names : sequence of str or None, default=None
-        Names of the columns; None (or empty) means the ones that they carry, else
-        "sensitive_feature".
+        Names of the columns; None (or empty) means their own names, else "sensitive_feature".
 
     Returns
     -------
     groups : Groups
-        Codes, labels and names. Rows are taken by position; an index plays no part.
+        Codes, labels and names. Rows are matched by position, not by index.
 
     Raises
     ------
@@ -181,20 +189,20 @@ def encode_groups(
     ValueError
         If ``missing`` is none of the three.
     """
-    columns, found = _split_columns(sensitive_features)
+    columns, own_names = _split_columns(sensitive_features)
     _check_rows(columns, sensitive_features, n_rows)
-    named = _column_names(found, names)
+    column_names = _name_columns(own_names, names)
     encoded = [_encode_column(column) for column in columns]
-    _check_missing(missing, encoded, named)
+    _check_missing(missing, encoded, column_names)
     if missing == "own_group":
-        encoded = [_own_group(codes, labels) for codes, labels in encoded]
+        encoded = [_group_missing(codes, labels) for codes, labels in encoded]
     single = len(encoded) == 1
     codes, labels = (encoded[0][0], tuple(encoded[0][1])) if single else _intersect(encoded)
     if not labels:
         raise GroupError(
             f"sensitive_features is missing in all {n_rows} rows: at least some must have a group."
         )
-    return Groups(codes, labels, named)
+    return Groups(codes, labels, column_names)
 
 
 def require_two_groups(groups: Groups) -> Groups:
@@ -203,7 +211,7 @@ def require_two_groups(groups: Groups) -> Groups:
     Parameters
     ----------
     groups : Groups
-        As of :func:`encode_groups`.
+        From :func:`encode_groups`.
 
     Returns
     -------
@@ -213,32 +221,32 @@ def require_two_groups(groups: Groups) -> Groups:
     Raises
     ------
     GroupError
-        If there is one group only.
+        If there is a single group.
     """
     if groups.n_groups < 2:
         raise GroupError(
             f"sensitive_features {list(groups.names)} has the single group {groups.labels[0]!r}: "
             "at least two are needed to compare. Pass an attribute that differs between rows, or "
-            "none at all to run for utility alone."
+            "none at all to optimise utility alone."
         )
     return groups
 
 
-def cell_codes(
-    y_codes: NDArray[np.int64], group_codes: NDArray[np.int64], n_groups: int
-) -> NDArray[np.int64]:
-    """Give every (label, group) cell a number: ``y * n_groups + group``.
+def cell_codes(y_codes: Codes, group_codes: Codes, n_groups: int) -> Codes:
+    """Compute the number of every row's (label, group) cell: ``y * n_groups + group``.
 
     Parameters
     ----------
-    y_codes, group_codes : ndarray of shape (n,), int64
+    y_codes, group_codes : ndarray or Tensor of shape (n,), int64
         Class and group of each row.
     n_groups : int
         Number of groups.
 
     Returns
     -------
-    cells : ndarray of shape (n,), int64
-        -1 where the group is -1, so that such rows never pass for another cell's.
+    cells : ndarray or Tensor of shape (n,), int64
+        -1 where the group is -1, so that such rows are never counted in another cell.
     """
-    return np.where(group_codes < 0, -1, y_codes * n_groups + group_codes)
+    cells = y_codes * n_groups + group_codes
+    cells[group_codes < 0] = -1
+    return cells

@@ -1,4 +1,4 @@
-"""Where sensitive columns are found: in X's columns, X's index or y's index."""
+"""Find sensitive columns in X's columns, X's index or y's index."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Located", "drop_sensitive", "find_sensitive", "is_frame"]
 
 
 class Located(NamedTuple):
-    """Sensitive columns that were found by name or position.
+    """Sensitive columns found by name or position.
 
     Attributes
     ----------
     values : ndarray of shape (n_rows, n_columns), object
-        The values, a column for each that was asked for.
+        Their values, in the order of the request.
     names : tuple of str
         Names of these columns.
     source : {"columns of X", "index of X", "index of y"}
         Where they were found.
     X : array-like
-        X without the columns, if they were found among its columns; else X as it came.
+        X without the columns, if they were found among its columns; else X unchanged.
     """
 
     values: NDArray[np.object_]
@@ -36,16 +36,15 @@ class Located(NamedTuple):
 
 def _as_list(columns: Any) -> list[Hashable]:
     several = isinstance(columns, (list, tuple)) or getattr(columns, "ndim", 0) == 1
-    wanted = list(columns) if several else [columns]
-    strange = [
-        c for c in wanted if isinstance(c, bool) or not isinstance(c, (str, int, np.integer))
-    ]
-    if strange or not wanted:
+    keys = list(columns) if several else [columns]
+    if not keys or any(
+        isinstance(key, bool) or not isinstance(key, (str, int, np.integer)) for key in keys
+    ):
         raise GroupError(
             f"sensitive_columns={columns!r}: wanted a column's name (string), its position "
             "(integer), or a list of these with at least one entry."
         )
-    return wanted
+    return keys
 
 
 def is_frame(X: Any) -> bool:
@@ -54,64 +53,59 @@ def is_frame(X: Any) -> bool:
 
 
 def _metadata(X: Any) -> Any:
-    """Give the DataFrame beside images, of which a network gets nothing; None for other data."""
-    # Of an ndarray that name is its memory.
+    """Return the DataFrame that an ImageFrame keeps beside its images; None for other data."""
+    # An ndarray's `data` is its memory buffer.
     data = None if isinstance(X, np.ndarray) or is_frame(X) else getattr(X, "data", None)
     return data if is_frame(data) else None
 
 
 def _width(X: Any) -> int:
-    """Count the columns of a table; 0 for what is no table, such as images."""
+    """Count the columns of a table; 0 for other data, such as images."""
     shape: tuple[Any, ...] = tuple(getattr(X, "shape", ()))
     return int(shape[1]) if len(shape) == 2 else 0
 
 
-def _column_positions(X: Any, wanted: list[Any]) -> list[int] | None:
-    """Find columns of X; None where one of them is not there."""
+def _column_positions(X: Any, keys: list[Any]) -> list[int] | None:
+    """Find columns of X; None if X lacks one of them."""
     names = list(X.columns) if is_frame(X) else []
     width = _width(X)
     positions = []
-    for column in wanted:
-        if isinstance(column, str) and column in names:
-            positions.append(names.index(column))
-        elif not isinstance(column, str) and -width <= column < width:
-            positions.append(int(column) % width)
+    for key in keys:
+        if isinstance(key, str) and key in names:
+            positions.append(names.index(key))
+        elif not isinstance(key, str) and -width <= key < width:
+            positions.append(int(key) % width)
         else:
             return None
     return positions
 
 
 def _index_names(data: Any) -> list[Any]:
-    # A list has a method of the name "index".
+    # A list has a method called "index".
     index: Any = getattr(data, "index", None)
     return list(index.names) if hasattr(index, "get_level_values") else []
 
 
 def _object_columns(columns: Sequence[Any], n_rows: int) -> NDArray[np.object_]:
-    """Stand columns side by side without changing the type of any value."""
+    """Put columns side by side without changing the type of any value."""
     values = np.empty((n_rows, len(columns)), dtype=object)
     for k, column in enumerate(columns):
         values[:, k] = np.asarray(column, dtype=object)
     return values
 
 
-def _take_columns(X: Any, positions: list[int], keep: list[int]) -> tuple[list[Any], Any]:
-    if is_frame(X):
-        return [X.iloc[:, k] for k in positions], X.iloc[:, keep]
-    return [X[:, k] for k in positions], X[:, keep]
-
-
 def _from_columns(X: Any, positions: list[int]) -> Located:
-    keep = [k for k in range(_width(X)) if k not in positions]
-    taken, rest = _take_columns(X, positions, keep)
+    table = X.iloc if is_frame(X) else X
+    rest = table[:, [k for k in range(_width(X)) if k not in positions]]
     names = tuple(str(X.columns[k] if is_frame(X) else k) for k in positions)
-    return Located(_object_columns(taken, X.shape[0]), names, "columns of X", rest)
+    values = _object_columns([table[:, k] for k in positions], X.shape[0])
+    return Located(values, names, "columns of X", rest)
 
 
-def _not_found(X: Any, y: Any, wanted: list[Any]) -> GroupError:
+def _not_found_error(X: Any, y: Any, keys: list[Any]) -> GroupError:
     columns = list(X.columns) if is_frame(X) else f"{_width(X)} without names"
     return GroupError(
-        f"sensitive_columns={wanted} were not found together in one place. Columns of X: {columns};"
+        f"sensitive_columns={keys} were not found together in one place. Columns of X: {columns};"
         f" index names of X: {_index_names(X)}; index names of y: {_index_names(y)}. Give names "
         "(or positions of columns of X) that are all in one of these, put the attribute into the "
         "index of y (y.index.name = ...), or pass sensitive_features."
@@ -124,11 +118,11 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
     Parameters
     ----------
     X : DataFrame, ImageFrame or array-like
-        Integers are positions of its columns; those of an ImageFrame are its DataFrame's.
+        Of an ImageFrame the columns of its DataFrame are searched.
     y : Series, DataFrame or array-like
         Its index may hold the sensitive attributes.
     columns : str, int or list of these
-        Strings are names, integers positions; all of them have to be in the same place.
+        Strings are names, integers positions of columns of X; all must be in the same place.
 
     Returns
     -------
@@ -142,26 +136,26 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
 
     Notes
     -----
-    Rows are matched by position, never by index label: an index that holds groups repeats.
+    Rows are matched by position, never by index label, as the labels of a group index repeat.
     """
     if (metadata := _metadata(X)) is not None:
         return find_sensitive(metadata, y, columns)._replace(X=X)
-    wanted = _as_list(columns)
+    keys = _as_list(columns)
     X_table = np.asarray(X, dtype=object) if isinstance(X, (list, tuple)) else X
-    positions = _column_positions(X_table, wanted)
+    positions = _column_positions(X_table, keys)
     if positions is not None:
         return _from_columns(X_table, positions)
     for source, data in (("index of X", X), ("index of y", y)):
         names = _index_names(data)
-        if all(isinstance(c, str) and c in names for c in wanted):
-            levels = [data.index.get_level_values(names.index(c)) for c in wanted]
+        if all(isinstance(key, str) and key in names for key in keys):
+            levels = [data.index.get_level_values(names.index(key)) for key in keys]
             values = _object_columns(levels, len(data.index))
-            return Located(values, tuple(str(c) for c in wanted), source, X)
-    raise _not_found(X, y, wanted)
+            return Located(values, tuple(str(key) for key in keys), source, X)
+    raise _not_found_error(X, y, keys)
 
 
 def drop_sensitive(X: Any, columns: Any, n_features: int | None = None) -> Any:
-    """Take sensitive columns out of X where they are there, for use at prediction time.
+    """Remove the sensitive columns that X has, for use at prediction time.
 
     Parameters
     ----------
@@ -170,21 +164,21 @@ def drop_sensitive(X: Any, columns: Any, n_features: int | None = None) -> Any:
     columns : str, int or list of these
         As given to :func:`find_sensitive` when they were found among the columns of X.
     n_features : int or None, default=None
-        Number of columns that are wanted afterwards; None means that whatever is found goes.
+        Number of columns that must remain; None removes whatever is found.
 
     Returns
     -------
     X : same type
-        Without the columns; unchanged if it has ``n_features`` columns already, or a width
-        that neither form explains (what is wrong then is for the caller to say).
+        Without the columns; unchanged if removing them would not leave ``n_features`` columns
+        (the caller then reports a wrong width).
     """
-    wanted = _as_list(columns)
+    keys = _as_list(columns)
     if _metadata(X) is not None:
         return X
     X = np.asarray(X) if isinstance(X, (list, tuple)) else X
     if is_frame(X):
-        wanted = [c for c in wanted if not isinstance(c, str) or c in list(X.columns)]
-    if n_features is not None and _width(X) != n_features + len(wanted):
+        keys = [key for key in keys if not isinstance(key, str) or key in list(X.columns)]
+    if n_features is not None and _width(X) != n_features + len(keys):
         return X
-    positions = _column_positions(X, wanted)
+    positions = _column_positions(X, keys)
     return X if not positions else _from_columns(X, positions).X

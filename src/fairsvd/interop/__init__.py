@@ -1,4 +1,4 @@
-"""Bridges to the libraries that users of this one already have: AIF360, fairlearn and skorch."""
+"""Bridges to AIF360 and fairlearn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what is derived from a class of AIF360 when it is first asked for."""
+    """Import the class that derives from one of AIF360 on first use."""
     if name != "AIF360Mitigator":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ._aif360_mitigator import AIF360Mitigator
@@ -32,5 +32,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List what is here and what would be imported on first use."""
+    """List the names here, including those imported on first use."""
     return sorted({*globals(), *__all__})

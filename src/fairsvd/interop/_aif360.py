@@ -1,4 +1,4 @@
-"""AIF360's datasets as the arguments of ``fit``, and predictions as AIF360's datasets."""
+"""Turn AIF360's datasets into arguments of ``fit``, and predictions into AIF360's datasets."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ __all__ = ["from_aif360", "to_aif360"]
 
 
 def from_aif360(dataset: StructuredDataset, *, group_names: bool = False) -> Bunch:
-    """Read an AIF360 dataset as what editors, scorers and splitters take.
+    """Turn an AIF360 dataset into the arguments of editors, scorers and splitters.
 
     Parameters
     ----------
     dataset : StructuredDataset
         A ``BinaryLabelDataset``, a ``StandardDataset``, or another one with a single column of
-        labels, of two or more classes.
+        labels and at least two classes.
     group_names : bool, default=False
-        Replace the values of the protected attributes by their names in
-        ``dataset.metadata["protected_attribute_maps"]``. By default they stay the numbers that
-        AIF360's ``privileged_groups`` speak of.
+        Whether to replace the values of the protected attributes by their names in
+        ``dataset.metadata["protected_attribute_maps"]``. By default they stay the numbers of
+        AIF360's ``privileged_groups``.
 
     Returns
     -------
     bunch : Bunch
-        ``X`` (DataFrame of float64, the protected attributes among its columns where the dataset
-        has them among its features), ``y`` (Series, the dataset's own label values),
-        ``sensitive_features`` (Series, or DataFrame where several attributes are protected) and
-        ``sample_weight`` (ndarray of shape (n,)), copies all of them, indexed by the dataset's
-        instance names where these are unique. Besides: ``favorable_label`` and
-        ``unfavorable_label`` as in the dataset, None where it has none; ``pos_label``, the
-        favourable label to hand to an editor or a scorer, None where it is not one value;
-        ``privileged_values`` and ``unprivileged_values`` (a dict of lists, by attribute);
-        ``scores`` (ndarray of shape (n,)); ``metadata``.
+        ``X`` (DataFrame of float64, with the protected attributes if they are features of the
+        dataset), ``y`` (Series of the dataset's label values), ``sensitive_features`` (Series, or
+        DataFrame of several protected attributes) and ``sample_weight`` (ndarray of shape (n,)).
+        All are copies, indexed by the dataset's instance names if these are unique. Also:
+        ``favorable_label`` and ``unfavorable_label`` of the dataset, None if it has none;
+        ``pos_label``, the favourable label for an editor or a scorer, None if it is not one value;
+        ``privileged_values`` and ``unprivileged_values`` (dicts attribute -> list); ``scores``
+        (ndarray of shape (n,)); ``metadata``.
 
     Raises
     ------
     TypeError
-        ``dataset`` is no StructuredDataset.
+        If ``dataset`` is not a StructuredDataset.
     ValueError
-        It has several columns of labels, or ``group_names`` are asked for and not all there.
+        If it has several columns of labels, or ``group_names=True`` and a name is missing.
 
     Notes
     -----
-    The favourable label may be the smaller one, as in AIF360's COMPAS (0) and German (1 against
-    2), so pass ``pos_label`` on. ``fit`` takes no weights: :func:`resample_by_weight` turns them
+    The favourable label can be the smaller one, as in AIF360's COMPAS (0) and German (1 against
+    2), so pass on ``pos_label``. ``fit`` takes no weights; :func:`resample_by_weight` turns them
     into rows.
 
     Examples
@@ -71,7 +70,7 @@ def from_aif360(dataset: StructuredDataset, *, group_names: bool = False) -> Bun
     >>> list(d.X.columns), d.y.tolist(), d.sensitive_features.tolist(), d.pos_label
     (['sex', 'age'], [2.0, 1.0, 1.0], [0.0, 1.0, 1.0], 1.0)
 
-    What an editor and a scorer take::
+    Pass the parts to an editor::
 
         editor = FairLRFTransformer(pos_label=d.pos_label)
         editor.fit(d.X, d.y, sensitive_features=d.sensitive_features)
@@ -84,7 +83,7 @@ def from_aif360(dataset: StructuredDataset, *, group_names: bool = False) -> Bun
     index = index if index.is_unique else pd.RangeIndex(len(index))
     groups = pd.DataFrame(dataset.protected_attributes.copy(), index=index, columns=names)
     if group_names:
-        groups = _named(groups, dataset.metadata)
+        groups = _name_groups(groups, dataset.metadata)
     favorable: Any = getattr(dataset, "favorable_label", None)
     return Bunch(
         X=pd.DataFrame(dataset.features.copy(), index=index, columns=dataset.feature_names),
@@ -102,35 +101,35 @@ def from_aif360(dataset: StructuredDataset, *, group_names: bool = False) -> Bun
 
 
 def to_aif360(dataset: StructuredDataset, estimator: Any) -> StructuredDataset:
-    """Predict an AIF360 dataset, so that ``ClassificationMetric`` runs on the result.
+    """Predict an AIF360 dataset for ``ClassificationMetric``.
 
     Parameters
     ----------
     dataset : BinaryLabelDataset or MulticlassLabelDataset
-        The rows; it stays as it is.
+        The rows to predict; it is not changed.
     estimator : classifier
-        Fitted on ``from_aif360(...).X`` (or on ``dataset.features``) and ``y``: an editor, or any
-        classifier with ``predict_proba``, a Pipeline or a search.
+        An editor, a Pipeline, a search, or any classifier with ``predict_proba``, fitted on
+        ``from_aif360(...).X`` (or on ``dataset.features``) and ``y``.
 
     Returns
     -------
     predicted : dataset of the same type
-        A copy whose ``labels`` are the predictions, shape (n, 1), and whose ``scores`` are the
-        probability of the favourable label (the sum, where several are favourable), shape (n, 1).
-        Features, protected attributes, weights and names are equal to those of ``dataset``; the
-        metadata name it as the ``previous`` one.
+        A copy with the predictions as ``labels``, shape (n, 1), and the probability of the
+        favourable label (or the sum over several) as ``scores``, shape (n, 1). Features, protected
+        attributes, weights and names equal those of ``dataset``; the metadata name it as
+        ``previous``.
 
     Raises
     ------
     TypeError
-        ``dataset`` is no StructuredDataset.
+        If ``dataset`` is not a StructuredDataset.
     ValueError
-        It has no favourable label, or the estimator has no ``predict_proba`` or other classes.
+        If it has no favourable label, or the estimator has no ``predict_proba`` or other classes.
 
     Notes
     -----
-    An editor's scores are shifted by its threshold and not calibrated: a score above 0.5 is a
-    favourable prediction.
+    An editor's scores are shifted by its threshold, so that a score above 0.5 is a favourable
+    prediction; they are not calibrated.
 
     Examples
     --------
@@ -149,9 +148,9 @@ def to_aif360(dataset: StructuredDataset, estimator: Any) -> StructuredDataset:
     """
     _check_dataset(dataset)
     is_favorable = _favorable_columns(dataset, estimator)
-    X = _features(dataset, estimator)
+    X = _features_for(dataset, estimator)
     predicted = dataset.copy()
-    # AIF360's copy shares its arrays; what is done to the result must not reach the original.
+    # AIF360's copy shares its arrays; changes of the result must not reach the original.
     for name in ("features", "protected_attributes", "instance_weights"):
         setattr(predicted, name, getattr(dataset, name).copy())
     predicted.labels = np.asarray(estimator.predict(X), dtype=np.float64).reshape(-1, 1)
@@ -166,36 +165,35 @@ def _check_dataset(dataset: Any) -> None:
     if not isinstance(dataset, StructuredDataset):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}: wanted an AIF360 dataset (BinaryLabelDataset, "
-            "StandardDataset or another StructuredDataset). DataFrames and arrays go to fit as "
-            "they are."
+            "StandardDataset or another StructuredDataset). Pass DataFrames and arrays "
+            "to fit directly."
         )
     if dataset.labels.shape[1] != 1:
         raise ValueError(
-            f"dataset has the label columns {dataset.label_names}: keep the one that is to be "
-            "predicted."
+            f"dataset has the label columns {dataset.label_names}: keep only the one to predict."
         )
 
 
-def _named(groups: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
+def _name_groups(groups: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
     maps = metadata.get("protected_attribute_maps", [])
-    found = dict(zip(groups.columns, maps, strict=False))
+    names = dict(zip(groups.columns, maps, strict=False))
     for name, values in groups.items():
-        unnamed = sorted(set(values) - set(found.get(str(name), {})))
+        unnamed = sorted(set(values) - set(names.get(str(name), {})))
         if unnamed:
             raise ValueError(
                 f"group_names=True, but metadata['protected_attribute_maps'] names no "
-                f"{unnamed} of {name!r}: complete the maps, or leave the values as they are."
+                f"{unnamed} of {name!r}: complete the maps, or use group_names=False."
             )
-    return groups.apply(lambda column: column.map(found[column.name]))
+    return groups.apply(lambda column: column.map(names[column.name]))
 
 
 def _values(names: list[str], values: list[Any]) -> dict[str, list[float]]:
-    found = zip(names, values, strict=True)
-    return {name: np.asarray(each, dtype=np.float64).tolist() for name, each in found}
+    pairs = zip(names, values, strict=True)
+    return {name: np.asarray(each, dtype=np.float64).tolist() for name, each in pairs}
 
 
-def _features(dataset: StructuredDataset, estimator: Any) -> Any:
-    """Give names to an estimator that knows names, and none to one that does not."""
+def _features_for(dataset: StructuredDataset, estimator: Any) -> Any:
+    """Return the features, with column names only if the estimator was fitted with names."""
     import pandas as pd
 
     if getattr(estimator, "feature_names_in_", None) is None:
@@ -204,23 +202,23 @@ def _features(dataset: StructuredDataset, estimator: Any) -> Any:
 
 
 def _favorable_columns(dataset: StructuredDataset, estimator: Any) -> NDArray[np.bool_]:
-    """Find the columns of ``predict_proba`` that stand for favourable labels."""
+    """Mark the columns of ``predict_proba`` that belong to favourable labels."""
     kind = type(estimator).__name__
     if getattr(dataset, "favorable_label", None) is None:
         raise ValueError(
-            f"dataset is a {type(dataset).__name__}, which has no favourable label: make a "
-            "BinaryLabelDataset or a MulticlassLabelDataset of it."
+            f"dataset is a {type(dataset).__name__}, which has no favourable label: convert it to "
+            "a BinaryLabelDataset or a MulticlassLabelDataset."
         )
     if not hasattr(estimator, "predict_proba"):
         raise ValueError(
-            f"estimator is a {kind} without predict_proba, which the scores are taken from: wrap "
-            "it, for instance in CalibratedClassifierCV."
+            f"estimator is a {kind} without predict_proba, which gives the scores: wrap it, for "
+            "instance in CalibratedClassifierCV."
         )
     favorable = np.atleast_1d(dataset.favorable_label)
-    known = [*favorable, *np.atleast_1d(dataset.unfavorable_label)]
-    if not np.isin(estimator.classes_, known).all():
+    labels = [*favorable, *np.atleast_1d(dataset.unfavorable_label)]
+    if not np.isin(estimator.classes_, labels).all():
         raise ValueError(
             f"estimator ({kind}) has the classes {list(estimator.classes_)} and the dataset the "
-            f"labels {known}: fit it on from_aif360(...).y."
+            f"labels {labels}: fit it on from_aif360(...).y."
         )
     return np.isin(estimator.classes_, favorable)

@@ -1,6 +1,6 @@
-"""An editor among AIF360's algorithms.
+"""An editor with the interface of AIF360's algorithms.
 
-This file imports AIF360, so it is imported itself only when ``AIF360Mitigator`` is asked for.
+This file imports AIF360, so it is imported only when ``AIF360Mitigator`` is used.
 """
 
 from __future__ import annotations
@@ -27,47 +27,46 @@ Conditions = Sequence[Mapping[str, float]]
 
 
 class AIF360Mitigator(Transformer):
-    """Stand an editor where one of AIF360's in-processing algorithms stood.
+    """Use an editor like one of AIF360's in-processing algorithms.
 
     Parameters
     ----------
     editor : estimator
         An editor, or a Pipeline or search around one. It is cloned, never changed.
     unprivileged_groups, privileged_groups : list of dict, default=None
-        As AIF360 takes them: each dict is a group, a value for each of its protected attributes.
-        Rows that belong to neither have a missing group, which the editor refuses unless
-        ``missing_group`` says otherwise. None: all protected attributes of the dataset count, each
-        combination of their values as a group.
+        As in AIF360: each dict is a group and maps protected attributes to values. Rows of neither
+        list have a missing group, which the editor refuses unless ``missing_group`` allows it.
+        None: every combination of values of all protected attributes is a group.
     random_state : int, RandomState instance or None, default=None
-        Of the draw of rows by weight. The editor has its own.
+        Seed of the draw of rows by weight. The editor has its own.
 
     Attributes
     ----------
     editor_ : estimator
-        The fitted clone, with ``report_`` and ``history_`` where it is an editor.
+        The fitted clone; an editor has ``report_`` and ``history_``.
 
     Raises
     ------
     ValueError
-        One of the two lists of groups comes without the other, a group names an attribute that
-        the dataset does not have, or a row belongs to both; and whatever the editor refuses.
+        If only one of the two lists of groups is given, a group names an attribute that the
+        dataset does not have, a row belongs to both, or the editor refuses an argument.
 
     See Also
     --------
-    from_aif360, to_aif360 : The two ways between AIF360's datasets and scikit-learn's arguments.
+    from_aif360, to_aif360 : Conversion between AIF360's datasets and scikit-learn's arguments.
 
     Notes
     -----
     ``fit(dataset)``, ``predict(dataset)`` and ``fit_predict(dataset)`` are those of AIF360, with
     its metadata. As in AIF360's in-processing algorithms the protected attributes stay among the
-    features; an editor with ``sensitive_columns=["sex"]`` takes that column out.
+    features; an editor with ``sensitive_columns=["sex"]`` removes that column.
 
-    Wherever ``pos_label`` of the editor is None it becomes the dataset's favourable label. ``fit``
-    runs under metadata routing, so a Pipeline or a search needs no further word about the groups.
+    If the editor's ``pos_label`` is None, it becomes the dataset's favourable label. ``fit`` runs
+    under metadata routing, so that the groups reach the editor through a Pipeline or a search.
 
-    ``fit`` of an editor takes no weights: where the instance weights are not all equal, for
-    instance after ``Reweighing``, rows are drawn by weight (:func:`resample_by_weight`, which
-    also says what copies of rows mean for the editor's validation rows).
+    ``fit`` of an editor takes no weights. If the instance weights are not all equal, for instance
+    after ``Reweighing``, rows are drawn by weight; see :func:`resample_by_weight`, also for what
+    copies of rows mean for the editor's validation rows.
 
     Examples
     --------
@@ -105,12 +104,12 @@ class AIF360Mitigator(Transformer):
         self.random_state = random_state
 
     def fit(self, dataset: BinaryLabelDataset) -> Self:
-        """Edit on the rows of a dataset.
+        """Fit the editor on the rows of a dataset.
 
         Parameters
         ----------
         dataset : BinaryLabelDataset
-            With true labels.
+            Rows with true labels.
 
         Returns
         -------
@@ -126,17 +125,17 @@ class AIF360Mitigator(Transformer):
         return self
 
     def predict(self, dataset: BinaryLabelDataset) -> BinaryLabelDataset:
-        """Predict the rows of a dataset, without looking at their groups.
+        """Predict the rows of a dataset without using their groups.
 
         Parameters
         ----------
         dataset : BinaryLabelDataset
-            With the features of the one in ``fit``.
+            Has the features of the dataset of ``fit``.
 
         Returns
         -------
         predicted : BinaryLabelDataset
-            As of :func:`to_aif360`.
+            From :func:`to_aif360`.
 
         Raises
         ------
@@ -168,12 +167,12 @@ class AIF360Mitigator(Transformer):
 
 
 def _members(attributes: pd.DataFrame, conditions: Conditions) -> NDArray[np.bool_]:
-    """Tell which rows meet at least one of the conditions."""
+    """Mark the rows that meet at least one of the conditions."""
     unknown = sorted({name for each in conditions for name in each} - set(attributes.columns))
     if unknown:
         raise ValueError(
-            f"groups are described by {unknown}, which the dataset does not protect: its protected "
-            f"attributes are {list(attributes.columns)}."
+            f"groups use the attributes {unknown}, which the dataset does not protect: its "
+            f"protected attributes are {list(attributes.columns)}."
         )
     met = np.zeros(len(attributes), dtype=bool)
     for each in conditions:
@@ -182,7 +181,7 @@ def _members(attributes: pd.DataFrame, conditions: Conditions) -> NDArray[np.boo
 
 
 def _with_favorable(editor: Any, favorable: Any) -> Any:
-    """Set every ``pos_label`` that is open, at any depth of a Pipeline or search."""
-    found = editor.get_params().items()
-    open_ = [name for name, value in found if name.split("__")[-1] == "pos_label" and value is None]
-    return editor.set_params(**dict.fromkeys(open_, favorable))
+    """Set every ``pos_label`` that is None, at any depth of a Pipeline or search."""
+    parameters = editor.get_params().items()
+    unset = [k for k, v in parameters if k.split("__")[-1] == "pos_label" and v is None]
+    return editor.set_params(**dict.fromkeys(unset, favorable))

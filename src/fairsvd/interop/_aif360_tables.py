@@ -20,7 +20,7 @@ __all__ = ["load_aif360"]
 
 @dataclass(frozen=True)
 class _Attribute:
-    """A protected attribute: who is privileged, and what the two values are called."""
+    """A protected attribute: its privileged rows, and the names of its two values."""
 
     name: str
     is_privileged: Callable[[pd.Series], pd.Series]
@@ -30,10 +30,10 @@ class _Attribute:
 
 @dataclass(frozen=True)
 class _Table:
-    """What AIF360 makes of one of the tables.
+    """AIF360's form of one of the tables.
 
-    ``labels`` has the number and the name of every label, in the order of the loader's codes; the
-    favourable one is the loader's.
+    ``labels`` has the number and the name of every label in the order of the loader's codes. The
+    favourable label is the loader's.
     """
 
     load: Callable[[], list[Bunch]]
@@ -95,7 +95,7 @@ TABLES = {
 
 
 def load_aif360(name: str) -> BinaryLabelDataset:
-    """Load one of AIF360's tables as its own class would, with pandas 3 too.
+    """Load one of AIF360's tables as AIF360's class does, with pandas 3 too.
 
     Parameters
     ----------
@@ -105,22 +105,22 @@ def load_aif360(name: str) -> BinaryLabelDataset:
     Returns
     -------
     dataset : BinaryLabelDataset
-        Features, labels and protected attributes equal to those of AIF360's class, in its order:
+        Features, labels and protected attributes equal those of AIF360's class, in its order:
         rows with missing values are left out, categories are one-hot columns (``"column=value"``),
-        and each protected attribute is 1 for the privileged and 0 for the others, also among the
+        and each protected attribute is 1 for the privileged and 0 for the others, also in the
         features. ``metadata`` has ``label_maps`` and ``protected_attribute_maps``.
 
     Raises
     ------
     ValueError
-        ``name`` is none of the four, or a file is not in the expected form.
+        If ``name`` is none of the four, or a file is not in the expected form.
     DatasetNotFoundError
-        The files are nowhere and cannot be downloaded.
+        If the files are not found and cannot be downloaded.
 
     Notes
     -----
-    AIF360's classes look for files in the folder of its package, and end with a TypeError on the
-    string columns of pandas 3. The files are those of :mod:`fairsvd.datasets`.
+    AIF360's classes read files from its package folder and raise a TypeError on the string columns
+    of pandas 3. Here the files are those of :mod:`fairsvd.datasets`.
 
     =========  =======================================  ====================  ==========
     name       protected attributes, 1 is               favourable label      rows
@@ -131,8 +131,8 @@ def load_aif360(name: str) -> BinaryLabelDataset:
     bank       age (25 to 59)                           1 (against 0)         30,488
     =========  =======================================  ====================  ==========
 
-    The privileged ages of ``bank`` are those of AIF360 0.6.1; :func:`fairsvd.datasets.load_bank`
-    puts 25 and above into one group.
+    The privileged ages of ``bank`` are those of AIF360 0.6.1; the group of
+    :func:`fairsvd.datasets.load_bank` is 25 and above.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def load_aif360(name: str) -> BinaryLabelDataset:
     return BinaryLabelDataset(
         favorable_label=table.labels[favorable][0],
         unfavorable_label=table.labels[1 - favorable][0],
-        df=_numbers(table, loaded),
+        df=_encode(table, loaded),
         label_names=[table.label_name],
         protected_attribute_names=[each.name for each in attributes],
         privileged_protected_attributes=[np.array([1.0]) for _ in attributes],
@@ -161,8 +161,8 @@ def load_aif360(name: str) -> BinaryLabelDataset:
     )
 
 
-def _numbers(table: _Table, loaded: list[Bunch]) -> pd.DataFrame:
-    """Make the table of complete rows, one-hot encoded, with its label."""
+def _encode(table: _Table, loaded: list[Bunch]) -> pd.DataFrame:
+    """Make the one-hot encoded table of complete rows, with its label."""
     import pandas as pd
 
     frame = pd.concat([each.data for each in loaded], ignore_index=True)
@@ -172,6 +172,6 @@ def _numbers(table: _Table, loaded: list[Bunch]) -> pd.DataFrame:
     for each in table.attributes:
         frame[each.name] = each.is_privileged(frame[each.name]).astype("float64")
     texts = frame.select_dtypes("category").columns
-    # As objects: a category that no complete row has would get a column of zeros.
+    # As objects, since a category without a complete row would get a column of zeros.
     frame = frame.astype(dict.fromkeys(texts, "object"))
     return pd.get_dummies(frame, columns=list(texts), prefix_sep="=", dtype="float64")

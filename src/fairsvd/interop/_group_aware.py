@@ -1,4 +1,4 @@
-"""Mitigators that are told the groups, inside scikit-learn's searches and Pipelines."""
+"""A wrapper for mitigators that need the groups, for searches and Pipelines."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from .._signature import takes
 from ..base import HasMethods, restored_on_failure
 from ..exceptions import GroupError
 from ..groups import drop_sensitive, find_sensitive, is_frame, require_two_groups
-from ._mitigator import check_told, encoded, is_multiclass, scores_as_double
+from ._mitigator import check_mitigator, encode_located, is_multiclass, read_scores_as_double
 
 __all__ = ["GroupAwareWrapper"]
 
 
 def _has(name: str) -> Callable[[Any], bool]:
-    """Show a method where the inner estimator has it."""
+    """Make a check that the inner estimator has a method."""
     return lambda wrapper: hasattr(getattr(wrapper, "estimator_", wrapper.estimator), name)
 
 
 class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Reads the sensitive attribute out of X for a mitigator that wants it as an argument.
+    """Passes the sensitive attribute from X to a mitigator that takes it as an argument.
 
     fairlearn's ``ThresholdOptimizer`` takes ``sensitive_features`` in ``fit`` and ``predict``, its
     ``ExponentiatedGradient`` in ``fit``. scikit-learn's searches, ``cross_validate`` and scorers
-    pass no metadata to ``predict``, and Pipelines none to a ``fit`` that does not name it. Wrapped,
-    such a mitigator is an ordinary classifier: ``fit(X, y)`` and ``predict(X)``.
+    pass no metadata to ``predict``, and Pipelines none to a ``fit`` that does not name it. The
+    wrapper makes such a mitigator an ordinary classifier with ``fit(X, y)`` and ``predict(X)``.
 
     Parameters
     ----------
     estimator : estimator
-        The mitigator; a clone of it is fitted. It gets the class codes 0..K-1 for labels, which
-        fairlearn wants, so that y may hold any two labels here. An estimator inside it that is
-        fitted already goes in frozen, ``FrozenEstimator(classifier)``: clones lose their fit.
+        The mitigator; a clone of it is fitted. It gets the class codes 0..K-1 as labels, as
+        fairlearn requires, so that y can hold any labels. Freeze an estimator inside it that is
+        fitted already, ``FrozenEstimator(classifier)``, since clones lose their fit.
     sensitive_columns : str, int or list of these
         Names (or positions) of columns of X, else levels of the index of X; several are
-        intersected. A mitigator that wants the groups in ``fit`` only also finds them in the index
-        of y.
+        intersected. For a mitigator that needs the groups only in ``fit`` they can also be in the
+        index of y.
     drop : bool, default=True
-        Take columns that were found among X's out of what the mitigator gets, as the editors do.
-        False leaves them in, which a classifier needs that was fitted with them.
+        Whether to remove these columns from the X that the mitigator gets, as the editors do.
+        False keeps them, for a classifier that was fitted with them.
     random_state : int, RandomState or None, default=None
-        Handed to the mitigator's ``predict`` where that takes it. Both of fairlearn's draw their
-        predictions at random; with an integer every call with the same rows gives the same ones.
+        Passed to the mitigator's ``predict`` if that takes it. Both of fairlearn's draw their
+        predictions at random; with an integer every call with the same rows gives equal ones.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     groups_ : list
         Groups seen in ``fit``; tuples for intersections.
     n_features_in_, feature_names_in_
-        As in scikit-learn; without the columns that were dropped.
+        As in scikit-learn, without the dropped columns.
 
     See Also
     --------
@@ -69,19 +69,18 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Limits, all of them the mitigator's or scikit-learn's:
+    Limits of the mitigators and of scikit-learn:
 
-    * A mitigator whose ``predict`` takes the groups needs them in every X; for the others X may
-      come with or without dropped columns. The editors of this package need them in ``fit`` alone.
-    * Steps in front of this one must keep the attribute: a ``ColumnTransformer`` that passes it
-      through, ``set_output(transform="pandas")`` for its name or index to survive, or its position.
-    * A group that was not there in ``fit`` is an error, where fairlearn would predict 0.
-    * A prediction that is drawn depends on the place of its row, so that a part of the rows may get
-      others than in the whole. For the same reason there is no ``predict_proba`` unless the
-      mitigator has one.
+    * A mitigator whose ``predict`` takes the groups needs them in every X; for the others X can
+      have the dropped columns or not. The editors of this package need them only in ``fit``.
+    * Earlier steps must keep the attribute: use a ``ColumnTransformer`` that passes it through, and
+      ``set_output(transform="pandas")`` to keep its name or index, or use its position.
+    * A group that ``fit`` did not see is an error, where fairlearn would predict 0.
+    * A random prediction depends on the position of its row, so a subset of rows can get other
+      predictions. For the same reason there is no ``predict_proba`` unless the mitigator has one.
 
-    A ``ThresholdOptimizer`` gets the scores of its classifier as float64: with pandas 3, fairlearn
-    0.15 cannot predict from float32.
+    A ``ThresholdOptimizer`` gets the scores of its classifier as float64, since with pandas 3
+    fairlearn 0.15 cannot predict from float32.
 
     Examples
     --------
@@ -127,14 +126,14 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit a clone of the mitigator, with the groups that are found in X.
+        """Fit a clone of the mitigator with the groups found in X.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n, n_features)
-            Holds the sensitive columns, or has them as levels of its index.
+            Has the sensitive attributes as columns or as levels of its index.
         y : array-like of shape (n,)
-            Any labels; two classes unless the mitigator takes more.
+            Any labels, of two classes unless the mitigator takes more.
 
         Returns
         -------
@@ -143,10 +142,10 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         GroupError
-            The groups are not found, missing in some rows, or one only.
+            If the groups are not found, missing in some rows, or all the same.
         ValueError
-            y has one class, or more than the mitigator takes; the mitigator's ``fit`` takes no
-            ``sensitive_features``; nothing is left of X without the sensitive columns.
+            If y has one class, or more than the mitigator takes; the mitigator's ``fit`` takes no
+            ``sensitive_features``; or X has no columns but the sensitive ones.
         """
         self._validate_params()
         with restored_on_failure(self):
@@ -155,28 +154,28 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def _fit(self, X: Any, y: Any) -> Self:
         table, labels = check_X_y(X, y, dtype=None, ensure_all_finite=False, estimator=self)
         X = X if is_frame(X) else table
-        self.classes_, codes = self._encoded(labels)
+        self.classes_, codes = self._encode(labels)
         located = find_sensitive(X, y, self.sensitive_columns)
         mitigator = clone(self.estimator)
-        check_told(mitigator, located.source)
-        values, groups = encoded(located, len(codes))
+        check_mitigator(mitigator, located.source)
+        values, groups = encode_located(located, len(codes))
         self.groups_ = list(require_two_groups(groups).labels)
         rest = located.X if self.drop else X
         if rest.shape[1] == 0:
             raise ValueError(
                 f"X has {X.shape[1]} feature(s), all of them sensitive_columns: nothing is left to "
-                "learn from. Pass more columns, or drop=False."
+                "learn from. Pass more columns, or use drop=False."
             )
         validate_data(self, rest, skip_check_array=True)
         self.estimator_ = mitigator.fit(rest, codes, sensitive_features=values)
-        scores_as_double(self.estimator_)
+        read_scores_as_double(self.estimator_)
         return self
 
-    def _encoded(self, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def _encode(self, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y holds one class only ({classes.tolist()}): two are needed.")
+            raise ValueError(f"y has one class only ({classes.tolist()}): pass at least two.")
         if len(classes) > 2 and not is_multiclass(self.estimator):
             raise ValueError(
                 "Only binary classification is supported. The type of the target is "
@@ -186,7 +185,7 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return classes, codes
 
     def _ask(self, name: str, X: Any) -> NDArray[Any]:
-        """Call a method of the mitigator with what it takes."""
+        """Call a method of the mitigator with the arguments that it takes."""
         check_is_fitted(self, "estimator_")
         method = getattr(self.estimator_, name)
         X = X if is_frame(X) else check_array(X, dtype=None, ensure_all_finite=False)
@@ -196,26 +195,25 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         validate_data(self, rest, reset=False, skip_check_array=True)
         extra: dict[str, Any] = {}
         if takes(method, "sensitive_features"):
-            extra["sensitive_features"] = self._known_groups(X)
+            extra["sensitive_features"] = self._read_groups(X)
         if takes(method, "random_state"):
             extra["random_state"] = self.random_state
         return np.asarray(method(rest, **extra))
 
-    def _known_groups(self, X: Any) -> Any:
+    def _read_groups(self, X: Any) -> Any:
         try:
             located = find_sensitive(X, None, self.sensitive_columns)
         except GroupError as error:
             raise GroupError(
-                f"{type(self.estimator_).__name__} wants the groups at prediction too, and X lacks "
+                f"{type(self.estimator_).__name__} needs the groups at prediction too, but X lacks "
                 f"sensitive_columns={self.sensitive_columns!r}: pass X with the columns (or index "
                 "levels) that it had in fit."
             ) from error
-        values, groups = encoded(located, X.shape[0])
+        values, groups = encode_located(located, X.shape[0])
         if unseen := [label for label in groups.labels if label not in self.groups_]:
             raise GroupError(
-                f"sensitive_columns={self.sensitive_columns!r} hold the groups {unseen}, which "
-                f"were not there in fit ({self.groups_}): leave these rows out, or fit with such "
-                "rows."
+                f"sensitive_columns={self.sensitive_columns!r} have the groups {unseen}, which "
+                f"fit did not see ({self.groups_}): leave these rows out, or fit with such rows."
             )
         return values
 
@@ -234,14 +232,14 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         GroupError
-            The mitigator wants the groups and they are not found, missing, or new.
+            If the mitigator needs the groups and they are not found, missing, or new.
         """
         codes = self._ask("predict", X).reshape(-1).astype(np.int64)
         return self.classes_[codes]
 
     @available_if(_has("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Compute the mitigator's probabilities, where it has any.
+        """Compute the mitigator's probabilities, if it has any.
 
         Parameters
         ----------
@@ -256,7 +254,7 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_has("decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """Compute the mitigator's margins, where it has any.
+        """Compute the mitigator's margins, if it has any.
 
         Parameters
         ----------
@@ -272,6 +270,6 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Describe the wrapped mitigator to scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = is_multiclass(self.estimator)
-        # What is drawn for a row depends on its place.
+        # The draw for a row depends on its position.
         tags.non_deterministic = takes(self.estimator.predict, "random_state")
         return tags

@@ -1,4 +1,4 @@
-"""What a mitigator takes, and the groups as it wants them."""
+"""Checks of a mitigator, and the groups in its form."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .._signature import takes
 from ..exceptions import GroupError
 from ..groups import Groups, Located, encode_groups
 
-__all__ = ["check_told", "encoded", "is_multiclass", "scores_as_double"]
+__all__ = ["check_mitigator", "encode_located", "is_multiclass", "read_scores_as_double"]
 
 _SCORES = ("predict_proba", "decision_function")
 
 
 class _DoubleScores(FrozenEstimator):
-    """A fitted classifier of which the scores are read as float64."""
+    """A fitted classifier whose scores are converted to float64."""
 
     def __getattr__(self, name: str) -> Any:
         method = super().__getattr__(name)
@@ -27,13 +27,13 @@ class _DoubleScores(FrozenEstimator):
 
 
 def is_multiclass(mitigator: Any) -> bool:
-    """Tell whether a mitigator says of itself that it takes more than two classes."""
+    """Tell whether a mitigator's tags allow more than two classes."""
     tags = get_tags(mitigator).classifier_tags
     return tags is not None and tags.multi_class
 
 
-def check_told(mitigator: Any, source: str) -> None:
-    """Refuse a mitigator that takes no groups, or one that cannot get them at prediction.
+def check_mitigator(mitigator: Any, source: str) -> None:
+    """Refuse a mitigator that takes no groups, or that cannot get them at prediction.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def check_told(mitigator: Any, source: str) -> None:
     Raises
     ------
     ValueError
-        It says which of the two, and what to do.
+        If it is one of these.
     """
     parameters = inspect.signature(mitigator.fit).parameters.values()
     if not any(p.name == "sensitive_features" or p.kind is p.VAR_KEYWORD for p in parameters):
@@ -54,13 +54,13 @@ def check_told(mitigator: Any, source: str) -> None:
         )
     if source == "index of y" and takes(mitigator.predict, "sensitive_features"):
         raise GroupError(
-            f"sensitive_columns were found in the index of y, but {type(mitigator).__name__} wants "
+            f"sensitive_columns were found in the index of y, but {type(mitigator).__name__} needs "
             "the groups at prediction too, where there is no y: put them into X or its index."
         )
 
 
-def encoded(located: Located, n_rows: int) -> tuple[Any, Groups]:
-    """Give the sensitive columns as a Series or DataFrame of their own types, and the groups.
+def encode_located(located: Located, n_rows: int) -> tuple[Any, Groups]:
+    """Return the sensitive columns as a Series or DataFrame of inferred types, and the groups.
 
     Parameters
     ----------
@@ -70,22 +70,22 @@ def encoded(located: Located, n_rows: int) -> tuple[Any, Groups]:
     Raises
     ------
     GroupError
-        Some row has no group.
+        If some row has no group.
     """
     import pandas as pd
 
     groups = encode_groups(located.values, n_rows, missing="ignore", names=located.names)
-    if (lost := int((groups.codes < 0).sum())) > 0:
+    if (n_missing := int((groups.codes < 0).sum())) > 0:
         raise GroupError(
-            f"sensitive_columns {list(located.names)} have missing values (NaN or None) in {lost} "
-            "rows: fill them, or leave these rows out."
+            f"sensitive_columns {list(located.names)} have missing values (NaN or None) in "
+            f"{n_missing} rows: fill them, or leave these rows out."
         )
     frame = pd.DataFrame(located.values, columns=list(located.names)).infer_objects()
     return frame if frame.shape[1] > 1 else frame.iloc[:, 0], groups
 
 
-def scores_as_double(mitigator: Any) -> None:
-    """Have a fitted ThresholdOptimizer read float64 scores: from float32 it cannot predict."""
+def read_scores_as_double(mitigator: Any) -> None:
+    """Convert the scores in a fitted ThresholdOptimizer, which cannot predict from float32."""
     thresholder = getattr(mitigator, "interpolated_thresholder_", None)
     if thresholder is not None:
         thresholder.estimator_ = _DoubleScores(thresholder.estimator_)

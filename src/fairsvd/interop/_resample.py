@@ -1,4 +1,4 @@
-"""Weights of rows turned into rows, for fits that take no weights."""
+"""Resample rows by weight, for fits that take no weights."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def resample_by_weight(
     sample_weight: ArrayLike,
     random_state: Any = None,
 ) -> tuple[Any, Any, Any]:
-    """Draw as many rows as there are, each in proportion to its weight.
+    """Draw n of n rows in proportion to their weights.
 
     Parameters
     ----------
     X : array-like, DataFrame, Tensor, ImageFrame or Dataset of n rows
-        Whatever an editor takes. A Dataset comes back as ``torch.utils.data.Subset``.
+        Any X of an editor. A Dataset is returned as ``torch.utils.data.Subset``.
     y : array-like of shape (n,)
         Labels of any type.
     sensitive_features : array-like of shape (n,) or (n, n_columns), or None
-        Groups of any type; missing ones count as a group here.
+        Groups of any type; missing values count as a group here.
     sample_weight : array-like of shape (n,)
-        Finite, not negative, not all 0; the scale plays no part.
+        Finite, not negative, not all 0; the scale does not matter.
     random_state : int, RandomState instance or None, default=None
         Seeds the draw and the order of the rows.
 
     Returns
     -------
     X, y, sensitive_features
-        n rows each, in one random order. pandas objects keep their type, and repeated rows their
-        index labels; lists come back as lists; None stays None.
+        n rows each, in one random order. pandas objects keep their type and repeat index labels;
+        lists stay lists; None stays None.
 
     Raises
     ------
@@ -51,12 +51,12 @@ def resample_by_weight(
     Notes
     -----
     The scheme is systematic resampling of residuals: a row of weight w appears floor(n w / sum of
-    all w) or one time more, so that weights that are all equal give every row once. Rows of one
-    (label, group) cell stand together, in random order, while the residuals are drawn: the size
-    of every cell is the wanted one, too, rounded down or up. With the weights of AIF360's
-    Reweighing label and group are therefore independent up to that rounding. Copies of a row may
-    fall on both sides of a split. To validate on rows that were not edited on, split first,
-    resample each side, and hand the split to the editor (``validation=PredefinedSplit(...)``).
+    all w) times or once more, so equal weights give every row once. The residuals are drawn with
+    the rows sorted by (label, group) cell, so every cell also has its expected size, rounded down
+    or up. With the weights of AIF360's Reweighing label and group are therefore independent up to
+    that rounding. Copies of a row can fall on both sides of a split. To validate on rows that were
+    not used for editing, split first, resample each side, and pass the split to the editor
+    (``validation=PredefinedSplit(...)``).
 
     Examples
     --------
@@ -67,32 +67,32 @@ def resample_by_weight(
     >>> sorted(rows[:, 0].tolist()), labels.tolist()
     ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0])
     """
-    weights = _checked_weights(sample_weight, X)
+    weights = _check_weights(sample_weight, X)
     rng = stage_rng(resolve_seed(random_state), "sample")
-    cells = _cells(y, sensitive_features, len(weights))
-    rows = rng.permutation(np.repeat(np.arange(len(weights)), _counts(weights, cells, rng)))
+    cells = _encode_cells(y, sensitive_features, len(weights))
+    rows = rng.permutation(np.repeat(np.arange(len(weights)), _draw_counts(weights, cells, rng)))
     return _take(X, rows), _take(y, rows), _take(sensitive_features, rows)
 
 
-def _checked_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
+def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
     weights = np.asarray(sample_weight, dtype=np.float64)
     if weights.shape != (len(X),):
         raise ValueError(
-            f"sample_weight has the shape {weights.shape} and X has {len(X)} rows: pass one "
-            "weight for each row."
+            f"sample_weight has the shape {weights.shape} but X has {len(X)} rows: pass one weight "
+            "per row."
         )
     usable = np.isfinite(weights) & (weights >= 0)
     if not usable.all() or not weights.any():
-        found = f"{weights[~usable][0]}" if not usable.all() else "0 in every row"
+        problem = f"{weights[~usable][0]}" if not usable.all() else "0 in every row"
         raise ValueError(
-            f"sample_weight is {found}: weights must be finite and not negative, and some above 0."
+            f"sample_weight is {problem}: weights must be finite and not negative, some above 0."
         )
     return weights
 
 
-def _cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
+def _encode_cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
     if len(y) != n_rows:
-        raise ValueError(f"y has {len(y)} rows and X has {n_rows}: pass as many.")
+        raise ValueError(f"y has {len(y)} rows but X has {n_rows}: pass one label per row.")
     labels = encode_groups(y, n_rows, missing="own_group")
     if sensitive_features is None:
         return labels.codes
@@ -100,19 +100,19 @@ def _cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
     return cell_codes(labels.codes, groups.codes, groups.n_groups)
 
 
-def _counts(
+def _draw_counts(
     weights: NDArray[np.float64], cells: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Say how often each row is drawn: whole parts for sure, residuals systematically."""
-    # Relative to the largest, so that equal weights sum without rounding.
+    """Draw how often each row appears: its whole part, and its residual systematically."""
+    # Relative to the largest weight, so that equal weights sum without rounding.
     shares = weights / weights.max()
     expected = len(shares) * shares / shares.sum()
     counts = np.floor(expected).astype(np.int64)
     order = rng.permutation(len(cells))
     order = order[np.argsort(cells[order], kind="stable")]
     ends = np.cumsum((expected - counts)[order])
-    # The residuals add up to a whole number, which a sum of floats misses by rounding. Rows of
-    # weight 0 may come last: they have to share the end with the row before them.
+    # The residuals sum to a whole number, up to rounding, which is corrected here. Rows of weight 0
+    # at the end must share the end of the row before them.
     n_left = len(counts) - counts.sum()
     ends[ends >= ends[-1]] = n_left
     passed = np.minimum(np.floor(ends + rng.random()), n_left).astype(np.int64)
@@ -121,7 +121,7 @@ def _counts(
 
 
 def _take(data: Any, rows: NDArray[np.int64]) -> Any:
-    """Return rows by position, as the type that came."""
+    """Return rows by position, in the type of the data."""
     if data is None:
         return None
     if hasattr(data, "iloc"):

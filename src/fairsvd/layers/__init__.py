@@ -1,4 +1,4 @@
-"""Layers' weights as low-rank products: find, factor, write back, compress."""
+"""Weights of layers as low-rank products: select, factor, compress."""
 
 from __future__ import annotations
 

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 from ..networks import LayerWeight, layer_weights
 from ._svd import exact_svd, in_float64, randomised_pays, randomised_svd
 
-__all__ = ["SOLVERS", "Factors", "factorise", "full_rank", "resolve_solver"]
+__all__ = ["Factors", "factorise", "full_rank", "resolve_solver"]
 
 SOLVERS = ("auto", "full", "randomized")
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Truncated singular value decomposition of a layer's weight, one for each group.
+    """Truncated singular value decomposition of a layer's weight, one for each block.
 
     Attributes
     ----------
     U : Tensor of shape (c, m, r)
-        c is 1 for a linear layer, the number of groups for a convolution, and 3 for the query,
-        key and value projections that an attention layer keeps in one weight.
+        c is 1 for a linear layer, the number of groups for a convolution, and 3 for the packed
+        query, key and value projections of an attention layer.
     S : Tensor of shape (c, r)
     V : Tensor of shape (c, n, r)
     shape : tuple of int
-        Of the weight.
+        Shape of the weight.
     parameter : str
         Name of the weight in the network.
     """
@@ -38,11 +38,11 @@ class Factors:
     parameter: str = "weight"
 
     def weight(self) -> Tensor:
-        """Multiply the factors out, in the shape of the layer's weight."""
+        """Multiply the factors, in the shape of the layer's weight."""
         return ((self.U * self.S.unsqueeze(1)) @ self.V.mT).reshape(self.shape)
 
     def truncated(self, rank: int) -> Factors:
-        """Keep the first singular vectors; all of them where the rank is not smaller."""
+        """Keep the first ``rank`` singular vectors, or all if there are not more."""
         if rank >= self.S.shape[1]:
             return self
         U, V = self.U[..., :rank].contiguous(), self.V[..., :rank].contiguous()
@@ -54,26 +54,26 @@ class Factors:
 
 
 def read_weight(layer: nn.Module | LayerWeight) -> LayerWeight:
-    """Give the weight of a linear or convolution layer; a weight is returned as it is."""
+    """Return the weight of a linear or convolution layer, or a weight unchanged."""
     return layer if isinstance(layer, LayerWeight) else layer_weights(layer)[""]
 
 
 def full_rank(layer: nn.Module | LayerWeight) -> int:
-    """Return the highest rank that a layer's weight (each block of it) can have."""
+    """Return the highest rank that each block of a layer's weight can have."""
     return min(read_weight(layer).matrices().shape[1:])
 
 
 def resolve_solver(layer: nn.Module | LayerWeight, rank: int, solver: str) -> str:
-    """Say which decomposition :func:`factorise` runs for a layer.
+    """Resolve which decomposition :func:`factorise` runs for a layer.
 
     Parameters
     ----------
     layer : Linear, Conv2d or LayerWeight
     rank : int
-        The rank that is asked for.
+        Rank of the factors.
     solver : {"auto", "full", "randomized"}
-        "auto" takes "randomized" where each block of the weight is 512 or more both ways and the
-        rank is low enough for it to pay (about a tenth of the full rank), else "full".
+        "auto" means "randomized" if each block of the weight is at least 512 x 512 and the rank
+        is low enough for it to be faster (about a tenth of the full rank), else "full".
 
     Returns
     -------
@@ -82,7 +82,7 @@ def resolve_solver(layer: nn.Module | LayerWeight, rank: int, solver: str) -> st
     Raises
     ------
     ValueError
-        The solver is none of the three.
+        If the solver is none of the three.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}.")
@@ -94,10 +94,9 @@ def resolve_solver(layer: nn.Module | LayerWeight, rank: int, solver: str) -> st
 def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -> Factors:
     """Factor a layer's weight as U S V^T, truncated to ``rank``.
 
-    The decomposition runs in float64 on the weight's device (on the CPU where the device has no
-    float64) and is returned in the weight's dtype. The randomised one draws from a generator of
-    its own: equal weights, ranks and solvers give equal factors, whatever the ``random_state`` of
-    an editor is.
+    The decomposition runs in float64 on the weight's device (on the CPU if the device has no
+    float64) and is returned in the weight's dtype. The randomised one has its own generator, so
+    equal weights, ranks and solvers give equal factors for every ``random_state`` of an editor.
 
     Parameters
     ----------
@@ -105,9 +104,9 @@ def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -
     rank : int
         At most :func:`full_rank` of the layer.
     solver : {"auto", "full", "randomized"}, default="auto"
-        "full" computes every singular value and cuts off afterwards. "randomized" computes the
-        leading ones only: the product's error is within 1 % of the least possible one, each
-        singular value within 1 %. "auto" as :func:`resolve_solver` says.
+        "full" computes all singular values, then truncates. "randomized" computes only the leading
+        ones: the product's error is within 1 % of the least possible one, and each singular value
+        within 1 %. "auto": see :func:`resolve_solver`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Layers that are kept as two thin factors."""
+"""Layers stored as two thin factors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ._factors import Factors
 __all__ = ["LowRankConv2d", "LowRankLinear", "compress_layer"]
 
 
-def _parameter(values: Tensor) -> nn.Parameter:
-    # Contiguous: a transposed view is slower to run, and file formats refuse it.
+def _as_parameter(values: Tensor) -> nn.Parameter:
+    # Contiguous, since a transposed view is slower, and file formats refuse it.
     return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
 
 
 class LowRankLinear(nn.Module):
-    """A linear layer kept as two thin factors.
+    """A linear layer stored as two thin factors.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ class LowRankLinear(nn.Module):
 
     def __init__(self, left: Tensor, right: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.left = _parameter(left)
-        self.right = _parameter(right)
-        self.bias = None if bias is None else _parameter(bias)
+        self.left = _as_parameter(left)
+        self.right = _as_parameter(right)
+        self.bias = None if bias is None else _as_parameter(bias)
 
     @property
     def weight(self) -> Tensor:
-        """Multiply the factors out."""
+        """Multiply the factors."""
         return self.left @ self.right
 
     @property
@@ -58,14 +58,14 @@ class LowRankLinear(nn.Module):
 
 
 class LowRankConv2d(nn.Module):
-    """A convolution kept as a thin convolution and a 1 x 1 convolution.
+    """A convolution stored as a thin convolution and a 1 x 1 convolution.
 
     Parameters
     ----------
     layer : Conv2d
-        Gives the geometry (stride, padding, dilation, groups) and the bias.
+        Provides the geometry (stride, padding, dilation, groups) and the bias.
     factors : Factors
-        Of its weight.
+        Factors of its weight.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class LowRankConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d, factors: Factors) -> None:
         super().__init__()
         blocks, rank = factors.S.shape
-        # skip_init: an initialisation would draw from torch's global generator for nothing.
+        # skip_init, since an initialisation would draw from torch's global generator for nothing.
         self.thin = skip_init(
             nn.Conv2d,
             layer.in_channels,
@@ -99,14 +99,14 @@ class LowRankConv2d(nn.Module):
         )
         self.shape = factors.shape
         left = factors.U * factors.S.unsqueeze(1)
-        self.thin.weight = _parameter(factors.V.mT.reshape(self.thin.weight.shape))
-        self.mix.weight = _parameter(left.reshape(self.mix.weight.shape))
+        self.thin.weight = _as_parameter(factors.V.mT.reshape(self.thin.weight.shape))
+        self.mix.weight = _as_parameter(left.reshape(self.mix.weight.shape))
         if layer.bias is not None:
-            self.mix.bias = _parameter(layer.bias)
+            self.mix.bias = _as_parameter(layer.bias)
 
     @property
     def weight(self) -> Tensor:
-        """Multiply the factors out."""
+        """Multiply the factors."""
         blocks = self.thin.groups
         rank = self.thin.out_channels // blocks
         left = self.mix.weight.reshape(blocks, -1, rank)
@@ -123,13 +123,12 @@ class LowRankConv2d(nn.Module):
 
 
 def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
-    """Replace a layer by its factors where they hold fewer numbers than its weight.
+    """Replace a layer by its factors if they hold fewer numbers than its weight.
 
     Every place that shares the layer gets the same replacement. Returns whether it was replaced.
-    What stays as it is: a network that is itself the layer (``name=""``), which has no place to
-    replace it in; the projections of attention layers, which run their weights themselves; a
-    layer that shares its weight with another one; a layer that does more than its kind does, by a
-    forward pass of its own or by hooks.
+    Not replaced are a network that is itself the layer (``name=""``), the projections of attention
+    layers, which use their weights directly, a layer that shares its weight with another one, and
+    a layer with hooks or a forward pass of its own.
     """
     rank = factors.S.shape[1]
     rows, columns = factors.U.shape[1], factors.V.shape[1]
@@ -145,7 +144,7 @@ def compress_layer(module: nn.Module, name: str, factors: Factors) -> bool:
         bias = getattr(layer, "bias", None)
         thin = LowRankLinear(left, factors.V[0].T, bias)
     thin.train(layer.training)
-    # named_children lists a shared layer once only.
+    # named_children lists a shared layer only once.
     for parent in list(module.modules()):
         for key, child in list(parent._modules.items()):
             if child is layer:

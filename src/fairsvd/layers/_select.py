@@ -1,8 +1,7 @@
-"""Which layers are edited, and at which rank."""
+"""Select the layers to edit, and their ranks."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .._messages import did_you_mean
 from ..exceptions import NetworkError, RankWarning
 from ..networks import LayerWeight, layer_weights
 from ._factors import full_rank
@@ -26,9 +26,9 @@ __all__ = [
 
 
 def editable_layers(module: nn.Module) -> dict[str, LayerWeight]:
-    """Find the weight of every linear, convolution and attention layer, by name, each once.
+    """Find the distinct weights of all linear, convolution and attention layers, by name.
 
-    Of several layers that share one weight the first stands for all. Names are those of
+    Of several layers that share one weight only the first is listed. Names are those of
     :func:`fairsvd.networks.layer_weights`.
     """
     first: dict[str, str] = {}
@@ -44,31 +44,31 @@ def chosen_weights(module: nn.Module, names: Iterable[str]) -> dict[str, LayerWe
     Raises
     ------
     NetworkError
-        A layer has no weight of its own.
+        If a layer has no weight of its own.
     """
-    known = layer_weights(module)
-    found = {}
+    weights = layer_weights(module)
+    chosen = {}
     for name in names:
-        if name not in known:
+        if name not in weights:
             raise NetworkError(
-                f"the layer {name!r} has no weight that could be edited: it is computed from "
-                "other tensors, as by a weight normalisation. Take that off "
+                f"the layer {name!r} has no weight to edit: it is computed from other tensors, for "
+                "example by a weight normalisation. Remove that "
                 "(torch.nn.utils.parametrize.remove_parametrizations) and pass the network again."
             )
-        found[name] = known[name]
-    return found
+        chosen[name] = weights[name]
+    return chosen
 
 
 def first_name(module: nn.Module, layer: str) -> str:
-    """Name the layer that stands for all that share a layer's weight."""
+    """Return the name of the first layer that shares a layer's weight."""
     parameter = chosen_weights(module, [layer])[layer].parameter
     return next(n for n, w in editable_layers(module).items() if w.parameter == parameter)
 
 
 def layer_parameters(module: nn.Module, layer: str) -> dict[str, nn.Parameter]:
-    """Find a layer's parameters by their names in the network; of several names the first."""
-    own = {id(parameter) for parameter in module.get_submodule(layer).parameters()}
-    return {name: each for name, each in module.named_parameters() if id(each) in own}
+    """Find a layer's parameters by their (first) names in the network."""
+    ids = {id(parameter) for parameter in module.get_submodule(layer).parameters()}
+    return {name: each for name, each in module.named_parameters() if id(each) in ids}
 
 
 def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str]:
@@ -78,26 +78,26 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     ----------
     module : nn.Module
     layers : {"hidden", "all"}, list of str or re.Pattern
-        "hidden" leaves out the layer that makes the logits, and any that shares its weight. A
-        pattern is searched in the names.
+        "hidden" omits the layer that makes the logits and any that shares its weight. A pattern
+        is searched in the names.
     output_layer : str
         Name of the layer that makes the logits.
 
     Raises
     ------
     NetworkError
-        A name does not exist, or nothing is left to edit.
+        If a name does not exist, or no layer is selected.
     """
     names = list(editable_layers(module))
     if isinstance(layers, re.Pattern):
         chosen = [name for name in names if layers.search(name)]
     elif isinstance(layers, str):
-        known = layer_weights(module)
-        last = known.get(output_layer)
-        spared = "" if layers == "all" or last is None else last.parameter
-        chosen = [name for name in names if known[name].parameter != spared]
+        weights = layer_weights(module)
+        last = weights.get(output_layer)
+        omitted = "" if layers == "all" or last is None else last.parameter
+        chosen = [name for name in names if weights[name].parameter != omitted]
     else:
-        chosen = _named(module, names, layers)
+        chosen = _select_by_name(module, names, layers)
     if not chosen:
         raise NetworkError(
             f"layers={layers!r} leaves no Linear or Conv2d layer to edit; the network has "
@@ -106,14 +106,13 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     return chosen
 
 
-def _named(module: nn.Module, names: list[str], wanted: Iterable[str]) -> list[str]:
-    known, chosen = layer_weights(module), set()
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.0)
+def _select_by_name(module: nn.Module, names: list[str], layers: Iterable[str]) -> list[str]:
+    weights, chosen = layer_weights(module), set()
+    for name in layers:
+        if name not in weights:
             raise NetworkError(
                 f"layers names {name!r}, which is no Linear or Conv2d layer and no projection of "
-                f"an attention layer of the network; the nearest names are {near}."
+                f"an attention layer of the network: it has {names}.{did_you_mean(name, names)}"
             )
         chosen.add(first_name(module, name))
     return [name for name in names if name in chosen]
@@ -127,18 +126,18 @@ def resolve_ranks(module: nn.Module, names: list[str], rank: float | None) -> di
     module : nn.Module
     names : list of str
     rank : int, float in (0, 1] or None
-        A float is a fraction of a layer's full rank, at least 1; an int is absolute, capped by
-        the layer's full rank; None is the full rank.
+        A float is a fraction of a layer's full rank, and gives at least 1; an int is absolute,
+        capped at the layer's full rank; None is the full rank.
 
     Raises
     ------
     ValueError
-        An int is above every layer's full rank.
+        If an int is above every layer's full rank.
     """
     full = {name: full_rank(weight) for name, weight in chosen_weights(module, names).items()}
     if rank is None:
         return full
-    if not isinstance(rank, Integral):  # numpy's float32 is no float
+    if not isinstance(rank, Integral):  # numpy's float32 is not a float
         return {name: max(1, round(rank * r)) for name, r in full.items()}
     if rank > max(full.values()):
         raise ValueError(

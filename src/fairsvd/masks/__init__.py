@@ -1,4 +1,4 @@
-"""Masks on any named tensors: learned straight through, or set by scores."""
+"""Masks on named tensors: learned straight through, or set by scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores by which entries are removed without learning, and the masks of the lowest."""
+"""Scores that decide which entries to remove without learning, and the masks they give."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def curvature_scores(
     sacrifice: Mapping[str, Tensor],
     tradeoff: float,
 ) -> dict[str, Tensor]:
-    """Predicted loss change when an entry is set to zero, for one side against the other.
+    """Predict the loss change if an entry is set to zero, one side's against the other's.
 
-    ``1/2 u^2 (h_protect - tradeoff * h_sacrifice)``: low where removal costs the protected rows
+    ``1/2 u^2 (h_protect - tradeoff * h_sacrifice)`` is low where removal costs the protected rows
     little and the others much (the form of FairPrune, arXiv:2203.02110, on entries of any kind).
 
     Parameters
     ----------
     values, protect, sacrifice : mapping of name to Tensor
-        Entries, and the curvature of both sides' loss in them; same shapes.
+        The entries, and the curvature of each side's loss in them; same shapes.
     tradeoff : float
         At least 0.
     """
@@ -37,12 +37,12 @@ def curvature_scores(
 
 
 def magnitude_scores(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Absolute values: small entries go first."""
+    """Score entries by their absolute values, so that small ones go first."""
     return {name: u.abs() for name, u in values.items()}
 
 
 def random_scores(values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Uniform draws: the control."""
+    """Score entries by uniform draws, as a control."""
     return {
         name: torch.rand(u.shape, generator=generator).to(u.device) for name, u in values.items()
     }
@@ -54,17 +54,17 @@ def lowest_masks(
     kept: Mapping[str, Tensor] | None = None,
     block_of: Callable[[str], str] = lambda name: name,
 ) -> dict[str, Tensor]:
-    """Remove the lowest scores of every block of tensors that are ranked together.
+    """Remove the entries of the lowest scores of every block; a block is ranked together.
 
     Parameters
     ----------
     scores : mapping of name to Tensor
     fraction : float in [0, 1]
-        Share of each block's entries that is removed, rounded down.
+        Share of each block's entries to remove, rounded down.
     kept : mapping of name to boolean Tensor, optional
-        Entries removed before (False) stay removed and count.
+        False marks entries removed before: they stay removed and count.
     block_of : callable, optional
-        Maps a name to its block; by default every tensor is one.
+        Maps a name to its block; by default every tensor is a block.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def lowest_masks(
     for names in blocks.values():
         flat = torch.cat([scores[name].flatten() for name in names])
         if kept is not None:
-            gone = torch.cat([~kept[name].flatten() for name in names])
-            flat = flat.masked_fill(gone, -torch.inf)
+            removed = torch.cat([~kept[name].flatten() for name in names])
+            flat = flat.masked_fill(removed, -torch.inf)
         mask = ~_lowest(flat, share_of(fraction, len(flat)))
         parts = torch.split(mask, [scores[name].numel() for name in names])
         for name, part in zip(names, parts, strict=True):
@@ -88,9 +88,9 @@ def lowest_masks(
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
-    """Mark the ``count`` lowest values; of equal ones the first, so that masks are nested.
+    """Mark the ``count`` lowest values; the first of equal ones, so that masks are nested.
 
-    A selection: sorting the entries of a large network takes longer than everything else.
+    Selects instead of sorting, which would be the slowest step for a large network.
     """
     if count == 0:
         return torch.zeros_like(flat, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Straight-through masks: learned, then hardened."""
+"""Straight-through masks, which are learned and then hardened."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = [
     "straight_through",
 ]
 
-# An entry is kept while its variable is positive. From one half, at most twice a half to go:
-# few enough steps to reach zero, enough that one noisy gradient removes nothing.
+# An entry is kept while its variable is positive. From one half few steps reach zero, but one
+# noisy gradient alone removes nothing.
 START = 0.5
 
 
@@ -29,7 +29,7 @@ def mask_variables(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def straight_through(variable: Tensor) -> Tensor:
-    """Return the 0/1 mask of a variable; its gradient passes as if it were the variable."""
+    """Return the 0/1 mask of a variable; gradients pass to the variable unchanged."""
     hard = (variable.detach() > 0).to(variable.dtype)
     return hard + (variable - variable.detach())
 
@@ -42,9 +42,9 @@ def clamp_masks(variables: Mapping[str, Tensor]) -> None:
 
 
 def share_of(fraction: float, total: int) -> int:
-    """Count the entries that a share of ``total`` is, rounded down.
+    """Return how many of ``total`` entries a share is, rounded down.
 
-    0.29 of 100 is 29, although the product of the floats is a little below.
+    0.29 of 100 is 29, although the product of the floats is slightly smaller.
     """
     return min(total, math.floor(fraction * total + 1e-6))
 
@@ -56,8 +56,8 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     ----------
     variables : mapping of name to Tensor
     max_removed : float in [0, 1], optional
-        Cap on the share of removed entries over all tensors together: the variables that fell
-        furthest go first. None: no cap.
+        Cap on the share of removed entries over all tensors together; the lowest variables are
+        removed first. None: no cap.
 
     Returns
     -------
@@ -80,6 +80,6 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
 
 
 def removed_fraction(masks: Mapping[str, Tensor]) -> float:
-    """Share of entries removed over all masks together, in [0, 1]."""
+    """Compute the share of entries removed over all masks together, in [0, 1]."""
     total = sum(mask.numel() for mask in masks.values())
     return sum(int((~mask).sum()) for mask in masks.values()) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""Gaps and ratios between groups: as plain numbers, as tables, and as scikit-learn scorers."""
+"""Gaps and ratios between groups as numbers, tables and scikit-learn scorers."""
 
 from __future__ import annotations
 

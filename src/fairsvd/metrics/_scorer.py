@@ -10,8 +10,8 @@ import numpy as np
 import sklearn
 from numpy.typing import NDArray
 
-# Private: a search asks the estimator once for the predictions of all scorers of this class, and
-# once more for any other. The only file that uses it; it is there in scikit-learn 1.6 to 1.9.
+# Private, and used only here: a search asks the estimator only once for the predictions of all
+# scorers of this class. It exists in scikit-learn 1.6 to 1.9.
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.metadata_routing import MetadataRequest
 
@@ -28,7 +28,7 @@ _RESPONSES = ("predict", "predict_proba", "decision_function")
 class _FairnessScorer(_BaseScorer):
     """The callable that :func:`fairness_scorer` returns: ``scorer(estimator, X, y)``."""
 
-    # What is shared with scikit-learn's scorers: of probabilities they keep one column only.
+    # The predictions that scikit-learn's scorers share; they keep only one column of probabilities.
     _response_method: ClassVar[str] = "predict"
 
     name: str
@@ -38,7 +38,7 @@ class _FairnessScorer(_BaseScorer):
     missing_group: str
 
     def __post_init__(self) -> None:
-        # Columns that were named must not be overruled by metadata meant for the estimator.
+        # Named columns must not be overruled by metadata meant for the estimator.
         self._request: bool | str | None = self.sensitive_columns is None
 
     def __repr__(self) -> str:
@@ -70,36 +70,36 @@ class _FairnessScorer(_BaseScorer):
         names = None
         if sensitive_features is None:
             sensitive_features, names = self._find(X, y_true)
-        known = getattr(estimator, "classes_", None)
+        classes = getattr(estimator, "classes_", None)
         if self.response_method != "predict":
-            found = self._shares(estimator, X, known)
+            response = self._shares(estimator, X, classes)
         else:
-            # scikit-learn's own way needs classes_.
-            found = (_ask if known is None else method_caller)(estimator, "predict", X)
-        counts, pos = self._counts(found, known, y_true, sensitive_features, names)
+            # scikit-learn's caller needs classes_.
+            response = (_ask if classes is None else method_caller)(estimator, "predict", X)
+        counts, pos = self._counts(response, classes, y_true, sensitive_features, names)
         value = measure(counts, self.name, pos)
         return value if split_name(self.name)[1] else 0.0 - value
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Tell scikit-learn which metadata ``score`` wants.
+        """Tell scikit-learn which metadata ``score`` takes.
 
         Returns
         -------
         routing : MetadataRequest
-            ``sensitive_features`` is requested unless ``sensitive_columns`` were named.
+            ``sensitive_features`` is requested unless ``sensitive_columns`` is set.
         """
         routing = MetadataRequest(owner=self)
         routing.score.add_request(param="sensitive_features", alias=self._request)
         return routing
 
     def set_score_request(self, *, sensitive_features: bool | str | None) -> _FairnessScorer:
-        """Change what is requested, for instance to score two attributes in one search.
+        """Change the request, for instance to score two attributes in one search.
 
         Parameters
         ----------
         sensitive_features : bool, str or None
-            True or False: take it or not; a string: take the metadata of that name instead;
-            None: an error if it is passed.
+            True or False: take it or not. A string: take the metadata of that name instead.
+            None: raise an error if it is passed.
 
         Returns
         -------
@@ -113,14 +113,14 @@ class _FairnessScorer(_BaseScorer):
         """
         if not sklearn.get_config()["enable_metadata_routing"]:
             raise RuntimeError(
-                "set_score_request works with metadata routing only: switch it on with "
+                "set_score_request needs metadata routing: switch it on with "
                 "sklearn.set_config(enable_metadata_routing=True)."
             )
         self._request = sensitive_features
         return self
 
     def _accept_sample_weight(self) -> bool:
-        # Without routing, scikit-learn 1.9 asks every scorer of a dictionary.
+        # scikit-learn 1.9 asks every scorer of a dictionary if routing is off.
         return False
 
     def _find(self, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
@@ -136,29 +136,29 @@ class _FairnessScorer(_BaseScorer):
         return located.values, located.names
 
     def _counts(
-        self, found: Any, known: Any, y_true: Any, sensitive_features: Any, names: Any
+        self, response: Any, classes: Any, y_true: Any, sensitive_features: Any, names: Any
     ) -> tuple[NDArray[Any], int | None]:
-        """Count, given predictions or shares, in each group which class is taken for which."""
+        """Count true against predicted classes in each group, from predictions or shares."""
         predicted = self.response_method == "predict"
-        arrays = {"y": y_true, "predictions": found} if predicted else {"y": y_true}
-        classes, codes, pos = encode_labels(arrays, known, self.pos_label)
+        arrays = {"y": y_true, "predictions": response} if predicted else {"y": y_true}
+        labels, codes, pos = encode_labels(arrays, classes, self.pos_label)
         groups = encode_groups(
             sensitive_features, len(codes[0]), missing=self.missing_group, names=names
         )
-        sizes = len(classes), groups.n_groups
+        sizes = len(labels), groups.n_groups
         if predicted:
             return count_table(codes[0], codes[1], groups.codes, *sizes), pos
-        return _share_table(codes[0], found, groups.codes, *sizes), pos
+        return _share_table(codes[0], response, groups.codes, *sizes), pos
 
-    def _shares(self, estimator: Any, X: Any, known: Any) -> NDArray[np.float64]:
-        """Ask for probabilities, or for decisions as 0/1 shares, of shape (n, n_classes)."""
-        if known is None:
+    def _shares(self, estimator: Any, X: Any, classes: Any) -> NDArray[np.float64]:
+        """Compute probabilities, or decisions as 0/1 shares, of shape (n, n_classes)."""
+        if classes is None:
             raise ValueError(
                 f"{type(estimator).__name__} has no classes_, which response_method="
-                f"{self.response_method!r} needs to tell what its columns mean: use 'predict'."
+                f"{self.response_method!r} needs to identify its columns: use 'predict'."
             )
         scores = np.asarray(getattr(estimator, self.response_method)(X), dtype=np.float64)
-        n_classes = len(known)
+        n_classes = len(classes)
         if scores.ndim == 1 and n_classes == 2:
             return np.eye(2)[(scores > 0).astype(np.int64)]
         if scores.ndim != 2 or scores.shape[1] != n_classes:
@@ -182,12 +182,12 @@ def _share_table(
     n_classes: int,
     n_groups: int,
 ) -> NDArray[np.float64]:
-    """Sum shares as ``count_table`` counts rows; classes beyond the columns get nothing."""
+    """Sum shares like ``count_table`` counts rows; classes beyond the columns get 0."""
     table = np.zeros((n_groups, n_classes, n_classes))
-    known = groups >= 0
-    cells = groups[known] * n_classes + y[known]
+    grouped = groups >= 0
+    cells = groups[grouped] * n_classes + y[grouped]
     for k in range(shares.shape[1]):
-        sums = np.bincount(cells, weights=shares[known, k], minlength=n_groups * n_classes)
+        sums = np.bincount(cells, weights=shares[grouped, k], minlength=n_groups * n_classes)
         table[:, :, k] = sums.reshape(n_groups, n_classes)
     return table
 
@@ -208,37 +208,37 @@ def fairness_scorer(
         "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
     sensitive_columns : str, int or list of these, default=None
-        Where the groups are when the scorer gets none: names (or positions) of columns of X,
-        else levels of X's index, else of y's index. The only way without metadata routing; X
-        goes to the estimator as it is. None means that ``sensitive_features`` is requested.
+        Where the groups are if the scorer gets none: names (or positions) of columns of X, else
+        levels of X's index, else of y's index. It works without metadata routing; the estimator
+        gets X unchanged. None means that ``sensitive_features`` is requested.
     pos_label : label or None, default=None
-        The positive one of two classes; None means ``classes_[1]``.
+        The positive class of two; None means ``classes_[1]``.
     response_method : {"predict", "predict_proba", "decision_function"}, default="predict"
-        "predict": rates of predicted labels. "predict_proba": means of probabilities in the place
-        of rates, smoother and independent of a threshold. "decision_function": labels by its sign
-        or its largest column.
+        "predict": rates of predicted labels. "predict_proba": means of probabilities instead of
+        rates, which are smoother and need no threshold. "decision_function": labels by its sign or
+        its largest column.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What to do with rows whose group is missing.
+        Rows whose group is missing: an error, left out, or a group "missing".
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y, *, sensitive_features=None)`` -> float; greater is better: minus
-        a difference, in [-1, 0], or a ratio, in [0, 1]. It can be pickled, and stand alone or in
-        a dictionary in any ``scoring=``. ``set_score_request(sensitive_features="name")`` takes
-        metadata of another name.
+        ``scorer(estimator, X, y, *, sensitive_features=None)`` -> float, where greater is better:
+        minus a difference, in [-1, 0], or a ratio, in [0, 1]. It can be pickled and used in any
+        ``scoring=``, alone or in a dictionary. ``set_score_request(sensitive_features="name")``
+        takes metadata of another name.
 
     Raises
     ------
     ValueError
-        If a name is unknown; when called: if there are no sensitive features, or as
-        :func:`fairness_score` does.
+        If a name is unknown. When called: if there are no sensitive features, or as in
+        :func:`fairness_score`.
 
     Notes
     -----
-    The groups are those of the rows that are scored. With fewer than two of them, or with no rate
-    that two of them share, the score is NaN, never a perfect 0: split with
-    ``JointStratifiedKFold`` to have every (label, group) cell in every fold.
+    The groups are those of the scored rows. If fewer than two groups have a common rate to compare,
+    the score is NaN, not a perfect 0: split with ``JointStratifiedKFold`` to have every
+    (label, group) cell in every fold.
 
     Examples
     --------

@@ -1,14 +1,14 @@
-"""One gap or ratio as a plain number, and the encoding of labels that all of this folder shares."""
+"""A gap or ratio as a number, and the encoding of labels for all of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import did_you_mean
 from ..groups import Groups, encode_groups
 from ..objective import GAPS, count_table, gap, ratio
 
@@ -31,18 +31,17 @@ def split_name(name: str) -> tuple[str, bool]:
     Raises
     ------
     ValueError
-        If there is no such metric; it names the nearest.
+        If there is no such metric; the message names the nearest ones.
     """
     if name not in METRICS:
-        near = get_close_matches(str(name), METRICS, n=2, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, METRICS)
         raise ValueError(f"Unknown metric {name!r}: wanted one of {', '.join(METRICS)}.{hint}")
     stem, kind = name.rsplit("_", 1)
     return stem, kind == "ratio"
 
 
 def measure(counts: NDArray[Any], name: str, pos: int | None) -> float:
-    """Measure a metric of ``METRICS`` on a table of counts (n_groups, n_classes, n_classes)."""
+    """Compute a metric of ``METRICS`` from a table of counts (n_groups, n_classes, n_classes)."""
     stem, is_ratio = split_name(name)
     return float((ratio if is_ratio else gap)(counts, stem, pos))
 
@@ -53,14 +52,14 @@ def _distinct(array: Any, what: str) -> tuple[list[Any], NDArray[np.int64]]:
         values = values[:, 0]
     if values.ndim != 1 or not len(values):
         raise ValueError(
-            f"{what} has shape {values.shape}: wanted one class label for each row, and at least "
+            f"{what} has shape {values.shape}: wanted one class label per row, and at least "
             "one row."
         )
     try:
         labels, codes = np.unique(values, return_inverse=True)
     except TypeError as error:
         raise ValueError(
-            f"{what} mixes labels of types that do not compare ({error}): wanted labels of one "
+            f"{what} mixes labels of types that cannot be compared ({error}): wanted labels of one "
             "type, none missing."
         ) from error
     if values.dtype.kind == "f" and np.isnan(values).any():
@@ -68,35 +67,35 @@ def _distinct(array: Any, what: str) -> tuple[list[Any], NDArray[np.int64]]:
     return labels.tolist(), codes
 
 
-def _all_classes(found: list[Any], labels: Sequence[Any] | None, pos_label: Any) -> list[Any]:
-    """Put the classes in order: those given first, else sorted; two at least."""
-    given = [] if labels is None else list(np.asarray(labels).tolist())
-    extra = [label for label in dict.fromkeys(found) if label not in given]
+def _order_classes(present: list[Any], labels: Sequence[Any] | None, pos_label: Any) -> list[Any]:
+    """Order the classes: those of ``labels`` first, the others sorted; at least two."""
+    first = [] if labels is None else list(np.asarray(labels).tolist())
+    extra = [label for label in dict.fromkeys(present) if label not in first]
     try:
-        classes = given + sorted(extra)
+        classes = first + sorted(extra)
     except TypeError as error:
         raise ValueError(
-            f"The labels {extra[:10]} are of types that do not compare: give y_true and y_pred "
+            f"The labels {extra[:10]} have types that cannot be compared: give y_true and y_pred "
             "labels of the same type."
         ) from error
     if len(classes) == 1:
-        # As fairlearn reads them: a lone 0 or 1 is one of a pair.
+        # Like fairlearn, take a single 0 or 1 for one of the pair 0, 1.
         default = [0, 1] if classes[0] in (0, 1) else classes
         classes = default if pos_label is None or pos_label in default else [*classes, pos_label]
     if len(classes) < 2:
         raise ValueError(
-            f"y_true and y_pred hold the single label {classes[0]!r}: name both classes in "
+            f"y_true and y_pred have the single label {classes[0]!r}: name both classes in "
             "labels=, or the positive one in pos_label=."
         )
     return classes
 
 
-def _positive(classes: list[Any], pos_label: Any) -> int | None:
+def _positive_code(classes: list[Any], pos_label: Any) -> int | None:
     if len(classes) > 2:
         if pos_label is not None:
             raise ValueError(
-                f"pos_label={pos_label!r} was given with {len(classes)} classes: each class is "
-                "compared with the rest, leave pos_label=None (or make y binary)."
+                f"pos_label={pos_label!r} was given with {len(classes)} classes, of which each is "
+                "compared with the rest: use pos_label=None (or make y binary)."
             )
         return None
     if pos_label is None:
@@ -107,14 +106,14 @@ def _positive(classes: list[Any], pos_label: Any) -> int | None:
 
 
 def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_label: Any) -> Encoded:
-    """Encode arrays of labels alike.
+    """Encode arrays of labels with common codes.
 
     Parameters
     ----------
     arrays : dict of str to array-like of shape (n_samples,)
-        Labels under the name that errors call them.
+        Arrays of labels by their names in error messages.
     labels : sequence or None
-        Classes in the order of their codes; labels beyond these come after them, sorted.
+        Classes in the order of their codes; other labels follow, sorted.
     pos_label : label or None
         None means the second class.
 
@@ -126,21 +125,21 @@ def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_labe
     Raises
     ------
     ValueError
-        If labels are missing or do not compare, lengths differ, there is a single class, or
+        If labels are missing or cannot be compared, lengths differ, there is a single class, or
         ``pos_label`` is not a class or was given with more than two.
     """
     distinct = {what: _distinct(array, what) for what, array in arrays.items()}
     lengths = {what: len(codes) for what, (_, codes) in distinct.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"The lengths differ: {lengths}. Wanted one entry for each row in all.")
-    found = [label for values, _ in distinct.values() for label in values]
-    classes = _all_classes(found, labels, pos_label)
+        raise ValueError(f"The lengths differ: {lengths}. Wanted one entry per row in all.")
+    present = [label for values, _ in distinct.values() for label in values]
+    classes = _order_classes(present, labels, pos_label)
     place = {label: k for k, label in enumerate(classes)}
     codes = [
         np.array([place[v] for v in values], dtype=np.int64)[codes]
         for values, codes in distinct.values()
     ]
-    return Encoded(classes, codes, _positive(classes, pos_label))
+    return Encoded(classes, codes, _positive_code(classes, pos_label))
 
 
 def hard_counts(
@@ -152,7 +151,7 @@ def hard_counts(
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
 ) -> tuple[NDArray[np.int64], int | None, Groups]:
-    """Count rows by group, true and predicted class; also the positive code and the groups."""
+    """Count rows by group, true and predicted class; return also the positive code and groups."""
     arrays = {"y_true": y_true, "y_pred": y_pred}
     classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
     groups = encode_groups(sensitive_features, len(true), missing=missing_group)
@@ -170,7 +169,7 @@ def fairness_score(
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
 ) -> float:
-    """Measure a gap or ratio between groups on predictions.
+    """Compute a gap or ratio between groups from predictions.
 
     Parameters
     ----------
@@ -184,18 +183,18 @@ def fairness_score(
     sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
         Groups, of any type; several columns are intersected.
     pos_label : label or None, default=None
-        The positive one of two classes; None means the second.
+        The positive class of two; None means the second.
     labels : sequence or None, default=None
         All classes in order; None means those in ``y_true`` and ``y_pred``, sorted.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What to do with rows whose group is missing.
+        Rows whose group is missing: an error, left out, or a group "missing".
 
     Returns
     -------
     score : float
-        Difference or ratio of rates, in [0, 1]; over more than two classes the mean of one versus
-        the rest. NaN where fewer than two groups can be compared, and for a ratio where the
-        largest rate is 0.
+        Difference or ratio of rates, in [0, 1]; with more than two classes the mean of one versus
+        the rest. NaN if fewer than two groups can be compared, or for a ratio if the largest rate
+        is 0.
 
     Raises
     ------
@@ -205,9 +204,9 @@ def fairness_score(
 
     Notes
     -----
-    Equal to fairlearn's functions of the same names where every group has rows of both labels;
-    cells without rows are skipped here. Average odds of two groups is AIF360's average absolute
-    odds difference (arXiv:1810.01943).
+    It equals fairlearn's functions of the same names if every group has rows of both labels; cells
+    without rows are skipped here. Average odds of two groups is AIF360's average absolute odds
+    difference (arXiv:1810.01943).
 
     Examples
     --------
@@ -217,7 +216,7 @@ def fairness_score(
     >>> fairness_score("equal_opportunity_difference", y_true, y_pred, sensitive_features=sex)
     0.5
     """
-    split_name(name)  # a misspelt name is told before anything about the data
+    split_name(name)  # report a misspelt name before any error in the data
     counts, pos, _ = hard_counts(
         y_true,
         y_pred,

@@ -1,4 +1,4 @@
-"""Tables of rates by group and of all gaps, from predictions or from counts."""
+"""Tables of rates by group and of all gaps, from predictions or counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["gap_table", "gaps_frame", "group_table", "rates_frame"]
 
 
 def _class_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over the classes, the last axis, skipping NaN; NaN where nothing is left."""
-    seen = ~np.isnan(values)
-    number = seen.sum(axis=-1)
-    total = np.where(seen, values, 0.0).sum(axis=-1)
+    """Average over the classes, the last axis, skipping NaN; NaN if all are."""
+    defined = ~np.isnan(values)
+    number = defined.sum(axis=-1)
+    total = np.where(defined, values, 0.0).sum(axis=-1)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
@@ -43,9 +43,10 @@ def rates_frame(
     counts : ndarray of shape (n_groups, n_classes, n_classes)
         Indexed [group, true, predicted].
     pos : int or None
-        Code of the positive class; None or more than two classes: mean of one versus the rest.
+        Code of the positive class; with None or more than two classes: mean of one versus the
+        rest.
     labels : sequence of length n_groups
-        Labels of the groups, tuples where there are several names.
+        Labels of the groups; tuples if there are several names.
     names : sequence of str, default=()
         Names of the sensitive columns.
 
@@ -56,13 +57,13 @@ def rates_frame(
     """
     import pandas as pd
 
-    measured = rates(counts, pos)
+    of_groups = rates(counts, pos)
     columns = {
         "n": counts.sum(axis=(-2, -1)),
-        "selection_rate": _class_mean(measured.selection),
-        "tpr": _class_mean(measured.tpr),
-        "fpr": _class_mean(measured.fpr),
-        "accuracy": measured.accuracy[..., 0],
+        "selection_rate": _class_mean(of_groups.selection),
+        "tpr": _class_mean(of_groups.tpr),
+        "fpr": _class_mean(of_groups.fpr),
+        "accuracy": of_groups.accuracy[..., 0],
     }
     return pd.DataFrame(columns, index=_group_index(labels, names))
 
@@ -73,7 +74,7 @@ def gaps_frame(counts: NDArray[Any], pos: int | None) -> pd.DataFrame:
     Parameters
     ----------
     counts, pos
-        As for :func:`rates_frame`.
+        As in :func:`rates_frame`.
 
     Returns
     -------
@@ -109,24 +110,24 @@ def group_table(
     sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
         Groups, of any type; several columns are intersected.
     pos_label : label or None, default=None
-        The positive one of two classes; None means the second.
+        The positive class of two; None means the second.
     labels : sequence or None, default=None
         All classes in order; None means those in ``y_true`` and ``y_pred``, sorted.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What to do with rows whose group is missing.
+        Rows whose group is missing: an error, left out, or a group "missing".
 
     Returns
     -------
     table : DataFrame
         Index: the groups that occur (several columns: a MultiIndex). Columns: n (rows),
-        selection_rate, tpr, fpr, accuracy, in [0, 1], NaN where a group has no row to measure a
-        rate on. With more than two classes selection_rate, tpr and fpr are means of one versus
-        the rest; the selection rate is then 1 / n_classes for every group.
+        selection_rate, tpr, fpr, accuracy, in [0, 1], NaN if a group has no row for a rate. With
+        more than two classes selection_rate, tpr and fpr are means of one versus the rest; the
+        selection rate is then 1 / n_classes for every group.
 
     Raises
     ------
     ValueError
-        As :func:`fairness_score` does.
+        As in :func:`fairness_score`.
 
     Examples
     --------
@@ -158,29 +159,37 @@ def gap_table(
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
 ) -> pd.DataFrame:
-    """Tabulate every gap, as a difference and as a ratio.
+    """Tabulate every gap as a difference and as a ratio.
 
     Parameters
     ----------
     y_true, y_pred, sensitive_features : array-like
-        As for :func:`group_table`.
+        As in :func:`group_table`.
     pos_label : label or None, default=None
-        As for :func:`group_table`.
+        As in :func:`group_table`.
     labels : sequence or None, default=None
-        As for :func:`group_table`.
+        As in :func:`group_table`.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As for :func:`group_table`.
+        As in :func:`group_table`.
 
     Returns
     -------
     table : DataFrame
-        Index: the names of the gaps. Columns: difference and ratio, in [0, 1], as of
+        Index: the names of the gaps. Columns: difference and ratio, in [0, 1], as in
         :func:`fairness_score`.
 
     Raises
     ------
     ValueError
-        As :func:`fairness_score` does.
+        As in :func:`fairness_score`.
+
+    Examples
+    --------
+    >>> from fairsvd.metrics import gap_table
+    >>> y_true, y_pred = [0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0]
+    >>> table = gap_table(y_true, y_pred, ["f", "f", "f", "m", "m", "m"])
+    >>> float(table.loc["equal_opportunity", "difference"])
+    0.5
     """
     counts, pos, _ = hard_counts(
         y_true,

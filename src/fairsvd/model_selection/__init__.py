@@ -1,4 +1,4 @@
-"""Splits in which every fold holds every (label, group) cell, and the choice under a gap limit."""
+"""Folds that all hold every (label, group) cell, and the choice under a gap limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice among the candidates of a search: the best utility under a gap limit."""
+"""Choose among the candidates of a search: the best utility under a gap limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _BestUnderGap:
         return best
 
     def explain(self, cv_results: Mapping[str, Any]) -> pd.DataFrame:
-        """Tell for every candidate why it was chosen or not.
+        """Tabulate for every candidate why it was chosen or not.
 
         Parameters
         ----------
@@ -54,13 +54,13 @@ class _BestUnderGap:
         Returns
         -------
         table : DataFrame
-            One row a candidate, in order: params, utility, gap (positive, a difference of rates),
-            feasible, chosen, reason.
+            One row per candidate, in order: params, utility, gap (positive, a difference of
+            rates), feasible, chosen, reason.
 
         Raises
         ------
         ValueError
-            As the choice itself does.
+            As the choice itself raises it.
         """
         import pandas as pd
 
@@ -77,22 +77,21 @@ class _BestUnderGap:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Read the mean utility and the mean gap, made positive.
 
-        Rounded, so that what differs by the order of a sum is a tie, and the limit is no trap.
+        Both are rounded, so that rounding errors neither break ties nor exceed the limit.
         """
-        present = [
-            key.removeprefix("mean_test_") for key in cv_results if key.startswith("mean_test_")
-        ]
+        prefix = "mean_test_"
+        metrics = [key.removeprefix(prefix) for key in cv_results if key.startswith(prefix)]
         for name in (self.utility, self.gap):
-            if f"mean_test_{name}" not in cv_results:
+            if name not in metrics:
                 raise ValueError(
-                    f"cv_results has no metric {name!r}, it has {present}: give the names under "
-                    "which the scorers stand in scoring={...}."
+                    f"cv_results has no metric {name!r}, it has {metrics}: give the names that "
+                    "the scorers have in scoring={...}."
                 )
         scores = np.asarray(cv_results[f"mean_test_{self.gap}"], dtype=np.float64)
         if (scores > 0).any():
             raise ValueError(
-                f"The metric {self.gap!r} has positive scores (up to {np.nanmax(scores):.4g}): a "
-                "scorer of a difference returns minus the gap, so this is a ratio or another "
+                f"The metric {self.gap!r} has positive scores (up to {np.nanmax(scores):.4g}), but "
+                "the scorer of a difference returns minus the gap: this is a ratio or another "
                 'score. Use fairness_scorer("..._difference").'
             )
         utility = np.asarray(cv_results[f"mean_test_{self.utility}"], dtype=np.float64)
@@ -138,24 +137,23 @@ def best_under_gap(utility: str, gap: str, limit: float) -> _BestUnderGap:
     utility : str
         Name of the metric to maximise, as in the ``scoring`` dictionary of the search.
     gap : str
-        Name of a metric that is minus a gap, as a difference :func:`fairness_scorer` gives it.
+        Name of a metric that is minus a gap, such as a difference from :func:`fairness_scorer`.
     limit : float
-        Largest mean gap over the folds that counts as small enough, a difference of rates in
-        [0, 1].
+        Largest mean gap over the folds that is small enough; a difference of rates in [0, 1].
 
     Returns
     -------
     refit : callable
         Takes ``cv_results_`` and returns the index of the chosen candidate. If none is within the
-        limit: the largest utility minus the gap in excess of it, with a
-        ``ConstraintNotMetWarning``. Candidates with a missing score are skipped; ties go to the
+        limit, it warns with ``ConstraintNotMetWarning`` and takes the largest utility minus the
+        gap in excess of the limit. Candidates with a missing score are skipped; ties go to the
         earlier one. ``refit.explain(search.cv_results_)`` is a table with the reasons.
 
     Raises
     ------
     ValueError
-        If ``limit`` is outside [0, 1] or ``gap`` names a ratio; when called: if a metric is not
-        there, a gap score is positive, or every candidate lacks a score.
+        If ``limit`` is outside [0, 1] or ``gap`` names a ratio. When called: if a metric is
+        missing, a gap score is positive, or every candidate lacks a score.
 
     Examples
     --------

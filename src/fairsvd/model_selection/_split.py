@@ -18,8 +18,8 @@ __all__ = ["JointStratifiedKFold"]
 class JointStratifiedKFold(BaseCrossValidator):
     """K folds, each with its share of every (label, group) cell.
 
-    A fold without some cell has no true or false positive rate for that group, so that its gap
-    is missing or flatters.
+    A fold that lacks a cell has no true or false positive rate for that group, so its gap is
+    missing or looks too small.
 
     Parameters
     ----------
@@ -28,10 +28,10 @@ class JointStratifiedKFold(BaseCrossValidator):
     shuffle : bool, default=False
         Whether to shuffle the rows of each cell before they are dealt to the folds.
     random_state : int, RandomState instance or None, default=None
-        Orders the rows if ``shuffle``.
+        Source of the shuffle; used only if ``shuffle=True``.
     sensitive_columns : str, int or list of these, default=None
-        Where the attribute is when ``split`` gets none: names (or positions) of columns of X,
-        else levels of X's index, else of y's index. The only way that needs no metadata routing.
+        Where the attribute is if ``split`` gets none: names (or positions) of columns of X,
+        else levels of X's index, else of y's index. It needs no metadata routing.
 
     See Also
     --------
@@ -82,11 +82,13 @@ class JointStratifiedKFold(BaseCrossValidator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Gives the number of rows, and its columns or index where ``sensitive_columns`` says so.
+            Its rows are counted; its columns or index hold the attribute if
+            ``sensitive_columns`` names them.
         y : array-like of shape (n_samples,)
             Class labels.
         groups : array-like of shape (n_samples,) or None, default=None
-            The sensitive feature, if it comes neither below nor by ``sensitive_columns``.
+            The sensitive feature, used if neither ``sensitive_features`` nor
+            ``sensitive_columns`` is given.
         sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns), \
                 default=None
             The sensitive features; several columns are intersected.
@@ -102,8 +104,7 @@ class JointStratifiedKFold(BaseCrossValidator):
             If y or the sensitive features are missing, or a cell has fewer than ``n_splits`` rows.
         """
         n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
-        encoded, codes = self._read(X, y, groups, sensitive_features, n_rows)
-        labels, y_codes = codes
+        encoded, labels, y_codes = self._read(X, y, groups, sensitive_features, n_rows)
         self._check_cells(encoded, labels, y_codes)
         fold = self._deal(y_codes, encoded)
         for k in range(self.n_splits):
@@ -134,7 +135,7 @@ class JointStratifiedKFold(BaseCrossValidator):
 
     def _read(
         self, X: Any, y: Any, groups: Any, sensitive_features: Any, n_rows: int
-    ) -> tuple[Groups, tuple[NDArray[Any], NDArray[np.int64]]]:
+    ) -> tuple[Groups, NDArray[Any], NDArray[np.int64]]:
         if y is None:
             raise ValueError("y is None: JointStratifiedKFold needs the labels to stratify on.")
         names = None
@@ -155,12 +156,12 @@ class JointStratifiedKFold(BaseCrossValidator):
                 f"y has shape {np.shape(y)}, X has {n_rows} rows: one class label for each row "
                 "was wanted."
             )
-        return encoded, (labels, y_codes)
+        return encoded, labels, y_codes
 
     def _check_cells(
         self, encoded: Groups, labels: NDArray[Any], y_codes: NDArray[np.int64]
     ) -> None:
-        """Refuse a cell that cannot reach every fold; a cell without any row is none."""
+        """Refuse a cell with fewer rows than folds; cells without any row are ignored."""
         cells = cell_codes(y_codes, encoded.codes, encoded.n_groups)
         counts = np.bincount(cells[cells >= 0], minlength=len(labels) * encoded.n_groups)
         small = np.flatnonzero((counts > 0) & (counts < self.n_splits))
@@ -172,15 +173,14 @@ class JointStratifiedKFold(BaseCrossValidator):
             )
             raise ValueError(
                 f"n_splits={self.n_splits} is more than the rows of {len(small)} (label, group) "
-                f"cell(s), so that they cannot be in every fold: {which}. Use fewer splits (at "
-                f"most {counts[small].min()}), merge groups, or leave these rows out."
+                f"cell(s), which cannot be in every fold: {which}. Use fewer splits (at most "
+                f"{counts[small].min()}), merge groups, or leave these rows out."
             )
 
     def _deal(self, y_codes: NDArray[np.int64], encoded: Groups) -> NDArray[np.int64]:
-        """Deal the rows, sorted by cell, to the folds in turn, like cards.
+        """Sort the rows by cell and deal them to the folds in turn, like cards.
 
-        The rows of one cell are neighbours, so that it reaches all folds with counts that differ
-        by at most one; the same holds for the sizes of the folds.
+        So the rows of a cell per fold differ by at most one, and so do the sizes of the folds.
         """
         rows = np.arange(len(y_codes))
         if self.shuffle:

@@ -1,4 +1,4 @@
-"""Networks: the defaults, and how any network of the user's is taken in."""
+"""The default networks, and the adoption of any network of the user."""
 
 from __future__ import annotations
 

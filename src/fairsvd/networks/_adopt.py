@@ -1,4 +1,4 @@
-"""Take in whatever the user calls a network and hand out one trained module that is ours."""
+"""Turn any kind of network from the user into a trained module of our own."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ..arrays import Batches, LabelledRows
 from ..caching import Cache
 from ..exceptions import NetworkError
 from ._outputs import OutputKey, last_leaf, output_layer, raw_output, to_logits
-from ._trained import own_net, users_net
+from ._trained import train_own_net, train_users_net
 
 __all__ = ["AdoptedNetwork", "adopt", "known_classes"]
 
 
 @dataclass(frozen=True)
 class AdoptedNetwork:
-    """A trained network in evaluation mode that nobody else holds.
+    """A trained network in evaluation mode, not shared with the user.
 
     Attributes
     ----------
     module : nn.Module
     kind : {"logits", "one_logit", "probabilities", "one_probability"}
-        What the module returns.
+        Kind of the module's output.
     output_layer : str
         Name of the layer that makes the logits.
     net : skorch net or None
-        Where the module came from, or None for a bare module.
+        The net that the module came from, or None for a bare module.
     frozen : bool
-        True where the network was trained before, on rows that may be unknown.
+        Whether the network came trained, possibly on unknown rows.
     notes : tuple of str
-        What the user should know about how it was read.
+        Notes for the user on how the network was read.
     output_key : str, int or None
-        Where in what the module returns its scores are.
+        Place of the scores in the module's output.
     """
 
     module: nn.Module
@@ -54,34 +54,34 @@ class AdoptedNetwork:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How to read what the module returns, as arguments of :func:`to_logits`."""
+        """Arguments of :func:`to_logits` for the module's output."""
         return {"kind": self.kind, "key": self.output_key}
 
     def to_logits(self, output: Any) -> Tensor:
-        """Read what the module returned as logits (n, n_classes)."""
+        """Convert an output of the module to logits (n, n_classes)."""
         return to_logits(output, **self.reading)
 
 
 def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
-    """Say which class each output column means: the frozen net's word, else the sorted labels.
+    """Return the class of each output column: from the frozen net, else the sorted labels.
 
-    A net that was trained on codes 0..K-1 says nothing about the labels, and one whose
-    parameters were loaded from a file has no classes to tell.
+    A net that was trained on codes 0..K-1 does not know the labels, and one whose parameters were
+    loaded from a file has no classes.
     """
     inner = network.estimator if isinstance(network, FrozenEstimator) else None
     if not isinstance(inner, NeuralNet):
         return labels
-    known = np.asarray(getattr(inner, "classes_", labels))
-    if set(labels.tolist()) <= set(known.tolist()):
-        return known
-    codes = np.arange(len(known))
-    if known.dtype.kind in "UO" and set(labels.tolist()) <= set(codes.tolist()):
-        return codes  # skorch is trained on codes, whatever the names that it was told
-    if len(known) == len(labels) and np.array_equal(known, np.arange(len(known))):
+    classes = np.asarray(getattr(inner, "classes_", labels))
+    if set(labels.tolist()) <= set(classes.tolist()):
+        return classes
+    codes = np.arange(len(classes))
+    if classes.dtype.kind in "UO" and set(labels.tolist()) <= set(codes.tolist()):
+        return codes  # skorch trains on codes, whatever class names it was given
+    if len(classes) == len(labels) and np.array_equal(classes, codes):
         return labels
     raise NetworkError(
         f"y holds the labels {labels.tolist()}, but the frozen network was trained for "
-        f"{known.tolist()}. Encode y as it was when the network was trained."
+        f"{classes.tolist()}. Encode y as it was when the network was trained."
     )
 
 
@@ -96,27 +96,27 @@ def adopt(
     cache: Cache | None = None,
     output_key: OutputKey = None,
 ) -> AdoptedNetwork:
-    """Get a trained module out of ``network``, training it on ``rows`` where it is not trained.
+    """Get a trained module from ``network``, and train it on ``rows`` if it is not trained.
 
     Parameters
     ----------
     network : None, skorch net, FrozenEstimator(skorch net) or nn.Module
         None: the default network is built and trained. A skorch net: a clone of it is trained. A
-        frozen net or a module: a copy is taken as it is.
+        frozen net or a module: it is copied, not trained.
     rows : LabelledRows
         Training rows.
     classes : ndarray of shape (n_classes,)
-        What the codes in ``rows.y`` stand for.
+        Classes of the codes in ``rows.y``.
     batch_size : int
-        For the default network.
+        Batch size of the default network.
     rng : numpy.random.Generator
         The only source of randomness.
     device : str, optional
-        Where the copy goes; default: where the network already is.
+        Device of the copy; None: that of the network.
     cache : Cache, optional
-        Keeps what a training leaves; its scope says on which rows.
+        Keeps the result of the training; its scope identifies the rows.
     output_key : str, int or None, default=None
-        Where in what the network returns its scores are; see :func:`raw_output`.
+        Place of the scores in the network's output; see :func:`raw_output`.
 
     Returns
     -------
@@ -125,16 +125,16 @@ def adopt(
     Raises
     ------
     NetworkError
-        The object is not a network that is understood, or does not fit the rows or the classes.
+        If the object is not one of these, or does not fit the rows or the classes.
     """
     cache = cache or Cache()
     if network is None:
-        net = own_net(rows, classes, batch_size, rng, device or "cpu", cache)
+        net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)
         adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
     elif isinstance(network, FrozenEstimator):
-        adopted = _frozen(network.estimator)
+        adopted = _adopt_frozen(network.estimator)
     elif isinstance(network, NeuralNet):
-        net = users_net(network, rows, rng, device, cache)
+        net = train_users_net(network, rows, rng, device, cache)
         adopted = AdoptedNetwork(net.module_, _kind_of_net(net), "", net, frozen=False)
     elif isinstance(network, nn.Module):
         adopted = AdoptedNetwork(copy.deepcopy(network), "logits", "", None, frozen=True)
@@ -144,23 +144,25 @@ def adopt(
     if device is not None:
         module = module.to(device)
     adopted = replace(adopted, module=module, output_key=output_key)
-    return _inspected(adopted, rows.X, len(classes))
+    return _inspect(adopted, rows.X, len(classes))
 
 
 def _not_a_network(network: Any) -> str:
-    wanted = "None, a skorch net, FrozenEstimator(skorch net) or a torch.nn.Module"
-    cure = ""
+    hint = ""
     if isinstance(network, BaseEstimator) and hasattr(network, "steps"):
-        cure = (
-            " Of a Pipeline only the network is wanted: put its scaler, frozen, before this "
+        hint = (
+            " Take only the network from the Pipeline, and put its scaler, frozen, before this "
             "estimator: make_pipeline(FrozenEstimator(scaler), Editor(FrozenEstimator(net)))."
         )
     elif isinstance(network, type):
-        cure = " A class was passed: pass an instance."
-    return f"network must be {wanted}; got {type(network).__name__}.{cure}"
+        hint = " A class was passed: pass an instance."
+    return (
+        "network must be None, a skorch net, FrozenEstimator(skorch net) or a torch.nn.Module; got "
+        f"{type(network).__name__}.{hint}"
+    )
 
 
-def _frozen(inner: Any) -> AdoptedNetwork:
+def _adopt_frozen(inner: Any) -> AdoptedNetwork:
     if isinstance(inner, nn.Module):
         return AdoptedNetwork(copy.deepcopy(inner), "logits", "", None, frozen=True)
     if not isinstance(inner, NeuralNet):
@@ -168,9 +170,9 @@ def _frozen(inner: Any) -> AdoptedNetwork:
     if not getattr(inner, "initialized_", False):
         raise NetworkError(
             "network is FrozenEstimator(net), but the net was never fitted or initialised: fit "
-            "it, or pass it unfrozen to have it trained here."
+            "it, or pass it unfrozen to train it here."
         )
-    # A forward pass in training mode would change normalisation statistics: copy before any.
+    # Copied first, since a forward pass in training mode changes normalisation statistics.
     module = copy.deepcopy(inner.module_)
     return AdoptedNetwork(module, _kind_of_net(inner), "", inner, frozen=True)
 
@@ -184,8 +186,8 @@ def _kind_of_net(net: Any) -> str:
     return "one_logit" if isinstance(criterion, nn.BCEWithLogitsLoss) else "logits"
 
 
-def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetwork:
-    """Run a few rows through the network and complete what is known about its output."""
+def _inspect(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetwork:
+    """Run a few rows through the network and record the properties of its output."""
     probe = probe_rows(adopted.module, X)
     output = _try_forward(adopted, probe, X.item_shape)
     _check_width(output, n_classes)
@@ -193,15 +195,15 @@ def _inspected(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNe
     notes = list(adopted.notes)
     if adopted.frozen:
         notes.append(
-            "The network came trained: whether it was trained on these rows is not known. Rows "
-            "that it was trained on make the choice among candidates too hopeful."
+            "The network came trained, possibly on these rows. Rows that it was trained on make "
+            "the choice among candidates too optimistic."
         )
     if "probabilit" in kind:
-        notes.append("The network returns probabilities; they are read as log-probabilities.")
+        notes.append("The network returns probabilities; they are converted to log-probabilities.")
     name = output_layer(adopted.module, probe, adopted.output_key)
     if name is None:
         raise NetworkError(
-            "network has no Linear or Conv2d layer that runs, so that nothing can be edited."
+            "network has no Linear or Conv2d layer that runs, so there is nothing to edit."
         )
     _check_finite(to_logits(output, kind))
     return replace(adopted, kind=kind, output_layer=name, notes=tuple(notes))
@@ -223,8 +225,8 @@ def _try_forward(adopted: AdoptedNetwork, probe: Tensor, item_shape: tuple[int, 
     except (RuntimeError, ValueError, IndexError) as error:
         first = next((m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))), None)
         raise NetworkError(
-            f"the network failed on rows of X, whose shape is {item_shape} each; its first layer "
-            f"is {first}. Pass X as the network was trained on it (same columns, same scaling). "
+            f"the network failed on rows of X of shape {item_shape} each; its first layer is "
+            f"{first}. Pass X as the network was trained on it (same columns, same scaling). "
             f"The network said: {error}"
         ) from error
     if output.ndim != 2:
@@ -239,8 +241,8 @@ def _check_width(output: Tensor, n_classes: int) -> None:
     if width != n_classes and not (width == 1 and n_classes == 2):
         raise NetworkError(
             f"the network has {width} outputs, but y holds {n_classes} classes. It must have one "
-            "output a class (or one for two classes): pass rows of every class that the network "
-            "knows, or another network."
+            "output per class (or one for two classes): pass rows of every class of the network, "
+            "or another network."
         )
 
 
@@ -248,17 +250,17 @@ def _check_finite(logits: Tensor) -> None:
     if not torch.isfinite(logits).all():
         raise NetworkError(
             "the network returns NaN or infinite logits on X: its training diverged, or X is not "
-            "scaled as it was for training."
+            "scaled as in training."
         )
 
 
 def _kind_of_output(adopted: AdoptedNetwork, output: Tensor, probe: Tensor) -> str:
-    """Tell logits from probabilities by the net's criterion, else by the values returned."""
+    """Tell logits from probabilities by the net's criterion, else by the returned values."""
     if output.shape[1] == 1:
         if adopted.kind in ("one_logit", "one_probability"):
             return adopted.kind
-        closes = isinstance(last_leaf(adopted.module, probe), nn.Sigmoid)
-        return "one_probability" if closes else "one_logit"
+        sigmoid = isinstance(last_leaf(adopted.module, probe), nn.Sigmoid)
+        return "one_probability" if sigmoid else "one_logit"
     if adopted.kind == "probabilities":
         return "probabilities"
     sums = output.sum(dim=1)

@@ -1,4 +1,4 @@
-"""The network that is built and trained when the user brings none."""
+"""The default network, which is built and trained if the user has none."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ._modules import MLP, ConvNet
 
 __all__ = ["RowDataset", "default_net", "fit_net", "train_default"]
 
-# Enough for tables of tens of thousands of rows, and near nothing for the tiny ones of a unit
-# test: at least 20 epochs, and as many steps as there are rows up to 1,500.
+# At least 20 epochs, and as many steps as rows up to 1,500: enough for tables of tens of thousands
+# of rows, and fast on tiny ones.
 MIN_EPOCHS, MAX_STEPS = 20, 1500
 
 
@@ -34,7 +34,7 @@ class RowDataset(Dataset[Any]):
     ----------
     rows : LabelledRows
     labels : Tensor of shape (n_rows,)
-        In the dtype that the criterion wants.
+        In the dtype of the criterion.
     """
 
     def __init__(self, rows: LabelledRows, labels: Tensor) -> None:
@@ -51,14 +51,14 @@ class RowDataset(Dataset[Any]):
 
 
 class BatchDataset(RowDataset):
-    """The same, reading a whole batch at once, augmented where the rows say how.
+    """Like :class:`RowDataset`, but reads whole batches, augmented if the rows allow it.
 
     Parameters
     ----------
     rows, labels
-        As of :class:`RowDataset`.
+        As in :class:`RowDataset`.
     generator : torch.Generator
-        Moved only where rows are augmented.
+        Used only if rows are augmented.
     """
 
     def __init__(self, rows: LabelledRows, labels: Tensor, generator: torch.Generator) -> None:
@@ -66,23 +66,23 @@ class BatchDataset(RowDataset):
         self.generator = generator
 
     def __getitems__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
-        """Read the rows of a batch; for :func:`collate`."""
+        """Read the rows of a batch for :func:`collate`."""
         X = self.rows.X.for_training(np.asarray(positions), self.generator)
         return X, self.labels[positions]
 
 
 def collate(batch: Any) -> Any:
-    """Let a batch that was read as a whole pass; collate a list of rows as torch does.
+    """Return a batch that was read as a whole; collate a list of rows as torch does.
 
-    The second is for the user who trains the net further on arrays of their own.
+    Lists occur if the user trains the net further on other arrays.
     """
     return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
 def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, Tensor]:
-    """Mean and scale of every feature (or image channel) in one pass, in float64.
+    """Compute mean and scale of every feature (or image channel) in one pass, in float64.
 
-    A constant feature has scale 1, so that it becomes zero and not infinity.
+    A constant feature has scale 1, so that it becomes zero instead of infinity.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     shift: Tensor | None = None
@@ -90,7 +90,7 @@ def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, T
     for X in batches.blocks(batches.block_size(block)):
         axes = [0, *range(2, X.ndim)]
         if shift is None:
-            # Sums of squares around a value near the mean do not cancel.
+            # Sums of squares around a value near the mean lose no digits.
             shift = X.mean(dim=axes, keepdim=True)
         centred = X - shift
         total = total + centred.sum(dim=axes)
@@ -112,12 +112,12 @@ def default_net(
     device: str,
     callbacks: Sequence[Callback] = (),
 ) -> NeuralNetClassifier:
-    """Build the default skorch net for ``rows``, drawing from ``rng`` only; it is not trained.
+    """Build the default skorch net for ``rows``, untrained, drawing from ``rng`` only.
 
     Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps).
     """
-    steps_an_epoch = -(-len(rows) // batch_size)
-    epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_an_epoch))
+    steps_per_epoch = -(-len(rows) // batch_size)
+    epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_per_epoch))
     kind = MLP if is_table(rows) else ConvNet
     width = rows.X.item_shape[0]
     return NeuralNetClassifier(
@@ -139,15 +139,15 @@ def default_net(
 
 
 def is_table(rows: LabelledRows) -> bool:
-    """Tell rows of a table from images."""
+    """Tell whether rows are those of a table, not images."""
     return len(rows.X.item_shape) == 1
 
 
 def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.Generator) -> None:
-    """Fill in the input statistics of the default net and train it; ``rng`` is for augmentation.
+    """Set the input statistics of the default net and train it; ``rng`` is for augmentation.
 
-    Tables train under one torch thread: more make so small a network slower, and its bits
-    depend on their number.
+    Tables train under one torch thread, since more threads slow down so small a network and
+    change its bits.
     """
     mean, scale = channel_statistics(rows)
     for name, values in (("mean", mean), ("scale", scale)):
@@ -159,10 +159,10 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.G
 
 
 def fit_net(net: Any, X: Any, y: Any) -> None:
-    """Train a skorch net as its ``fit`` does, but let a keyboard interrupt through.
+    """Train a skorch net like its ``fit``, but raise a keyboard interrupt of the user.
 
     skorch catches KeyboardInterrupt and returns a half-trained net as if it were finished. Its
-    early-stopping callbacks raise the same exception, so where it came from decides.
+    early-stopping callbacks raise the same exception, which is therefore caught by its origin.
     """
     net.initialize()
     net.notify("on_train_begin", X=X, y=y)

@@ -1,4 +1,4 @@
-"""Logits and features of many rows, each independent of the rows beside it."""
+"""Compute logits and features of many rows, each independent of the other rows."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ._outputs import OutputKey, to_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
 
-# Matrix products of another number of rows round differently; in blocks of one constant size a
-# row's output is a function of the row alone. (Where a layer's width is no multiple of 4, the
-# alignment in memory, and with it the last bit, also depends on the row's place in the block.)
+# Matrix products round differently for other numbers of rows; in blocks of constant size a row's
+# output depends on the row alone. (If a layer's width is not a multiple of 4, the alignment in
+# memory, and with it the last bit, also depends on the row's place in the block.)
 BLOCK = 64
 
-# For a small network on a table most of the time goes into the calls: it gets larger blocks, which
-# a single row, padded to one, hardly notices.
+# A small network on a table spends most of its time on calls, so it gets larger blocks. Padding a
+# single row to such a block takes little time.
 SMALL_BLOCK, SMALL_NETWORK = 512, 2**16
 
-# What a network makes of a block of images is to stay in a CPU's cache, and in memory that the
+# The activations of a block of images should fit into a CPU's cache and into memory that the
 # process keeps: judging in blocks of 1,024 rows took two to five times as long.
 IMAGE_BLOCK_BYTES, FEWEST_IMAGES = 3 * 2**17, 4
 
 
 def block_rows(module: nn.Module, X: Batches) -> int:
-    """Give the size of the blocks, which depends on the network and the shape of a row only."""
+    """Return the size of the blocks, which depends only on the network and the shape of a row."""
     if len(X.item_shape) > 1:
         return BLOCK
     size = sum(parameter.numel() for parameter in module.parameters())
     return SMALL_BLOCK if size <= SMALL_NETWORK else BLOCK
 
 
-def _placed(module: nn.Module, X: Tensor) -> Tensor:
+def _move_to(module: nn.Module, X: Tensor) -> Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
     return to_device(X, parameter.device, parameter.dtype)
 
@@ -49,7 +49,7 @@ def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor
             missing = size - len(block)
             padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
             parts.append(run(padded)[: len(block)].cpu())
-            del block, padded  # before the next is read
+            del block, padded  # free the memory before the next block is read
     return torch.cat(parts)
 
 
@@ -60,14 +60,14 @@ def all_logits(
     state: Mapping[str, Tensor] | None = None,
     key: OutputKey = None,
 ) -> Tensor:
-    """Logits (n_rows, n_classes) on the CPU; a row's never depend on the rows beside it.
+    """Compute logits (n_rows, n_classes) on the CPU, each row independent of the others.
 
-    ``state`` stands in for entries of the module's state, which is not changed; ``kind`` and
-    ``key`` say how to read what it returns (:func:`to_logits`).
+    ``state`` replaces entries of the module's state for the call; ``kind`` and ``key`` describe the
+    output (:func:`to_logits`).
     """
 
     def run(x: Tensor) -> Tensor:
-        x = _placed(module, x)
+        x = _move_to(module, x)
         output = functional_call(module, dict(state), (x,)) if state else module(x)
         return to_logits(output, kind, key)
 
@@ -75,32 +75,32 @@ def all_logits(
 
 
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
-    """Collect what enters ``layer`` for every row, flattened to (n_rows, width)."""
+    """Collect the input of ``layer`` for every row, flattened to (n_rows, width)."""
     thread, target = threading.get_ident(), module.get_submodule(layer)
 
     def run(x: Tensor) -> Tensor:
-        entered: list[Tensor] = []
+        collected: list[Tensor] = []
 
-        def note(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # The same network may be running in another thread.
+        def collect(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # Another thread may run the same network.
             if threading.get_ident() == thread:
-                entered.append(inputs[0])
+                collected.append(inputs[0])
 
-        handle = target.register_forward_pre_hook(note)
+        handle = target.register_forward_pre_hook(collect)
         try:
-            module(_placed(module, x))
+            module(_move_to(module, x))
         finally:
             handle.remove()
-        return entered[-1].reshape(len(x), -1)
+        return collected[-1].reshape(len(x), -1)
 
     return _in_blocks(run, X, block_rows(module, X))
 
 
 def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -> Tensor:
-    """Logits in large blocks, for scoring candidates: equal up to rounding.
+    """Compute logits in large blocks, for scoring candidates; equal up to rounding.
 
-    The blocks come from where X lies; ``run`` takes them to its device (``arrays.to_device``).
-    Images on a CPU come in smaller ones.
+    The blocks are on the device of X; ``run`` moves them to its own (``arrays.to_device``). Images
+    on a CPU come in smaller blocks.
     """
     parts, done = [], 0
     most = X.block_size(size)

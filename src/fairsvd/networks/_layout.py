@@ -1,4 +1,4 @@
-"""The order in memory in which a network reads images fastest."""
+"""The memory layout in which a network reads images fastest."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from ._outputs import OutputKey, raw_output
 
 __all__ = ["laid_out"]
 
-# Enough for a wrong result to show; a few milliseconds.
+# Rows of the check: enough to notice a wrong result, in a few milliseconds.
 N_ROWS = 4
 
-# What networks raise that do not take another order: a view of a tensor that is not contiguous,
-# or a check of their own.
+# Errors of networks that refuse another layout: a view of a non-contiguous tensor, or their own
+# check.
 REFUSALS = (RuntimeError, ValueError, AssertionError)
 
 
 def laid_out(module: nn.Module, X: Batches, key: OutputKey = None) -> Batches:
-    """Let rows be read with their channels last in memory where that makes a network faster.
+    """Read rows with channels last in memory if that makes the network faster.
 
-    Numbers, shapes and results stay as they are, but for rounding. On a CPU, convolutions and
-    above all pooling take a third to a half less time with channels last; on other devices in
-    full precision nothing is won. A network that does not take that order, or whose
-    results depend on it, gets its rows as before.
+    Numbers and shapes do not change, and results only by rounding. On a CPU, convolutions and above
+    all pooling take a third to a half less time; other devices gain nothing in full precision. A
+    network that refuses that layout, or whose results depend on it, gets its rows unchanged.
 
     Parameters
     ----------
@@ -32,29 +31,29 @@ def laid_out(module: nn.Module, X: Batches, key: OutputKey = None) -> Batches:
         In evaluation mode.
     X : Batches
     key : str, int or None, default=None
-        Where in what the network returns its scores are.
+        Place of the scores in the network's output.
 
     Returns
     -------
     X : Batches
     """
-    if not _may_pay(module, X):
+    if not _can_gain(module, X):
         return X
-    # Read once: rows may be files. Copied, since a network may change its input.
+    # Read once, since rows may be files. Copied, since a network may change its input.
     rows = X[:N_ROWS].to(next(module.parameters()).dtype)
-    turned = torch.empty_like(rows, memory_format=torch.channels_last).copy_(rows)
+    channels_last = torch.empty_like(rows, memory_format=torch.channels_last).copy_(rows)
     with torch.no_grad():
-        wanted = raw_output(module, rows, key)
+        plain = raw_output(module, rows, key)
         try:
-            found = raw_output(module, turned, key)
+            output = raw_output(module, channels_last, key)
         except REFUSALS:
             return X
-    scale = float(wanted.abs().amax().clamp_min(1))
-    same = found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-4 * scale)
+    scale = float(plain.abs().amax().clamp_min(1))
+    same = output.shape == plain.shape and torch.allclose(output, plain, atol=1e-4 * scale)
     return X.with_channels_last() if same else X
 
 
-def _may_pay(module: nn.Module, X: Batches) -> bool:
+def _can_gain(module: nn.Module, X: Batches) -> bool:
     parameter = next(module.parameters(), None)
     if parameter is None or parameter.device.type != "cpu" or len(X.item_shape) != 3:
         return False

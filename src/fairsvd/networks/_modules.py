@@ -1,4 +1,4 @@
-"""Two plain networks: the defaults for tables and for images."""
+"""The default networks for tables and images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 __all__ = ["MLP", "ConvNet"]
 
 
-def _initialised(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: Any) -> Any:
+def _make_layer(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: Any) -> Any:
     """Make a layer with torch's usual initialisation, drawn from ``generator`` only."""
-    # As torch.nn.utils.skip_init does, in half its time: on "meta" nothing is drawn.
+    # Like torch.nn.utils.skip_init in half the time: nothing is drawn on "meta".
     layer: Any = kind(*args, device="meta", **kwargs)
     for name, parameter in list(layer.named_parameters()):
         setattr(layer, name, nn.Parameter(torch.empty(parameter.shape, device="cpu")))
@@ -25,12 +25,12 @@ def _initialised(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: An
 
 
 def _buffer(values: Tensor | None, shape: tuple[int, ...], default: float) -> Tensor:
-    given = torch.full(shape, default) if values is None else values
-    return given.detach().clone().to(torch.get_default_dtype()).reshape(shape)
+    values = torch.full(shape, default) if values is None else values
+    return values.detach().clone().to(torch.get_default_dtype()).reshape(shape)
 
 
 class MLP(nn.Module):
-    """Fully connected network that standardises its inputs itself.
+    """Fully connected network that standardises its inputs.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class MLP(nn.Module):
     hidden : sequence of int, default=(64, 64)
         Widths of the hidden layers, each followed by a ReLU.
     mean, scale : Tensor of shape (n_features,), optional
-        Subtracted from, then divided into, every row; kept as buffers. Default: 0 and 1.
+        Rows become (row - mean) / scale; kept as buffers. Default: 0 and 1.
     generator : torch.Generator, optional
         Source of the initial weights. Default: torch's global one.
 
@@ -71,10 +71,10 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         width = n_features
         for size in hidden:
-            layers += [_initialised(nn.Linear, width, size, generator=generator), nn.ReLU()]
+            layers += [_make_layer(nn.Linear, width, size, generator=generator), nn.ReLU()]
             width = size
         self.hidden = nn.Sequential(*layers)
-        self.output = _initialised(nn.Linear, width, n_outputs, generator=generator)
+        self.output = _make_layer(nn.Linear, width, n_outputs, generator=generator)
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows (n, n_features) to logits (n, n_outputs)."""
@@ -82,7 +82,7 @@ class MLP(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Small convolutional network that scales its inputs itself.
+    """Small convolutional network that standardises its inputs.
 
     Every convolution is 3 x 3, followed by a ReLU and a 2 x 2 maximum pooling; the maps are
     averaged to 3 x 3 and pass one hidden layer. Any image size works.
@@ -130,13 +130,13 @@ class ConvNet(nn.Module):
         layers: list[nn.Module] = []
         width = in_channels
         for size in channels:
-            conv = _initialised(nn.Conv2d, width, size, 3, padding=1, generator=generator)
+            conv = _make_layer(nn.Conv2d, width, size, 3, padding=1, generator=generator)
             layers += [conv, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
             width = size
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten())
-        linear = _initialised(nn.Linear, width * 9, hidden, generator=generator)
+        linear = _make_layer(nn.Linear, width * 9, hidden, generator=generator)
         self.hidden = nn.Sequential(linear, nn.ReLU())
-        self.output = _initialised(nn.Linear, hidden, n_outputs, generator=generator)
+        self.output = _make_layer(nn.Linear, hidden, n_outputs, generator=generator)
 
     def forward(self, X: Tensor) -> Tensor:
         """Map images (n, in_channels, height, width) to logits (n, n_outputs)."""

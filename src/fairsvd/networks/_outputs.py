@@ -1,4 +1,4 @@
-"""What a network returns, read as logits; where its output layer is; how to shift it."""
+"""Read a network's output as logits, find its output layer, and shift its logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..exceptions import NetworkError
 
 __all__ = [
-    "OUTPUT_KINDS",
     "OutputKey",
     "ShiftedNetwork",
     "fold_offset",
@@ -24,43 +23,41 @@ __all__ = [
     "to_logits",
 ]
 
-OUTPUT_KINDS = ("logits", "one_logit", "probabilities", "one_probability")
-
-# Where in what a network returns the scores are: a key or attribute, a position, or the whole.
+# Place of the scores in a network's output: a key or attribute, a position, or the whole.
 OutputKey: TypeAlias = str | int | None
 
-# Layers that hand on what they get, as far as the meaning of a last layer goes.
+# Layers that do not count as the last one, since they pass on their input.
 PASSING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
 
 
 def raw_output(module: nn.Module, X: Tensor, key: OutputKey = None) -> Tensor:
-    """Run the network and take its scores out of what it returns; of a vector make a column.
+    """Run the network and return its scores; a vector becomes a column.
 
     Parameters
     ----------
     module : nn.Module
     X : Tensor
     key : str, int or None, default=None
-        A key or attribute, a position in a tuple; None: the tensor itself, the first element of a
-        tuple.
+        Key or attribute, or position in a tuple; None: the tensor itself, or the first element of
+        a tuple.
 
     Raises
     ------
     NetworkError
-        There is no tensor of scores at that place.
+        If there is no tensor of scores at that place.
     """
     return scores_of(module(X), key)
 
 
 def scores_of(output: Any, key: OutputKey = None) -> Tensor:
-    """Take the scores out of what a network returned; see :func:`raw_output`."""
-    scores = output if key is None and isinstance(output, Tensor) else _picked(output, key)
+    """Return the scores in a network's output; see :func:`raw_output`."""
+    scores = output if key is None and isinstance(output, Tensor) else _pick(output, key)
     if not isinstance(scores, Tensor):
-        raise NetworkError(_no_scores(output, key))
+        raise NetworkError(_no_scores_message(output, key))
     return scores.unsqueeze(1) if scores.ndim == 1 else scores
 
 
-def _picked(output: Any, key: OutputKey) -> Any:
+def _pick(output: Any, key: OutputKey) -> Any:
     in_order = isinstance(output, (tuple, list))
     if isinstance(output, Tensor):
         return None
@@ -72,33 +69,32 @@ def _picked(output: Any, key: OutputKey) -> Any:
     return output[position] if in_order and -len(output) <= position < len(output) else None
 
 
-def _no_scores(output: Any, key: OutputKey) -> str:
-    wanted = "its name (or, in a tuple, its position)"
+def _no_scores_message(output: Any, key: OutputKey) -> str:
+    advice = "its name (or, in a tuple, its position)"
     if isinstance(output, Tensor):
-        holds, wanted = f"of the shape {tuple(output.shape)}", "None, as it is no container"
+        content, advice = f"of the shape {tuple(output.shape)}", "None, as it is not a container"
     elif isinstance(output, Mapping):
-        holds = f"with the keys {[str(each) for each in output]}"
+        content = f"with the keys {[str(each) for each in output]}"
     elif isinstance(output, (tuple, list)):
-        holds = f"of {[type(each).__name__ for each in output]}"
+        content = f"of {[type(each).__name__ for each in output]}"
     else:
-        holds = f"with the attributes {sorted(getattr(output, '__dict__', {}))}"
+        content = f"with the attributes {sorted(getattr(output, '__dict__', {}))}"
     return (
-        f"the network returns a {type(output).__name__} {holds}, in which output_key={key!r} finds "
-        f"no tensor of scores (n, n_classes). Pass {wanted} as output_key=."
+        f"the network returns a {type(output).__name__} {content}, in which output_key={key!r} "
+        f"finds no tensor of scores (n, n_classes). Pass {advice} as output_key=."
     )
 
 
 def to_logits(output: Any, kind: str, key: OutputKey = None) -> Tensor:
-    """Read what a network returned as logits (n, n_classes).
+    """Convert a network's output to logits (n, n_classes).
 
     Parameters
     ----------
-    output : Tensor, or what ``key`` finds one in
+    output : Tensor, or a container in which ``key`` finds one
     kind : {"logits", "one_logit", "probabilities", "one_probability"}
         Probabilities become log-probabilities, clipped at the dtype's smallest positive number.
     key : str, int or None, default=None
-        As in :func:`raw_output`; of no effect on a tensor, so that what :func:`raw_output` gives
-        is read as well.
+        As in :func:`raw_output`; ignored for a tensor, such as :func:`raw_output` returns.
     """
     output = output if isinstance(output, Tensor) and output.ndim > 1 else scores_of(output, key)
     if kind == "logits":
@@ -111,12 +107,12 @@ def to_logits(output: Any, kind: str, key: OutputKey = None) -> Tensor:
 
 
 @contextmanager
-def _seen_outputs(module: nn.Module, record: list[tuple[str, GradientEdge]]) -> Iterator[None]:
-    """Note the name of every linear or convolution layer as it runs, and where its output is."""
+def _record_outputs(module: nn.Module, record: list[tuple[str, GradientEdge]]) -> Iterator[None]:
+    """Record the name and output of every linear or convolution layer as it runs."""
 
-    def note(name: str) -> Any:
+    def make_hook(name: str) -> Any:
         def hook(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            # A leaf may not be changed in place, so that its copy goes on.
+            # A leaf may not be changed in place, so pass on a copy.
             leaf = not output.requires_grad
             output = output.requires_grad_() if leaf else output
             record.append((name, get_gradient_edge(output)))
@@ -125,7 +121,7 @@ def _seen_outputs(module: nn.Module, record: list[tuple[str, GradientEdge]]) -> 
         return hook
 
     handles = [
-        layer.register_forward_hook(note(name))
+        layer.register_forward_hook(make_hook(name))
         for name, layer in module.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d))
     ]
@@ -137,12 +133,12 @@ def _seen_outputs(module: nn.Module, record: list[tuple[str, GradientEdge]]) -> 
 
 
 def output_layer(module: nn.Module, X: Tensor, key: OutputKey = None) -> str | None:
-    """Name the layer that makes the logits: the last one to run that they depend on.
+    """Return the name of the layer that makes the logits: the last one that they depend on.
 
-    Linear and convolution layers count. A head for another purpose does not, wherever it runs.
+    Linear and convolution layers count. A head for another purpose does not, whenever it runs.
     """
     record: list[tuple[str, GradientEdge]] = []
-    with torch.enable_grad(), _seen_outputs(module, record):
+    with torch.enable_grad(), _record_outputs(module, record):
         total = raw_output(module, X, key).sum()
     if not record or not total.requires_grad:
         return record[-1][0] if record else None
@@ -153,7 +149,7 @@ def output_layer(module: nn.Module, X: Tensor, key: OutputKey = None) -> str | N
 
 
 def last_leaf(module: nn.Module, X: Tensor) -> nn.Module | None:
-    """Return the leaf module that runs last, passing over those that change no value."""
+    """Return the leaf module that runs last, ignoring those that change no value."""
     ran: list[nn.Module] = []
     leaves = [
         layer
@@ -173,18 +169,18 @@ def last_leaf(module: nn.Module, X: Tensor) -> nn.Module | None:
 class ShiftedNetwork(nn.Module):
     """A network whose second logit is lowered by a constant; it returns a tensor.
 
-    For networks whose output layer has no bias of its own that the constant could be added to.
+    It is for networks whose output layer has no bias that could take up the constant.
 
     Parameters
     ----------
     network : nn.Module
         Returns logits, a logit, probabilities or a probability.
     kind : str
-        Which of them.
+        Which of these it returns.
     offset : float
         Subtracted from the margin; the output keeps its kind.
     key : str, int or None, default=None
-        Where in what the network returns they are.
+        Place of the scores in the network's output.
     """
 
     shift: Tensor
@@ -193,7 +189,7 @@ class ShiftedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.key = key
-        self.training = network.training  # a wrapper in another mode would make exporters warn
+        self.training = network.training  # exporters warn if a wrapper has another mode
         self.kind = kind
         dtype = next(network.parameters(), torch.zeros(())).dtype
         self.register_buffer("shift", torch.tensor(offset, dtype=dtype))
@@ -216,22 +212,22 @@ def fold_offset(
 ) -> nn.Module:
     """Return a copy of the network with ``offset`` subtracted from its margin.
 
-    The offset goes into the bias of the output layer; the result is checked on ``probe`` rows,
-    and where it is not what was wanted (no bias reaches the output unchanged) the copy is
-    wrapped in a :class:`ShiftedNetwork` instead.
+    The offset is added to the bias of the output layer and checked on the ``probe`` rows. If the
+    result is wrong, because no bias reaches the output unchanged, the copy is wrapped in a
+    :class:`ShiftedNetwork` instead.
 
     Parameters
     ----------
     module : nn.Module
         A network for two classes.
     kind : str
-        What it returns (``OUTPUT_KINDS``).
+        Kind of its output, as in :func:`to_logits`.
     offset : float
         In units of the logit margin.
     probe : Tensor
         A few rows of input.
     key : str, int or None, default=None
-        Where in what the network returns its scores are.
+        Place of the scores in the network's output.
 
     Returns
     -------
@@ -241,7 +237,7 @@ def fold_offset(
     if offset == 0:
         return folded
     with torch.no_grad():
-        wanted = _margin(module, kind, probe, key) - offset
+        shifted = _margin(module, kind, probe, key) - offset
         name = output_layer(folded, probe, key)
         layer = folded.get_submodule(name) if name is not None else None
         if isinstance(layer, nn.Linear) and layer.out_features in (1, 2):
@@ -249,8 +245,8 @@ def fold_offset(
             shift[-1] = offset
             bias = torch.zeros_like(shift) if layer.bias is None else layer.bias
             layer.bias = nn.Parameter(bias - shift)
-        tolerance = 1e-4 * (1 + wanted.abs().max())
-        if torch.allclose(_margin(folded, kind, probe, key), wanted, atol=float(tolerance)):
+        tolerance = 1e-4 * (1 + shifted.abs().max())
+        if torch.allclose(_margin(folded, kind, probe, key), shifted, atol=float(tolerance)):
             return folded
     return ShiftedNetwork(copy.deepcopy(module), kind, offset, key).to(probe.device)
 

@@ -1,4 +1,4 @@
-"""Training of the base network, once where a cache is given: its state is kept there."""
+"""Train the base network, or restore its state from a cache."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..caching import Cache, Entry, NotStableError
 from ..exceptions import CacheWarning, IgnoredWeightsWarning
 from ._default import RowDataset, default_net, fit_net, train_default
 
-__all__ = ["own_net", "users_net"]
+__all__ = ["train_own_net", "train_users_net"]
 
-# Name of the history among an entry's tensors: theirs hold a "/". It has a record for each batch,
-# which marshal, in a form that every Python reads, takes a fifth of JSON's time for.
+# Name of the history among an entry's tensors, whose names hold a "/". It has a record per batch;
+# marshal, in a format that every Python reads, takes a fifth of JSON's time.
 HISTORY = "history"
 
 
-def own_net(
+def train_own_net(
     rows: LabelledRows,
     classes: NDArray[Any],
     batch_size: int,
@@ -37,8 +37,8 @@ def own_net(
     device: str,
     cache: Cache,
 ) -> Any:
-    """Build the default skorch net and train it, or fill in what the same training left."""
-    # Before the first draw moves the generator.
+    """Build the default skorch net and train it, or restore the state of the same training."""
+    # Read before the first draw advances the generator.
     parts = {
         "network": None,
         "n_outputs": len(classes),
@@ -51,18 +51,18 @@ def own_net(
     return net
 
 
-def users_net(
+def train_users_net(
     network: Any,
     rows: LabelledRows,
     rng: np.random.Generator,
     device: str | None,
     cache: Cache,
 ) -> Any:
-    """Train a clone of the user's skorch net, or fill in what the same training left."""
+    """Train a clone of the user's skorch net, or restore the state of the same training."""
     if getattr(network, "initialized_", False):
         warnings.warn(
             "network is a fitted skorch net: a clone of it is trained anew and its weights are "
-            "not used. Wrap it in sklearn.frozen.FrozenEstimator to edit it as it is.",
+            "not used. Wrap it in sklearn.frozen.FrozenEstimator to keep them.",
             IgnoredWeightsWarning,
             stacklevel=6,
         )
@@ -74,12 +74,12 @@ def users_net(
     seed = int(rng.integers(2**31))
 
     def train() -> None:
-        # Inside the lock: the user's module and callbacks draw from the global generators.
+        # Seeded, since the user's module and callbacks draw from the global generators.
         with seeded_globally(seed):
             if _in_memory(rows):
                 fit_net(net, rows.X[:].numpy(), labels.numpy())
             else:
-                # The labels once more: the net's own split may stratify by them.
+                # The labels again, since the net's own split may stratify by them.
                 fit_net(net, RowDataset(rows, labels), labels.numpy())
 
     def initialize() -> None:
@@ -91,7 +91,7 @@ def users_net(
 
 
 def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:
-    # An array is what train_split and most callbacks expect; 2 GiB: above it rows are streamed.
+    # train_split and most callbacks expect an array; above 2 GiB rows are streamed.
     if rows.X.most is not None:
         return False
     return len(rows) * int(np.prod(rows.X.item_shape)) * 4 <= limit
@@ -104,19 +104,19 @@ def _train_once(
     parts: Mapping[str, Any],
     initialize: Callable[[], None],
 ) -> None:
-    """Train a net, or give it the state that the same training left before.
+    """Train a net, or restore the state that the same training gave before.
 
     Parameters
     ----------
     net : skorch net
         Not yet initialised; changed in place.
     train : callable
-        Trains it.
+        Trains the net.
     cache : Cache
     parts : mapping
-        Everything that the training depends on, beside the scope of the cache.
+        Everything that the training depends on beside the scope of the cache.
     initialize : callable
-        Initialises it without training, for a state to be filled in.
+        Initialises the net without training, before a state is restored.
     """
     if not cache.keeps:
         train()
@@ -127,15 +127,15 @@ def _train_once(
         nonlocal done
         train()
         done = True
-        return _entry(net)
+        return _make_entry(net)
 
     try:
         entry = cache.fetch("base network", parts, compute)
     except NotStableError as error:
         warnings.warn(
             f"memory= cannot keep the training of this network: {error}. It is trained in every "
-            "fit. Give it settings that are numbers, strings, functions of a module or "
-            "estimators, or train it first and pass FrozenEstimator(net).",
+            "fit. Use only numbers, strings, functions of a module and estimators as "
+            "settings, or train it first and pass FrozenEstimator(net).",
             CacheWarning,
             stacklevel=6,
         )
@@ -149,11 +149,11 @@ def _train_once(
 
 def _modules(net: Any) -> dict[str, nn.Module]:
     names = [*net._modules, *net._criteria]
-    found = {name: getattr(net, f"{name.rstrip('_')}_") for name in names}
-    return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    values = {name: getattr(net, f"{name.rstrip('_')}_") for name in names}
+    return {name: value for name, value in values.items() if isinstance(value, nn.Module)}
 
 
-def _entry(net: Any) -> Entry:
+def _make_entry(net: Any) -> Entry:
     tensors = {}
     for name, module in _modules(net).items():
         for key, value in module.state_dict().items():
@@ -163,8 +163,7 @@ def _entry(net: Any) -> Entry:
     history = json.loads(json.dumps(list(net.history), default=float))
     tensors[HISTORY] = torch.frombuffer(bytearray(marshal.dumps(history, 4)), dtype=torch.uint8)
     classes = getattr(net, "classes_inferred_", None)
-    known = None if classes is None else classes.tolist()
-    return Entry(tensors, {"classes": known})
+    return Entry(tensors, {"classes": None if classes is None else classes.tolist()})
 
 
 def _restore(net: Any, entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""Where the weights of a network's layers are: parameters that are read as matrices."""
+"""Find the weights of a network's layers and read them as matrices."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["LayerWeight", "layer_weights"]
 
 @dataclass(frozen=True)
 class LayerWeight:
-    """A parameter of a network that is read as c independent matrices.
+    """A parameter of a network, read as c independent matrices.
 
     Attributes
     ----------
     parameter : str
-        Its name in the network; the first one where it has several.
+        Its name in the network; the first one if it has several.
     value : nn.Parameter
-        c is 1 for a linear layer, the number of groups for a convolution, and 3 (query, key,
-        value) for the packed projection of an attention layer.
+        The parameter itself.
     blocks : int
-        c.
+        c: 1 for a linear layer, the number of groups for a convolution, and 3 (query, key, value)
+        for the packed projection of an attention layer.
     bias : tuple of str and slice, or None
-        The parameter that holds the biases of the output units, and where: one for each row of
-        the matrices, one matrix after the other.
+        The parameter of the biases of the output units, and their place in it: one bias per row
+        of the matrices, one matrix after the other.
     """
 
     parameter: str
@@ -41,7 +41,7 @@ class LayerWeight:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module keeps a weight: what is added to its name, attributes, blocks."""
+    """Place of a weight in a module: suffix of the layer's name, attributes, blocks."""
 
     suffix: str
     weight: str
@@ -55,7 +55,7 @@ def _places(part: nn.Module) -> Iterator[_Place]:
         yield _Place("", "weight", getattr(part, "groups", 1), "bias", slice(None))
     elif isinstance(part, nn.MultiheadAttention):
         yield _Place("in_proj", "in_proj_weight", 3, "in_proj_bias", slice(None))
-        # Keys or values of another width than the queries: three weights, one vector of biases.
+        # If keys or values have another width than queries: three weights, one vector of biases.
         size = part.embed_dim
         for k, each in enumerate(("q_proj", "k_proj", "v_proj")):
             rows = slice(k * size, (k + 1) * size)
@@ -65,23 +65,23 @@ def _places(part: nn.Module) -> Iterator[_Place]:
 def layer_weights(module: nn.Module) -> dict[str, LayerWeight]:
     """Find the weights of all linear, convolution and attention layers, in the network's order.
 
-    A ``Linear`` or ``Conv2d`` goes by its own name. An ``nn.MultiheadAttention`` called ``attn``
-    has ``attn.in_proj`` (or ``attn.q_proj``, ``attn.k_proj`` and ``attn.v_proj``) and
-    ``attn.out_proj``. Layers that share a weight are all there, a layer whose weight is computed
-    from other tensors (a parametrisation) is not.
+    A ``Linear`` or ``Conv2d`` has its own name. An ``nn.MultiheadAttention`` called ``attn`` has
+    ``attn.in_proj`` (or ``attn.q_proj``, ``attn.k_proj`` and ``attn.v_proj``) and
+    ``attn.out_proj``. All layers that share a weight are included; a layer whose weight is
+    computed from other tensors (a parametrisation) is not.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found = {}
+    weights = {}
     for name, part in module.named_modules():
         for place in _places(part):
             weight = part._parameters.get(place.weight)
             if weight is None:
                 continue
             bias = part._parameters.get(place.bias)
-            found[".".join(filter(None, [name, place.suffix]))] = LayerWeight(
+            weights[".".join(filter(None, [name, place.suffix]))] = LayerWeight(
                 names[id(weight)],
                 weight,
                 place.blocks,
                 None if bias is None else (names[id(bias)], place.rows),
             )
-    return found
+    return weights

@@ -1,8 +1,8 @@
-"""What a fit and an audit look like: text tables for the terminal, and plots."""
+"""Text tables and plots of fits and audits."""
 
 from __future__ import annotations
 
-from ._fit import chosen_candidate, removed_frame, resolved_utility
+from ._fit import chosen_candidate, removed_frame, utility_name
 from ._plot import plot_tradeoff
 from ._plot_autophagy import plot_autophagy
 from ._plot_cells import plot_cells
@@ -24,6 +24,6 @@ __all__ = [
     "plot_mask",
     "plot_tradeoff",
     "removed_frame",
-    "resolved_utility",
     "small_cells",
+    "utility_name",
 ]

@@ -1,11 +1,9 @@
-"""What a fitted editor says about itself: the chosen candidate, its utility, what was removed."""
+"""Facts of a fitted editor: the chosen candidate, its utility, the removed entries."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from ..networks import layer_weights
@@ -14,14 +12,14 @@ from ..objective import UNBALANCED_UTILITY, PhiObjective
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["chosen_candidate", "gap_request", "removed_frame", "resolved_utility"]
+__all__ = ["chosen_candidate", "gap_request", "removed_frame", "utility_name"]
 
-# How "auto" is resolved goes together for the losses and for the utility.
+# The utility that "auto" means for each balance of the losses.
 UTILITY_OF_BALANCE = {"cells": UNBALANCED_UTILITY, "classes": "balanced_accuracy"}
 
 
 def chosen_candidate(history: pd.DataFrame) -> int:
-    """Find the candidate that was chosen.
+    """Find the chosen candidate.
 
     Parameters
     ----------
@@ -31,14 +29,15 @@ def chosen_candidate(history: pd.DataFrame) -> int:
     Returns
     -------
     position : int
-        The first of the highest value among the feasible ones, or among all where none is.
+        The first candidate of the highest value among the feasible ones, or among all if none is
+        feasible.
     """
     ranks = list(zip(history["feasible"].tolist(), history["value"].tolist(), strict=True))
     return max(range(len(ranks)), key=ranks.__getitem__)
 
 
-def resolved_utility(editor: Any) -> str | None:
-    """Say which utility an editor was judged by.
+def utility_name(editor: Any) -> str | None:
+    """Return the utility by which an editor's candidates were judged.
 
     Parameters
     ----------
@@ -48,39 +47,35 @@ def resolved_utility(editor: Any) -> str | None:
     Returns
     -------
     name : str or None
-        One of ``objective.UTILITIES``; None for a callable, and where ``utility="auto"`` but the
-        editor does not tell how it was resolved.
+        One of ``objective.UTILITIES``; None for a callable, and if the editor does not record how
+        it resolved ``utility="auto"``.
     """
     if isinstance(editor.utility, str) and editor.utility != "auto":
         return str(editor.utility)
     if editor.utility == "auto" and isinstance(getattr(editor, "constraint", ""), PhiObjective):
         return "balanced_accuracy"
-    told = editor.utility == "auto" and getattr(editor, "balance", "auto") == "auto"
-    return UTILITY_OF_BALANCE.get(getattr(editor, "balance_", "")) if told else None
+    recorded = editor.utility == "auto" and getattr(editor, "balance", "auto") == "auto"
+    return UTILITY_OF_BALANCE.get(getattr(editor, "balance_", "")) if recorded else None
 
 
 def gap_request(editor: Any) -> tuple[str, float, float]:
-    """Say which gap an editor was asked to close, and how far.
+    """Return the gap that an editor closes, and how far.
 
     Returns
     -------
     name : str
         One of ``objective.GAPS``.
     tolerance, target : float
-        What is accepted, and beyond what a gap counts against a candidate.
+        The accepted gap, and the gap above which a candidate is penalised.
     """
-    asked = editor.constraint
-    if isinstance(asked, PhiObjective):
-        return asked.measure, float(asked.epsilon), asked.limit
-    return asked, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
-
-
-def _share_removed(mask: NDArray[np.bool_]) -> float:
-    return float(1 - mask.mean())
+    constraint = editor.constraint
+    if isinstance(constraint, PhiObjective):
+        return constraint.measure, float(constraint.epsilon), constraint.limit
+    return constraint, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
 
 
 def removed_frame(editor: Any) -> pd.DataFrame:
-    """Tabulate what was removed from which layer.
+    """Tabulate the removed entries of every layer.
 
     Parameters
     ----------
@@ -103,15 +98,15 @@ def removed_frame(editor: Any) -> pd.DataFrame:
                 "layer": name,
                 "weight": " x ".join(map(str, _weight_shape(editor.module_, name))),
                 "rank": f"{editor.ranks_[name]} of {full}",
-                "U_removed": _share_removed(masks["U"]),
-                "V_removed": _share_removed(masks["V"]),
+                "U_removed": float(1 - masks["U"].mean()),
+                "V_removed": float(1 - masks["V"].mean()),
             }
         )
     return pd.DataFrame(rows).set_index("layer")
 
 
 def _weight_shape(module: nn.Module, layer: str) -> tuple[int, ...]:
-    """Shape of a layer's weight; a compressed layer multiplies it out."""
-    known = layer_weights(module).get(layer)
-    weight: Any = module.get_submodule(layer).weight if known is None else known.value
+    """Return the shape of a layer's weight, also of a compressed layer."""
+    listed = layer_weights(module).get(layer)
+    weight: Any = module.get_submodule(layer).weight if listed is None else listed.value
     return tuple(weight.shape)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._fit import chosen_candidate, gap_request, resolved_utility
+from ._fit import chosen_candidate, gap_request, utility_name
 from ._style import INK, PALE, dress, gap_axes
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_tradeoff"]
 
-# Okabe and Ito's palette, distinct for colour-blind eyes too.
+# Okabe and Ito's palette, distinguishable by colour-blind readers too.
 STAGE_COLORS = {
     "masks": "#56B4E9",
     "spectrum": "#E69F00",
@@ -29,7 +29,7 @@ STAGE_COLORS = {
 OTHER_COLOR = "#CC79A7"
 CHOSEN_COLOR = "#D55E00"
 
-# Candidates beyond the tolerance stay visible, but behind those that do not.
+# Opacity of candidates that are not feasible.
 MISSED_ALPHA = 0.4
 
 
@@ -41,20 +41,20 @@ def plot_tradeoff(
 ) -> Axes:
     """Plot the gap of every candidate of a fit against its utility.
 
-    Both are measured on the rows that candidates are chosen on: the validation rows and a sample
-    of the editing rows. Candidates are coloured by stage, pale where they are not feasible;
-    the untouched network, the chosen one, the tolerance and the target of the choice
-    (``tolerance_fraction * tolerance``) are marked.
+    Both are measured on the rows on which candidates are chosen: the validation rows and a sample
+    of the editing rows. Candidates are coloured by stage, and pale if they are not feasible. The
+    plot marks the untouched network, the chosen one, the tolerance and the target of the choice
+    (``tolerance_fraction * tolerance``).
 
     Parameters
     ----------
     estimator : NetworkEditor
-        Fitted; FairLRF-style editing is ``FairLRFTransformer``.
+        A fitted editor, such as ``FairLRFTransformer``.
     ax : matplotlib Axes, default=None
-        Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save it
-        with ``ax.figure.savefig(path)``.
+        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+        ``ax.figure.savefig(path)``.
     points : mapping of str to (gap, utility), default=None
-        Further points, for example measured on held-out rows, joined by an arrow in order.
+        Further points, for example measured on held-out rows, joined by arrows in order.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def plot_tradeoff(
     Raises
     ------
     NotFittedError
-        The estimator is not fitted.
+        If the estimator is not fitted.
     ValueError
-        There is nothing to plot: no candidate has a finite gap and utility.
+        If no candidate has a finite gap and utility.
 
     Examples
     --------
@@ -83,8 +83,8 @@ def plot_tradeoff(
     shown = history[np.isfinite(history["gap"]) & np.isfinite(history["utility"])]
     if shown.empty:
         raise ValueError(
-            "history_ holds no candidate with a finite gap and utility, so there is nothing to "
-            "plot: the network's outputs are not usable on any row. Check its training."
+            "history_ has no candidate with a finite gap and utility, so there is nothing to plot: "
+            "the network's outputs are unusable on every row. Check its training."
         )
     ax = gap_axes() if ax is None else ax
     _draw_limits(ax, estimator)
@@ -116,7 +116,7 @@ def _draw_candidates(ax: Axes, shown: pd.DataFrame) -> None:
         style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
         drawn = ax.scatter(rows["gap"], rows["utility"], s=38, c=colors, **style)
         drawn.set_gid(f"stage {stage}")
-        # The legend gets a full colour also where the first candidate of a stage is pale.
+        # The legend shows the full colour, even if the first candidate of a stage is pale.
         ax.scatter([], [], color=color, s=38, label=f"{stage}: {len(rows)} candidates")
 
 
@@ -139,8 +139,8 @@ def _draw_further(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _explain(ax: Axes, estimator: Any) -> None:
-    # Never by the paper's name alone: its equations are not public.
+    # "Style", since the paper's equations are not public.
     method = "FairLRF-style editing" if hasattr(estimator, "ranks_") else type(estimator).__name__
-    utility = resolved_utility(estimator) or "utility"
+    utility = utility_name(estimator) or "utility"
     text = "Candidates on the rows they are chosen on, pale if not feasible. Better: up and left."
     dress(ax, gap_request(estimator)[0], utility, f"{method}: the trade-off", text)

@@ -1,4 +1,4 @@
-"""The plot of an autophagy audit: what is lost from generation to generation."""
+"""The plot of an autophagy audit: losses from generation to generation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_autophagy"]
 
-# Okabe and Ito's palette, distinct for colour-blind eyes too.
+# Okabe and Ito's palette, distinguishable by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 WHOLE_COLOR, PALE = "#222222", "#8A8A8A"
 
-# Measures of which the whole table has the same value always.
+# Measures that are constant for the whole table.
 ONLY_CELLS = ("share", "share_ratio", "extinct")
 
-# What a measure is called, and where it would be if nothing were lost.
+# Label of each measure, and its value without any loss.
 LABELS: dict[str, tuple[str, float | None]] = {
     "share": ("share of the rows", None),
     "share_ratio": ("imbalance, relative to the real one", 1.0),
@@ -39,21 +39,20 @@ def plot_autophagy(
     measures: Sequence[str] = ("share", "frechet_distance", "variance_ratio", "detector_auc"),
     axes: Any = None,
 ) -> NDArray[Any]:
-    """Plot the summary of an autophagy audit, a panel for each measure.
+    """Plot the summary of an autophagy audit, one panel per measure.
 
-    A line is the median over loops, the band around it lies between the quantiles of the audit;
-    a dashed line is where samples like the real rows would be.
+    A line is the median over loops, the band around it spans the quantiles of the audit, and the
+    dashed line is the value of samples like the real rows.
 
     Parameters
     ----------
     audit : Bunch
-        As :func:`fairsvd.autophagy_audit` returns it.
+        Result of :func:`fairsvd.autophagy_audit`.
     measures : sequence of str
-        Of the measures in ``audit.summary``. Default: share, Frechet distance, variance ratio and
+        Some measures of ``audit.summary``. Default: share, Frechet distance, variance ratio and
         detector AUC.
     axes : sequence of matplotlib Axes, default=None
-        Where to draw, one for each measure. None: an own figure, ``axes[0].figure``, that pyplot
-        does not know of.
+        Axes to draw into, one per measure. None: a new figure, ``axes[0].figure``, outside pyplot.
 
     Returns
     -------
@@ -62,7 +61,7 @@ def plot_autophagy(
     Raises
     ------
     ValueError
-        A measure is unknown, or there are not as many axes as measures.
+        If a measure is unknown, or the numbers of axes and measures differ.
 
     Examples
     --------
@@ -91,16 +90,16 @@ def plot_autophagy(
 
 
 def _new_axes(n: int) -> NDArray[Any]:
-    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
     from matplotlib.figure import Figure
 
     n_columns = min(n, 2)
     n_rows = -(-n // n_columns)
     figure = Figure(figsize=(4.6 * n_columns, 3.1 * n_rows + 0.9), dpi=150, layout="constrained")
-    made = figure.subplots(n_rows, n_columns, squeeze=False).reshape(-1)
-    for spare in made[n:]:
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).reshape(-1)
+    for spare in axes[n:]:
         spare.remove()
-    return np.asarray(made[:n])
+    return np.asarray(axes[:n])
 
 
 def _draw(ax: Axes, table: pd.DataFrame) -> None:
@@ -108,7 +107,7 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
     colors = {cell: COLORS[k % len(COLORS)] for k, cell in enumerate(cells)}
     for cell, rows in table.groupby("cell", sort=False):
         color = colors.get(str(cell), WHOLE_COLOR)
-        # What is infinite, the ratio of an extinct cell, ends the line.
+        # An infinite value, the ratio of an extinct cell, ends the line.
         low, middle, high = (
             np.where(np.isfinite(rows[k]), rows[k], np.nan) for k in ("low", "median", "high")
         )
@@ -135,7 +134,7 @@ def _dress(ax: Axes, name: str) -> None:
 def _explain(axes: Any, audit: Any) -> None:
     title = f"Trained on its own samples: {audit.mode}, cells {audit.conditions}"
     axes[0].set_title(title, loc="left", fontsize=10, weight="bold")
-    # The panel that shows most: the whole table is not in all of them.
+    # From the panel with most lines, since not all show the whole table.
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda h: len(h[1]))
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
     axes[-1].legend(handles, labels, **place, frameon=False, fontsize=8)

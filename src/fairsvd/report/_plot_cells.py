@@ -1,4 +1,4 @@
-"""The contact sheet: images of every (label, group) cell, and how often each cell goes wrong."""
+"""The contact sheet: images of every (label, group) cell, and the error rate of each cell."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_cells"]
 
-# Okabe and Ito's palette, distinct for colour-blind eyes too.
+# Okabe and Ito's palette, distinguishable by colour-blind readers too.
 NEWLY_WRONG, STILL_WRONG, PUT_RIGHT = "#D55E00", "#E69F00", "#009E73"
 
-# Height of a picture, where a row of the sheet is 1 high.
+# Height of a picture, in units of a row of the sheet.
 HEIGHT = 0.88
 
 
@@ -37,7 +37,7 @@ class Cell:
     label, group
     rows : ndarray of shape (n,), int64
     drawn : ndarray of shape (n_drawn,), int64
-        Those that are shown.
+        Rows that are shown.
     """
 
     label: Any
@@ -59,48 +59,47 @@ def plot_cells(
 ) -> Axes:
     """Show images of every (label, group) cell beside its error rates before and after the edit.
 
-    A row of the sheet is a cell: a few of its images, drawn at random, and the share of all its
-    rows that is predicted wrongly. Frames mark what the edit put right, what it newly gets wrong
-    and what it leaves wrong.
+    Each row of the sheet is a cell: a few of its images, drawn at random, and the share of all its
+    rows that is predicted wrongly. Frames mark images that the edit corrected, newly gets wrong or
+    still gets wrong.
 
     Parameters
     ----------
     estimator : NetworkEditor
-        Fitted on images.
+        Editor fitted on images.
     X : images (n, C, H, W), ImageFrame or Dataset
-        One channel is shown in grey, three as red, green and blue, others by their mean. All rows
-        are predicted, batch by batch; of files, only those drawn are read again to be shown.
+        One channel is shown in grey, three as red, green and blue, other numbers by their mean.
+        All rows are predicted, batch by batch; only the shown files are read again.
     y : array-like of shape (n,)
         True labels.
     sensitive_features : array-like of shape (n,) or (n, n_columns), optional
-        Groups, as for ``fit``; None: looked up in the estimator's ``sensitive_columns``. Rows
+        Groups, as in ``fit``; None: taken from the estimator's ``sensitive_columns``. Rows
         without a group are left out.
     before : array-like of shape (n,), nn.Module, skorch net or FrozenEstimator, optional
-        Labels that were predicted before the edit, or the network that it started from, which
-        then decides by itself, at no tuned threshold. None: the estimator's own ``network`` where
-        that came trained; else there is nothing to compare with, and errors after the edit stand
-        alone.
+        Labels predicted before the edit, or the network before it, which is used without a tuned
+        threshold. None: the estimator's ``network`` if that came trained; else only errors after
+        the edit are shown.
     n_images : int, default=8
-        Images a cell at most.
+        Largest number of images per cell.
     random_state : int, RandomState or None, default=0
-        Draws the images.
+        Seed of the draw of images.
     ax : matplotlib Axes, default=None
-        Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save it
-        with ``ax.figure.savefig(path)``.
+        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+        ``ax.figure.savefig(path)``.
 
     Returns
     -------
     ax : matplotlib Axes
-        ``ax.images`` are the images, cell by cell, labels in the order of ``classes_`` and groups
-        in theirs; ``ax.texts`` the error rates.
+        ``ax.images`` are the images, cell by cell, ordered by ``classes_`` and then by group;
+        ``ax.texts`` are the error rates.
 
     Raises
     ------
     NotFittedError
-        The estimator is not fitted.
+        If the estimator is not fitted.
     ValueError
-        X does not hold images, y holds a label that the estimator does not know, no row has a
-        group, lengths differ, or ``n_images`` is no positive integer.
+        If X does not hold images, y has a label that the estimator does not know, no row has a
+        group, lengths differ, or ``n_images`` is not a positive integer.
 
     Examples
     --------
@@ -119,15 +118,15 @@ def plot_cells(
     batches, target = as_batches(X), np.asarray(y)
     if len(batches.item_shape) != 3:
         raise ValueError(
-            f"plot_cells shows images, X of shape (n, C, H, W), but a row of X is of shape "
-            f"{batches.item_shape}: for tables see report_ and fairsvd.report.plot_tradeoff"
+            f"plot_cells shows images, X of shape (n, C, H, W), but a row of X has the shape "
+            f"{batches.item_shape}: for tables use report_ and fairsvd.report.plot_tradeoff"
         )
     _check_labels(estimator, target, len(batches))
-    cells = _cells(estimator, X, y, target, sensitive_features, n_images, random_state)
+    cells = _find_cells(estimator, X, y, target, sensitive_features, n_images, random_state)
     after = np.asarray(estimator.predict(X)) != target
-    former = _labels_before(estimator, X, before)
+    former = _predict_before(estimator, X, before)
     wrong = [after if former is None else former != target, after]
-    pictures = _pictures(batches[np.concatenate([cell.drawn for cell in cells])].numpy())
+    pictures = _as_pictures(batches[np.concatenate([cell.drawn for cell in cells])].numpy())
     ax = _new_axes(len(cells), n_images) if ax is None else ax
     _draw(ax, cells, pictures, wrong, compares=former is not None)
     _dress(ax, estimator, cells, pictures, n_images, compares=former is not None)
@@ -136,16 +135,16 @@ def plot_cells(
 
 def _check_labels(estimator: Any, target: NDArray[Any], n_rows: int) -> None:
     if target.shape != (n_rows,):
-        raise ValueError(f"y must hold one label a row of X, ({n_rows},), got {target.shape}")
-    strange = sorted(set(target.tolist()) - set(estimator.classes_.tolist()), key=str)
-    if strange:
+        raise ValueError(f"y must hold one label per row of X, ({n_rows},), got {target.shape}")
+    unknown = sorted(set(target.tolist()) - set(estimator.classes_.tolist()), key=str)
+    if unknown:
         raise ValueError(
-            f"y holds {strange[:5]}, which the estimator does not know: its classes are "
+            f"y holds {unknown[:5]}, which the estimator does not know: its classes are "
             f"{estimator.classes_.tolist()}"
         )
 
 
-def _cells(
+def _find_cells(
     estimator: Any,
     X: Any,
     y: Any,
@@ -154,7 +153,7 @@ def _cells(
     n_images: int,
     random_state: Any,
 ) -> list[Cell]:
-    """Find the cells that have rows, and draw from each."""
+    """Find the cells that have rows, and draw rows of each."""
     if sensitive_features is None:
         if estimator.sensitive_columns is None:
             raise ValueError(
@@ -174,8 +173,8 @@ def _cells(
     return cells
 
 
-def _labels_before(estimator: Any, X: Any, before: Any) -> NDArray[Any] | None:
-    """Give the labels predicted before the edit; None where nobody knows them."""
+def _predict_before(estimator: Any, X: Any, before: Any) -> NDArray[Any] | None:
+    """Return the labels predicted before the edit; None if they are not known."""
     if before is None:
         trained = isinstance(estimator.network, (nn.Module, FrozenEstimator))
         before = estimator.network if trained else None
@@ -187,19 +186,19 @@ def _labels_before(estimator: Any, X: Any, before: Any) -> NDArray[Any] | None:
         labels = np.asarray(before)
         if labels.shape != (len(X),):
             raise ValueError(
-                "before must be a network or one predicted label a row of X, "
+                "before must be a network or one predicted label per row of X, "
                 f"({len(X)},), got {type(before).__name__} of shape {labels.shape}"
             )
         return labels
-    # The estimator knows how to read what such a network returns.
+    # The estimator can read the output of such a network.
     untouched = copy.copy(estimator)
-    place = next(estimator.module_.parameters()).device
-    untouched.module_, untouched.offset_ = copy.deepcopy(module).eval().to(place), 0.0
+    device = next(estimator.module_.parameters()).device
+    untouched.module_, untouched.offset_ = copy.deepcopy(module).eval().to(device), 0.0
     return np.asarray(untouched.predict(X))
 
 
-def _pictures(images: NDArray[Any]) -> NDArray[Any]:
-    """Bring images (n, C, H, W) to (n, H, W, 3), in [0, 1] by the darkest and brightest of all."""
+def _as_pictures(images: NDArray[Any]) -> NDArray[Any]:
+    """Convert images (n, C, H, W) to (n, H, W, 3), scaled to [0, 1] by their extreme values."""
     images = images.astype(np.float64)
     if images.shape[1] != 3:
         images = images.mean(axis=1, keepdims=True).repeat(3, axis=1)
@@ -251,7 +250,7 @@ def _width(pictures: NDArray[Any]) -> float:
 
 
 def _new_axes(n_rows: int, n_images: int) -> Axes:
-    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
     from matplotlib.figure import Figure
 
     size = (3.4 + 0.95 * n_images, 1.0 + 0.95 * n_rows)
@@ -294,5 +293,5 @@ def _dress(
 
 
 def _name(group: Any) -> str:
-    """Write a group; an intersection as its parts."""
+    """Write a group, or the parts of an intersection."""
     return " and ".join(map(str, group)) if isinstance(group, tuple) else str(group)

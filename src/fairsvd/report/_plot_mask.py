@@ -1,4 +1,4 @@
-"""The mask plot: where, layer by layer, an edit tunes or removes."""
+"""The mask plot: the weights that an edit tunes or removes, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_mask"]
 
-# Columns of the picture at most: units of wider layers are averaged over neighbours.
+# Largest number of columns; units of wider layers are averaged over neighbours.
 MAX_CELLS = 128
 
 
 def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
-    """Plot which share of every output unit's weights a mask covers, layer by layer.
+    """Plot the share of every output unit's weights that a mask covers, layer by layer.
 
-    Bias-mask fine-tuning shows the weights that may move, pruning and FairLRF-style editing the
-    entries that were removed. A row is a layer (or one side of its factors), from the input at
-    the top to the output, its output units from left to right; the share of the whole layer
-    stands beside it.
+    For bias-mask fine-tuning it shows the weights that may move, for pruning and FairLRF-style
+    editing the removed entries. A row is a layer (or one side of its factors), from the input at
+    the top to the output, with its output units from left to right. The number beside it is the
+    share of the whole layer.
 
     Parameters
     ----------
     estimator : NetworkEditor
         Fitted, with ``masks_``: ``BiasMaskFineTuner``, ``FairPruner``, ``FairLRFTransformer``.
     ax : matplotlib Axes, default=None
-        Where to draw. None: an own figure, ``ax.figure``, that pyplot does not know of; save it
-        with ``ax.figure.savefig(path)``.
+        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+        ``ax.figure.savefig(path)``.
 
     Returns
     -------
     ax : matplotlib Axes
-        One image a row, ``ax.images``, its values the shares in [0, 1].
+        ``ax.images`` has one image per row, with the shares in [0, 1] as values.
 
     Raises
     ------
     NotFittedError
-        The estimator is not fitted.
+        If the estimator is not fitted.
     ValueError
-        It has no masks.
+        If it has no masks.
 
     Examples
     --------
@@ -62,14 +62,14 @@ def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
     ax = _new_axes(len(shares)) if ax is None else ax
     for row, values in enumerate(shares.values()):
         place = (0, 1, row + 0.42, row - 0.42)
-        ax.imshow(_binned(values)[None], cmap="viridis", vmin=0, vmax=1, extent=place)
+        ax.imshow(_bin(values)[None], cmap="viridis", vmin=0, vmax=1, extent=place)
         ax.annotate(f"{values.mean():.0%}", (1.01, row), va="center", annotation_clip=False)
     _dress(ax, estimator, list(shares))
     return ax
 
 
 def mask_shares(estimator: Any) -> dict[str, NDArray[np.float64]]:
-    """Share of every output unit's weights that is covered, by layer.
+    """Compute the share of every output unit's weights that is covered, by layer.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def mask_shares(estimator: Any) -> dict[str, NDArray[np.float64]]:
     Returns
     -------
     shares : dict of name to ndarray of shape (n_units,), float64
-        In [0, 1]; units of a grouped convolution one after the other.
+        In [0, 1]; units of the groups of a convolution follow each other.
     """
     masks = getattr(estimator, "masks_", None)
     if not masks:
@@ -88,18 +88,18 @@ def mask_shares(estimator: Any) -> dict[str, NDArray[np.float64]]:
             "FairPruner or FairLRFTransformer."
         )
     removes = hasattr(estimator, "removed_fraction_")
-    found = {}
-    for name, mask in _flat(masks).items():
+    shares = {}
+    for name, mask in _flatten(masks).items():
         values = np.asarray(mask, dtype=np.float64)
         if name.endswith((" U", " V")):
             # The factors of a grouped convolution have a leading dimension.
             values = values.reshape(-1, values.shape[-1])
         rows = values.reshape(len(values), -1).mean(axis=1)
-        found[name] = 1 - rows if removes else rows
-    return found
+        shares[name] = 1 - rows if removes else rows
+    return shares
 
 
-def _flat(masks: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(masks: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, mask in masks.items():
         if isinstance(mask, Mapping):
@@ -109,14 +109,14 @@ def _flat(masks: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _binned(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) <= MAX_CELLS:
         return values
     return np.array([part.mean() for part in np.array_split(values, MAX_CELLS)])
 
 
 def _new_axes(n_rows: int) -> Axes:
-    # A figure of its own: pyplot would keep it alive, and choose a backend with a window.
+    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 1.4 + 0.5 * n_rows), dpi=150, layout="constrained")

@@ -1,4 +1,4 @@
-"""How plots of utility against a gap look, whoever draws them."""
+"""The common style of plots of utility against a gap."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ INK, PALE = "#222222", "#8A8A8A"
 
 
 def gap_axes() -> Axes:
-    """Make axes in a figure of their own, which pyplot does not know of.
+    """Make axes in a new figure outside pyplot.
 
-    It would keep the figure alive, and choose a backend with a window.
+    pyplot would keep the figure alive, and choose a backend with a window.
     """
     from matplotlib.figure import Figure
 
@@ -23,12 +23,12 @@ def gap_axes() -> Axes:
 
 
 def dress(ax: Axes, gap: str, utility: str, title: str, text: str) -> None:
-    """Label the axes, put the legend beside them, and a title with a line of text above.
+    """Label the axes, put the legend beside them, and a title and a line of text above.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        All is drawn.
+        Axes with everything drawn.
     gap, utility : str
         Names, with underscores.
     title, text : str

@@ -1,4 +1,4 @@
-"""Tables of numbers as text, and the uncertainty of gaps as a table."""
+"""Tables as text, and the table of gaps with their uncertainty."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SPACE = "  "  # between two columns
 
 
 def format_table(frame: pd.DataFrame, *, decimals: int = 3) -> str:
-    """Write a table as aligned plain text, in ASCII where its labels are.
+    """Write a table as aligned plain text, in ASCII if its labels are.
 
     Parameters
     ----------
     frame : DataFrame
-        Every level of its index becomes a column on the left.
+        The table; every level of its index becomes a column on the left.
     decimals : int, default=3
-        Of floats.
+        Decimals of floats.
 
     Returns
     -------
     text : str
-        A line of headings, a rule and a line a row, without a newline at the end. Numbers are
-        right-aligned, integers with thousands separators, NaN is "-".
+        A line of headings, a rule and one line per row, without a newline at the end. Numbers are
+        right-aligned, integers have thousands separators, NaN is "-".
 
     Examples
     --------
@@ -46,27 +46,27 @@ def format_table(frame: pd.DataFrame, *, decimals: int = 3) -> str:
     """
     levels = [frame.index.get_level_values(k).tolist() for k in range(frame.index.nlevels)]
     names = ["" if name is None else str(name) for name in frame.index.names]
-    columns = [_left(name, level) for name, level in zip(names, levels, strict=True)]
+    columns = [_align_left(name, level) for name, level in zip(names, levels, strict=True)]
     for name in frame.columns:
-        columns.append(_column(str(name).replace("_", " "), frame[name].tolist(), decimals))
+        columns.append(_format_column(str(name).replace("_", " "), frame[name].tolist(), decimals))
     return "\n".join(SPACE.join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _left(name: str, values: list[Any]) -> list[str]:
+def _align_left(name: str, values: list[Any]) -> list[str]:
     cells = [str(value) for value in values]
     width = max(map(len, [name, *cells]))
     return [cell.ljust(width) for cell in (name, "-" * width, *cells)]
 
 
-def _column(name: str, values: list[Any], decimals: int) -> list[str]:
+def _format_column(name: str, values: list[Any], decimals: int) -> list[str]:
     if any(isinstance(value, str) for value in values):
-        return _left(name, values)
-    cells = [_number(value, decimals) for value in values]
+        return _align_left(name, values)
+    cells = [_format_number(value, decimals) for value in values]
     width = max(map(len, [name, *cells]))
     return [cell.rjust(width) for cell in (name, "-" * width, *cells)]
 
 
-def _number(value: Any, decimals: int) -> str:
+def _format_number(value: Any, decimals: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value != value:
@@ -75,12 +75,12 @@ def _number(value: Any, decimals: int) -> str:
 
 
 def before_after(before: pd.DataFrame, after: pd.DataFrame, *, decimals: int = 3) -> pd.DataFrame:
-    """Put two tables of equal form into one of texts, ``before -> after``.
+    """Join two tables of equal form into one of texts ``before -> after``.
 
     Parameters
     ----------
     before, after : DataFrame
-        Equal index and columns; columns of integers are taken from ``after`` as they are.
+        Tables with equal index and columns; columns of integers are copied from ``after``.
     decimals : int, default=3
 
     Returns
@@ -91,7 +91,9 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame, *, decimals: int = 3
     for name in after.columns:
         if after[name].dtype.kind == "f":
             pairs = zip(before[name].tolist(), after[name].tolist(), strict=True)
-            both[name] = [f"{_number(b, decimals)} -> {_number(a, decimals)}" for b, a in pairs]
+            both[name] = [
+                " -> ".join(_format_number(value, decimals) for value in pair) for pair in pairs
+            ]
     return both
 
 
@@ -105,32 +107,33 @@ def gap_estimates(
     counts : ndarray of shape (n_groups, n_classes, n_classes), int64
         Rows by [group, true, predicted].
     pos : int or None
-        Code of the positive class; None or more than two classes: mean of one versus the rest.
+        Code of the positive class; with None or more than two classes: mean of one versus the
+        rest.
     rng : numpy.random.Generator
 
     Returns
     -------
     table : DataFrame
         Index: the names of the gaps. Columns, differences of rates in [0, 1]: difference, low and
-        high (95 % bootstrap interval), noise_floor (the mean gap that equal treatment would show
-        on that many rows). NaN where a gap cannot be measured.
+        high (95 % bootstrap interval), noise_floor (the mean gap of equal treatment on that many
+        rows). NaN if a gap cannot be measured.
     """
     import pandas as pd
 
     rows = {}
     for name in GAPS:
-        found = float(gap(counts, name, pos))
-        measured = np.isfinite(found)
-        low, high = gap_interval(counts, name, pos, rng) if measured else (np.nan, np.nan)
-        floor = noise_floor(counts, name, pos, rng) if measured else np.nan
-        rows[name] = {"difference": found, "low": low, "high": high, "noise_floor": floor}
+        value = float(gap(counts, name, pos))
+        defined = np.isfinite(value)
+        low, high = gap_interval(counts, name, pos, rng) if defined else (np.nan, np.nan)
+        floor = noise_floor(counts, name, pos, rng) if defined else np.nan
+        rows[name] = {"difference": value, "low": low, "high": high, "noise_floor": floor}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
 
 
 def small_cells(
     counts: NDArray[np.int64], classes: Sequence[Any], labels: Sequence[Any], fewest: int
 ) -> list[str]:
-    """Name the (label, group) cells with too few rows.
+    """List the (label, group) cells with too few rows.
 
     Parameters
     ----------
@@ -139,17 +142,17 @@ def small_cells(
     classes, labels : sequence
         Labels of the classes and of the groups.
     fewest : int
-        Cells with fewer rows are named.
+        Cells with fewer rows are listed.
 
     Returns
     -------
     cells : list of str
-        The smallest first.
+        Sorted by rows, smallest first.
     """
     rows = counts.sum(axis=2)
-    found = sorted((int(rows[g, k]), k, g) for g, k in np.argwhere(rows < fewest).tolist())
-    return [f"(label {classes[k]}, group {_group(labels[g])}): {n:,}" for n, k, g in found]
+    small = sorted((int(rows[g, k]), k, g) for g, k in np.argwhere(rows < fewest).tolist())
+    return [f"(label {classes[k]}, group {_name_group(labels[g])}): {n:,}" for n, k, g in small]
 
 
-def _group(label: Any) -> str:
+def _name_group(label: Any) -> str:
     return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)

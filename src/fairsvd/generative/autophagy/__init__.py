@@ -1,9 +1,7 @@
-"""An audit of what a generator does to itself when it is fed its own rows."""
+"""An audit of a generator that is trained on its own samples."""
 
 from __future__ import annotations
 
 from ._audit import autophagy_audit
 
-__all__ = [
-    "autophagy_audit",
-]
+__all__ = ["autophagy_audit"]

@@ -1,4 +1,4 @@
-"""Audit of a generator that is trained on what it draws itself."""
+"""Audit of a generator that is trained on its own samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from ..._parallel import in_parallel
 from ..._rng import resolve_seed
 from ..cells import cell_of_rows, read_rows
-from ._loop import Loop, Rows, resolved_conditions
+from ._loop import Loop, Rows, resolve_conditions
 from ._measures import MEASURES
 
 if TYPE_CHECKING:
@@ -41,72 +41,72 @@ def autophagy_audit(
     verbose: int = 0,
     random_state: Any = None,
 ) -> Bunch:
-    """Train a generator on its own samples, again and again, and see what is lost.
+    """Train a generator on its own samples again and again, and measure what is lost.
 
-    Generation 1 is trained on real rows, each later one on rows that the one before has drawn.
-    Its samples are compared with all real rows, as a whole and within every (label, group) cell.
+    Generation 1 is trained on real rows, each later one on rows drawn by the one before. The
+    samples are compared with all real rows, as a whole and within every (label, group) cell.
 
     Parameters
     ----------
     generator : object
-        With ``fit`` and ``sample``, such as :class:`fairsvd.HyperGenerator`, those of
-        ``fairsvd.generative`` or scikit-learn's GaussianMixture, or with ``fit_resample``, such as
-        :class:`fairsvd.CellSampler` with ``mode="replace"`` (synthetic rows alone count). It is
-        copied.
+        An object with ``fit`` and ``sample``, such as :class:`fairsvd.HyperGenerator`, the
+        generators of ``fairsvd.generative`` or scikit-learn's GaussianMixture; or with
+        ``fit_resample``, such as :class:`fairsvd.CellSampler` with ``mode="replace"`` (only
+        synthetic rows are measured). It is copied.
     X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
     y : array-like of shape (n,), optional
-        Labels. None: all rows have one label.
+        Labels. None: all rows have the same label.
     sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
         Groups; several columns are intersected.
     n_generations : int, default=10
     n_seeds : int, default=10
-        Independent loops.
+        Number of independent loops.
     mode : {"synthetic", "mixed", "fresh"}, default="synthetic"
-        What a later generation is trained on, always ``n_samples`` rows. "synthetic": drawn rows
-        only. "mixed": a part is real rows, the same ones in each generation. "fresh": a part is
-        real rows, drawn anew for each generation.
+        The ``n_samples`` training rows of later generations. "synthetic": drawn rows only.
+        "mixed": partly real rows, the same in each generation. "fresh": partly real rows, drawn
+        anew for each generation.
     conditions : {"auto", "fixed", "drawn", "joint"}, default="auto"
-        How cells come about. "fixed": every cell gets the number of rows that it has among the
-        real ones, by conditional sampling (a generator without conditions is fitted on each cell
-        apart). "drawn": the same, but the numbers are drawn by the cells' share in the training
-        rows. "joint": label and group are columns of the table, drawn like any other. "auto":
-        "fixed" where ``sample`` takes ``conditions``, else "joint"; a sampler goes by its own
-        strategy.
+        How cells are drawn. "fixed": every cell gets as many rows as it has among the real ones,
+        by conditional sampling (a generator without conditions is fitted on each cell
+        separately). "drawn": the same, but the numbers are drawn by the cells' shares of the
+        training rows. "joint": label and group are columns of the table, drawn like any other.
+        "auto": "fixed" if ``sample`` takes ``conditions``, else "joint". A sampler must have
+        "auto" and uses its own strategy.
     real_share : float in [0, 1], default=0.5
-        Part of the training rows that is real under "mixed" and "fresh".
+        Share of real training rows under "mixed" and "fresh".
     n_samples : int, optional
         Training rows of the first generation, and rows drawn in each. None: as many as X has.
     detector : "auto", None or classifier, default="auto"
-        What tries to tell synthetic rows from real ones, in three folds. "auto": 20 extremely
-        randomised trees. None: none does.
+        Classifier that tries to tell synthetic rows from real ones, in three folds. "auto": 20
+        extremely randomised trees. None: not measured.
     quantiles : pair of float in [0, 1], default=(0.1, 0.9)
-        Of the summary, over loops.
+        Quantiles over loops in the summary.
     n_jobs : int or None, default=None
-        Loops at the same time.
+        Number of parallel loops.
     verbose : int, default=0
-        1: a progress bar.
+        1 shows a progress bar.
     random_state : int, RandomState instance or None, default=None
-        Every ``random_state`` inside of the generator is set from it, anew in each generation.
+        Seeds every ``random_state`` inside the generator, anew in each generation.
 
     Returns
     -------
     audit : Bunch
-        - ``runs``: DataFrame, a row for each seed, generation and cell. ``cell`` is its name,
-          "all" the whole table, ``label`` and ``group`` are the parts of it; ``n_rows``;
+        - ``runs``: DataFrame with one row per seed, generation and cell. ``cell`` is its name,
+          "all" for the whole table; ``label`` and ``group`` are its parts; ``n_rows``;
           ``share``; ``share_ratio``, (majority / cell) of the synthetic rows over that of the
-          real ones, above 1 where the imbalance grew; ``frechet_distance`` on standardised
+          real ones, above 1 if the imbalance grew; ``frechet_distance`` on standardised
           features; ``variance_ratio``, synthetic over real; ``extinct_categories``, levels that
-          no longer occur in the cell; ``detector_auc``, .5 where nothing can be told apart;
+          no longer occur in the cell; ``detector_auc``, 0.5 if the rows cannot be told apart;
           ``extinct``.
-        - ``summary``: DataFrame, a row for each generation, cell and measure, with ``median``,
-          ``low``, ``high`` (the quantiles) and ``mean`` over the loops where it is defined, and
-          their number, ``n_seeds``.
-        - ``mode``, ``conditions``: as resolved.
+        - ``summary``: DataFrame with one row per generation, cell and measure: ``median``,
+          ``low``, ``high`` (the quantiles) and ``mean`` over the loops in which the measure is
+          defined, and their number ``n_seeds``.
+        - ``mode``, ``conditions``: the resolved values.
 
     Raises
     ------
     ValueError
-        An argument is not as above.
+        If an argument is not as above.
 
     See Also
     --------
@@ -114,11 +114,11 @@ def autophagy_audit(
 
     Notes
     -----
-    Modes after :arxiv:`2307.01850`, the share ratio after :arxiv:`2405.13977`, which compares
-    R_Fair with R_I. Look at medians and quantiles: an unbiased estimator keeps the *mean*
-    variance while the typical loop collapses. A share is unbiased in any fair generator, and
-    still a small cell dies out sooner or later where numbers of rows are drawn. Distances of
-    small cells are large by chance alone: compare generations or generators, not cells.
+    The modes follow :arxiv:`2307.01850`, the share ratio :arxiv:`2405.13977` (R_Fair against R_I).
+    Look at medians and quantiles: an unbiased estimator keeps the *mean* variance while the
+    typical loop collapses. Even with unbiased shares a small cell dies out sooner or later if
+    numbers of rows are drawn. Distances of small cells are large by chance alone: compare
+    generations or generators, not cells.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def autophagy_audit(
     X = read_rows(X)
     cells, _ = cell_of_rows(len(X), y, sensitive_features, missing="raise")
     real = Rows(X.reset_index(drop=True) if hasattr(X, "iloc") else X, cells.codes)
-    resolved = resolved_conditions(generator, conditions)
+    resolved = resolve_conditions(generator, conditions)
     loop = Loop(
         generator,
         real,
@@ -158,8 +158,8 @@ def autophagy_audit(
     )
     seeds = np.random.SeedSequence(resolve_seed(random_state)).spawn(n_seeds)
     records = _with_bar(in_parallel(loop.run, list(enumerate(seeds)), n_jobs), n_seeds, verbose)
-    runs = _named(records, loop.keys, pairs=loop.pairs, has_labels=y is not None)
-    return Bunch(runs=runs, summary=_summary(runs, quantiles), mode=mode, conditions=resolved)
+    runs = _make_table(records, loop.keys, pairs=loop.pairs, has_labels=y is not None)
+    return Bunch(runs=runs, summary=_summarise(runs, quantiles), mode=mode, conditions=resolved)
 
 
 def _check(
@@ -176,10 +176,10 @@ def _check(
         if name == "n_samples" and value is None:
             continue
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: wanted an integer from 1.")
-    for name, given, known in (("mode", mode, MODES), ("conditions", conditions, CONDITIONS)):
-        if given not in known:
-            raise ValueError(f"{name}={given!r}: wanted one of {', '.join(known)}.")
+            raise ValueError(f"{name}={value!r}: wanted an integer of at least 1.")
+    for name, value, choices in (("mode", mode, MODES), ("conditions", conditions, CONDITIONS)):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: wanted one of {', '.join(choices)}.")
     if not 0 <= real_share <= 1:
         raise ValueError(f"real_share={real_share!r}: wanted a share in [0, 1].")
     if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
@@ -194,10 +194,10 @@ def _with_bar(runs: Iterable[Any], n_seeds: int, verbose: int) -> list[dict[str,
     return [record for run in runs for record in run]
 
 
-def _named(
+def _make_table(
     records: list[dict[str, Any]], keys: Sequence[Any], *, pairs: bool, has_labels: bool
 ) -> pd.DataFrame:
-    """Make the table of all runs, cells by name."""
+    """Make the table of all runs, with the names of cells."""
     import pandas as pd
 
     labels = [key[0] if pairs else key for key in keys] if has_labels else [None] * len(keys)
@@ -209,17 +209,17 @@ def _named(
     table = pd.DataFrame(records)
     cell = table["cell"].to_numpy()
 
-    def of(values: list[Any], whole: Any) -> pd.Series:
+    def column_of(values: list[Any], whole: Any) -> pd.Series:
         column = [whole if k < 0 else values[k] for k in cell]
         return pd.Series(column, index=table.index, dtype=object)
 
-    table["cell"] = of([name or "all rows" for name in names], "all")
-    table.insert(3, "label", of(labels, None))
-    table.insert(4, "group", of(groups, None))
+    table["cell"] = column_of([name or "all rows" for name in names], "all")
+    table.insert(3, "label", column_of(labels, None))
+    table.insert(4, "group", column_of(groups, None))
     return table
 
 
-def _summary(runs: pd.DataFrame, quantiles: tuple[float, float]) -> pd.DataFrame:
+def _summarise(runs: pd.DataFrame, quantiles: tuple[float, float]) -> pd.DataFrame:
     """Summarise every measure over loops, for each generation and cell."""
     import pandas as pd
 
@@ -229,15 +229,15 @@ def _summary(runs: pd.DataFrame, quantiles: tuple[float, float]) -> pd.DataFrame
         first |= {name: part[name].iloc[0] for name in ("label", "group")}
         for name in MEASURES:
             values = part[name].to_numpy(dtype=np.float64)
-            rows.append(first | {"measure": name} | _over_loops(values, quantiles))
+            rows.append(first | {"measure": name} | _summarise_loops(values, quantiles))
     return pd.DataFrame(rows)
 
 
-def _over_loops(values: Any, quantiles: tuple[float, float]) -> dict[str, float]:
-    known = values[~np.isnan(values)]
-    if not len(known):
+def _summarise_loops(values: Any, quantiles: tuple[float, float]) -> dict[str, float]:
+    defined = values[~np.isnan(values)]
+    if not len(defined):
         return {"median": np.nan, "low": np.nan, "high": np.nan, "mean": np.nan, "n_seeds": 0}
-    # Values that occur, not between two of them: a share ratio may be infinite.
-    low, high = np.quantile(known, quantiles, method="inverted_cdf")
-    middle = {"median": float(np.median(known)), "low": float(low), "high": float(high)}
-    return middle | {"mean": float(known.mean()), "n_seeds": len(known)}
+    # Without interpolation, since a share ratio may be infinite.
+    low, high = np.quantile(defined, quantiles, method="inverted_cdf")
+    summary = {"median": float(np.median(defined)), "low": float(low), "high": float(high)}
+    return summary | {"mean": float(defined.mean()), "n_seeds": len(defined)}

@@ -1,4 +1,4 @@
-"""How far synthetic rows are from real ones, cell by cell."""
+"""Measure how far synthetic rows are from real ones, cell by cell."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ..cells import ImageCodec, make_codec, stacked
+from ..cells import ImageCodec, make_codec, stack
 
-__all__ = ["MEASURES", "Compared", "compare", "frechet_distance", "measure", "share_ratio"]
+__all__ = ["MEASURES", "compare", "frechet_distance", "measure", "share_ratio"]
 
 MEASURES = (
     "share",
@@ -29,17 +29,17 @@ MEASURES = (
 
 Floats = NDArray[np.float64]
 
-# Wider tables are compared in their first principal components: covariances of more columns
-# than rows say little.
+# Wider tables are compared in their first principal components, since covariances of more columns
+# than rows are unreliable.
 MOST_COLUMNS = 32
 
-# A detector learns nothing from fewer rows of a kind.
+# Least rows of either kind for a detector to learn from.
 LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Real and synthetic rows in the same features.
+    """Real and synthetic rows in the same encoding.
 
     Attributes
     ----------
@@ -56,30 +56,30 @@ class Compared:
 
 
 def compare(X: Any, synthetic: Any) -> Compared:
-    """Encode real and synthetic rows alike.
+    """Encode real and synthetic rows in the same way.
 
-    Numbers and ranks are standardised (a missing one counts as the mean, with a flag beside it),
-    categories become one column a level. More than 32 columns are turned into the 32 first
+    Numbers and ranks are standardised (a missing one becomes the mean, and a column flags it),
+    categories become one column per level. More than 32 columns are reduced to the first 32
     principal components of the real rows.
 
     Parameters
     ----------
     X, synthetic : DataFrame or ndarray
-        Tables of the same columns, or images.
+        Tables with the same columns, or images.
     """
-    codec = make_codec(stacked([X, synthetic]))
+    codec = make_codec(stack([X, synthetic]))
     n, encoded = len(X), codec.encoded
     features = np.column_stack([*_numbers(encoded.numbers, n), *_levels(encoded.codes)])
     features = features - features[:n].mean(axis=0)
     spread = features[:n].std(axis=0)
-    # One scale for all pixels: a corner that never changes is no feature to be blown up.
+    # One scale for all pixels, so that a nearly constant corner is not magnified.
     scale = spread.mean() if isinstance(codec, ImageCodec) else spread
-    features = _reduced(features / np.where(scale > 0, scale, 1), n)
+    features = _reduce(features / np.where(scale > 0, scale, 1), n)
     return Compared(features[:n], features[n:], encoded.codes[:n], encoded.codes[n:])
 
 
 def _numbers(numbers: NDArray[Any], n_real: int) -> Iterator[Floats]:
-    """Yield the columns without gaps, and a flag for each that has some."""
+    """Yield the columns with means for missing values, and the flags of the missing values."""
     known = ~np.isnan(numbers)
     counts = np.maximum(known[:n_real].sum(axis=0), 1)
     mean = np.where(known, numbers, 0)[:n_real].sum(axis=0) / counts
@@ -94,7 +94,7 @@ def _levels(codes: NDArray[np.int64]) -> Iterator[Floats]:
         yield (column[:, None] == np.unique(column)).astype(np.float64)
 
 
-def _reduced(features: Floats, n_real: int) -> Floats:
+def _reduce(features: Floats, n_real: int) -> Floats:
     if features.shape[1] <= MOST_COLUMNS:
         return features
     _, _, directions = np.linalg.svd(features[:n_real], full_matrices=False)
@@ -107,8 +107,8 @@ def frechet_distance(A: Floats, B: Floats) -> float:
     Parameters
     ----------
     A, B : ndarray of shape (n, d)
-        At least two rows each; n may differ. Distances of small sets are too large: two sets of
-        n rows of the same distribution are about d / n apart.
+        At least two rows each; n may differ. Distances of small sets are biased upwards: two
+        sets of n rows of one distribution are about d / n apart.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def frechet_distance(A: Floats, B: Floats) -> float:
 
 
 def share_ratio(counts: NDArray[Any], real_counts: NDArray[Any]) -> Floats:
-    """Compare imbalance with the real one: (majority / cell) over (real majority / real cell).
+    """Compare imbalance with the real rows: (majority / cell) over (real majority / real cell).
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ def share_ratio(counts: NDArray[Any], real_counts: NDArray[Any]) -> Floats:
     Returns
     -------
     ratio : ndarray of shape (n_cells,)
-        Above 1: the cell is rarer, relative to the majority, than among the real rows. Infinite
-        where the cell is extinct, NaN where the majority is too.
+        Above 1 if the cell is rarer, relative to the majority, than among the real rows;
+        infinite if the cell is extinct, NaN if the majority is extinct too.
     """
     largest = real_counts.argmax()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -146,13 +146,13 @@ def share_ratio(counts: NDArray[Any], real_counts: NDArray[Any]) -> Floats:
 def measure(
     compared: Compared, real: NDArray[Any], synthetic: NDArray[Any], detector: Any, seed: int
 ) -> dict[str, float]:
-    """Measure what depends on the rows of one cell alone.
+    """Measure the rows of one cell.
 
     Parameters
     ----------
     compared : Compared
     real, synthetic : ndarray of bool
-        The cell's rows.
+        Marks the cell's rows.
     detector : "auto", None or classifier
     seed : int
 
@@ -160,23 +160,19 @@ def measure(
     -------
     measures : dict of str to float
         ``frechet_distance``, ``variance_ratio`` (summed over features), ``extinct_categories``
-        (levels that the cell has among real rows and not among synthetic ones),
-        ``detector_auc`` (.5: cannot be told apart). NaN where rows are too few.
+        (levels that the cell has among real but not among synthetic rows), ``detector_auc`` (0.5:
+        cannot be told apart). NaN if there are too few rows.
     """
     A, B = compared.real[real], compared.synthetic[synthetic]
     enough = min(len(A), len(B)) > 1
     spread = A.var(axis=0, ddof=1).sum() if enough else 0.0
-    lost = _lost(compared.real_codes[real], compared.synthetic_codes[synthetic])
+    codes = zip(compared.real_codes[real].T, compared.synthetic_codes[synthetic].T, strict=True)
     return {
         "frechet_distance": frechet_distance(A, B) if enough else np.nan,
         "variance_ratio": B.var(axis=0, ddof=1).sum() / spread if spread > 0 else np.nan,
-        "extinct_categories": float(lost),
+        "extinct_categories": float(sum(len(np.setdiff1d(a, b)) for a, b in codes)),
         "detector_auc": detector_auc(A, B, detector, seed),
     }
-
-
-def _lost(real: NDArray[np.int64], synthetic: NDArray[np.int64]) -> int:
-    return sum(len(np.setdiff1d(a, b)) for a, b in zip(real.T, synthetic.T, strict=True))
 
 
 def detector_auc(A: Floats, B: Floats, detector: Any, seed: int) -> float:
@@ -186,7 +182,7 @@ def detector_auc(A: Floats, B: Floats, detector: Any, seed: int) -> float:
     ----------
     A, B : ndarray of shape (n, d)
     detector : "auto", None or classifier with ``predict_proba``
-        "auto": 20 extremely randomised trees. None: nothing is measured.
+        "auto": 20 extremely randomised trees. None: no measurement.
     seed : int
 
     Returns

@@ -1,4 +1,4 @@
-"""Generators of the rows of a (label, group) cell, and how rows are coded for them."""
+"""Generators of the rows of a (label, group) cell, and the encoding of rows for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ._codec import Codec, Column, Encoded, ImageCodec, cast_numbers, make_codec
 from ._copula import CopulaGenerator
 from ._diffusion import DiffusionGenerator
 from ._prompts import FACE_CONTEXT, contextual_prompts
-from ._rows import as_array, columns, read_rows, stacked, take
+from ._rows import as_array, columns, read_rows, stack, take
 from ._smoothed import SmoothedGenerator
 from ._smote import SmoteGenerator
 
@@ -31,6 +31,6 @@ __all__ = [
     "label_codes",
     "make_codec",
     "read_rows",
-    "stacked",
+    "stack",
     "take",
 ]

@@ -1,4 +1,4 @@
-"""What the own generators share: cells, conditions, encoding and random streams."""
+"""Base of the cell generators: cells, conditions, encoding and random streams."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..._rng import resolve_seed, stage_rng
 from ...exceptions import GroupError
-from ...groups import encode_groups
+from ...groups import cell_codes, encode_groups
 from ._codec import Encoded, ImageCodec, make_codec
-from ._rows import read_rows, stacked, take
+from ._rows import read_rows, stack, take
 
 __all__ = ["CellGenerator", "Cells", "cell_of_rows", "label_codes"]
 
-# Numbers that are drawn at a time: 128 MB of float64.
+# How many numbers are drawn at a time: 128 MB of float64.
 BLOCK = 2**24
 
 
@@ -29,7 +29,7 @@ class Cells:
     Attributes
     ----------
     keys : list
-        ``(label, group)`` of every cell that occurs; the label alone where there are no groups.
+        ``(label, group)`` of every cell that occurs; only the label if there are no groups.
     codes : ndarray of shape (n,), int64
         Position of every row's cell in ``keys``; -1 where the group is missing.
     labels : ndarray of shape (n_cells,), int64
@@ -39,7 +39,7 @@ class Cells:
     def __init__(self, y: Any, groups: NDArray[np.int64], group_labels: Sequence[Any]) -> None:
         classes, y_codes = label_codes(y)
         n_groups = max(1, len(group_labels))
-        crossed = np.where(groups < 0, -1, y_codes * n_groups + groups)
+        crossed = cell_codes(y_codes, groups, n_groups)
         present = np.unique(crossed[crossed >= 0])
         self.codes = np.where(crossed < 0, -1, np.searchsorted(present, crossed))
         self.labels = present // n_groups
@@ -59,7 +59,7 @@ class Cells:
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self))
 
     def shares(self) -> NDArray[np.float64]:
-        """Return every cell's share of the rows that have one."""
+        """Return every cell's share of the rows that have a cell."""
         return self.counts() / self.counts().sum()
 
     def positions(self, conditions: Sequence[Any]) -> NDArray[np.int64]:
@@ -68,20 +68,20 @@ class Cells:
         Raises
         ------
         GroupError
-            One of them was not among the rows of ``fit``.
+            If ``fit`` saw no rows of one of them.
         """
         place = {key: k for k, key in enumerate(self.keys)}
         unknown = {key for key in conditions if key not in place}
         if unknown:
             raise GroupError(
-                f"conditions ask for {sorted(map(str, unknown))}, fit saw rows of the cells "
-                f"{self.keys} only: ask for one of these."
+                f"conditions ask for {sorted(map(str, unknown))}, but fit saw only rows of "
+                f"{self.keys}: ask for these cells."
             )
         return np.array([place[key] for key in conditions], dtype=np.int64)
 
 
 def label_codes(y: Any) -> tuple[list[Any], NDArray[np.int64]]:
-    """Encode labels of any type; the labels are Python's own scalars, sorted."""
+    """Encode labels of any type; the returned labels are sorted Python scalars."""
     y = np.asarray(y)
     if y.dtype.kind in "fO" and (y != y).any():
         raise ValueError("y has missing values: leave these rows out, or label them.")
@@ -98,9 +98,9 @@ def cell_of_rows(
     ----------
     n_rows : int
     y : array-like of shape (n_rows,) or None
-        None: all rows have one label.
+        None: all rows have the same label.
     sensitive_features : array-like or None
-        None: there are no groups.
+        None: no groups.
     missing : {"raise", "ignore", "own_group"}, default="ignore"
     """
     y = np.zeros(n_rows, dtype=np.int64) if y is None else y
@@ -130,7 +130,7 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _learn(self, rows: Encoded, cells: Cells) -> None:
-        """Keep what sampling needs of the encoded rows."""
+        """Learn from the encoded rows."""
 
     @abstractmethod
     def _draw(self, cell: int, n: int, rng: np.random.Generator) -> Encoded:
@@ -144,10 +144,10 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
         X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
             Any column types, missing values included.
         y : array-like of shape (n,), optional
-            Labels. None: all rows have one label.
+            Labels. None: all rows have the same label.
         sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
-            Groups; several columns are intersected. Rows without a group are left out of the
-            cells.
+            Groups; several columns are intersected. Rows without a group belong to no
+            cell.
 
         Returns
         -------
@@ -169,48 +169,48 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         n : int
-            Rows that are wanted.
+            Number of rows.
         conditions : sequence of n cells, optional
-            Entries of ``cells_``, one for each row. None: cells by their share in ``fit``.
+            Entries of ``cells_``, one for each row. None: cells are drawn by share in ``fit``.
 
         Returns
         -------
         X : DataFrame or ndarray of n rows
-            As the X of ``fit``: type, columns and dtypes. Equal seeds give equal rows, in
+            Same type, columns and dtypes as the X of ``fit``. Equal seeds give equal rows, in
             repeated calls too.
 
         Raises
         ------
         ValueError
-            ``conditions`` has another length, or a cell that ``fit`` did not see.
+            If ``conditions`` has another length, or a cell that ``fit`` did not see.
         """
         check_is_fitted(self, "cells_")
         rng = stage_rng(resolve_seed(self.random_state), "sample")
         if conditions is not None and len(conditions) != n:
             raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
-        wanted = (
+        drawn = (
             rng.choice(len(self._cells), size=n, p=self._cells.shares())
             if conditions is None
             else self._cells.positions(conditions)
         )
-        order = np.argsort(wanted, kind="stable")
-        counts = np.bincount(wanted, minlength=len(self._cells))
+        order = np.argsort(drawn, kind="stable")
+        counts = np.bincount(drawn, minlength=len(self._cells))
         parts = [
             self._codec.decode(self._draw(cell, size, rng))
             for cell, count in enumerate(counts)
-            for size in self._blocks(count)
+            for size in self._block_sizes(count)
         ]
         if not parts:
             return self._codec.decode(self._codec.encoded.take(np.arange(0)))
-        return take(stacked(parts), np.argsort(order, kind="stable"))
+        return take(stack(parts), np.argsort(order, kind="stable"))
 
-    def _blocks(self, count: int) -> list[int]:
-        """Cut a number of rows into blocks of bounded memory."""
+    def _block_sizes(self, count: int) -> list[int]:
+        """Split a number of rows into blocks of bounded memory."""
         size = max(1, BLOCK // max(1, self._codec.encoded.numbers.shape[1]))
         return [min(size, count - start) for start in range(0, count, size)]
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn what the generator takes."""
+        """Tell scikit-learn which inputs the generator takes."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True

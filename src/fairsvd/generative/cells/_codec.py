@@ -1,4 +1,4 @@
-"""Tables of any column types and images as numbers and category codes, and back."""
+"""Encode tables of any column types, and images, as numbers and category codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Codec", "Column", "Encoded", "ImageCodec", "TableCodec", "cast_numbers", "make_codec"]
 
-# A column of so few distinct values is a flag: values between them mean nothing.
+# A column with at most so many distinct values is a flag: values in between mean nothing.
 FEW_VALUES = 2
 
 
@@ -46,20 +46,20 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Column:
-    """How one column becomes numbers or codes, and back.
+    """The encoding of one column as numbers or codes.
 
     Attributes
     ----------
     kind : {"number", "integer", "rank", "category"}
     dtype : dtype
-        That of the column, numpy's or pandas'.
+        Dtype of the column, numpy's or pandas'.
     palette : array or None
-        For ranks and categories: the values that occur, in the order of their codes, and a
-        missing one at the end (if any occurs), so that the code -1 reads it.
+        For ranks and categories: the values that occur, in the order of their codes, and last a
+        missing value if there is one, which the code -1 then reads.
     low, high : float
         Smallest and largest number or rank that occurs.
     missing : object
-        What stands for a missing number in a column of Python objects.
+        The missing value in a column of Python objects.
     """
 
     kind: str
@@ -75,7 +75,7 @@ class Column:
         return int(self.high) + 1
 
     def restore(self, values: NDArray[Any]) -> Any:
-        """Turn numbers or codes into values of the column's own type."""
+        """Turn numbers or codes into values of the column's type."""
         if self.kind == "category":
             return self.palette.take(values)
         clipped = np.clip(values, self.low, self.high)
@@ -100,7 +100,7 @@ def cast_numbers(values: NDArray[np.float64], column: Column) -> Any:
         return out
     if getattr(dtype, "kind", "") in "mM":
         ticks = np.where(known, values, 0).astype(np.int64)
-        ticks[~known] = np.iinfo(np.int64).min  # what pandas and numpy read as not-a-time
+        ticks[~known] = np.iinfo(np.int64).min  # not-a-time in pandas and numpy
         return pd.Series(ticks).astype(dtype).array
     return (
         values.astype(dtype)
@@ -110,7 +110,7 @@ def cast_numbers(values: NDArray[np.float64], column: Column) -> Any:
 
 
 def _as_numbers(series: pd.Series) -> NDArray[np.float64] | None:
-    """Read numbers and dates as float64 with NaN; None for what is neither."""
+    """Read numbers and dates as float64 with NaN; return None for other types."""
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(series.dtype) or types.is_timedelta64_dtype(series.dtype):
@@ -137,7 +137,7 @@ def _is_whole(series: pd.Series, numbers: NDArray[np.float64]) -> bool:
 
 
 def _inner_limits(low: int, high: int) -> tuple[float, float]:
-    """Return the floats nearest to two integers that do not lie outside them."""
+    """Return the floats nearest to two integers within their range."""
     first, last = float(low), float(high)
     first = np.nextafter(first, np.inf) if int(first) < low else first
     last = np.nextafter(last, -np.inf) if int(last) > high else last
@@ -148,7 +148,7 @@ def _number_column(series: pd.Series, numbers: NDArray[np.float64]) -> Column:
     kind = "integer" if _is_whole(series, numbers) else "number"
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if kind == "integer" and max(abs(low), abs(high)) >= 2**53:
-        # Beyond that not every integer is a float, and rounding may leave the range.
+        # Not every integer of that size is a float, and rounding may leave the range.
         known = series.dropna().astype("int64") if series.dtype.kind in "mM" else series.dropna()
         low, high = _inner_limits(int(known.min()), int(known.max()))
     lacking = np.flatnonzero(np.isnan(numbers))
@@ -156,15 +156,15 @@ def _number_column(series: pd.Series, numbers: NDArray[np.float64]) -> Column:
     return Column(kind, series.dtype, None, low, high, missing)
 
 
-def _coded_column(series: pd.Series) -> tuple[Column, NDArray[np.int64]]:
-    """Encode categories by appearance, ordered ones by rank among those that occur."""
+def _encode_categories(series: pd.Series) -> tuple[Column, NDArray[np.int64]]:
+    """Encode categories by appearance, and ordered ones by rank among those that occur."""
     import pandas as pd
 
     ordered = isinstance(series.dtype, pd.CategoricalDtype) and series.dtype.ordered
     keys = series.cat.codes.where(series.notna()) if ordered else series
     codes, _ = pd.factorize(keys, sort=bool(ordered), use_na_sentinel=True)
     levels, first = np.unique(codes, return_index=True)
-    # The code of missing values is -1, the first; its row goes to the end.
+    # Missing values have the code -1, which comes first; move its row to the end.
     rows = np.roll(first, -1) if len(levels) and levels[0] < 0 else first
     n_levels = int((levels >= 0).sum())
     kind = "rank" if ordered and n_levels > FEW_VALUES else "category"
@@ -176,7 +176,7 @@ def _encode_column(series: pd.Series) -> tuple[Column, NDArray[Any]]:
     numbers = _as_numbers(series)
     if numbers is not None and series.nunique() > FEW_VALUES:
         return _number_column(series, numbers), numbers
-    column, codes = _coded_column(series)
+    column, codes = _encode_categories(series)
     return column, (np.where(codes < 0, np.nan, codes) if column.kind == "rank" else codes)
 
 
@@ -190,7 +190,7 @@ class TableCodec:
     names : Index or None
         Column names of a DataFrame; None for arrays.
     dtype : dtype or None
-        Of an array; None for a DataFrame.
+        Dtype of an array; None for a DataFrame.
     encoded : Encoded
         The rows that it was learned from.
     """
@@ -201,17 +201,17 @@ class TableCodec:
     encoded: Encoded
 
     def of_kind(self, *kinds: str) -> list[Column]:
-        """Return the columns of some kinds, in their order."""
+        """Return the columns of some kinds in their order."""
         return [column for column in self.columns if column.kind in kinds]
 
     def decode(self, rows: Encoded) -> Any:
-        """Return encoded rows as the type of table that came in."""
+        """Turn encoded rows into a table of the original type."""
         numbers, codes = iter(rows.numbers.T), iter(rows.codes.T)
         values = [c.restore(next(codes if c.kind == "category" else numbers)) for c in self.columns]
         return self.assemble(values, len(rows))
 
     def assemble(self, values: Sequence[Any], n_rows: int) -> Any:
-        """Stand columns side by side."""
+        """Put columns side by side."""
         if self.names is None:
             out = np.empty((n_rows, len(values)), dtype=self.dtype)
             for k, column in enumerate(values):
@@ -225,18 +225,18 @@ class TableCodec:
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Encoding of images (n, C, H, W): a number a value, in the dtype that came."""
+    """Encoding of images (n, C, H, W) as one number per value, in their dtype."""
 
     columns: tuple[Column, ...]
     shape: tuple[int, ...]
     encoded: Encoded
 
     def of_kind(self, *kinds: str) -> list[Column]:
-        """Return the columns of some kinds: one for all values, as they share dtype and range."""
+        """Return the columns of some kinds: one for all values, which share dtype and range."""
         return [column for column in self.columns if column.kind in kinds]
 
     def decode(self, rows: Encoded) -> NDArray[Any]:
-        """Return encoded rows as images."""
+        """Turn encoded rows into images."""
         values = self.columns[0].restore(rows.numbers)
         return np.asarray(values).reshape(len(rows), *self.shape)
 
@@ -260,13 +260,13 @@ def _image_codec(X: NDArray[Any]) -> ImageCodec:
 
 
 def make_codec(X: Any) -> Codec:
-    """Learn how the columns of X become numbers and codes.
+    """Learn the encoding of the columns of X.
 
     Parameters
     ----------
     X : DataFrame or ndarray of shape (n, n_columns), or images (n, C, H, W)
-        At least one row. Numbers (also dates and durations) stay numbers unless they take two
-        values or fewer; ordered categories become ranks; anything else, categories.
+        At least one row. Numbers (also dates and durations) stay numbers unless they take at most
+        two values; ordered categories become ranks; anything else becomes categories.
 
     Returns
     -------
@@ -277,10 +277,10 @@ def make_codec(X: Any) -> Codec:
     encoded = [_encode_column(series) for series in _series_of(X)]
     columns = tuple(column for column, _ in encoded)
 
-    def stacked(category: bool, dtype: Any) -> NDArray[Any]:
-        chosen = [values for c, values in encoded if (c.kind == "category") == category]
-        return np.stack(chosen, axis=1).astype(dtype) if chosen else np.empty((len(X), 0), dtype)
+    def stack(category: bool, dtype: Any) -> NDArray[Any]:
+        parts = [values for c, values in encoded if (c.kind == "category") == category]
+        return np.stack(parts, axis=1).astype(dtype) if parts else np.empty((len(X), 0), dtype)
 
-    rows = Encoded(stacked(False, np.float64), stacked(True, np.int64))
+    rows = Encoded(stack(False, np.float64), stack(True, np.int64))
     frame = is_frame(X)
     return TableCodec(columns, X.columns if frame else None, None if frame else X.dtype, rows)

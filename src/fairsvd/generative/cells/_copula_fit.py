@@ -1,4 +1,4 @@
-"""Gaussian copula of mixed columns: margins, correlations and how small cells borrow."""
+"""Gaussian copula of mixed columns: margins, correlations and borrowing by small cells."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from scipy.special import ndtri
 __all__ = [
     "Margin",
     "SortedColumn",
+    "add_ridge",
     "borrowing_weights",
-    "factor_of",
+    "factorise",
     "level_scores",
     "pairwise_correlation",
-    "ridged",
-    "shrunk",
-    "unstepped",
+    "shrink",
+    "undo_steps",
 ]
 
-# Steps of the power iteration that orders categories; the order settles long before.
+# Steps of the power iteration that orders categories; the order settles much earlier.
 POWER_STEPS = 20
 
-# Coarser steps are not made up for any further: what is seen of them is mostly noise.
+# Least value of Margin.kept to correct by; the correlations of coarser steps are mostly noise.
 LEAST_KEPT = 0.3
 
-# Strongest correlation that making up for steps may arrive at.
+# Strongest correlation after the correction for steps.
 STRONGEST = 0.99
 
-# Smallest eigenvalue of a correlation matrix that is drawn from.
+# Smallest eigenvalue of a correlation matrix used for draws.
 LEAST_EIGENVALUE = 1e-6
 
 
 def borrowing_weights(
     cells: NDArray[np.int64], labels: NDArray[np.int64], cell: int, prior_rows: float
 ) -> NDArray[np.float64]:
-    """Weigh the rows for the distribution of one cell.
+    """Compute the weights of the rows in the distribution of one cell.
 
-    The cell's own rows make n / (n + m) of it, rows of the same label the rest, which borrow from
-    the whole table in the same way; m is ``prior_rows``.
+    The cell's n rows get n / (n + m), where m is ``prior_rows``. Rows of the same label get the
+    rest and borrow from the whole table in the same way.
 
     Parameters
     ----------
     cells : ndarray of shape (n_rows,), int64
-        Cell of every row; -1 for none.
+        Cell of every row; -1 for no cell.
     labels : ndarray of shape (n_cells,), int64
         Label of every cell.
     cell : int
@@ -54,30 +54,30 @@ def borrowing_weights(
     Returns
     -------
     weights : ndarray of shape (n_rows,), float64
-        Add up to 1, unless no row has a cell.
+        They sum to 1, unless no row has a cell.
     """
-    known = cells >= 0
-    weights = known / max(1, known.sum())
-    same_label = known & (labels[cells] == labels[cell])
-    for mine in (same_label, cells == cell):
-        n = mine.sum()
+    in_cell = cells >= 0
+    weights = in_cell / max(1, in_cell.sum())
+    same_label = in_cell & (labels[cells] == labels[cell])
+    for closer in (same_label, cells == cell):
+        n = closer.sum()
         if n:
-            weights = (mine + prior_rows * weights) / (n + prior_rows)
+            weights = (closer + prior_rows * weights) / (n + prior_rows)
     return weights
 
 
 @dataclass(frozen=True)
 class Margin:
-    """Weighted distribution of one column, as a step function through the middle of its steps.
+    """Weighted distribution of one column, a step function.
 
     Attributes
     ----------
     values : ndarray of shape (n_values,), float64
         Distinct values of positive weight, ascending.
     upper : ndarray of shape (n_values,), float64
-        Weight of the values up to and including each; the last is 1.
+        Cumulative weight, up to and including each value; the last is 1.
     row : float
-        Weight of one row of the cell itself: the way from one value to the next is as steep.
+        Weight of one row of the cell, over which :meth:`line` moves to the next value.
     """
 
     values: NDArray[np.float64]
@@ -93,8 +93,8 @@ class Margin:
     def kept(self) -> float:
         """Correlation of a normal variable with the scores of the steps that it falls into.
 
-        1 without ties; of two values with the rates p and q, phi / sqrt(p q): the factor by which
-        a correlation falls when one of its variables is seen in steps only.
+        A correlation falls by this factor if one variable is observed in steps only. It is 1
+        without ties, and phi / sqrt(p q) for two values with the rates p and q.
         """
         weight = np.diff(self.upper, prepend=0)
         score = ndtri(self.middles)
@@ -104,18 +104,18 @@ class Margin:
         return float(shared / spread) if spread > 1e-9 else 1.0
 
     def middle_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the position in (0, 1) of values that occur."""
+        """Return the positions in (0, 1) of observed values."""
         return self.middles[np.searchsorted(self.values, values)]
 
     def step(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the value whose step holds each position u: one that occurs."""
+        """Return the observed value whose step contains each position u."""
         place = np.searchsorted(self.upper, u, side="right")
         return self.values[np.minimum(place, len(self.values) - 1)]
 
     def line(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return values between those that occur; a value that many rows share keeps its share."""
+        """Interpolate between observed values at positions u; tied values keep their share."""
         weight = np.diff(self.upper, prepend=0)
-        # A step is flat but for half a row at either end, over which it goes to the next value.
+        # A step is flat except for half a row at each end, where it moves to the next value.
         half = np.minimum(weight, self.row) / 2
         starts, ends = self.upper - weight + half, self.upper - half
         corners = np.stack([starts, np.maximum(starts, ends)], axis=1).reshape(-1)
@@ -124,14 +124,14 @@ class Margin:
 
 @dataclass(frozen=True)
 class SortedColumn:
-    """A column as its distinct values and the place of every row's value among them.
+    """The distinct values of a column, and the place of every row's value among them.
 
     Attributes
     ----------
     values : ndarray of shape (n_values,), float64
-        Ascending.
+        Distinct values, ascending.
     place : ndarray of shape (n_rows,), int64
-        -1 where missing.
+        Position in ``values``; -1 where missing.
     """
 
     values: NDArray[np.float64]
@@ -147,7 +147,7 @@ class SortedColumn:
         return cls(values.astype(np.float64), place)
 
     def margin(self, weights: NDArray[np.float64]) -> Margin | None:
-        """Make the margin under weights of the rows; None where no known value has any."""
+        """Make the margin under weights of the rows; None if no known value has weight."""
         known = self.place >= 0
         mass = np.bincount(self.place[known], weights[known], minlength=len(self.values))
         used = mass > 0
@@ -161,10 +161,10 @@ class SortedColumn:
 def level_scores(
     scores: NDArray[np.float64], codes: NDArray[np.int64], rng: np.random.Generator
 ) -> list[NDArray[np.float64]]:
-    """Place the categories of every column on a line, near those that they come with.
+    """Place the categories of every column on a line, near those that they occur with.
 
     The places are the first axis of a joint analysis of numbers and categories: a row's place is
-    the weighted sum of its columns', a category's the mean of its rows'.
+    the weighted sum over its columns, a category's place the mean over its rows.
 
     Parameters
     ----------
@@ -173,12 +173,12 @@ def level_scores(
     codes : ndarray of shape (n, n_categories), int64
         -1 where missing.
     rng : numpy Generator
-        Of the first guess.
+        Source of the first guess.
 
     Returns
     -------
     places : list of ndarray of shape (n_levels,)
-        One array for each column of codes.
+        One array per column of codes.
     """
     row = rng.standard_normal(len(codes))
     known = codes >= 0
@@ -193,25 +193,26 @@ def level_scores(
         row /= max(np.sqrt((row**2).mean()), 1e-12)
         total = scores @ (scores.T @ row) / len(row)
         for k, (column, size) in enumerate(zip(codes.T, sizes, strict=True)):
-            there = known[:, k]
-            sums = np.bincount(column[there], weights=row[there], minlength=size)
+            present = known[:, k]
+            sums = np.bincount(column[present], weights=row[present], minlength=size)
             places[k] = sums / counts[k]
-            total[there] += places[k][column[there]]
+            total[present] += places[k][column[present]]
         row = total
     return places
 
 
 def pairwise_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlate columns over the rows that know both; NaN is missing, constants get 0.
+    """Correlate columns over the rows that have both values; constants get 0.
 
     Parameters
     ----------
     scores : ndarray of shape (n, d), float64
+        NaN where missing.
 
     Returns
     -------
     correlation : ndarray of shape (d, d)
-        1 on the diagonal; need not be positive definite.
+        1 on the diagonal; not always positive definite.
     """
     known = ~np.isnan(scores)
     mean = np.where(known, scores, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
@@ -223,19 +224,19 @@ def pairwise_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(correlation, -1, 1)
 
 
-def ridged(correlation: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
+def add_ridge(correlation: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
     """Move a correlation matrix (d, d) of n rows towards the identity by d / (n + d)."""
     width = len(correlation)
     part = width / (n_rows + width)
     return part * np.eye(width) + (1 - part) * correlation
 
 
-def shrunk(
+def shrink(
     correlation: NDArray[np.float64], target: NDArray[np.float64], n_rows: int
 ) -> NDArray[np.float64]:
-    """Move a correlation matrix towards a target, the further the fewer rows it rests on.
+    """Move a correlation matrix towards a target, further if it comes from fewer rows.
 
-    The part of the target is sum Var(r) / sum (r - t)^2 over the pairs, within [0, 1], with
+    The share of the target is sum Var(r) / sum (r - t)^2 over the pairs, within [0, 1], with
     Var(r) = (1 - r^2)^2 / (n - 1) (Schaefer and Strimmer 2005, for a target of any form).
 
     Parameters
@@ -254,26 +255,26 @@ def shrunk(
     return part * target + (1 - part) * correlation
 
 
-def unstepped(correlation: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Undo what seeing variables in steps has taken from their correlations.
+def undo_steps(correlation: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo the loss of correlation from observing variables in steps.
 
     Parameters
     ----------
     correlation : ndarray of shape (d, d)
-        Of scores of steps.
+        Correlation of the scores of the steps.
     kept : ndarray of shape (d,)
         :attr:`Margin.kept` of every column.
     """
     kept = np.maximum(kept, LEAST_KEPT)
     raised = np.clip(correlation / np.outer(kept, kept), -STRONGEST, STRONGEST)
-    # What was stronger before, two copies of a column say, stays as strong.
+    # Correlations above the cap, such as of two copies of a column, are not lowered.
     raised = np.where(np.abs(raised) > np.abs(correlation), raised, correlation)
     np.fill_diagonal(raised, 1.0)
     return raised
 
 
-def factor_of(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a factor L whose L L^T is the correlation, made positive definite."""
+def factorise(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a factor L so that L L^T is the correlation, made positive definite."""
     values, vectors = np.linalg.eigh(correlation)
     factor = vectors * np.sqrt(np.maximum(values, LEAST_EIGENVALUE))
     return np.asarray(factor / np.sqrt((factor**2).sum(axis=1, keepdims=True)))

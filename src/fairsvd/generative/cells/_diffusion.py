@@ -1,4 +1,4 @@
-"""Images of every (label, group) cell from a text-to-image diffusion model on this machine."""
+"""Images of every (label, group) cell from a local text-to-image diffusion model."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from ._rows import read_rows
 
 __all__ = ["DiffusionGenerator"]
 
-# Rec. 601 luma: how much red, green and blue count in a grey value.
+# Rec. 601 luma: weights of red, green and blue in a grey value.
 GREY = (0.299, 0.587, 0.114)
 
-# What images may hold, tried in this order where value_range is not given.
+# Usual ranges of image values, tried in this order if value_range is None.
 USUAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 
 
 class DiffusionGenerator(BaseEstimator):
-    """Draw images of a cell by text prompts, with a diffusion model that is on this machine.
+    """Draw images of a cell from text prompts with a local diffusion model.
 
-    For ``CellSampler(generator=...)`` on images (n, C, H, W) with one or three channels. Needs the
-    extra ``diffusion``. Nothing is ever downloaded.
+    It is for ``CellSampler(generator=...)`` on images (n, C, H, W) with one or three channels. It
+    needs the extra ``diffusion`` and never downloads anything.
 
     Parameters
     ----------
     checkpoint : str or path
-        Folder of a text-to-image pipeline as ``save_pretrained`` of diffusers writes it, weights
-        as safetensors.
+        Folder of a text-to-image pipeline, written by ``save_pretrained`` of diffusers with
+        weights as safetensors.
     prompts : dict
-        (label, group) -> list of prompts, as of
-        :func:`~fairsvd.generative.contextual_prompts`. All prompts of a cell are used equally
-        often, to within one.
+        (label, group) -> list of prompts, as from
+        :func:`~fairsvd.generative.contextual_prompts`. The uses of a cell's prompts differ by at
+        most one.
     negative_prompt : str, default=""
-        What images are led away from.
+        Text that images are steered away from.
     n_steps : int >= 1, default=50
         Denoising steps.
     guidance_scale : float >= 0, default=9.0
         Weight of the prompt in classifier-free guidance.
     scheduler : {"ddim", "own"}, default="ddim"
-        "ddim": DDIM with eta 0; "own": that of the checkpoint.
+        "ddim": DDIM with eta 0; "own": the scheduler of the checkpoint.
     size : int or None, default=None
-        Height and width that images are drawn in, in pixels; None: what the checkpoint was made
-        for. They are scaled down to those of X afterwards.
+        Height and width of the drawn images in pixels; None: the checkpoint's default. They are
+        scaled to the size of X afterwards.
     batch_size : int >= 1, default=15
-        Images that are drawn at a time.
+        Number of images drawn at a time.
     value_range : (float, float) or None, default=None
-        What black and white are in X. None: 0 and 255 for integers; for floats the first of
-        (0, 1), (-1, 1), (0, 255) that the values of X lie in.
+        Values of black and white in X. None: 0 and 255 for integers; for floats the first of
+        (0, 1), (-1, 1), (0, 255) that contains the values of X.
     precision : {"full", "half"}, default="full"
         Half precision halves the memory on a GPU.
     device : str, torch.device or None, default=None
@@ -72,14 +72,14 @@ class DiffusionGenerator(BaseEstimator):
     Attributes
     ----------
     cells_ : list
-        Cells of the images of ``fit``, all of which have prompts.
+        Cells of the images of ``fit``; each has prompts.
 
     Notes
     -----
-    Zhao et al. (2025), :arxiv:`2503.05665`, whose values are the defaults (their model, Stable
-    Diffusion 2.1 base, is no longer published; its weights have their own licence). As in their
-    code no image is filtered. Departure: images are scaled by antialiased bicubic interpolation,
-    theirs by Lanczos. Equal seeds give equal images on the CPU.
+    The defaults are the values of Zhao et al. (2025), :arxiv:`2503.05665`. Their model, Stable
+    Diffusion 2.1 base, is no longer published; its weights have their own licence. As in their
+    code no image is filtered. Deviation: images are scaled by antialiased bicubic interpolation
+    instead of Lanczos. Equal seeds give equal images on the CPU.
 
     Examples
     --------
@@ -135,7 +135,7 @@ class DiffusionGenerator(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, *, sensitive_features: Any = None) -> Self:
-        """Note what images look like as arrays, and check that every cell has prompts.
+        """Record the format of the images, and check that every cell has prompts.
 
         Parameters
         ----------
@@ -160,10 +160,10 @@ class DiffusionGenerator(BaseEstimator):
         if lacking:
             raise GroupError(
                 f"prompts has none for the cells {lacking}; its keys are {list(self.prompts)}. "
-                "Keys are (label, group), or labels where there are no groups."
+                "Keys must be (label, group), or labels if there are no groups."
             )
-        _checked_folder(self.checkpoint)
-        self._range = _range_of(X, self.value_range)
+        _check_folder(self.checkpoint)
+        self._range = _find_range(X, self.value_range)
         self._like = X[:1].copy()
         self._shares = cells.shares()
         self.cells_ = list(cells.keys)
@@ -176,12 +176,12 @@ class DiffusionGenerator(BaseEstimator):
         ----------
         n : int
         conditions : sequence of n cells, optional
-            Keys of ``prompts``. None: cells by their share in ``fit``.
+            Keys of ``prompts``. None: cells are drawn by their share in ``fit``.
 
         Returns
         -------
         X : ndarray of shape (n, C, H, W)
-            In the dtype and the range of the X of ``fit``.
+            Dtype and range are those of the X of ``fit``.
         """
         check_is_fitted(self, "cells_")
         rng = stage_rng(resolve_seed(self.random_state), "sample")
@@ -192,19 +192,21 @@ class DiffusionGenerator(BaseEstimator):
             raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
         unknown = {key for key in conditions if not self.prompts.get(key)}
         if unknown:
-            raise GroupError(f"conditions ask for {sorted(map(str, unknown))}: no prompts for it.")
+            raise GroupError(
+                f"conditions ask for {sorted(map(str, unknown))}: no prompts for them."
+            )
         if not n:
             return self._like[:0].copy()
-        texts = _texts(conditions, self.prompts)
-        pipeline, generator = self._pipeline(), torch_generator(rng)
+        texts = _choose_prompts(conditions, self.prompts)
+        pipeline, generator = self._load_pipeline(), torch_generator(rng)
         size = self.batch_size
         starts = range(0, n, size)
         return np.concatenate(
-            [self._batch(pipeline, texts[k : k + size], generator) for k in starts]
+            [self._draw_batch(pipeline, texts[k : k + size], generator) for k in starts]
         )
 
-    def _pipeline(self) -> Any:
-        """Load the pipeline from the folder, never from anywhere else."""
+    def _load_pipeline(self) -> Any:
+        """Load the pipeline from the local folder."""
         try:
             from diffusers import DDIMScheduler, DiffusionPipeline
         except ImportError as error:
@@ -213,7 +215,7 @@ class DiffusionGenerator(BaseEstimator):
                 "'fairsvd[diffusion]'."
             ) from error
         pipeline = DiffusionPipeline.from_pretrained(
-            str(_checked_folder(self.checkpoint)),
+            str(_check_folder(self.checkpoint)),
             local_files_only=True,
             use_safetensors=True,
             low_cpu_mem_usage=find_spec("accelerate") is not None,
@@ -225,7 +227,9 @@ class DiffusionGenerator(BaseEstimator):
             pipeline.to(torch.float16)
         return pipeline.to("cpu" if self.device is None else self.device)
 
-    def _batch(self, pipeline: Any, texts: list[str], generator: torch.Generator) -> NDArray[Any]:
+    def _draw_batch(
+        self, pipeline: Any, texts: list[str], generator: torch.Generator
+    ) -> NDArray[Any]:
         side = {} if self.size is None else {"height": self.size, "width": self.size}
         drawn = pipeline(
             texts,
@@ -246,35 +250,35 @@ class DiffusionGenerator(BaseEstimator):
         return _as_rows(images, self._like, self._range)
 
 
-def _checked_folder(checkpoint: Any) -> Path:
+def _check_folder(checkpoint: Any) -> Path:
     folder = Path(checkpoint)
     if not (folder / "model_index.json").is_file():
         raise ValueError(
-            f"checkpoint={str(checkpoint)!r} is no folder with a model_index.json: pass the path "
-            "of a pipeline on this machine, as save_pretrained of diffusers writes it. Nothing is "
+            f"checkpoint={str(checkpoint)!r} is not a folder with a model_index.json: pass the "
+            "path of a local pipeline, written by save_pretrained of diffusers. Nothing is "
             "downloaded."
         )
     return folder
 
 
-def _range_of(X: NDArray[Any], given: Any) -> tuple[float, float]:
+def _find_range(X: NDArray[Any], value_range: Any) -> tuple[float, float]:
     low, high = float(X.min()), float(X.max())
-    if given is not None:
-        if len(given) != 2 or not given[0] < given[1]:
-            raise ValueError(f"value_range={given!r}: pass (black, white), the smaller first.")
-        return float(given[0]), float(given[1])
+    if value_range is not None:
+        if len(value_range) != 2 or not value_range[0] < value_range[1]:
+            raise ValueError(f"value_range={value_range!r}: pass (black, white), smaller first.")
+        return float(value_range[0]), float(value_range[1])
     usual = USUAL_RANGES if X.dtype.kind == "f" else USUAL_RANGES[-1:]
     for black, white in usual:
         if black <= low and high <= white:
             return black, white
     raise ValueError(
-        f"X holds values from {low:g} to {high:g}, which is none of the usual ranges: pass "
+        f"X holds values from {low:g} to {high:g}, which fit none of the usual ranges: pass "
         "value_range=(black, white)."
     )
 
 
-def _texts(conditions: Sequence[Any], prompts: Mapping[Any, Sequence[str]]) -> list[str]:
-    """Go through the prompts of each cell in turn."""
+def _choose_prompts(conditions: Sequence[Any], prompts: Mapping[Any, Sequence[str]]) -> list[str]:
+    """Choose the prompts of each cell in turn."""
     used: dict[Any, int] = {}
     texts = []
     for key in conditions:
@@ -285,7 +289,7 @@ def _texts(conditions: Sequence[Any], prompts: Mapping[Any, Sequence[str]]) -> l
 
 
 def _as_rows(images: Tensor, like: NDArray[Any], ends: tuple[float, float]) -> NDArray[Any]:
-    """Bring images (n, 3, h, w) in [0, 1] to the size, channels, range and dtype of others."""
+    """Convert images (n, 3, h, w) in [0, 1] to the size, channels, range and dtype of X."""
     _, channels, *size = like.shape
     if list(images.shape[2:]) != size:
         images = F.interpolate(images, size=size, mode="bicubic", antialias=True)

@@ -1,4 +1,4 @@
-"""Rows of tables and images of any container: reading, taking, stacking."""
+"""Read, take and stack rows of tables and images in any container."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 
 from ...groups import is_frame
 
-__all__ = ["as_array", "columns", "read_rows", "stacked", "take"]
+__all__ = ["as_array", "columns", "read_rows", "stack", "take"]
 
 
 def read_rows(X: Any) -> Any:
-    """Check rows of a table or of images; a DataFrame stays one, anything else becomes an array.
+    """Check rows of a table or of images; all but DataFrames become arrays.
 
     Raises
     ------
     ValueError
-        X is sparse or complex, has other than 2 or 4 dimensions, no rows, infinite values, or
-        columns of one name.
+        If X is sparse or complex, does not have 2 or 4 dimensions, has no rows, infinite values,
+        or several columns of one name.
     """
     if hasattr(X, "toarray") or (is_frame(X) and any("Sparse" in str(d) for d in X.dtypes)):
         raise ValueError(
             "X is sparse: generated rows are dense; pass X.toarray() or a dense table."
         )
     if not is_frame(X):
-        X = _as_array(X)
+        X = _read_array(X)
     elif X.columns.has_duplicates:
-        twice = X.columns[X.columns.duplicated()].unique().tolist()
-        raise ValueError(f"X has several columns named {twice}: give each a name of its own.")
+        repeated = X.columns[X.columns.duplicated()].unique().tolist()
+        raise ValueError(f"X has several columns named {repeated}: give each a unique name.")
     if X.ndim == 2 and X.shape[1] == 0:
-        # In scikit-learn's words, which its checks look for.
+        # In scikit-learn's words, which its estimator checks match.
         raise ValueError(f"X has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     if X.ndim not in (2, 4) or 0 in X.shape:
         raise ValueError(
@@ -43,9 +43,9 @@ def read_rows(X: Any) -> Any:
     return X
 
 
-def _as_array(X: Any) -> NDArray[Any]:
+def _read_array(X: Any) -> NDArray[Any]:
     array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
-    # A list of numbers and strings must not become strings all over.
+    # numpy would turn all numbers of a mixed list into strings.
     array = (
         np.asarray(X, dtype=object) if array.dtype.kind in "US" and isinstance(X, list) else array
     )
@@ -71,13 +71,13 @@ def _check_finite(X: Any) -> None:
 
 
 def take(data: Any, rows: NDArray[Any]) -> Any:
-    """Return rows by position: of a DataFrame or Series with a fresh index, or of an array."""
+    """Return rows by position; a DataFrame or Series gets a new index."""
     if hasattr(data, "iloc"):
         return data.iloc[rows].reset_index(drop=True)
     return data[rows]
 
 
-def stacked(parts: Sequence[Any]) -> Any:
+def stack(parts: Sequence[Any]) -> Any:
     """Stack tables, columns or arrays of one type on top of each other."""
     if len(parts) == 1:
         return parts[0]
@@ -94,7 +94,7 @@ def columns(X: Any, positions: Sequence[int]) -> Any:
 
 
 def as_array(labels: Sequence[Any]) -> NDArray[Any]:
-    """Make a 1-D array of labels that keeps each as it is: tuples, and numbers beside strings."""
+    """Make a 1-D array of labels without converting any, such as tuples or mixed types."""
     kinds = {type(label) for label in labels}
     if len(kinds) == 1 and tuple not in kinds:
         return np.asarray(labels)

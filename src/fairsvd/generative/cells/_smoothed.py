@@ -1,4 +1,4 @@
-"""Smoothed bootstrap: real rows of a cell, jittered along the cell's own directions."""
+"""Smoothed bootstrap: real rows of a cell, jittered with the cell's covariance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ._codec import Encoded
 
 __all__ = ["SmoothedGenerator", "bandwidth_of", "jitter"]
 
-# Rows whose deviations are mixed into one jitter: its covariance is right for any number, its
-# distribution is close to normal from about ten.
+# Number of rows whose deviations are mixed into one jitter. Any number gives the right covariance,
+# about ten or more a distribution that is close to normal.
 MIXED_ROWS = 16
 
-# A value that so many of a cell's rows share (a zero of a zero-inflated column) is a point of
-# mass, not one of a density: it is kept as it is.
+# A value that at least this share and number of a cell's rows have, such as the zero of a
+# zero-inflated column, is a point mass and is not jittered.
 MASS = 0.05
 LEAST_MASS = 5
 
@@ -36,14 +36,14 @@ def jitter(
     bandwidth: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Jitter rows with the covariance of the deviations and keep mean and covariance.
+    """Jitter rows with the covariance of the deviations, preserving mean and covariance.
 
     Parameters
     ----------
     rows : ndarray of shape (n, p)
     mean : ndarray of shape (p,)
     deviations : ndarray of shape (n_cell, p)
-        Of the cell's rows from their mean; 0 where missing.
+        Deviations of the cell's rows from their mean; 0 where missing.
     bandwidth : float
         Spread of the jitter in units of the cell's.
     rng : numpy Generator
@@ -54,8 +54,8 @@ def jitter(
     """
     noise = np.zeros_like(rows)
     for _ in range(MIXED_ROWS):
-        picked = deviations[rng.integers(len(deviations), size=len(rows))]
-        noise += rng.standard_normal((len(rows), 1)) * picked
+        drawn = deviations[rng.integers(len(deviations), size=len(rows))]
+        noise += rng.standard_normal((len(rows), 1)) * drawn
     noise *= bandwidth / np.sqrt(MIXED_ROWS)
     return mean + (rows - mean + noise) / np.sqrt(1 + bandwidth**2)
 
@@ -63,19 +63,19 @@ def jitter(
 class SmoothedGenerator(CellGenerator):
     """Smoothed bootstrap within (label, group) cells.
 
-    A real row of the cell is drawn, its numbers are jittered and its categories are flipped now
-    and then. Dependences of any shape survive, since each row starts from a real one. Works on
-    tables and images.
+    It draws a real row of the cell, jitters its numbers and sometimes replaces its categories.
+    Dependences of any shape survive, since each row starts from a real one. It works on tables
+    and images.
 
     Parameters
     ----------
     bandwidth : "silverman" or float >= 0, default="silverman"
-        Spread of the jitter in units of the cell's; "silverman": (4 / 3n)^(1/5) for n rows of
-        the cell, .42 at 100. 0 draws copies.
+        Spread of the jitter in units of the cell's; "silverman": (4 / 3n)^(1/5) for the n rows of
+        the cell, 0.42 for 100. 0 draws copies.
     flip : "auto" or float in [0, 1], default="auto"
-        Probability that a category is replaced by that of another random row of the cell, that
-        is, by the cell's rates; "auto": b^2 / (1 + b^2) for the bandwidth b, which is the
-        jitter's part in the variance of a number.
+        Probability that a category is replaced by that of a random row of the cell, which keeps
+        the cell's rates; "auto": b^2 / (1 + b^2) for the bandwidth b, the jitter's share of the
+        variance of a number.
     random_state : int, RandomState instance or None, default=None
 
     Attributes
@@ -85,14 +85,14 @@ class SmoothedGenerator(CellGenerator):
 
     Notes
     -----
-    Silverman (1986), section 6.4: the jitter has the covariance of the cell and rows are pulled
-    towards the cell's mean, so that mean and covariance stay. Departures: the bandwidth is the
-    rule for one dimension (that for d dimensions tends to 1 and would leave nothing of the row
-    drawn); the jitter is a random mix of 16 rows' deviations, which has the cell's covariance
-    exactly, in memory of n x p; values that 5 % of the cell's rows or more share are kept, so
-    that a zero-inflated column stays one; whole numbers and ranks are rounded, and numbers end at
-    the table's smallest and largest. Values are missing where they are in the row drawn. A cell
-    of one row gives copies.
+    Silverman (1986), section 6.4: the jitter has the covariance of the cell, and rows are pulled
+    towards the cell's mean, so that mean and covariance are preserved. Deviations: the bandwidth
+    is the rule for one dimension (the rule for d dimensions tends to 1 and would erase the drawn
+    row); the jitter is a random mix of 16 rows' deviations, which has the cell's covariance
+    exactly and needs memory n x p; values that at least 5 % of the cell's rows share are kept, so
+    that a zero-inflated column stays one; whole numbers and ranks are rounded, and numbers are
+    clipped to the table's range. Values are missing where the drawn row lacks them. A cell of one
+    row gives copies.
 
     Examples
     --------
@@ -126,26 +126,26 @@ class SmoothedGenerator(CellGenerator):
 
     def _draw(self, cell: int, n: int, rng: np.random.Generator) -> Encoded:
         members = self._cells.members(cell)
-        own = self._codec.encoded.take(members)
+        real = self._codec.encoded.take(members)
         size = (
             bandwidth_of(len(members)) if self.bandwidth == "silverman" else float(self.bandwidth)
         )
         drawn = rng.integers(len(members), size=n)
-        rows = own.take(drawn)
+        rows = real.take(drawn)
         if size == 0:
             numbers = rows.numbers
         else:
-            mean, deviations = _centred(own.numbers)
+            mean, deviations = _centre(real.numbers)
             numbers = jitter(rows.numbers, mean, deviations, size, rng)
-            kept = self._mass_points(own.numbers)[drawn]
+            kept = self._mass_points(real.numbers)[drawn]
             numbers[kept] = rows.numbers[kept]
         flip = size**2 / (1 + size**2) if self.flip == "auto" else float(self.flip)
-        return Encoded(numbers, _flipped(rows.codes, own.codes, flip, rng))
+        return Encoded(numbers, _flip(rows.codes, real.codes, flip, rng))
 
     def _mass_points(self, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Tell which entries hold a value that many rows of the cell share."""
+        """Mark entries whose value many rows of the cell share."""
         mass = np.zeros(numbers.shape, dtype=bool)
-        # In a cell of few rows every value is shared by 5 % of them.
+        # In a small cell every value makes up 5 % of the rows.
         least = max(LEAST_MASS, MASS * len(numbers))
         for k in [] if self._is_image else self._can_be_mass:
             _, inverse, counts = np.unique(numbers[:, k], return_inverse=True, return_counts=True)
@@ -153,17 +153,16 @@ class SmoothedGenerator(CellGenerator):
         return mass
 
 
-def _centred(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean of every column over what is known, and deviations, 0 where missing."""
+def _centre(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean of every column over known values, and the deviations, 0 where missing."""
     known = ~np.isnan(numbers)
     mean = np.where(known, numbers, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     return mean, np.where(known, numbers - mean, 0)
 
 
-def _flipped(
-    codes: NDArray[np.int64], own: NDArray[np.int64], flip: float, rng: np.random.Generator
+def _flip(
+    codes: NDArray[np.int64], real: NDArray[np.int64], flip: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    others = rng.integers(len(own), size=codes.shape)
-    other = np.take_along_axis(own, others, axis=0)
+    other = np.take_along_axis(real, rng.integers(len(real), size=codes.shape), axis=0)
     flips = (rng.random(codes.shape) < flip) & (codes >= 0) & (other >= 0)
     return np.where(flips, other, codes)

@@ -1,4 +1,4 @@
-"""SMOTE within a cell: rows between a real row and one of its neighbours."""
+"""SMOTE within a cell: draw rows between a real row and one of its neighbours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...exceptions import GroupError
 from ._base import CellGenerator, Cells
 from ._codec import Encoded
 
-__all__ = ["SmoteGenerator", "neighbours_of", "neighbours_space"]
+__all__ = ["SmoteGenerator", "embed_rows", "find_neighbours"]
 
 
-def neighbours_space(rows: Encoded) -> Any:
-    """Place rows where neighbours are looked for.
+def embed_rows(rows: Encoded) -> Any:
+    """Embed rows in the space in which neighbours are searched.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def neighbours_space(rows: Encoded) -> Any:
     Returns
     -------
     space : ndarray or sparse matrix of shape (n, width)
-        Numbers in units of their spread, 0 (the mean) where missing; a pair of categories that
-        differ is one such unit apart. Sparse where there are categories, which may be many.
+        Numbers in units of their spread, 0 (the mean) where missing; two different categories
+        are one such unit apart. Sparse if there are categories, which may be many.
     """
     known = ~np.isnan(rows.numbers)
     count = np.maximum(known.sum(axis=0), 1)
@@ -48,14 +48,14 @@ def neighbours_space(rows: Encoded) -> Any:
     return sparse.hstack([sparse.csr_matrix(numbers), flags]).tocsr()
 
 
-def neighbours_of(space: Any, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Find the k nearest others of some rows, shape (n, k)."""
+def find_neighbours(space: Any, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Find the k nearest other rows of some rows, shape (n, k)."""
     search = NearestNeighbors(n_neighbors=k + 1).fit(space)
-    found = search.kneighbors(space[rows], return_distance=False)
-    own = found == rows[:, None]
-    # Among more than k duplicates a row may not find itself; then the farthest is left out.
-    own[~own.any(axis=1), -1] = True
-    return np.asarray(found[~own].reshape(len(rows), k))
+    near = search.kneighbors(space[rows], return_distance=False)
+    itself = near == rows[:, None]
+    # With more than k duplicates a row may not find itself; then drop the farthest.
+    itself[~itself.any(axis=1), -1] = True
+    return np.asarray(near[~itself].reshape(len(rows), k))
 
 
 class SmoteGenerator(CellGenerator):
@@ -64,7 +64,7 @@ class SmoteGenerator(CellGenerator):
     Parameters
     ----------
     n_neighbors : int >= 1, default=5
-        Neighbours within the cell that a row may be mixed with; fewer in a cell of fewer rows.
+        Number of neighbours in the cell that a row may be mixed with; fewer in a smaller cell.
     random_state : int, RandomState instance or None, default=None
 
     Attributes
@@ -74,12 +74,12 @@ class SmoteGenerator(CellGenerator):
 
     Notes
     -----
-    Chawla et al. (2002), :arxiv:`1106.1813`, with SMOTE-NC's distance: numbers in units of their
-    spread in the cell, two categories that differ are one such unit apart. Departures: a category
-    comes from the neighbour with the same probability that numbers are mixed with, not by
-    majority vote, which would wipe out the cell's rare categories; ordered categories are mixed
-    as ranks. Values are missing where they are in the row drawn, whose values are also kept where
-    the neighbour's are missing.
+    Chawla et al. (2002), :arxiv:`1106.1813`, with SMOTE-NC's distance: numbers are in units of
+    their spread in the cell, and two different categories are one such unit apart. Deviations: a
+    category is the neighbour's with the probability that equals the mixing share of the numbers,
+    instead of a majority vote, which would remove the cell's rare categories; ordered categories
+    are mixed as ranks. Values are missing where the drawn row lacks them, and its values are kept
+    where the neighbour's are missing.
 
     Examples
     --------
@@ -100,27 +100,27 @@ class SmoteGenerator(CellGenerator):
         self.random_state = random_state
 
     def _learn(self, rows: Encoded, cells: Cells) -> None:
-        """Nothing is learned beyond the rows: neighbours are looked for when they are needed."""
+        """Do nothing: neighbours are searched when rows are drawn."""
 
     def _draw(self, cell: int, n: int, rng: np.random.Generator) -> Encoded:
         members = self._cells.members(cell)
         if len(members) < 2:
             raise GroupError(
-                f"The cell {self._cells.keys[cell]} has {len(members)} row: SMOTE mixes two or "
-                "more. Use generator='copula' or 'smoothed', or merge groups."
+                f"The cell {self._cells.keys[cell]} has {len(members)} row: SMOTE needs at "
+                "least two. Use generator='copula' or 'smoothed', or merge groups."
             )
-        own = self._codec.encoded.take(members)
+        real = self._codec.encoded.take(members)
         bases = rng.integers(len(members), size=n)
         k = min(self.n_neighbors, len(members) - 1)
         needed, place = np.unique(bases, return_inverse=True)
-        near = neighbours_of(neighbours_space(own), needed, k)[place]
+        near = find_neighbours(embed_rows(real), needed, k)[place]
         others = near[np.arange(n), rng.integers(k, size=n)]
-        return _mixed(own.take(bases), own.take(others), rng)
+        return _mix(real.take(bases), real.take(others), rng)
 
 
-def _mixed(base: Encoded, other: Encoded, rng: np.random.Generator) -> Encoded:
+def _mix(base: Encoded, other: Encoded, rng: np.random.Generator) -> Encoded:
     part = rng.random((len(base), 1))
     step = np.where(np.isnan(other.numbers), 0, other.numbers - base.numbers)
-    taken = rng.random(base.codes.shape) < part
-    codes = np.where(taken & (base.codes >= 0) & (other.codes >= 0), other.codes, base.codes)
+    replaced = rng.random(base.codes.shape) < part
+    codes = np.where(replaced & (base.codes >= 0) & (other.codes >= 0), other.codes, base.codes)
     return Encoded(base.numbers + part * step, codes)

@@ -1,4 +1,4 @@
-"""Hypernetworks that emit small generators, and the generators that they can emit."""
+"""Hypernetworks, and the small generators whose weights they can emit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generator is for a hypernetwork: a module whose weights somebody else supplies."""
+"""Generators as modules whose weights a hypernetwork supplies."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-__all__ = ["Generator", "as_generator", "draw_rows", "made", "natural_form", "row_nll"]
+__all__ = ["Generator", "as_generator", "draw_rows", "make_layer", "natural_form", "row_nll"]
 
 
 class Generator(nn.Module):
     """Base class of generators: pure functions of weights, rows and normal noise.
 
-    A subclass implements :meth:`nll` and :meth:`draw`, and :meth:`natural` where its tensors have
-    a form that is better compared. All of them run under ``torch.func.vmap``, many sets of
-    weights at a time: no step may depend on values (``if x > 0``), draw numbers itself or write
-    to buffers. Rows are those that the hypernetwork has normalised.
+    A subclass implements :meth:`nll` and :meth:`draw`, and :meth:`natural` if another form of its
+    tensors is better to compare. All of them run under ``torch.func.vmap`` for many sets of
+    weights at a time, so no step may depend on values (``if x > 0``), draw random numbers or write
+    to buffers. The hypernetwork passes rows that it has normalised.
 
     Attributes
     ----------
     noise_size : int
-        Independent standard normal numbers that one row needs.
+        Number of independent standard normal numbers that one row needs.
     has_density : bool
-        Whether :meth:`nll` is exact, rather than a bound.
+        Whether :meth:`nll` is exact and not a bound.
     """
 
     noise_size: int
     has_density: bool = False
 
     def nll(self, X: Tensor, noise: Tensor) -> Tensor:
-        """Compute -log p of rows (n, ...), or a bound from above, as (n,); noise is (n, k)."""
+        """Compute -log p of rows (n, ...), or an upper bound, as (n,); noise is (n, k)."""
         raise NotImplementedError
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Generator(nn.Module):
         raise NotImplementedError
 
     def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
-        """Name the tensors that two sets of weights are compared by.
+        """Return the named tensors by which two sets of weights are compared.
 
         Parameters
         ----------
@@ -55,12 +55,12 @@ class Generator(nn.Module):
         return named
 
     def forward(self, method: str, *args: Any) -> Any:
-        """Call a method by name: the door through which weights are supplied."""
+        """Call a method by name, since ``functional_call`` supplies weights to ``forward`` only."""
         return getattr(self, method)(*args)
 
 
 class _Adapter(Generator):
-    """Any module with ``nll``, ``draw`` and ``noise_size`` in the place of a subclass."""
+    """Wraps any module with ``nll``, ``draw`` and ``noise_size`` as a Generator."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ class _Adapter(Generator):
         return self.module.draw(noise)
 
     def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
-        own = getattr(self.module, "natural", None)
-        return super().natural(location, factor) if own is None else own(location, factor)
+        natural = getattr(self.module, "natural", super().natural)
+        return natural(location, factor)
 
 
 def as_generator(module: Any) -> Generator:
-    """Take a module as a generator.
+    """Return a module as a Generator.
 
     Parameters
     ----------
@@ -89,21 +89,21 @@ def as_generator(module: Any) -> Generator:
     Raises
     ------
     ValueError
-        It lacks one of them, or has no parameters that a hypernetwork could emit.
+        If it lacks one of them, or has no parameters that a hypernetwork could emit.
     """
     missing = [name for name in ("nll", "draw", "noise_size") if not hasattr(module, name)]
     if missing:
         raise ValueError(
             f"generator is a {type(module).__name__} without {', '.join(missing)}: a generator "
-            "has nll(X, noise) -> (n,), draw(noise) -> rows, and noise_size, the count of normal "
-            "numbers a row needs."
+            "needs nll(X, noise) -> (n,), draw(noise) -> rows, and noise_size, the count of normal "
+            "numbers per row."
         )
     if not any(True for _ in module.parameters()):
         raise ValueError(f"generator {type(module).__name__} has no parameters to emit.")
     return module if isinstance(module, Generator) else _Adapter(module)
 
 
-def made(kind: type[nn.Module], *args: Any, generator: torch.Generator, **kwargs: Any) -> Any:
+def make_layer(kind: type[nn.Module], *args: Any, generator: torch.Generator, **kwargs: Any) -> Any:
     """Make a linear or convolution layer, initialised from ``generator`` only."""
     layer: Any = kind(*args, device="meta", **kwargs).to_empty(device="cpu")
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
@@ -115,7 +115,7 @@ def made(kind: type[nn.Module], *args: Any, generator: torch.Generator, **kwargs
 def row_nll(
     generator: Generator, weights: Mapping[str, Tensor], sets: Tensor, noise: Tensor
 ) -> Tensor:
-    """Compute -log p of every row of every data set under that set's own weights.
+    """Compute -log p of every row of every data set under the weights of its set.
 
     Parameters
     ----------
@@ -129,10 +129,10 @@ def row_nll(
     nll : Tensor of shape (n_sets, n)
     """
 
-    def one(own: dict[str, Tensor], rows: Tensor, z: Tensor) -> Tensor:
-        return functional_call(generator, own, ("nll", rows, z))
+    def of_one_set(tensors: dict[str, Tensor], rows: Tensor, z: Tensor) -> Tensor:
+        return functional_call(generator, tensors, ("nll", rows, z))
 
-    return vmap(one)(dict(weights), sets, noise)
+    return vmap(of_one_set)(dict(weights), sets, noise)
 
 
 def draw_rows(generator: Generator, weights: Mapping[str, Tensor], noise: Tensor) -> Tensor:
@@ -147,13 +147,13 @@ def draw_rows(generator: Generator, weights: Mapping[str, Tensor], noise: Tensor
     Returns
     -------
     rows : Tensor of shape (n_sets, n, ...)
-        Normalised as the set's weights are.
+        In the normalised units of their set.
     """
 
-    def one(own: dict[str, Tensor], z: Tensor) -> Tensor:
-        return functional_call(generator, own, ("draw", z))
+    def of_one_set(tensors: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(generator, tensors, ("draw", z))
 
-    return vmap(one)(dict(weights), noise)
+    return vmap(of_one_set)(dict(weights), noise)
 
 
 def natural_form(
@@ -164,11 +164,11 @@ def natural_form(
 ) -> dict[str, Tensor]:
     """Put every set of weights into natural form, tensors of shape (n_sets, ...)."""
     if location is None or factor is None:
-        return vmap(lambda own: functional_call(generator, own, ("natural", None, None)))(
+        return vmap(lambda tensors: functional_call(generator, tensors, ("natural", None, None)))(
             dict(weights)
         )
 
-    def one(own: dict[str, Tensor], at: Tensor, by: Tensor) -> dict[str, Tensor]:
-        return functional_call(generator, own, ("natural", at, by))
+    def of_one_set(tensors: dict[str, Tensor], at: Tensor, by: Tensor) -> dict[str, Tensor]:
+        return functional_call(generator, tensors, ("natural", at, by))
 
-    return vmap(one)(dict(weights), location, factor)
+    return vmap(of_one_set)(dict(weights), location, factor)

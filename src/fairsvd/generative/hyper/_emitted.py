@@ -1,4 +1,4 @@
-"""What a trained hypernetwork has made of a table: encoding, and one generator a cell."""
+"""The encoding of a table and the generators that a hypernetwork emits for its cells."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 from ..._rng import torch_generator
 from ..cells import Codec, Encoded, ImageCodec
 from ._emittable import Generator, draw_rows, natural_form, row_nll
-from ._network import Emission, HyperNetwork, normalised
+from ._network import Emission, HyperNetwork, normalise
 from ._rows import ImageRows, TableScores
 
 __all__ = [
     "Emitted",
     "Scores",
     "as_sequence",
-    "encoded_rows",
+    "encode_rows",
     "natural_parameters",
-    "part_of",
-    "without_ends",
+    "take_rows",
+    "unclip",
 ]
 
 Scores = TableScores | ImageRows
 
-# Rows whose density is computed at a time.
+# Number of rows whose density is computed at a time.
 BLOCK = 4096
 
 
@@ -53,7 +53,7 @@ class Emitted:
         """Draw ``n`` encoded rows of a cell."""
         emission = self.cells[cell]
         noise = torch.randn(1, n, self.generator.noise_size, generator=torch_generator(rng))
-        rows = emission.restored(draw_rows(self.generator, emission.weights, noise))
+        rows = emission.restore(draw_rows(self.generator, emission.weights, noise))
         return self.scores.decode(rows[0])
 
     def log_densities(self, rows: Tensor) -> NDArray[np.float64]:
@@ -65,7 +65,7 @@ class Emitted:
         return np.concatenate(blocks)
 
     def _log_density(self, emission: Emission, rows: Tensor) -> NDArray[np.float64]:
-        # In double: else a row's density would depend on the rows beside it by more than noise.
+        # In double, since in single the density of a row depends visibly on the rows beside it.
         weights = {name: tensor.double() for name, tensor in emission.weights.items()}
         z, noise = (
             rows.double()[None],
@@ -74,33 +74,33 @@ class Emitted:
         log_det = torch.zeros((), dtype=torch.float64)
         if emission.location is not None and emission.factor is not None:
             location, factor = emission.location.double(), emission.factor.double()
-            z, log_det = normalised(z, location, factor), factor[0].diagonal().log().sum()
+            z, log_det = normalise(z, location, factor), factor[0].diagonal().log().sum()
         return (-row_nll(self.generator, weights, z, noise)[0] - log_det).numpy()
 
 
-def encoded_rows(
+def encode_rows(
     codec: Codec, rows: Encoded, like: Any, rng: np.random.Generator
 ) -> tuple[Scores, Any]:
-    """Turn encoded rows into what a hypernetwork reads.
+    """Turn encoded rows into the input of a hypernetwork.
 
     Parameters
     ----------
     codec : TableCodec or ImageCodec
-        Of the rows.
+        The codec of the rows.
     rows : Encoded
     like : TableScores, ImageRows or None
-        In whose units.
+        Encoding whose units are used; None: those of the rows.
     rng : numpy.random.Generator
 
     Returns
     -------
     scores : TableScores or ImageRows
-    tensors : Tensor (n, d), or images that are read by position
+    tensors : Tensor (n, d), or images to be read by position
 
     Raises
     ------
     ValueError
-        The columns are of other kinds than those of ``like``.
+        If the columns are of other kinds than those of ``like``.
     """
     if isinstance(codec, ImageCodec):
         images = ImageRows(rows.numbers, codec.shape, like)
@@ -113,22 +113,22 @@ def encoded_rows(
 
 def _check_kinds(rows: Encoded, like: TableScores) -> None:
     n_numbers, n_codes = rows.numbers.shape[1], rows.codes.shape[1]
-    wanted = len(like.mean), like.n_columns - len(like.mean) - len(like.lacking)
+    expected = len(like.mean), like.n_columns - len(like.mean) - len(like.lacking)
     lacking = np.flatnonzero(np.isnan(rows.numbers).any(axis=0))
-    if (n_numbers, n_codes) != wanted or not np.isin(lacking, like.lacking).all():
+    if (n_numbers, n_codes) != expected or not np.isin(lacking, like.lacking).all():
         raise ValueError(
-            "X has columns of other kinds than in fit (a number that has become a flag, or that "
-            "lacks values where none were missing): fit again, without warm_start."
+            "X has columns of other kinds than in fit (a number that is now a flag, or that now "
+            "has missing values): fit again, without warm_start."
         )
 
 
-def part_of(rows: Any, members: NDArray[np.int64]) -> Any:
+def take_rows(rows: Any, members: NDArray[np.int64]) -> Any:
     """Restrict tensors or images to some rows."""
     return rows[torch.from_numpy(members)] if isinstance(rows, Tensor) else rows.subset(members)
 
 
-def without_ends(codec: Codec) -> Codec:
-    """Let float columns of a table take values beyond those that occur."""
+def unclip(codec: Codec) -> Codec:
+    """Let float columns of a table take values beyond the range of the table."""
     if isinstance(codec, ImageCodec):
         return codec
     columns = [
@@ -141,7 +141,7 @@ def without_ends(codec: Codec) -> Codec:
 def natural_parameters(
     network: HyperNetwork, generator: Generator, rows: Any, scores: Scores
 ) -> dict[str, NDArray[Any]]:
-    """Emit a generator for rows and put it into natural form, numbers in the units of X."""
+    """Emit a generator for rows and return its natural form, numbers in the units of X."""
     emission = network.of_rows(rows)
     if isinstance(scores, TableScores):
         emission = _in_units(emission, scores)
@@ -150,7 +150,7 @@ def natural_parameters(
 
 
 def _in_units(emission: Emission, scores: TableScores) -> Emission:
-    """Let a generator's rows stand for rows in the units of X; of categories, for scores."""
+    """Rescale an emission so that its rows are in the units of X; categories stay scores."""
     location, factor = emission.location, emission.factor
     if location is None or factor is None:
         return emission
@@ -161,7 +161,7 @@ def _in_units(emission: Emission, scores: TableScores) -> Emission:
 
 
 def as_sequence(conditions: Any) -> Sequence[Any] | None:
-    """Write conditions as one cell a row; rows of an array become tuples, as cells are."""
+    """List the conditions as one cell per row; rows of an array become tuples, as cells are."""
     if conditions is None:
         return None
     if isinstance(conditions, Mapping):

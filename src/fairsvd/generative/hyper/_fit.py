@@ -1,4 +1,4 @@
-"""How a hypernetwork is built and trained."""
+"""Build and train a hypernetwork."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ._gaussian import GaussianGenerator, MixtureGenerator
 from ._loss import HyperLoss
 from ._vae import ImageVAE, TableVAE
 
-__all__ = ["Training", "built_generator", "set_sizes", "trained"]
+__all__ = ["Training", "build_generator", "set_sizes", "train"]
 
-# Share of the steps, and of the learning rate: a correction of a few per cent is not settled at
-# a rate that finds the rest quickly.
+# Shares of the steps and factors of the learning rate: the fast rate finds most of the solution,
+# the slow ones its last few per cent.
 SCHEDULE = ((0.6, 1.0), (0.25, 0.3), (0.15, 0.1))
 
-# A training set has at least as many rows, unless every cell has fewer, and at most as many.
+# Least and most rows of a training set; it may have fewer if the table does.
 LEAST_ROWS, MOST_ROWS = 4, 128
 
 
 @dataclass(frozen=True)
 class Training:
-    """What ``HyperGenerator`` was asked for, of its training.
+    """Training parameters of a ``HyperGenerator``.
 
     Attributes
     ----------
     n_steps : int
     learning_rate : float
     name : str
-        On the progress bar.
+        Title of the progress bar.
     verbose : int
     """
 
@@ -47,72 +47,75 @@ class Training:
     verbose: int
 
 
-def built_generator(
-    given: Any, row_shape: tuple[int, ...], settings: dict[str, Any], rng: torch.Generator
+def build_generator(
+    choice: Any, row_shape: tuple[int, ...], settings: dict[str, Any], rng: torch.Generator
 ) -> Generator:
-    """Make the generator whose weights are to be emitted.
+    """Make the generator whose weights are emitted.
 
     Parameters
     ----------
-    given : {"gaussian", "mixture", "vae"} or nn.Module
+    choice : {"gaussian", "mixture", "vae"} or nn.Module
         A module is copied.
     row_shape : tuple of int
     settings : dict
         ``n_components``, ``latent_size``, ``covariance``.
     rng : torch.Generator
-        Of starting weights.
+        Source of the starting weights.
 
     Raises
     ------
     ValueError
-        A Gaussian is asked for on images, or the module is no generator.
+        If a Gaussian or mixture is chosen for images, or the module is not a generator.
     """
-    if isinstance(given, nn.Module):
-        return as_generator(copy.deepcopy(given)).requires_grad_(False)
+    if isinstance(choice, nn.Module):
+        return as_generator(copy.deepcopy(choice)).requires_grad_(False)
     is_table = len(row_shape) == 1
-    if given == "vae":
+    if choice == "vae":
         kind: Any = TableVAE if is_table else ImageVAE
         shape: Any = row_shape[0] if is_table else row_shape
         return kind(shape, settings["latent_size"], generator=rng).requires_grad_(False)
     if not is_table:
         raise ValueError(
-            f"generator={given!r} draws rows of tables and X holds images: use 'vae' or a module."
+            f"generator={choice!r} draws rows of tables but X holds images: use 'vae' or a module."
         )
     d, covariance = row_shape[0], settings["covariance"]
-    if given == "gaussian":
+    if choice == "gaussian":
         return GaussianGenerator(d, covariance).requires_grad_(False)
-    made = MixtureGenerator(d, settings["n_components"], covariance, generator=rng)
-    return made.requires_grad_(False)
+    mixture = MixtureGenerator(d, settings["n_components"], covariance, generator=rng)
+    return mixture.requires_grad_(False)
 
 
-def set_sizes(given: Any, counts: NDArray[Any]) -> tuple[int, int]:
-    """Say how many rows a training set has, at least and at most.
+def set_sizes(set_size: Any, counts: NDArray[Any]) -> tuple[int, int]:
+    """Return the least and the most rows of a training set.
 
     Parameters
     ----------
-    given : int, tuple of two int, or None
-        None: from the smallest cell's rows, within [4, 32], to those of the table, at most 128.
+    set_size : int, tuple of two int, or None
+        None: from the rows of the smallest cell, within [4, 32], to the rows of the table, at
+        most 128.
     counts : ndarray of shape (n_cells,)
         Rows in each cell.
 
     Raises
     ------
     ValueError
-        They are no two numbers in order, from 1.
+        If they are not two integers with 1 <= low <= high.
     """
-    if given is None:
+    if set_size is None:
         low = min(max(LEAST_ROWS, int(counts.min())), 32, int(counts.sum()))
         return low, max(low, min(MOST_ROWS, int(counts.sum())))
-    sizes = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    sizes = tuple(set_size) if isinstance(set_size, (tuple, list)) else (set_size, set_size)
     if len(sizes) != 2 or any(isinstance(s, bool) or int(s) != s for s in sizes):
-        raise ValueError(f"set_size={given!r}: pass a count of rows, a pair (low, high), or None.")
+        raise ValueError(
+            f"set_size={set_size!r}: pass a count of rows, a pair (low, high), or None."
+        )
     low, high = map(int, sizes)
     if not 1 <= low <= high:
-        raise ValueError(f"set_size={given!r}: wanted 1 <= low <= high.")
+        raise ValueError(f"set_size={set_size!r}: wanted 1 <= low <= high.")
     return low, high
 
 
-def trained(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[float]:
+def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[float]:
     """Train the hypernetwork of a loss in place.
 
     Parameters
@@ -125,16 +128,16 @@ def trained(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list
     Returns
     -------
     losses : list of float
-        One a step.
+        One value per step.
 
     Raises
     ------
     ValueError
-        The loss is no longer finite.
+        If the loss becomes NaN or infinite.
     """
     losses: list[float] = []
 
-    def recorded(batch: Tensor) -> Tensor:
+    def record_loss(batch: Tensor) -> Tensor:
         value = loss(batch)
         losses.append(value.item())
         if not torch.isfinite(value):
@@ -149,7 +152,7 @@ def trained(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list
     with _bar(training) as tick:
         for n_steps, rate in _phases(training):
             steps = tune(
-                recorded,
+                record_loss,
                 list(loss.network.parameters()),
                 endless,
                 n_steps=n_steps,

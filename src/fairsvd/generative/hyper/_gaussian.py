@@ -1,4 +1,4 @@
-"""A Gaussian and a mixture of Gaussians as generators."""
+"""Gaussian and Gaussian-mixture generators."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ._emittable import Generator
 
 __all__ = ["GaussianGenerator", "MixtureGenerator"]
 
-# Softplus of this is 1: a start at unit scale.
+# Softplus of this is 1, the scale at the start.
 UNIT = math.log(math.e - 1)
 
-# No direction gets narrower, in units of the normalised rows.
+# Least scale of any direction, in units of the normalised rows.
 LEAST_SCALE = 1e-3
 
-# Distance of the components of a mixture at the start, which must not be equal.
+# Spread of the components of a mixture at the start, since equal ones would stay equal.
 SPREAD = 0.7
 
 
 def _lower_positions(n_features: int) -> Tensor:
-    """Say where each entry of a matrix is in a packed strict triangle; the last place is zero."""
+    """Map entries of a matrix to places in its packed strict triangle; the last place holds 0."""
     rows, columns = torch.tril_indices(n_features, n_features, offset=-1)
     positions = torch.full((n_features, n_features), len(rows))
     positions[rows, columns] = torch.arange(len(rows))
@@ -32,7 +32,7 @@ def _lower_positions(n_features: int) -> Tensor:
 
 
 def _cholesky(raw_scale: Tensor, lower: Tensor | None, positions: Tensor) -> Tensor:
-    """Make lower triangles (..., d, d) of positive diagonal from unconstrained numbers."""
+    """Make lower triangles (..., d, d) with positive diagonals from unconstrained numbers."""
     diagonal = torch.diag_embed(softplus(raw_scale) + LEAST_SCALE)
     if lower is None:
         return diagonal
@@ -41,16 +41,14 @@ def _cholesky(raw_scale: Tensor, lower: Tensor | None, positions: Tensor) -> Ten
 
 
 def _log_density(X: Tensor, mean: Tensor, L: Tensor) -> Tensor:
-    """Log density of rows (n, d) under N(mean, L L^T)."""
+    """Compute the log density of rows (n, d) under N(mean, L L^T)."""
     z = torch.linalg.solve_triangular(L, (X - mean).mT, upper=False)
     log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
     return -0.5 * (z.square().sum(-2) + X.shape[-1] * math.log(2 * math.pi)) - log_det
 
 
 class GaussianGenerator(Generator):
-    """Gaussian rows, N(mean, L L^T).
-
-    Natural form: mean and covariance.
+    """Gaussian rows, N(mean, L L^T). The natural form is mean and covariance.
 
     Parameters
     ----------
@@ -82,7 +80,7 @@ class GaussianGenerator(Generator):
         return _cholesky(self.raw_scale, self.lower, self.positions)
 
     def nll(self, X: Tensor, noise: Tensor) -> Tensor:
-        """Compute -log p of rows (n, d); the noise plays no part."""
+        """Compute -log p of rows (n, d); the noise is ignored."""
         return -_log_density(X, self.mean, self._factor())
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ class GaussianGenerator(Generator):
         return self.mean + noise @ self._factor().mT
 
     def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
-        """Give the mean (d,) and the covariance (d, d)."""
+        """Return the mean (d,) and the covariance (d, d)."""
         mean: Tensor = self.mean
         L = self._factor()
         if location is not None and factor is not None:
@@ -101,8 +99,8 @@ class GaussianGenerator(Generator):
 class MixtureGenerator(Generator):
     """A mixture of Gaussians.
 
-    Natural form: weights, means and covariances. A row's component is chosen by its first number
-    of noise, so that no gradient reaches the weights through a draw.
+    The natural form is weights, means and covariances. The first noise number of a row chooses its
+    component, so no gradient reaches the mixture weights through a draw.
 
     Parameters
     ----------
@@ -110,7 +108,7 @@ class MixtureGenerator(Generator):
     n_components : int, default=3
     covariance : {"full", "diag"}, default="full"
     generator : torch.Generator
-        Of the means' start.
+        Source of the starting means.
     """
 
     positions: Tensor
@@ -139,7 +137,7 @@ class MixtureGenerator(Generator):
         return _cholesky(self.raw_scales, self.lowers, self.positions)
 
     def nll(self, X: Tensor, noise: Tensor) -> Tensor:
-        """Compute -log p of rows (n, d); the noise plays no part."""
+        """Compute -log p of rows (n, d); the noise is ignored."""
         each = _log_density(X, self.means[:, None], self._factors())
         return -torch.logsumexp(each + self.logits.log_softmax(0)[:, None], dim=0)
 
@@ -152,7 +150,7 @@ class MixtureGenerator(Generator):
         return self.means[component] + spread.squeeze(-1)
 
     def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
-        """Give weights (k,), means (k, d) and covariances (k, d, d)."""
+        """Return weights (k,), means (k, d) and covariances (k, d, d)."""
         means: Tensor = self.means
         L = self._factors()
         if location is not None and factor is not None:

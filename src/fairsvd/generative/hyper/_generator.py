@@ -1,4 +1,4 @@
-"""HyperGenerator: a network that maps data sets to generators."""
+"""HyperGenerator, a network that maps data sets to generators."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ._emitted import (
     Emitted,
     Scores,
     as_sequence,
-    encoded_rows,
+    encode_rows,
     natural_parameters,
-    part_of,
-    without_ends,
+    take_rows,
+    unclip,
 )
-from ._fit import Training, built_generator, set_sizes, trained
+from ._fit import Training, build_generator, set_sizes, train
 from ._loss import HyperLoss
 from ._network import HyperNetwork
 from ._rows import TableScores
@@ -37,66 +37,68 @@ __all__ = ["HyperGenerator"]
 
 
 def _has_density(estimator: Any) -> bool:
-    given = estimator.generator
-    return bool(given != "vae" if isinstance(given, str) else getattr(given, "has_density", False))
+    choice = estimator.generator
+    return bool(
+        choice != "vae" if isinstance(choice, str) else getattr(choice, "has_density", False)
+    )
 
 
 class HyperGenerator(CellGenerator):
     """Generator whose weights a hypernetwork emits, one set for every (label, group) cell.
 
-    The hypernetwork maps a data set to the weights of a generator. It is trained over many data
-    sets, resampled from the table, its cells and tilted parts of them, so that it learns to
-    estimate; a small cell borrows from that what its own few rows do not say. A penalty asks
-    that the weights emitted for the generator's own samples are the same again on average
-    ("autophagy"), which takes the bias out of small-sample estimates. Experimental: the evidence
-    for the method is one paper without published training scripts.
+    The hypernetwork maps a data set to the weights of a generator. It is trained on many data
+    sets, resampled from the table, its cells and tilted parts of them. So it learns to estimate,
+    which helps small cells, whose few rows tell little. A penalty ("autophagy") asks that the
+    weights emitted for the generator's own samples equal the original weights on average, which
+    removes bias from small-sample estimates. Experimental: the only evidence for the method is one
+    paper without published training scripts.
 
     Parameters
     ----------
     generator : {"gaussian", "mixture", "vae"} or nn.Module, default="gaussian"
-        What draws the rows. "vae" works on tables and images, the others on tables. A module
+        Model that draws the rows. "vae" works on tables and images, the others on tables. A module
         derives from :class:`fairsvd.generative.Generator` or has its ``nll``, ``draw`` and
-        ``noise_size``; its parameters are what is emitted, at their values as a start.
+        ``noise_size``; the hypernetwork emits its parameters and starts from their values.
     autophagy_weight : float >= 0, default=1.0
         Weight (lambda) of the penalty; 0: plain likelihood.
     n_draws : int, default=8
-        Synthetic data sets for each real one, averaged in the penalty.
+        Number of synthetic data sets for each real one, averaged in the penalty.
     penalty : {"pairs", "detached", "through"}, default="pairs"
-        "detached": the emitted weights and their samples are taken as given, the average over
-        draws comes before the square, the gap is divided by the tensor's size. "pairs": the
-        same, without the bias that a square of an average of few draws has; needs two draws.
-        "through": the paper's, unscaled, gradients pass the samples too.
+        "detached": no gradient passes through the emitted weights and their samples, the average
+        over draws is squared, and the gap is divided by the tensor's size. "pairs": the same,
+        without the bias of squaring an average of few draws; needs at least two draws.
+        "through": the paper's penalty, unscaled, with gradients through the samples too.
     n_components : int, default=3
-        Of "mixture".
+        Number of components of "mixture".
     covariance : {"full", "diag"}, default="full"
-        Of "gaussian" and "mixture".
+        Covariance of "gaussian" and "mixture".
     latent_size : int, default=4
-        Of "vae".
+        Latent dimensions of "vae".
     hidden : sequence of int, default=(32, 32)
-        Widths of the network that rows pass before they are averaged.
+        Widths of the network that encodes each row before the average over rows.
     outer : bool, default=False
-        Three more layers after the average.
+        Whether to add three layers after the average.
     normalize : {"whiten", "scale", "table"}, default="whiten"
-        What a data set is normalised by before it is encoded: its own mean and covariance, its
-        own mean and standard deviations, or the table's. Images: always the table's.
+        Moments that normalise a data set before it is encoded: its own mean and covariance, its
+        own mean and standard deviations, or the table's. Images always use the table's.
     set_size : int, pair of int or None, default=None
-        Rows of the data sets in training. None: from the smallest cell's (4 to 32) to the
-        table's (at most 128).
+        Rows of a training data set. None: from those of the smallest cell (4 to 32) to those of
+        the table (at most 128).
     n_sets : int, default=8
-        Data sets in a step.
+        Data sets per step.
     n_steps : int, default=500
-        Steps of training.
+        Training steps.
     learning_rate : float > 0, default=3e-3
     simulator : callable, default=None
         Maps (numpy Generator, n_sets, n_rows) to an array (n_sets, n_rows, n_columns) in X's
-        units: data sets to train on in the place of resampled ones. X then has numbers only.
+        units, to train on instead of resampled data sets. X must then hold only numbers.
     clip : bool, default=True
-        Drawn numbers end at the table's smallest and largest. In a self-consuming loop that costs
-        variance in every generation; False leaves floats as they are drawn (not images).
+        Whether to clip drawn numbers to the range of the table. In a self-consuming loop that
+        costs variance in every generation. False leaves floats unclipped, except in images.
     warm_start : bool, default=False
-        A second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
+        If True, a second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
     verbose : int, default=0
-        1: a progress bar.
+        1 shows a progress bar.
     random_state : int, RandomState instance or None, default=None
 
     Attributes
@@ -104,32 +106,32 @@ class HyperGenerator(CellGenerator):
     cells_ : list
         ``(label, group)`` of every cell that can be drawn; labels alone without groups.
     cell_counts_ : dict
-        Rows of every cell in ``fit``: ``sample(conditions=cell_counts_)`` keeps the shares.
+        Rows of every cell in ``fit``; ``sample(conditions=cell_counts_)`` keeps the shares.
     hypernetwork_ : nn.Module
-        Maps data sets, a tensor (n_sets, n, d) of encoded rows, to generators.
+        Maps data sets, as tensors (n_sets, n, d) of encoded rows, to generators.
     generator_ : Generator
-        The generator; the weights in it are the start, not those of a cell.
+        The generator; it holds the starting weights, not those of a cell.
     weights_ : dict
-        Of every cell: dict of name to ndarray, the emitted weights.
+        For every cell a dict of name to ndarray, the emitted weights.
     loss_curve_ : ndarray of shape (n_steps,)
-        Loss of every step, in nats a number of a row.
+        Loss of every step, in nats per number of a row.
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
     See Also
     --------
-    fairsvd.autophagy_audit : What becomes of a generator that feeds on itself.
+    fairsvd.autophagy_audit : Audit of a generator that is trained on its own samples.
 
     Notes
     -----
-    After arXiv 2405.13977. Departures, each measured or needed: training over many data sets (on
-    mini-batches of one the network becomes a constant); no gradient through samples and targets,
-    and several draws (a single draw rewards an estimate that is too small); comparison in natural
-    form (shares, covariances); the encoder also gets moments and 1/n; its averages are clamped to
-    the range of the training. Unbiased estimates do not keep a self-consuming loop from
-    collapsing, and the share of a small group is unbiased anyway: what keeps groups alive is
-    sampling by condition. Categories become normal scores, so that their shares in the table
-    survive whatever draws them. Numbers are only scaled, so that a "gaussian" draws a skewed or
+    The method follows arXiv 2405.13977. The deviations, each measured or necessary: training on
+    many data sets (on mini-batches of one the network becomes a constant); no gradient through
+    samples and targets, and several draws (a single draw rewards an estimate that is too small);
+    comparison in natural form (shares, covariances); the encoder also gets moments and 1/n; its
+    averages are clamped to their range in training. Unbiased estimates do not keep a
+    self-consuming loop from collapsing, and the share of a small group is unbiased anyway; sampling
+    by condition is what keeps groups alive. Categories become normal scores, so every generator
+    keeps their shares in the table. Numbers are only scaled, so a "gaussian" draws a skewed or
     zero-inflated column badly: transform it first, or use
     :class:`fairsvd.generative.CopulaGenerator`. A cell of one row gets the table's spread, with a
     warning.
@@ -220,13 +222,13 @@ class HyperGenerator(CellGenerator):
 
     @classmethod
     def ple(cls, generator: Any = "gaussian", **settings: Any) -> Self:
-        """Make one with the paper's penalty: weight .1, one draw, gradients through the sample.
+        """Use the paper's penalty: weight 0.1, one draw, gradients through the sample.
 
         Parameters
         ----------
         generator : as in the class
         **settings
-            Other parameters.
+            Other parameters of the class.
 
         Returns
         -------
@@ -243,9 +245,9 @@ class HyperGenerator(CellGenerator):
         X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
             Any column types, missing values included.
         y : array-like of shape (n,), optional
-            Labels. None: all rows have one label.
+            Labels. None: all rows have the same label.
         sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
-            Groups; several columns are intersected. Rows without a group are in no cell.
+            Groups; several columns are intersected. Rows without a group belong to no cell.
 
         Returns
         -------
@@ -254,11 +256,11 @@ class HyperGenerator(CellGenerator):
         Raises
         ------
         ValueError
-            An argument cannot be used, or the training diverges.
+            If an argument cannot be used, or the training diverges.
         """
         with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
             if self.penalty == "pairs" and self.n_draws < 2 and self.autophagy_weight > 0:
-                raise ValueError("n_draws=1: penalty='pairs' compares two draws or more.")
+                raise ValueError("n_draws=1: penalty='pairs' needs at least 2 draws to compare.")
             with one_torch_thread():
                 return super().fit(X, y, sensitive_features=sensitive_features)
 
@@ -266,15 +268,15 @@ class HyperGenerator(CellGenerator):
         rng = stage_rng(resolve_seed(self.random_state), "edit")
         keep = self.warm_start and hasattr(self, "hypernetwork_")
         like = self._emitted.scores if keep else None
-        scores, tensors = encoded_rows(self._codec, rows, like, rng)
+        scores, tensors = encode_rows(self._codec, rows, like, rng)
         if not keep:
             self._train(tensors, scores, cells, rng)
         _warn_of_single_rows(cells)
-        parts = [part_of(tensors, cells.members(cell)) for cell in range(len(cells))]
+        parts = [take_rows(tensors, cells.members(cell)) for cell in range(len(cells))]
         with torch.no_grad():
             emissions = [self.hypernetwork_.of_rows(part) for part in parts]
         if not self.clip:
-            self._codec = without_ends(self._codec)
+            self._codec = unclip(self._codec)
         self._emitted = Emitted(self.generator_, emissions, scores)
         self.cell_counts_ = dict(zip(cells.keys, cells.counts().tolist(), strict=True))
         self.weights_ = {
@@ -287,7 +289,7 @@ class HyperGenerator(CellGenerator):
         names = ("n_components", "covariance", "latent_size")
         settings = {name: getattr(self, name) for name in names}
         start, hidden = torch_generator(rng), tuple(self.hidden)
-        self.generator_ = built_generator(self.generator, shape, settings, start)
+        self.generator_ = build_generator(self.generator, shape, settings, start)
         self.hypernetwork_ = HyperNetwork(
             self.generator_, shape, hidden, outer=self.outer, normalize=self.normalize, rng=start
         )
@@ -301,7 +303,7 @@ class HyperGenerator(CellGenerator):
         )
         training = Training(self.n_steps, self.learning_rate, type(self).__name__, self.verbose)
         sets = self._data_sets(rows, scores, cells, rng)
-        self.loss_curve_ = np.array(trained(loss, sets, training))
+        self.loss_curve_ = np.array(train(loss, sets, training))
 
     def _data_sets(
         self, rows: Any, scores: Scores, cells: Cells, rng: np.random.Generator
@@ -309,7 +311,7 @@ class HyperGenerator(CellGenerator):
         sizes = set_sizes(self.set_size, cells.counts())
         if self.simulator is not None:
             return SimulatedSets(self.simulator, scores, sizes, self.n_sets, rng)
-        # Rows without a group are in no cell: they are only drawn with the table.
+        # Rows without a group belong to no cell; only draws from the whole table have them.
         codes = np.where(cells.codes < 0, len(cells), cells.codes)
         move = isinstance(rows, Tensor) and self.normalize == "table"
         rng_sets = torch_generator(rng)
@@ -321,45 +323,45 @@ class HyperGenerator(CellGenerator):
         Parameters
         ----------
         n : int, optional
-            Rows that are wanted; may be left out where ``conditions`` says it.
+            Number of rows; may be omitted if ``conditions`` implies it.
         conditions : dict of cell to count, or sequence of n cells, optional
-            Cells as in ``cells_``; a dict gives its cells one after the other. None: cells by
-            their share in ``fit``.
+            Cells as in ``cells_``; the cells of a dict come one after the other. None: cells are
+            drawn by their share in ``fit``.
 
         Returns
         -------
         X : DataFrame or ndarray of n rows
-            As the X of ``fit``: type, columns and dtypes. Equal seeds give equal rows, in
+            Same type, columns and dtypes as the X of ``fit``. Equal seeds give equal rows, in
             repeated calls too.
 
         Raises
         ------
         ValueError
-            ``n`` and ``conditions`` disagree, or are both missing; a cell that ``fit`` did not
-            see.
+            If ``n`` and ``conditions`` disagree or are both missing, or ``fit`` did not see a
+            cell.
         """
         check_is_fitted(self, "cells_")
-        wanted = as_sequence(conditions)
-        if n is None and wanted is None:
+        cells = as_sequence(conditions)
+        if n is None and cells is None:
             raise ValueError("n and conditions are None: pass the number of rows, or their cells.")
         with torch.no_grad(), one_torch_thread():
-            return super().sample(len(wanted or ()) if n is None else n, wanted)
+            return super().sample(len(cells or ()) if n is None else n, cells)
 
     def _draw(self, cell: int, n: int, rng: np.random.Generator) -> Encoded:
         return self._emitted.draw(cell, n, rng)
 
     def estimate(self, X: Any) -> dict[str, NDArray[Any]]:
-        """Emit a generator for another data set, without training.
+        """Emit a generator for another data set without training.
 
         Parameters
         ----------
         X : as in ``fit``
-            Rows of one data set, columns as in ``fit``.
+            Rows of one data set, with the columns of ``fit``.
 
         Returns
         -------
         parameters : dict of str to ndarray
-            In natural form: "mean" and "covariance" of a Gaussian; "weights", "means" and
+            The natural form: "mean" and "covariance" of a Gaussian; "weights", "means" and
             "covariances" of a mixture; weights and scale of a VAE. Numbers in X's units,
             categories as normal scores.
         """
@@ -367,7 +369,7 @@ class HyperGenerator(CellGenerator):
         rng = stage_rng(resolve_seed(self.random_state), "sample")
         codec = make_codec(X)
         with torch.no_grad(), one_torch_thread():
-            scores, rows = encoded_rows(codec, codec.encoded, self._emitted.scores, rng)
+            scores, rows = encode_rows(codec, codec.encoded, self._emitted.scores, rng)
             return natural_parameters(self.hypernetwork_, self.generator_, rows, scores)
 
     def _read(self, X: Any) -> Any:
@@ -378,14 +380,14 @@ class HyperGenerator(CellGenerator):
 
     @available_if(_has_density)  # type: ignore[untyped-decorator]
     def score_samples(self, X: Any, conditions: Any = None) -> NDArray[np.float64]:
-        """Compute the log density of rows; for "gaussian", "mixture" and modules that have one.
+        """Compute the log density of rows; needs "gaussian", "mixture" or a module with a density.
 
         Parameters
         ----------
         X : as in ``fit``
-            A table of numbers, none missing.
+            A table of numbers without missing values.
         conditions : sequence of n cells, optional
-            The cell whose density is meant, for each row. None: the cells' mixture, by share.
+            The cell of each row, whose density is used. None: the mixture of the cells by share.
 
         Returns
         -------
@@ -395,33 +397,33 @@ class HyperGenerator(CellGenerator):
         Raises
         ------
         ValueError
-            The table has categories or missing values, which have no density.
+            If the table has categories or missing values, which have no density.
         """
         X, scores = self._read(X), self._emitted.scores
         if not isinstance(scores, TableScores) or not scores.only_numbers:
             raise ValueError(
-                "score_samples needs a table of numbers of more than two values each, none of "
-                "them missing: categories have no density."
+                "score_samples needs a table of columns with more than two different numbers each, "
+                "none missing: categories have no density."
             )
         numbers = np.asarray(X, dtype=np.float64)
         if np.isnan(numbers).any():
             raise ValueError("X has missing values in score_samples: drop these rows.")
         with torch.no_grad(), one_torch_thread():
-            each = self._emitted.log_densities(scores.encode_numbers(numbers))
-        each -= np.log(scores.scale).sum()
+            log_density = self._emitted.log_densities(scores.encode_numbers(numbers))
+        log_density -= np.log(scores.scale).sum()
         if conditions is None:
-            return np.logaddexp.reduce(each + np.log(self._cells.shares()), axis=1)
-        wanted = as_sequence(conditions)
-        if isinstance(conditions, Mapping) or wanted is None or len(wanted) != len(X):
+            return np.logaddexp.reduce(log_density + np.log(self._cells.shares()), axis=1)
+        cells = as_sequence(conditions)
+        if isinstance(conditions, Mapping) or cells is None or len(cells) != len(X):
             raise ValueError(f"conditions has to name one cell for each of the {len(X)} rows of X.")
-        return each[np.arange(len(X)), self._cells.positions(wanted)]
+        return log_density[np.arange(len(X)), self._cells.positions(cells)]
 
 
 def _warn_of_single_rows(cells: Cells) -> None:
     single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
     if single:
         warnings.warn(
-            f"Cells of one row, {single}: they get the spread of the whole table around it.",
+            f"The cells {single} have one row: they get the spread of the whole table around it.",
             SmallCellWarning,
             stacklevel=5,
         )

@@ -1,4 +1,4 @@
-"""What a hypernetwork is trained by: likelihood, and agreement with what its own samples give."""
+"""The loss of a hypernetwork: the likelihood, and a penalty on its own samples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ._emittable import Generator, draw_rows, natural_form, row_nll
-from ._network import Emission, HyperNetwork, normalised
+from ._network import Emission, HyperNetwork, normalise
 
 __all__ = ["HyperLoss", "mean_nll", "pairs_gap", "squared_gap"]
 
-# Floor of a tensor's scale, a share of one unit of the table per entry: what is near zero in
-# all data sets would else weigh without bound.
+# Floor of a tensor's scale, per entry in units of the table; without it a tensor near zero in all
+# data sets would get an unbounded weight.
 SCALE_FLOOR = 1e-3
 
 
@@ -27,13 +27,13 @@ class HyperLoss:
     network : HyperNetwork
     generator : Generator
     weight : float
-        Of the penalty; 0: plain likelihood, and nothing is drawn for the penalty.
+        Weight of the penalty; 0: plain likelihood, without any draws.
     n_draws : int
-        Synthetic data sets for each real one.
+        Number of synthetic data sets for each real one.
     penalty : {"pairs", "detached", "through"}
         See :class:`fairsvd.HyperGenerator`.
     rng : torch.Generator
-        Of all noise.
+        Source of all noise.
     """
 
     network: HyperNetwork
@@ -58,9 +58,9 @@ class HyperLoss:
         through = self.penalty == "through"
         target = self._natural(emission)
         with torch.set_grad_enabled(through):
-            drawn = self._drawn(emission, sets)
+            drawn = self._draw_sets(emission, sets)
         if not bool(drawn.isfinite().all()):
-            # Whoever trains is told by the loss; moments of such rows could not be factored.
+            # The NaN loss tells the caller; moments of such rows cannot be factored.
             return drawn.new_tensor(torch.nan)
         again = self._natural(self.network(drawn))
         again = {k: v.unflatten(0, (len(sets), self.n_draws)) for k, v in again.items()}
@@ -74,22 +74,22 @@ class HyperLoss:
     def _natural(self, emission: Emission) -> dict[str, Tensor]:
         return natural_form(self.generator, *emission)
 
-    def _drawn(self, emission: Emission, sets: Tensor) -> Tensor:
+    def _draw_sets(self, emission: Emission, sets: Tensor) -> Tensor:
         """Draw ``n_draws`` data sets of the same size from each emitted generator."""
         n_sets, n = sets.shape[:2]
         noise = self._noise(n_sets, self.n_draws * n)
-        rows = emission.restored(draw_rows(self.generator, emission.weights, noise))
+        rows = emission.restore(draw_rows(self.generator, emission.weights, noise))
         return rows.reshape(n_sets * self.n_draws, n, *sets.shape[2:])
 
 
 def mean_nll(generator: Generator, emission: Emission, sets: Tensor, noise: Tensor) -> Tensor:
-    """Average -log p of rows under their set's generator, per number of a row.
+    """Compute the mean -log p of rows under their set's generator, per number of a row.
 
     Parameters
     ----------
     generator : Generator
     emission : Emission
-        For the same sets.
+        Generators of the same sets.
     sets : Tensor of shape (n_sets, n, ...)
         In units of the table.
     noise : Tensor of shape (n_sets, n, noise_size)
@@ -97,9 +97,9 @@ def mean_nll(generator: Generator, emission: Emission, sets: Tensor, noise: Tens
     Returns
     -------
     nll : Tensor, a scalar
-        In nats a number, so that the penalty weighs as much in a table of any width.
+        In nats per number, so that the penalty has the same weight in a table of any width.
     """
-    rows = normalised(sets, emission.location, emission.factor)
+    rows = normalise(sets, emission.location, emission.factor)
     nll = row_nll(generator, emission.weights, rows, noise).mean()
     if emission.factor is not None:
         nll = nll + emission.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).mean()
@@ -109,32 +109,32 @@ def mean_nll(generator: Generator, emission: Emission, sets: Tensor, noise: Tens
 def squared_gap(
     target: Mapping[str, Tensor], again: Mapping[str, Tensor], *, scaled: bool
 ) -> Tensor:
-    """Compare generators with the average of what their samples give, squared.
+    """Compute the squared gap between generators and the average of their re-estimates.
 
     Parameters
     ----------
     target : mapping of str to Tensor of shape (n_sets, ...)
     again : mapping of str to Tensor of shape (n_sets, n_draws, ...)
     scaled : bool
-        Average over tensors of the gap relative to the tensor's size; else the plain sum.
+        True averages the gaps of the tensors, each relative to the tensor's size; False sums
+        them unscaled.
 
     Returns
     -------
     gap : Tensor, a scalar
     """
     gaps = []
-    for name, wanted in target.items():
-        gap = (wanted - again[name].mean(dim=1)).flatten(1).square().sum(1)
-        gaps.append(gap.mean() / (_scale(wanted) if scaled else 1))
+    for name, tensor in target.items():
+        gap = (tensor - again[name].mean(dim=1)).flatten(1).square().sum(1)
+        gaps.append(gap.mean() / (_scale(tensor) if scaled else 1))
     return torch.stack(gaps).mean() if scaled else torch.stack(gaps).sum()
 
 
 def pairs_gap(target: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Tensor:
-    """Compare generators with the expectation of what their samples give, squared, scaled.
+    """Compute the scaled squared gap between generators and the expected re-estimate.
 
-    The average over pairs of different draws, (target - a) (target - b), has the expectation of
-    (target - E a)^2: no bias from the number of draws, other than the square of an average has.
-    It may be below 0.
+    The average of (target - a) (target - b) over pairs of different draws has the expectation
+    (target - E a)^2, without the bias that squaring an average of few draws has. It can be below 0.
 
     Parameters
     ----------
@@ -147,15 +147,15 @@ def pairs_gap(target: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Tens
     gap : Tensor, a scalar
     """
     gaps = []
-    for name, wanted in target.items():
-        each = (wanted[:, None] - again[name]).flatten(2)
+    for name, tensor in target.items():
+        each = (tensor[:, None] - again[name]).flatten(2)
         n_draws = each.shape[1]
         both = each.sum(1).square().sum(-1) - each.square().sum((1, 2))
-        gaps.append(both.mean() / (n_draws * (n_draws - 1)) / _scale(wanted))
+        gaps.append(both.mean() / (n_draws * (n_draws - 1)) / _scale(tensor))
     return torch.stack(gaps).mean()
 
 
-def _scale(wanted: Tensor) -> Tensor:
-    """Average squared size of a tensor over data sets; no gradient passes."""
-    flat = wanted.detach().flatten(1)
+def _scale(tensor: Tensor) -> Tensor:
+    """Compute the mean squared size of a tensor over data sets, without gradient."""
+    flat = tensor.detach().flatten(1)
     return flat.square().sum(1).mean() + SCALE_FLOOR * flat.shape[1]

@@ -1,4 +1,4 @@
-"""The hypernetwork: a set encoder and one linear readout for each tensor of a generator."""
+"""The hypernetwork: a set encoder and a linear readout of a generator's parameters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._emittable import Generator, made
+from ._emittable import Generator, make_layer
 
 __all__ = ["Emission", "HyperNetwork"]
 
-# Added to variances, in units of the table's: a column that is constant in a set stays almost so.
+# Added to variances, in units of the table's; a column that is constant in a set stays nearly so.
 RIDGE = 1e-6
 
-# Rows that are encoded at a time where nothing is learned.
+# Number of rows encoded at a time outside training.
 BLOCK = 1024
 
-# Standard deviation of the readouts' first weights, times the root of their width: the start is
-# near the generator's own weights, whatever the data set.
+# Standard deviation of the readout's starting weights times the root of their width. It is small,
+# so that the start is near the generator's own weights for every data set.
 READOUT_SCALE = 0.1
 
 
@@ -34,21 +34,21 @@ class Emission(NamedTuple):
         The generator's parameters by name.
     location : Tensor of shape (n_sets, d) or None
     factor : Tensor of shape (n_sets, d, d) or None
-        A row z of the generator stands for ``location + factor @ z``; None: for itself.
+        A row z of the generator means ``location + factor @ z``; None: z itself.
     """
 
     weights: dict[str, Tensor]
     location: Tensor | None
     factor: Tensor | None
 
-    def restored(self, rows: Tensor) -> Tensor:
+    def restore(self, rows: Tensor) -> Tensor:
         """Undo the normalisation of rows (n_sets, n, ...)."""
         if self.location is None or self.factor is None:
             return rows
         return self.location[:, None] + rows @ self.factor.mT
 
     def one(self, k: int) -> Emission:
-        """Give the generator of one data set, as a batch of one."""
+        """Return the generator of one data set as a batch of one."""
         keep = slice(k, k + 1)
         weights = {name: tensor[keep] for name, tensor in self.weights.items()}
         if self.location is None or self.factor is None:
@@ -57,35 +57,35 @@ class Emission(NamedTuple):
 
 
 class HyperNetwork(nn.Module):
-    """Map data sets to generators, whatever the order of their rows.
+    """Map data sets to generators, independently of the order of their rows.
 
-    Each row passes a small network; what comes out is averaged over the rows, with the rows'
-    first two moments (of tables) and 1/n beside it; a linear readout for each named parameter
-    of the generator makes its entries of that. Outside of training the average is clamped to the
-    range that it had in training.
+    A small network encodes each row. The codes, and for tables the rows and their squares, are
+    averaged over the rows, and 1/n is appended. A linear readout makes the entries of every named
+    parameter of the generator. Outside training the averages are clamped to their range in
+    training.
 
     Parameters
     ----------
     generator : Generator
-        Tells names, shapes and starting values; it is neither kept nor changed.
+        Provides names, shapes and starting values; it is neither kept nor changed.
     row_shape : sequence of int
-        Of one row: (d,) or (C, H, W).
+        Shape of one row: (d,) or (C, H, W).
     hidden : sequence of int, default=(32, 32)
-        Widths of the network that rows pass.
+        Widths of the network that encodes rows.
     outer : bool, default=False
-        Three more layers after the average, beside it.
+        Whether to append the output of three more layers on the average.
     normalize : {"whiten", "scale", "table"}, default="whiten"
         How a data set is normalised before it is encoded. "whiten": by its own mean and
-        covariance, so that the emitted generator moves with the data exactly; the network learns
-        the rest. "scale": by its own mean and standard deviations. "table": not at all. Images:
-        always "table".
+        covariance, so that the emitted generator follows affine changes of the data exactly.
+        "scale": by its own mean and standard deviations. "table": not at all. Images always
+        use "table".
     rng : torch.Generator
-        Of the starting weights.
+        Source of the starting weights.
 
     Notes
     -----
-    Deviations from arXiv 2405.13977: the moments, 1/n (without it a correction that depends on
-    the number of rows could not be learned), the normalisation and the clamp.
+    Deviations from arXiv 2405.13977: the moments, 1/n (without it the network could not learn
+    corrections that depend on the number of rows), the normalisation and the clamp.
     """
 
     low: Tensor
@@ -111,23 +111,22 @@ class HyperNetwork(nn.Module):
         self.outer = _relu_layers([width] + 3 * [widths[-1]], rng) if outer else None
         n_read = width + (widths[-1] if outer else 0)
         n_entries = sum(map(math.prod, self.shapes.values()))
-        self.readout = made(nn.Linear, n_read, n_entries, generator=rng)
-        self._start(generator, rng)
+        self.readout = make_layer(nn.Linear, n_read, n_entries, generator=rng)
+        self._init_readout(generator, rng)
         self.register_buffer("low", torch.full((width - 1,), math.nan))
         self.register_buffer("high", torch.full((width - 1,), math.nan))
 
-    def _start(self, generator: Generator, rng: torch.Generator) -> None:
-        """Begin at the generator's own weights, with a small dependence on the data."""
+    def _init_readout(self, generator: Generator, rng: torch.Generator) -> None:
+        """Start at the generator's own weights, with a small dependence on the data."""
         scale = READOUT_SCALE / math.sqrt(self.readout.in_features)
         nn.init.normal_(self.readout.weight, 0, scale, generator=rng)
         with torch.no_grad():
-            own = torch.cat([p.flatten() for p in generator.parameters()])
-            self.readout.bias.copy_(own)
+            self.readout.bias.copy_(torch.cat([p.flatten() for p in generator.parameters()]))
 
     def forward(self, sets: Tensor) -> Emission:
         """Map data sets (n_sets, n, ...) to their generators."""
         location, factor = self.affine(sets)
-        pooled = self.features(normalised(sets, location, factor)).mean(dim=1)
+        pooled = self.features(normalise(sets, location, factor)).mean(dim=1)
         if self.training:
             self._observe(pooled.detach())
         return self._emit(pooled, sets.shape[1], location, factor)
@@ -137,20 +136,20 @@ class HyperNetwork(nn.Module):
 
         Parameters
         ----------
-        rows : Tensor (n, d), or images with a length that give tensors (m, C, H, W) for slices
+        rows : Tensor (n, d), or sized images whose slices are tensors (m, C, H, W)
         """
         location, factor = self.affine(rows[:][None]) if self.is_table else (None, None)
         total = torch.zeros(1, len(self.low))
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK][None]
-            total += self.features(normalised(block, location, factor)).sum(dim=1)
+            total += self.features(normalise(block, location, factor)).sum(dim=1)
         return self._emit(total / len(rows), len(rows), location, factor)
 
     def affine(self, sets: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Find location (n_sets, d) and factor (n_sets, d, d) of every set, in double inside.
+        """Compute location (n_sets, d) and factor (n_sets, d, d) of every set, in double inside.
 
-        Sets of fewer than 2 d rows have no covariance that could be inverted safely: its entries
-        off the diagonal are shrunk. One row alone keeps the table's scale.
+        With fewer than 2 d rows the covariance cannot be inverted safely, so its entries off the
+        diagonal are shrunk. A single row keeps the table's scale.
         """
         if not self.is_table:
             return None, None
@@ -178,7 +177,7 @@ class HyperNetwork(nn.Module):
         return torch.cat([encoded, flat, flat.square()], dim=-1) if self.is_table else encoded
 
     def _observe(self, pooled: Tensor) -> None:
-        # fmin and fmax pass over the NaN of a range that has seen nothing yet.
+        # fmin and fmax ignore the NaN of a range that has seen nothing yet.
         self.low = torch.fmin(self.low, pooled.amin(0))
         self.high = torch.fmax(self.high, pooled.amax(0))
 
@@ -199,8 +198,8 @@ class HyperNetwork(nn.Module):
         return Emission(weights, location, factor)
 
 
-def normalised(sets: Tensor, location: Tensor | None, factor: Tensor | None) -> Tensor:
-    """Normalise data sets (n_sets, n, ...), the inverse of :meth:`Emission.restored`."""
+def normalise(sets: Tensor, location: Tensor | None, factor: Tensor | None) -> Tensor:
+    """Normalise data sets (n_sets, n, ...), the inverse of :meth:`Emission.restore`."""
     if location is None or factor is None:
         return sets
     centred = (sets - location[:, None]).mT
@@ -215,5 +214,5 @@ def _identity(sets: Tensor) -> tuple[Tensor, Tensor]:
 def _relu_layers(widths: Sequence[int], rng: torch.Generator) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [made(nn.Linear, n_in, n_out, generator=rng), nn.ReLU()]
+        layers += [make_layer(nn.Linear, n_in, n_out, generator=rng), nn.ReLU()]
     return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""Encoded rows as tensors of roughly normal columns, and back: what a hypernetwork sees."""
+"""Turn encoded rows into tensors of roughly normal columns for a hypernetwork, and back."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from ..cells import Encoded
 
 __all__ = ["ImageRows", "TableScores"]
 
-# Normal scores end here: a share of 1e-7 in each tail is cut off.
+# Largest normal score; each tail beyond it has a probability of 1e-7.
 MOST_SCORE = 5.2
 
-# Images that are read at a time.
+# Number of images read at a time.
 IMAGES = 1024
 
 
 class TableScores:
-    """Tables as one real column each for numbers, categories and flags of missing numbers.
+    """Tables with one real column per number, category and flag of missing numbers.
 
-    A number is standardised; where it is missing, one of the column's known values stands in, and
-    a flag says so. A category becomes a normal score: each level has the interval of the unit
-    line that is as long as its share, a row gets a uniform point of its level's interval, and
-    that point's normal quantile. A generator that gets the score's distribution right so gets
-    the shares of the levels right, rare ones too.
+    Numbers are standardised; a random known value of the column replaces a missing one, and a flag
+    marks it. A category becomes a normal score: the levels divide the unit interval by their
+    shares, and a row gets the normal quantile of a uniform point in its level's part. A generator
+    that reproduces the distribution of the score thus reproduces the shares of all levels.
 
     Parameters
     ----------
     encoded : Encoded
     like : TableScores, optional
-        Whose units numbers are to keep; its levels and shares are found anew.
+        Encoding whose units the numbers keep; levels and shares are computed anew.
 
     Attributes
     ----------
@@ -61,24 +60,23 @@ class TableScores:
 
     @property
     def only_numbers(self) -> bool:
-        """Tell whether a row's density is defined: no categories, nothing missing."""
+        """Tell whether rows have a density: no categories and no missing values."""
         return not self.edges
 
     def _levels(self, encoded: Encoded) -> NDArray[np.int64]:
-        """Stand categories (0: missing) and flags of missing numbers side by side."""
+        """Put categories (0: missing) and flags of missing numbers side by side."""
         flags = np.isnan(encoded.numbers[:, self.lacking]).astype(np.int64)
         return np.concatenate([encoded.codes + 1, flags], axis=1)
 
     def encode(self, encoded: Encoded, rng: np.random.Generator) -> Tensor:
         """Turn encoded rows into a tensor (n, n_columns), float32."""
-        numbers = (_filled(encoded.numbers, rng) - self.mean) / self.scale
+        numbers = (_fill_missing(encoded.numbers, rng) - self.mean) / self.scale
         columns = zip(self._levels(encoded).T, self.edges, strict=True)
-        scores = [_scores(levels, edges, rng) for levels, edges in columns]
-        stacked = np.column_stack([numbers, *scores])
-        return torch.from_numpy(stacked.astype(np.float32))
+        scores = [_draw_scores(levels, edges, rng) for levels, edges in columns]
+        return torch.from_numpy(np.column_stack([numbers, *scores]).astype(np.float32))
 
     def encode_numbers(self, numbers: NDArray[np.float64]) -> Tensor:
-        """Standardise the rows of a table that holds numbers only, float32."""
+        """Standardise the rows of a table of numbers only, as float32."""
         return torch.from_numpy(((numbers - self.mean) / self.scale).astype(np.float32))
 
     def decode(self, rows: Tensor) -> Encoded:
@@ -87,7 +85,7 @@ class TableScores:
         n_numbers = len(self.mean)
         numbers = values[:, :n_numbers] * self.scale + self.mean
         columns = zip(values[:, n_numbers:].T, self.edges, strict=True)
-        levels = [_level_of(scores, edges) for scores, edges in columns]
+        levels = [_find_levels(scores, edges) for scores, edges in columns]
         n_codes = len(levels) - len(self.lacking)
         for column, flags in zip(self.lacking, levels[n_codes:], strict=True):
             numbers[flags == 1, column] = np.nan
@@ -96,7 +94,7 @@ class TableScores:
 
 
 class ImageRows:
-    """Images as standardised float32 tensors, made when they are read.
+    """Images that become standardised float32 tensors when they are read.
 
     Parameters
     ----------
@@ -104,7 +102,7 @@ class ImageRows:
     shape : tuple of int
         (C, H, W).
     like : ImageRows, optional
-        Whose mean and scale are taken.
+        Images whose mean and scale are used.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ def _moments(
 def _channel_moments(
     flat: NDArray[Any], n_channels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find mean and standard deviation of every channel, some images at a time."""
+    """Compute mean and standard deviation of every channel, block by block."""
     total, squares, count = np.zeros(n_channels), np.zeros(n_channels), 0
     for start in range(0, len(flat), IMAGES):
         block = flat[start : start + IMAGES].astype(np.float64)
@@ -164,8 +162,8 @@ def _channel_moments(
     return mean, np.where(scale > 0, scale, 1)
 
 
-def _filled(numbers: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Put a random known value of the column in the place of each missing one."""
+def _fill_missing(numbers: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Replace each missing value by a random known value of its column."""
     filled = numbers.astype(np.float64)
     for column in filled.T:
         missing = np.isnan(column)
@@ -175,13 +173,13 @@ def _filled(numbers: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float
 
 
 def _edges(levels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the ends of the levels' intervals, from 0 to 1."""
+    """Return the ends of the levels' intervals, from 0 to 1."""
     shares = np.bincount(levels) / len(levels)
     ends = np.concatenate([[0.0], np.cumsum(shares)])
     return ends / ends[-1]
 
 
-def _scores(
+def _draw_scores(
     levels: NDArray[np.int64], edges: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     low, high = edges[levels], edges[levels + 1]
@@ -189,7 +187,7 @@ def _scores(
     return np.clip(ndtri(points), -MOST_SCORE, MOST_SCORE)
 
 
-def _level_of(scores: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    # Levels without a share have an empty interval, which nothing falls into.
+def _find_levels(scores: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    # A level without a share has an empty interval, which no point falls into.
     points = np.clip(ndtr(scores), np.finfo(float).tiny, 1 - 1e-16)
     return np.searchsorted(edges[1:-1], points, side="right").astype(np.int64)

@@ -1,4 +1,4 @@
-"""Variational autoencoders as generators, for tables and for images."""
+"""Variational autoencoders as generators of tables and images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ._emittable import Generator, made
+from ._emittable import Generator, make_layer
 
 __all__ = ["ImageVAE", "TableVAE"]
 
 # Softplus of this is 1.
 UNIT = math.log(math.e - 1)
 
-# Scale of the decoder's noise below which the likelihood of a copied row would have no end.
+# Least scale of the decoder's noise; without it the likelihood of a copied row is unbounded.
 LEAST_SCALE = 1e-2
 
-# Pixels are told apart to about this many of their standard deviations at the start.
+# Scale of the decoder's noise in pixels at the start, in their standard deviations.
 PIXEL_SCALE = 0.5
 
 
 def _divergence(mean: Tensor, scale: Tensor) -> Tensor:
-    """KL(N(mean, scale^2) || N(0, 1)) of every row."""
+    """Compute KL(N(mean, scale^2) || N(0, 1)) of every row."""
     return 0.5 * (mean.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
 
 
 def _gaussian_nll(X: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """-log N(X; mean, scale^2) of every row, summed over all its numbers."""
+    """Compute -log N(X; mean, scale^2) of every row, summed over its numbers."""
     each = 0.5 * ((X - mean) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
     return each.flatten(1).sum(1)
 
 
 class _VAE(Generator):
-    """What both have in common: a Gaussian posterior and a Gaussian decoder."""
+    """Base of both: a Gaussian posterior and a Gaussian decoder."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -58,23 +58,23 @@ class _VAE(Generator):
         return _gaussian_nll(X, decoded, self._scale()) + _divergence(mean, scale)
 
     def natural(self, location: Tensor | None, factor: Tensor | None) -> dict[str, Tensor]:
-        """Give the weights, and the decoder's scale as it is used."""
+        """Return the weights, with the decoder's scale instead of its raw parameter."""
         named = super().natural(location, factor)
         del named["raw_scale"]
         return named | {"scale": self._scale()}
 
 
 class TableVAE(_VAE):
-    """Variational autoencoder of rows (n, d); a draw has the decoder's noise.
+    """Variational autoencoder of rows (n, d); draws include the decoder's noise.
 
     Parameters
     ----------
     n_features : int
     latent_size : int, default=4
     hidden : sequence of int, default=(32,)
-        Widths of the encoder's hidden layers; the decoder has them in the other order.
+        Widths of the encoder's hidden layers; the decoder has them in reverse order.
     generator : torch.Generator
-        Of the starting weights.
+        Source of the starting weights.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TableVAE(_VAE):
 class ImageVAE(_VAE):
     """Variational autoencoder of images (n, C, H, W); a draw is the decoder's mean.
 
-    Two convolutions of stride 2 and one linear layer, and the same back.
+    The encoder has two convolutions of stride 2 and one linear layer; the decoder mirrors it.
 
     Parameters
     ----------
@@ -109,9 +109,9 @@ class ImageVAE(_VAE):
         (C, H, W).
     latent_size : int, default=8
     channels : int, default=8
-        Of the first convolution; the second has twice as many.
+        Channels of the first convolution; the second has twice as many.
     generator : torch.Generator
-        Of the starting weights.
+        Source of the starting weights.
     """
 
     def __init__(
@@ -128,22 +128,22 @@ class ImageVAE(_VAE):
         small = (2 * channels, math.ceil(height / 4), math.ceil(width / 4))
         stride: dict[str, Any] = {"stride": 2, "padding": 1, "generator": generator}
         self.encoder = nn.Sequential(
-            made(nn.Conv2d, depth, channels, 3, **stride),
+            make_layer(nn.Conv2d, depth, channels, 3, **stride),
             nn.ReLU(),
-            made(nn.Conv2d, channels, 2 * channels, 3, **stride),
+            make_layer(nn.Conv2d, channels, 2 * channels, 3, **stride),
             nn.ReLU(),
             nn.Flatten(),
-            made(nn.Linear, math.prod(small), 2 * latent_size, generator=generator),
+            make_layer(nn.Linear, math.prod(small), 2 * latent_size, generator=generator),
         )
         self.decoder = nn.Sequential(
-            made(nn.Linear, latent_size, math.prod(small), generator=generator),
+            make_layer(nn.Linear, latent_size, math.prod(small), generator=generator),
             nn.ReLU(),
             nn.Unflatten(1, small),
             nn.Upsample(size=(math.ceil(height / 2), math.ceil(width / 2))),
-            made(nn.Conv2d, 2 * channels, channels, 3, padding=1, generator=generator),
+            make_layer(nn.Conv2d, 2 * channels, channels, 3, padding=1, generator=generator),
             nn.ReLU(),
             nn.Upsample(size=(height, width)),
-            made(nn.Conv2d, channels, depth, 3, padding=1, generator=generator),
+            make_layer(nn.Conv2d, channels, depth, 3, padding=1, generator=generator),
         )
         start = math.log(math.expm1(PIXEL_SCALE))
         self.raw_scale = nn.Parameter(torch.full((depth, 1, 1), start))
@@ -156,5 +156,5 @@ class ImageVAE(_VAE):
 def _mlp(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [made(nn.Linear, n_in, n_out, generator=generator), nn.ReLU()]
+        layers += [make_layer(nn.Linear, n_in, n_out, generator=generator), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -1,15 +1,15 @@
-"""CellSampler: synthetic rows for the cells of a table or of images."""
+"""CellSampler, which adds synthetic rows to the cells of a table or of images."""
 
 from __future__ import annotations
 
-from ._draw import NAMED_GENERATORS, CellRequest, conditional, draw_cells, fresh_generator
+from ._draw import NAMED_GENERATORS, CellRequest, draw_cells, fresh_generator, takes_conditions
 from ._sampler import CellSampler
 
 __all__ = [
     "NAMED_GENERATORS",
     "CellRequest",
     "CellSampler",
-    "conditional",
     "draw_cells",
     "fresh_generator",
+    "takes_conditions",
 ]

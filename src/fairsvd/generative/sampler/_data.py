@@ -1,4 +1,4 @@
-"""What a sampler got: rows, labels, groups, and the cells that they make."""
+"""The input of a sampler: rows, labels, groups, and their cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from ...exceptions import GroupError, MissingSensitiveFeaturesWarning
-from ...groups import encode_groups, find_sensitive, is_frame
+from ...groups import cell_codes, encode_groups, find_sensitive, is_frame
 from ..cells import label_codes, make_codec, read_rows
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ __all__ = ["SamplerData", "carried_columns", "carrier_rows", "read_sampler_input
 
 @dataclass(frozen=True)
 class SamplerData:
-    """Arguments of ``fit_resample``, read.
+    """The checked arguments of ``fit_resample``.
 
     Attributes
     ----------
     X : DataFrame or ndarray
     y : array-like
-        As it came, or an array.
+        Unchanged, or an array.
     sensitive : DataFrame or None
-        A column for each sensitive attribute, as it came.
+        One column per sensitive attribute.
     source : str or None
         Where the sensitive attributes were found.
     labels, groups : list
-        Those that occur; one nameless group where there are none.
+        Those that occur; [None] without groups.
     y_codes, group_codes : ndarray of shape (n,), int64
-        The group is -1 where it is missing and ignored.
+        Class and group of each row; -1 for a missing group that is ignored.
     lists : tuple of bool
         Whether X and y came as lists.
     """
@@ -54,7 +54,7 @@ class SamplerData:
 
     @property
     def keys(self) -> list[Any]:
-        """Every (label, group) pair, also those without rows; labels where there are no groups."""
+        """Every (label, group) pair, even without rows; the labels if there are no groups."""
         if self.sensitive is None:
             return list(self.labels)
         return [(label, group) for label in self.labels for group in self.groups]
@@ -62,62 +62,66 @@ class SamplerData:
     @property
     def cells(self) -> NDArray[np.int64]:
         """Position of every row's cell in ``keys``; -1 without a group."""
-        n_groups = len(self.groups)
-        return np.where(self.group_codes < 0, -1, self.y_codes * n_groups + self.group_codes)
+        return cell_codes(self.y_codes, self.group_codes, len(self.groups))
 
     def counts(self) -> NDArray[np.int64]:
         """Count the rows of every cell, shape (n_labels, n_groups)."""
-        known = self.cells[self.cells >= 0]
-        table = np.bincount(known, minlength=len(self.keys))
+        table = np.bincount(self.cells[self.cells >= 0], minlength=len(self.keys))
         return table.reshape(len(self.labels), len(self.groups))
 
     def by_cell(self, table: NDArray[np.int64]) -> dict[Any, int]:
-        """Write a table of cells as a dict."""
+        """Turn a table of cells into a dict."""
         return dict(zip(self.keys, table.reshape(-1).tolist(), strict=True))
 
 
 def read_sampler_inputs(
     X: Any, y: Any, sensitive_features: Any, columns: Any, missing: str
 ) -> SamplerData:
-    """Read and check what ``fit_resample`` got.
+    """Read and check the arguments of ``fit_resample``.
 
     Raises
     ------
     ValueError
-        X or y cannot be used, their lengths differ, or there is one class only.
+        If X or y cannot be used, their lengths differ, or there is a single class.
     GroupError
-        The groups cannot be used, or there is one only.
+        If the groups cannot be used, or there is a single one.
     """
-    lists, read = (isinstance(X, list), isinstance(y, list)), read_rows(X)
+    lists, X = (isinstance(X, list), isinstance(y, list)), read_rows(X)
     if y is None:
         raise ValueError(
-            "CellSampler requires y to be passed, but the target y is None: cells are made of "
+            "CellSampler requires y to be passed, but the target y is None: cells consist of "
             "labels and groups."
         )
     y = y if hasattr(y, "iloc") or not isinstance(y, (list, tuple)) else np.asarray(y)
     check_classification_targets(y)
-    if len(y) != len(read):
-        raise ValueError(f"X has {len(read)} rows but y has {len(y)}: pass one label a row.")
+    if len(y) != len(X):
+        raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label per row.")
     labels, y_codes = label_codes(column_or_1d(y))
     if len(labels) < 2:
-        raise ValueError(f"y holds one class only ({labels}): there is nothing to balance.")
+        raise ValueError(f"y has one class only ({labels}): there is nothing to balance.")
     source = None
     if sensitive_features is not None:
-        source, sensitive = "sensitive_features", _table_of(sensitive_features)
+        source, sensitive = "sensitive_features", _as_table(sensitive_features)
     elif columns is not None:
-        source, sensitive = _located(read, y, columns)
+        import pandas as pd
+
+        located = find_sensitive(X, y, columns)
+        source, sensitive = (
+            located.source,
+            pd.DataFrame(located.values, columns=list(located.names)).infer_objects(),
+        )
     else:
         _warn_missing()
-        codes = np.zeros(len(read), dtype=np.int64)
-        return SamplerData(read, y, None, None, labels, [None], y_codes, codes, lists)
-    groups = encode_groups(sensitive, len(read), missing=missing)
+        codes = np.zeros(len(X), dtype=np.int64)
+        return SamplerData(X, y, None, None, labels, [None], y_codes, codes, lists)
+    groups = encode_groups(sensitive, len(X), missing=missing)
     if len(groups.labels) < 2:
         raise GroupError(
-            f"sensitive_features hold one group only ({list(groups.labels)}): pass an attribute "
-            "with two values or more, or none at all to balance the classes."
+            f"sensitive_features has one group only ({list(groups.labels)}): pass an attribute "
+            "with at least two values, or none at all to balance the classes."
         )
     return SamplerData(
-        read, y, sensitive, source, labels, list(groups.labels), y_codes, groups.codes, lists
+        X, y, sensitive, source, labels, list(groups.labels), y_codes, groups.codes, lists
     )
 
 
@@ -131,22 +135,22 @@ def _warn_missing() -> None:
     )
 
 
-def _table_of(sensitive_features: Any) -> pd.DataFrame:
+def _as_table(sensitive_features: Any) -> pd.DataFrame:
     import pandas as pd
 
     if is_frame(sensitive_features):
         return sensitive_features.reset_index(drop=True)
     if hasattr(sensitive_features, "iloc"):
         name = sensitive_features.name
-        named = sensitive_features.rename("sensitive_feature" if name is None else name)
-        return named.reset_index(drop=True).to_frame()
+        column = sensitive_features.rename("sensitive_feature" if name is None else name)
+        return column.reset_index(drop=True).to_frame()
     values = sensitive_features
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
     array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
     if array.ndim not in (1, 2):
         raise GroupError(
-            f"sensitive_features has the shape {array.shape}: pass one value a row, or a column "
-            "for each attribute."
+            f"sensitive_features has the shape {array.shape}: pass one value per row, or one "
+            "column per attribute."
         )
     names = ["sensitive_feature"]
     if array.ndim == 2 and array.shape[1] > 1:
@@ -154,30 +158,21 @@ def _table_of(sensitive_features: Any) -> pd.DataFrame:
     return pd.DataFrame(array.reshape(len(array), -1), columns=names).infer_objects()
 
 
-def _located(X: Any, y: Any, columns: Any) -> tuple[str, pd.DataFrame]:
-    import pandas as pd
-
-    found = find_sensitive(X, y, columns)
-    table = pd.DataFrame(found.values, columns=list(found.names)).infer_objects()
-    return found.source, table
-
-
 def carried_columns(data: SamplerData) -> set[int]:
-    """Find the columns of X that the group determines, the sensitive ones among them.
+    """Find the columns of X that the group determines, including the sensitive ones.
 
-    Such a column must not be generated: a row of the group F with "M" in its column of sexes
-    would be of no group at all.
+    They must not be generated, or a row of group F could get "M" in its column of sexes.
     """
     if data.X.ndim == 4 or data.sensitive is None:
         return set()
     codec = make_codec(data.X)
-    known = data.group_codes >= 0
-    order = np.argsort(data.group_codes[known], kind="stable")
-    starts = np.flatnonzero(np.diff(data.group_codes[known][order], prepend=-1))
-    # A number that no column holds stands for missing ones, so that they count as a value.
-    numbers = codec.encoded.numbers[known][order]
+    grouped = data.group_codes >= 0
+    order = np.argsort(data.group_codes[grouped], kind="stable")
+    starts = np.flatnonzero(np.diff(data.group_codes[grouped][order], prepend=-1))
+    # Infinity, which no column holds, stands for missing numbers, so that they count as a value.
+    numbers = codec.encoded.numbers[grouped][order]
     fixed = []
-    for block in (np.nan_to_num(numbers, nan=np.inf), codec.encoded.codes[known][order]):
+    for block in (np.nan_to_num(numbers, nan=np.inf), codec.encoded.codes[grouped][order]):
         if block.shape[1]:
             low, high = np.minimum.reduceat(block, starts), np.maximum.reduceat(block, starts)
             fixed.append((low == high).all(axis=0))
@@ -190,7 +185,7 @@ def carried_columns(data: SamplerData) -> set[int]:
 def carrier_rows(
     data: SamplerData, drawn: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw a real row of the cell for each synthetic one, cell by cell."""
+    """Draw a real row of the same cell for each synthetic one, cell by cell."""
     rows = [
         rng.choice(np.flatnonzero(data.cells == cell), size=n)
         for cell, n in enumerate(drawn.reshape(-1))

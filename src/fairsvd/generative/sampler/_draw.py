@@ -1,8 +1,7 @@
-"""Drawing synthetic rows from a generator of any kind: by name, conditional or plain."""
+"""Draw synthetic rows from a generator: named, conditional or plain."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from ..._rng import seeded_globally
+from ..._signature import takes
 from ...groups import is_frame
 from ..cells import (
     CellGenerator,
@@ -22,30 +22,30 @@ from ..cells import (
     SmoteGenerator,
     cast_numbers,
     make_codec,
-    stacked,
+    stack,
     take,
 )
 
-__all__ = ["NAMED_GENERATORS", "CellRequest", "conditional", "draw_cells", "fresh_generator"]
+__all__ = ["NAMED_GENERATORS", "CellRequest", "draw_cells", "fresh_generator", "takes_conditions"]
 
 NAMED_GENERATORS = ("copula", "smoothed", "smote", "hyper")
 
 
 def fresh_generator(generator: Any, seed: int) -> Any:
-    """Make a generator from a name, or copy the one given; what was passed in stays as it is.
+    """Make a generator from a name, or copy the given one.
 
     Parameters
     ----------
     generator : str or object with ``fit`` and ``sample``
     seed : int
-        Its ``random_state``, unless it has one of its own.
+        Its ``random_state``, unless the given generator has one.
     """
     if isinstance(generator, str):
         return _by_name(generator)(random_state=seed)
-    made = clone(generator, safe=False)
-    if getattr(made, "random_state", seed) is None:
-        made.random_state = seed
-    return made
+    copy = clone(generator, safe=False)
+    if getattr(copy, "random_state", seed) is None:
+        copy.random_state = seed
+    return copy
 
 
 def _by_name(name: str) -> Callable[..., Any]:
@@ -56,36 +56,32 @@ def _by_name(name: str) -> Callable[..., Any]:
     return {"copula": CopulaGenerator, "smoothed": SmoothedGenerator, "smote": SmoteGenerator}[name]
 
 
-def _parameters(method: Any) -> list[str]:
+def takes_conditions(generator: Any) -> bool:
+    """Tell whether a generator can draw rows of given cells."""
     try:
-        return list(inspect.signature(method).parameters)
+        return takes(generator.sample, "conditions")
     except ValueError:  # written in C
-        return []
-
-
-def conditional(generator: Any) -> bool:
-    """Tell whether a generator draws rows of a cell that is asked for."""
-    return "conditions" in _parameters(generator.sample)
+        return False
 
 
 @dataclass(frozen=True)
 class CellRequest:
-    """Real rows, and how many synthetic ones are wanted of each cell.
+    """Real rows, and the number of synthetic rows to draw for each cell.
 
     Attributes
     ----------
     X : DataFrame or ndarray
-        Real rows, each in a cell.
+        Real rows; each belongs to a cell.
     y : ndarray
         Their labels.
     groups : ndarray or None
-        Their group labels; tuples for intersections.
+        Their group labels; tuples for intersections of attributes.
     cells : ndarray of shape (n,), int64
-        Position of their cells in ``keys``.
+        Positions of their cells in ``keys``.
     drawn : ndarray of shape (n_cells,), int64
-        Rows that are wanted of every cell.
+        Number of rows to draw for every cell.
     keys : list
-        Names of the cells: (label, group), or labels where there are no groups.
+        Names of the cells: (label, group), or labels without groups.
     """
 
     X: Any
@@ -102,81 +98,80 @@ def draw_cells(generator: Any, request: CellRequest, seed: int) -> tuple[Any, An
     Parameters
     ----------
     generator : object
-        As of :func:`fresh_generator`.
+        From :func:`fresh_generator`.
     request : CellRequest
     seed : int
-        Of numpy's, torch's and Python's global generators, for generators that are not ours;
-        they are restored.
+        Seed of numpy's, torch's and Python's global generators, which foreign generators may
+        use; their states are restored.
 
     Returns
     -------
     generator : object or dict
-        Fitted; cell -> generator where one was fitted for each.
+        Fitted; a dict cell -> generator if every cell has its own.
     rows : DataFrame or ndarray
-        As X, in the order of the cells.
+        Of the type of X, in the order of the cells.
     """
     if isinstance(generator, CellGenerator):
-        return generator, _conditional_rows(generator, request)
+        return generator, _draw_conditionally(generator, request)
     with seeded_globally(seed):
-        if conditional(generator):
-            rows = _rows_of(_conditional_rows(generator, request))
-            return generator, _conformed(rows, request.X, int(request.drawn.sum()))
-        return _rows_by_cell(generator, request)
+        if takes_conditions(generator):
+            rows = _rows_of(_draw_conditionally(generator, request))
+            return generator, _conform(rows, request.X, int(request.drawn.sum()))
+        return _draw_by_cell(generator, request)
 
 
-def _conditional_rows(generator: Any, request: CellRequest) -> Any:
+def _draw_conditionally(generator: Any, request: CellRequest) -> Any:
     generator.fit(request.X, request.y, sensitive_features=request.groups)
     cells = np.repeat(np.arange(len(request.keys)), request.drawn).tolist()
     return generator.sample(len(cells), conditions=[request.keys[cell] for cell in cells])
 
 
-def _rows_by_cell(generator: Any, request: CellRequest) -> tuple[dict[Any, Any], Any]:
+def _draw_by_cell(generator: Any, request: CellRequest) -> tuple[dict[Any, Any], Any]:
     fitted, parts = {}, []
     for cell in np.flatnonzero(request.drawn).tolist():
-        own, n = clone(generator, safe=False), int(request.drawn[cell])
-        own.fit(take(request.X, np.flatnonzero(request.cells == cell)))
-        parts.append(_conformed(_rows_of(own.sample(n)), request.X, n))
-        fitted[request.keys[cell]] = own
-    return fitted, stacked(parts)
+        copy, n = clone(generator, safe=False), int(request.drawn[cell])
+        copy.fit(take(request.X, np.flatnonzero(request.cells == cell)))
+        parts.append(_conform(_rows_of(copy.sample(n)), request.X, n))
+        fitted[request.keys[cell]] = copy
+    return fitted, stack(parts)
 
 
 def _rows_of(sampled: Any) -> Any:
-    """Take the rows of what ``sample`` gives: scikit-learn's mixtures give components too."""
+    """Return the rows from ``sample``; scikit-learn's mixtures return components too."""
     return sampled[0] if isinstance(sampled, tuple) else sampled
 
 
-def _conformed(rows: Any, X: Any, n: int) -> Any:
-    """Bring rows from a foreign generator to the columns and dtypes of X.
+def _conform(rows: Any, X: Any, n: int) -> Any:
+    """Convert rows of a foreign generator to the columns and dtypes of X.
 
     Raises
     ------
     ValueError
-        Their number, their columns or a category do not fit.
+        If their number, their columns or a category do not fit.
     """
     rows = rows.detach().cpu().numpy() if hasattr(rows, "detach") else rows
     rows = rows if is_frame(rows) else np.asarray(rows)
-    wanted = (n, *X.shape[1:])
-    if tuple(rows.shape) != wanted:
+    shape = (n, *X.shape[1:])
+    if tuple(rows.shape) != shape:
         raise ValueError(
-            f"generator.sample gave rows of shape {tuple(rows.shape)}, wanted {wanted}: one row "
-            "for each asked for, columns as in the X of fit."
+            f"generator.sample gave rows of shape {tuple(rows.shape)}, wanted {shape}: as many "
+            "rows as requested, columns as in the X of fit."
         )
     codec = make_codec(X)
     if isinstance(codec, ImageCodec):
         return _cast(rows.astype(np.float64), codec.columns[0])
     if is_frame(rows) and is_frame(X):
-        rows = _aligned(rows, X)
-    values = [rows.iloc[:, k] if is_frame(rows) else rows[:, k] for k in range(wanted[1])]
-    real = [X.iloc[:, k] if is_frame(X) else X[:, k] for k in range(wanted[1])]
-    names = list(X.columns) if is_frame(X) else list(range(wanted[1]))
+        rows = _align(rows, X)
+    values = [rows.iloc[:, k] if is_frame(rows) else rows[:, k] for k in range(shape[1])]
+    real = [X.iloc[:, k] if is_frame(X) else X[:, k] for k in range(shape[1])]
+    names = list(X.columns) if is_frame(X) else list(range(shape[1]))
     columns = [
-        _conformed_column(*column)
-        for column in zip(values, real, codec.columns, names, strict=True)
+        _conform_column(*column) for column in zip(values, real, codec.columns, names, strict=True)
     ]
     return codec.assemble(columns, n)
 
 
-def _aligned(rows: Any, X: Any) -> Any:
+def _align(rows: Any, X: Any) -> Any:
     if list(rows.columns) == list(X.columns):
         return rows
     if sorted(map(str, rows.columns)) != sorted(map(str, X.columns)):
@@ -186,7 +181,7 @@ def _aligned(rows: Any, X: Any) -> Any:
     return rows[list(X.columns)]
 
 
-def _conformed_column(values: Any, real: Any, column: Column, name: Any) -> Any:
+def _conform_column(values: Any, real: Any, column: Column, name: Any) -> Any:
     import pandas as pd
 
     numeric = pd.api.types.is_numeric_dtype(real.dtype) and not pd.api.types.is_bool_dtype(
@@ -196,24 +191,24 @@ def _conformed_column(values: Any, real: Any, column: Column, name: Any) -> Any:
         kind = "number" if pd.api.types.is_float_dtype(real.dtype) else "integer"
         numbers = pd.to_numeric(pd.Series(values)).to_numpy(np.float64, na_value=np.nan)
         return _cast(numbers, Column(kind, real.dtype))
-    known = pd.Series(real).dropna().unique()
+    levels = pd.Series(real).dropna().unique()
     series = pd.Series(values).reset_index(drop=True)
     if column.kind in ("category", "rank"):
-        strange = series[series.notna() & ~series.isin(known)]
-        if len(strange):
+        new = series[series.notna() & ~series.isin(levels)]
+        if len(new):
             raise ValueError(
-                f"generator.sample gave {strange.iloc[0]!r} in column {name!r}, where fit saw "
-                f"{list(known[:10])}: a generator must not make new categories."
+                f"generator.sample gave {new.iloc[0]!r} in column {name!r}, where fit saw "
+                f"{list(levels[:10])}: a generator must not make new categories."
             )
     return series.astype(real.dtype).array
 
 
 def _cast(numbers: NDArray[np.float64], column: Column) -> Any:
-    """Cast numbers to a dtype, those beyond its range to its ends."""
+    """Cast numbers to a dtype, clipped to its range."""
     base = getattr(column.dtype, "numpy_dtype", column.dtype)
     if column.kind == "integer":
         ends = np.iinfo(base)
-        # The largest 64-bit integer is no float: the next lower one is.
+        # The largest 64-bit integer is not a float, so the next lower float is used.
         numbers = np.clip(
             numbers, ends.min, np.nextafter(float(ends.max), 0) if base.itemsize == 8 else ends.max
         )

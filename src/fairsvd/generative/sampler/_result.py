@@ -1,4 +1,4 @@
-"""How real and synthetic rows become one data set."""
+"""Join real and synthetic rows into one data set."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import column_or_1d
 
 from ...groups import is_frame
-from ..cells import stacked, take
+from ..cells import stack, take
 from ._data import SamplerData
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["assembled"]
+__all__ = ["assemble"]
 
 
-def assembled(
+def assemble(
     data: SamplerData,
     real: NDArray[np.int64],
     carriers: NDArray[np.int64],
     generated: Any,
     positions: Sequence[int],
 ) -> tuple[Any, Any, Any]:
-    """Put real and synthetic rows together.
+    """Join real and synthetic rows.
 
     Parameters
     ----------
     data : SamplerData
     real : ndarray of int64
-        Rows of X that stay, in order.
+        Positions of the real rows to keep, in order.
     carriers : ndarray of int64
-        For each synthetic row a real row of its cell: label, groups and the columns that the
-        group determines are its.
+        For each synthetic row a real row of its cell, which provides its label, its groups and
+        the columns that the group determines.
     generated : DataFrame, ndarray or None
-        The generated columns, a row for each carrier.
+        The generated columns, one row per carrier.
     positions : sequence of int
         Their positions in X.
 
     Returns
     -------
     X, y, sensitive_features
-        y carries the groups in its index.
+        y has the groups in its index.
     """
     source = np.concatenate([real, carriers])
     sensitive = None if data.sensitive is None else take(data.sensitive, source)
@@ -52,13 +52,13 @@ def assembled(
     X = (
         take(data.X, source)
         if generated is None
-        else _joined(data.X, real, carriers, generated, positions)
+        else _join(data.X, real, carriers, generated, positions)
     )
     if is_frame(X) and data.source == "index of X":
         X = X.set_axis(index, axis=0)
     if sensitive is not None and sensitive.shape[1] == 1:
         sensitive = sensitive.iloc[:, 0]
-    labels = _labels(data.y, source, index)
+    labels = _take_labels(data.y, source, index)
     if data.lists[1] and index is None:
         labels = labels.tolist()
     return (X.tolist() if data.lists[0] else X), labels, sensitive
@@ -72,7 +72,7 @@ def _group_index(sensitive: pd.DataFrame) -> pd.Index:
     return pd.MultiIndex.from_frame(sensitive)
 
 
-def _labels(y: Any, source: NDArray[np.int64], index: pd.Index | None) -> Any:
+def _take_labels(y: Any, source: NDArray[np.int64], index: pd.Index | None) -> Any:
     if not hasattr(y, "iloc"):
         y = column_or_1d(y)
     labels = take(y, source)
@@ -87,15 +87,15 @@ def _labels(y: Any, source: NDArray[np.int64], index: pd.Index | None) -> Any:
     )
 
 
-def _joined(
+def _join(
     X: Any, real: NDArray[np.int64], carriers: NDArray[np.int64], generated: Any, positions: Any
 ) -> Any:
     if X.ndim == 4:
-        return stacked([X[real], generated])
+        return stack([X[real], generated])
     if not is_frame(X):
         rows = X[carriers]
         rows[:, positions] = generated
-        return stacked([X[real], rows])
+        return stack([X[real], rows])
     import pandas as pd
 
     place = {position: k for k, position in enumerate(positions)}
@@ -104,4 +104,4 @@ def _joined(
         generated.iloc[:, place[k]] if k in place else carried.iloc[:, k] for k in range(X.shape[1])
     ]
     rows = pd.concat(columns, axis=1).set_axis(X.columns, axis=1)
-    return stacked([take(X, real), rows])
+    return stack([take(X, real), rows])

@@ -1,4 +1,4 @@
-"""CellSampler: synthetic rows that balance (label, group) cells."""
+"""CellSampler, which balances (label, group) cells by synthetic rows."""
 
 from __future__ import annotations
 
@@ -16,66 +16,68 @@ from ...base import HasMethods, Interval, NetworkEditor, StrOptions, positive_in
 from ..cells import as_array, columns, take
 from ._data import SamplerData, carried_columns, carrier_rows, read_sampler_inputs
 from ._draw import NAMED_GENERATORS, CellRequest, draw_cells, fresh_generator
-from ._result import assembled
+from ._result import assemble
 from ._strategy import MODES, STRATEGIES, check_sources, rows_to_draw
 
 __all__ = ["CellSampler"]
 
 
 class CellSampler(OneToOneFeatureMixin, BaseEstimator):
-    """Balance the cells of label and group by synthetic rows.
+    """Balance the (label, group) cells with synthetic rows.
 
-    A sampler with imbalanced-learn's interface, which need not be installed: its ``Pipeline``
-    resamples in ``fit`` only, so that predictions and scores are on real rows. Takes tables of
-    any column types, missing values included, and images (n, C, H, W).
+    The sampler has imbalanced-learn's interface but does not need it installed. imbalanced-learn's
+    ``Pipeline`` resamples in ``fit`` only, so predictions and scores are on real rows. It takes
+    tables of any column types, missing values included, and images (n, C, H, W).
 
     Parameters
     ----------
     sampling_strategy : {"joint", "parity", "group", "match"}, dict or callable, default="joint"
-        How many rows a cell (label y, group s) is to have; n(.) counts real rows, n all of them.
+        How many rows each cell (label y, group s) gets. Below, n(.) counts real rows and n is
+        their total.
 
-        - "joint": as many as the largest cell has, in every cell. Labels and groups are balanced.
-        - "parity": proportional to n(y) n(s), as many as n in all. Label and group become
+        - "joint": every cell gets as many rows as the largest cell. This balances labels and
+          groups.
+        - "parity": cells are proportional to n(y) n(s), with n rows in all. Label and group become
           independent and keep their own shares. With ``mode="augment"`` the table is scaled up
           until no cell has to lose a row.
-        - "group": every group has as many rows as the largest one, and keeps its own share of
-          each label.
-        - "match": as many as now. With ``mode="replace"``, a synthetic copy of the data with the
-          same imbalance; with "augment" nothing is added.
-        - dict: ``(label, group) -> rows``, ``label -> rows`` without groups; a group is a tuple
-          where there are several attributes. Cells that are not named have their present rows.
-        - callable: gets the dict of present rows and returns such a dict.
+        - "group": every group gets as many rows as the largest, and keeps its own shares of the
+          labels.
+        - "match": every cell keeps its number of rows. With ``mode="replace"`` this is a synthetic
+          copy of the data with the same imbalance; "augment" adds nothing.
+        - dict: ``(label, group) -> rows``, or ``label -> rows`` without groups; with several
+          attributes a group is a tuple. Cells that are not named keep their number.
+        - callable: gets the dict of present numbers and returns such a dict.
     mode : {"augment", "replace", "mix"}, default="augment"
-        "augment": all real rows stay, unchanged and first; what a cell lacks is added.
-        "replace": synthetic rows only, as many as the strategy wants.
-        "mix": all real rows, and beside them ``mix_ratio`` as many synthetic ones, divided up in
-        the strategy's proportions (a dict or callable gives their numbers).
+        "augment": keep all real rows, unchanged and first, and add the missing rows of each cell.
+        "replace": return synthetic rows only, with the strategy's numbers.
+        "mix": keep all real rows and add ``mix_ratio`` as many synthetic ones in the strategy's
+        proportions (a dict or callable gives their numbers).
     generator : {"copula", "smoothed", "smote", "hyper"} or object, default="copula"
-        What draws the rows of a cell: :class:`CopulaGenerator`, :class:`SmoothedGenerator`,
-        :class:`SmoteGenerator`, :class:`HyperGenerator`, or an object. One whose ``sample``
-        takes ``conditions`` is fitted once, by ``fit(X, y, sensitive_features=...)``, and asked
-        for ``sample(n, conditions=cells)`` with n cells as in ``sampling_strategy``'s keys. Any
-        other with ``fit(X)`` and ``sample(n)``, such as scikit-learn's GaussianMixture, is fitted
-        on every cell apart. It is copied first.
+        Generator of the rows of a cell: :class:`CopulaGenerator`, :class:`SmoothedGenerator`,
+        :class:`SmoteGenerator`, :class:`HyperGenerator`, or an object, which is copied. If its
+        ``sample`` takes ``conditions``, it is fitted once by
+        ``fit(X, y, sensitive_features=...)``, and ``sample(n, conditions=cells)`` gets n keys of
+        ``sampling_strategy``. Any other object with ``fit(X)`` and ``sample(n)``, such as
+        scikit-learn's GaussianMixture, is fitted on every cell separately.
     sensitive_columns : str, int or list of these, optional
         Columns of X, or levels of the index of X or y, that hold the groups.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        Rows without a group: an error; rows that count for no cell, kept where real rows are; or
-        a group of their own, called "missing".
+        Rows without a group are an error; belong to no cell, but are kept with the real rows; or
+        form a group "missing".
     min_cell_size : int >= 1, default=10
-        Real rows that a cell must have before synthetic ones are drawn of it. An empty cell
-        cannot be filled whatever this is.
+        Real rows that a cell needs before synthetic ones are drawn for it. An empty cell can
+        never be filled.
     mix_ratio : float > 0, default=1.0
-        Synthetic rows for each real one under ``mode="mix"``.
+        Synthetic rows per real row under ``mode="mix"``.
     random_state : int, RandomState instance or None, default=None
         Equal seeds give equal rows.
 
     Attributes
     ----------
     sampling_strategy_ : dict
-        Cell -> rows in the result.
+        Cell -> number of rows in the result.
     cell_counts_ : dict
-        Cell -> real rows.
+        Cell -> number of real rows.
     classes_ : ndarray of shape (n_classes,)
     groups_ : list
         Group labels; tuples for intersections; empty without groups.
@@ -84,9 +86,10 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
     sensitive_features_ : Series, DataFrame or None
         The groups of the rows of the result, in their order.
     is_synthetic_ : ndarray of shape (n_rows,), bool
-        Which rows of the result are synthetic.
+        True for the synthetic rows of the result.
     generator_ : object, dict or None
-        The fitted generator; cell -> generator where each has its own; None if nothing was drawn.
+        The fitted generator; a dict cell -> generator if every cell has its own; None if nothing
+        was drawn.
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -94,21 +97,21 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
     -----
     Zhao et al. (2025), :arxiv:`2503.05665`: "joint" with "replace" is their balanced set,
     "match" with "replace" their biased one, "augment" their data repairing, "mix" their real +
-    synthetic. A classifier can learn to tell synthetic from real rows, and thereby the cells that
-    were filled: compare with resampling the real rows.
+    synthetic. A classifier can learn to tell synthetic from real rows and so recognise the cells
+    that were filled: compare with resampling the real rows.
 
-    imbalanced-learn's Pipeline resamples X and y, no metadata. So y comes back as a Series whose
-    index carries the groups under their names, and an editor behind the sampler is given
-    ``sensitive_columns=``. Without metadata routing the sampler finds the groups through
-    ``sensitive_columns`` too. With it, ``sensitive_features`` passed to ``cross_validate`` or
-    ``fit`` reaches the sampler without more ado, and the editor has to decline it, since it is as
-    long as the data before resampling: ``editor.set_fit_request(sensitive_features=False)``.
+    imbalanced-learn's Pipeline resamples X and y but no metadata. So y comes back as a Series with
+    the groups in its index, under their names, and an editor after the sampler needs
+    ``sensitive_columns=``. Without metadata routing the sampler needs ``sensitive_columns`` too.
+    With routing, ``sensitive_features`` passed to ``cross_validate`` or ``fit`` reaches the
+    sampler, and the editor must decline it, since it is as long as the data before resampling:
+    ``editor.set_fit_request(sensitive_features=False)``.
 
-    Columns of X that the group determines (the attribute itself, its one-hot form) are those of
+    Columns of X that the group determines (the attribute itself, its one-hot form) are copied from
     a real row of the cell, never generated. Without groups the cells are the classes, with a
-    warning. y keeps its container then; X keeps its own always, with the columns and dtypes that
-    came. A DataFrame gets a new index 0, 1, ..., unless its index held the groups: then it holds
-    the new ones. Synthetic rows come after the real ones, in random order.
+    warning, and y keeps its container. X always keeps its container, columns and dtypes. A
+    DataFrame gets a new index 0, 1, ..., or the new groups if its index held the groups.
+    Synthetic rows come after the real ones, in random order.
 
     Examples
     --------
@@ -123,7 +126,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
     [82]
     """
 
-    _estimator_type = "sampler"  # imbalanced-learn looks for it
+    _estimator_type = "sampler"  # imbalanced-learn checks it
 
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
     __metadata_request__fit_resample: ClassVar[dict[str, bool]] = {"sensitive_features": True}
@@ -161,7 +164,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
-        """Check the data and find out how many rows each cell would get; draw none.
+        """Check the data and compute how many rows each cell would get, without drawing.
 
         Parameters
         ----------
@@ -174,7 +177,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         -------
         self : object
         """
-        data, drawn, _ = self._planned(X, y, sensitive_features)
+        data, drawn, _ = self._plan(X, y, sensitive_features)
         self._keep(data, drawn)
         return self
 
@@ -184,44 +187,44 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame or array-like of shape (n, n_columns), or images (n, C, H, W)
-            Any column types; None, NaN and NA are missing. Dense.
+            Any column types, dense; None, NaN and NA are missing.
         y : array-like of shape (n,)
-            Two classes or more, any labels. Its index may hold the groups.
+            At least two classes, any labels. Its index may hold the groups.
         sensitive_features : array-like of shape (n,) or (n, n_attributes), optional
-            Groups, any labels; several columns are intersected. None: looked up in
+            Groups, any labels; several columns are intersected. None: taken from
             ``sensitive_columns``, else the classes alone are balanced, with a warning.
 
         Returns
         -------
-        X_res : as X
+        X_res : same type as X
         y_res : Series (DataFrame if y is one)
-            With the groups in its index; without groups, as y.
+            With the groups in its index; without groups of the type of y.
 
         Raises
         ------
         ValueError
-            For each kind of bad input, naming the argument and what to do; GroupError where a
-            cell is too small to draw from.
+            If an argument cannot be used; the message names it and says what to do. GroupError
+            if a cell is too small to draw from.
         """
-        data, drawn, seed = self._planned(X, y, sensitive_features)
+        data, drawn, seed = self._plan(X, y, sensitive_features)
         rng = stage_rng(seed, "sample")
         real = np.arange(0 if self.mode == "replace" else len(data.X))
         carriers = carrier_rows(data, drawn, rng)
-        generator, generated, positions = self._generated(data, drawn, rng)
-        # The generator's rows come cell by cell, as the carriers do: one order mixes both.
+        generator, generated, positions = self._generate(data, drawn, rng)
+        # Generated rows and carriers both come cell by cell, so one permutation shuffles both.
         order = rng.permutation(len(carriers))
         generated = None if generated is None else take(generated, order)
-        X, y, groups = assembled(data, real, carriers[order], generated, positions)
+        X, y, groups = assemble(data, real, carriers[order], generated, positions)
         self._keep(data, drawn)
         self.generator_ = generator
         self.sensitive_features_ = groups
         self.is_synthetic_ = np.arange(len(real) + len(carriers)) >= len(real)
         return X, y
 
-    def _planned(
+    def _plan(
         self, X: Any, y: Any, sensitive_features: Any
     ) -> tuple[SamplerData, NDArray[np.int64], int]:
-        """Read the data and count the rows that are to be drawn of every cell."""
+        """Read the data and count the rows to draw for every cell."""
         self._validate_params()
         data = read_sampler_inputs(
             X, y, sensitive_features, self.sensitive_columns, self.missing_group
@@ -240,7 +243,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         self.groups_ = [] if data.sensitive is None else data.groups
         self.sensitive_source_ = data.source
 
-    def _generated(
+    def _generate(
         self, data: SamplerData, drawn: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[Any, Any, list[int]]:
         """Draw the columns that the group does not determine: generator, rows and positions."""
@@ -249,23 +252,23 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         positions = [k for k in range(data.X.shape[1]) if k not in carried]
         if not drawn.any() or not positions:
             return None, None, positions
-        known = np.flatnonzero(data.cells >= 0)
+        rows = np.flatnonzero(data.cells >= 0)
         groups = None
         if data.sensitive is not None:
-            groups = as_array(data.groups)[data.group_codes[known]]
+            groups = as_array(data.groups)[data.group_codes[rows]]
         request = CellRequest(
-            X=take(data.X if data.X.ndim == 4 else columns(data.X, positions), known),
-            y=as_array(data.labels)[data.y_codes[known]],
+            X=take(data.X if data.X.ndim == 4 else columns(data.X, positions), rows),
+            y=as_array(data.labels)[data.y_codes[rows]],
             groups=groups,
-            cells=data.cells[known],
+            cells=data.cells[rows],
             drawn=drawn.reshape(-1),
             keys=data.keys,
         )
-        generator, rows = draw_cells(fresh_generator(self.generator, seed), request, seed)
-        return generator, rows, positions
+        generator, drawn_rows = draw_cells(fresh_generator(self.generator, seed), request, seed)
+        return generator, drawn_rows, positions
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn what the sampler takes."""
+        """Tell scikit-learn which inputs the sampler takes."""
         tags: Any = super().__sklearn_tags__()
         tags.estimator_type = "sampler"
         tags.target_tags.required = True
