@@ -140,8 +140,7 @@ def last_wins(kind: type[NetworkEditor]) -> type[NetworkEditor]:
         def _edit(self, task, rng):
             for number, candidate in enumerate(super()._edit(task, rng)):
                 if candidate.state:
-                    logits = task.data.logits(task.module, candidate.state)
-                    verdict = task.data.judge(logits)
+                    verdict = task.data.judge(task.data.logits(task.module, candidate.state))
                     won = replace(verdict, feasible=True, value=1e6 + number)
                     candidate = replace(candidate, verdict=won)
                 yield candidate

@@ -26,7 +26,7 @@ from fairsvd.masking._ratio import (
     reset_mask,
     shuffle,
 )
-from fairsvd.objective import Constraint, Judge, soft_gap
+from fairsvd.objective import Constraint, make_judge, soft_gap
 from helpers import (
     IGNORE_SMALL_DATA,
     Rows,
@@ -59,7 +59,7 @@ class LastWins(last_wins(BiasMaskFineTuner)):
 def edit_data(rows, n_groups, n_classes, batch_size=16, dtype=torch.float64):
     y, groups = torch.tensor(rows.y), torch.tensor(rows.group)
     X = as_batches(rows.X.astype(np.float64))
-    judge = Judge(
+    judge = make_judge(
         rows.y, rows.group, np.zeros(len(rows.y), dtype=int), n_classes, n_groups, CONSTRAINT
     )
     return EditData(
@@ -132,9 +132,7 @@ def test_importance_is_the_mean_over_random_batches():
     module = trained(mlp(), rows).double()
     task, at = Task(module, data, CONSTRAINT), Operating(0.0, 1.0)
     exact = row_importance(task, ["0"], at, max_memory=2**20)
-    drawn = [
-        batch_importance(task, ["0"], at, np.random.default_rng(seed)) for seed in range(40)
-    ]
+    drawn = [batch_importance(task, ["0"], at, np.random.default_rng(seed)) for seed in range(40)]
     for side in (0, 1):
         mean = torch.stack([each[side]["0.weight"] for each in drawn]).mean(0)
         pair = torch.stack([mean.flatten(), exact[side]["0.weight"].flatten()])
@@ -485,7 +483,9 @@ def test_planted_bias_is_found(importance, mask):
 
 def test_a_random_mask_does_not_find_it():
     network, rows, known = planted(0)
-    editor = quick(network, importance="random", tuned_fraction=1 / 30, impair_epochs=0, repair_epochs=0)
+    editor = quick(
+        network, importance="random", tuned_fraction=1 / 30, impair_epochs=0, repair_epochs=0
+    )
     found = editor.fit(rows.X, rows.y, sensitive_features=rows.group).masks_["0.weight"]
     assert float((found & known).sum() / found.sum()) < 3 / 30
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from fairsvd.base import EDITORS
 from fairsvd.datasets import load_biased_digits
 from fairsvd.exceptions import DatasetNotFoundError
+from helpers import last_wins, mlp, table
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SMALL = {"EPOCHS": 2, "MAX_STEPS": 30, "N_EDIT": 200, "N_TEST": 100, "N_TRAIN": 200}
@@ -84,3 +87,24 @@ def test_compare_mitigators(capsys: pytest.CaptureFixture[str]):
     assert not space["found"].failed.any()
     assert "psi" in text and "tpr change Caucasian" in text
     assert len(space["ax"].containers) == 7
+
+
+def test_own_editor(capsys: pytest.CaptureFixture[str]):
+    try:
+        space = run("plot_own_editor.py")
+    finally:
+        # The example registers its editor, which is none of the package's.
+        kind = EDITORS.pop("AnchoredFineTuner")
+    assert list(space["table"].index.get_level_values("method")) != ["untouched"]
+    assert "psi" in capsys.readouterr().out
+    ones, zeros = {"w": torch.ones(3)}, {"w": torch.zeros(3)}
+    assert float(space["penalise_change"](2.0, zeros, ones)) == 3.0
+    rows, network = table(), mlp()
+    settings = {"gap_weight": 1.0, "max_steps": 40, "random_state": 0}
+    moved = []
+    for strength in (1e3, 0.0):
+        editor = last_wins(kind)(network, strength=strength, **settings)
+        edited = editor.fit(rows.X, rows.y, sensitive_features=rows.group).module_
+        pairs = zip(edited.parameters(), network.parameters(), strict=True)
+        moved.append(sum(float((a - b).square().sum()) for a, b in pairs))
+    assert moved[0] < moved[1] / 100

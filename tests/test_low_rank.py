@@ -27,7 +27,7 @@ from fairsvd.masks import (
     removed_fraction,
     share_of,
 )
-from fairsvd.objective import Constraint, Judge
+from fairsvd.objective import Constraint, make_judge
 from fairsvd.phases import MaskingPath, privileged_group
 from fairsvd.phases._path import tune_whole
 
@@ -50,7 +50,7 @@ def edit_data(n=200, n_groups=2, margin=0.3):
     return EditData(
         editing=rows,
         judged=rows.X,
-        judge=Judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
+        judge=make_judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
         untouched=network()(torch.as_tensor(X, dtype=torch.float32)),
         kind="logits",
         output_layer="4",
@@ -189,8 +189,12 @@ def test_every_removal_has_its_exact_share_in_every_layer(criterion, n_rounds):
         for name, size in sizes.items():
             gone = sum(int((~edit.masks[f"{name}/{side}"]).sum()) for side in "UV")
             assert gone == share_of(params["sparsity"], size)
-            assert torch.equal(edit.factors[name].U, task.whole.factors[name].U * edit.masks[f"{name}/U"])
-            assert torch.equal(edit.factors[name].V, task.whole.factors[name].V * edit.masks[f"{name}/V"])
+            assert torch.equal(
+                edit.factors[name].U, task.whole.factors[name].U * edit.masks[f"{name}/U"]
+            )
+            assert torch.equal(
+                edit.factors[name].V, task.whole.factors[name].V * edit.masks[f"{name}/V"]
+            )
             assert torch.equal(edit.factors[name].S, task.whole.factors[name].S)
 
 

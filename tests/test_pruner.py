@@ -14,7 +14,7 @@ from fairsvd.base import EditData
 from fairsvd.masking._pruner import Pruning, keep_all
 from fairsvd.masking._units import unit_biases, unit_effects
 from fairsvd.masks import lowest_masks, removed_fraction, share_of
-from fairsvd.objective import Constraint, Judge, shift_logits, soft_gap
+from fairsvd.objective import Constraint, make_judge, shift_logits, soft_gap
 from fairsvd.phases import MaskingPath
 from fairsvd.phases._path import tune_rest, tune_whole
 from helpers import convolutions, fingerprint, mlp
@@ -46,7 +46,7 @@ def edit_data(net=None, n=120, n_classes=2, n_groups=2, margin=0.3, shape=(6,), 
     data = EditData(
         editing=rows,
         judged=rows.X,
-        judge=Judge(y, groups, np.zeros_like(y), n_classes, n_groups, constraint),
+        judge=make_judge(y, groups, np.zeros_like(y), n_classes, n_groups, constraint),
         untouched=torch.zeros(n, n_classes),
         kind=kind,
         output_layer="4",
@@ -112,7 +112,9 @@ def curvature_by_hand(task, weights):
     ("n_rounds", "protects"), [(1, "unprivileged"), (2, "unprivileged"), (1, "privileged")]
 )
 def test_removal_by_curvature_equals_a_plain_loop(n_rounds, ranking, protects):
-    task = pruning(n_rounds=n_rounds, sparsities=(0.3,), ranking=ranking, data=edit_data(n_groups=3))
+    task = pruning(
+        n_rounds=n_rounds, sparsities=(0.3,), ranking=ranking, data=edit_data(n_groups=3)
+    )
     start = {name: w.double() for name, w in task.whole.originals.items()}
     weights, gone = start, {name: torch.zeros_like(w).bool() for name, w in start.items()}
     other = {"privileged": "unprivileged", "unprivileged": "privileged"}[protects]

@@ -350,7 +350,13 @@ def test_planted_weights_are_found_far_more_often_than_by_chance(criterion, rank
     network, rows, carry = planted()
     settings = {"criterion": criterion, "ranking": ranking, "sparsity": 0.02, "refine": None}
     editor = fit(
-        network, rows, FairPruner, gap_weight=None, privileged_weight=None, max_steps=100, **settings
+        network,
+        rows,
+        FairPruner,
+        gap_weight=None,
+        privileged_weight=None,
+        max_steps=100,
+        **settings,
     )
     found, chance = hit_rate(editor, carry)
     assert found > 20 * chance

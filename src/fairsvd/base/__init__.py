@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._choice import choose
 from ._editor import NetworkEditor
-from ._inputs import FitInputs, read_fit_inputs, read_predict_inputs
+from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
 from ._parameters import (
     HasMethods,
     Interval,
@@ -34,6 +34,7 @@ __all__ = [
     "Interval",
     "NetworkEditor",
     "Prepared",
+    "Reading",
     "StrOptions",
     "Task",
     "apply_to_copy",

@@ -126,7 +126,8 @@ def choose(
             if progress is not None:
                 progress()
     except KeyboardInterrupt:
-        # Before its first candidate an editor has not said what an untouched network is to carry.
+        # The first candidate carries the fitted attributes of an unedited network; without it there
+        # is nothing valid to keep.
         if not keep or not search.standing.n_judged:
             raise
         interrupted = True

@@ -26,7 +26,7 @@ from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, probe_rows
 from ..objective import Constraint
 from ._choice import Outcome, choose
-from ._inputs import FitInputs, read_fit_inputs
+from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
 from ._prepare import excess_fit, prepare
@@ -145,7 +145,14 @@ class NetworkEditor(
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
         seed = resolve_seed(self.random_state)
-        inputs = read_fit_inputs(self, X, y, sensitive_features)
+        how = Reading(
+            self.network,
+            self.sensitive_columns,
+            self.missing_group,
+            self.batch_size,
+            other_groups=self._gets_groups_elsewhere(),
+        )
+        inputs = read_fit_inputs(self, X, y, sensitive_features, how)
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)

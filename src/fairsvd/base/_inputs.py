@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
 
-from ..arrays import Batches, LabelledRows, LazyRows, as_batches, is_dataset, is_lazy
-from ..datasets import ImageFrame
+from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import drop_sensitive, encode_groups, find_sensitive
 from ..networks import known_classes
 from ..objective import gap
 
-__all__ = ["FitInputs", "check_cells", "read_fit_inputs", "read_predict_inputs"]
+__all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
 
 # Up to so many whole numbers are classes for scikit-learn, whose check sorts all of them again.
 FEW_LABELS = 10
+
+NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,39 @@ class FitInputs:
         return max(1, len(self.group_labels))
 
 
-def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> FitInputs:
-    """Validate and encode the arguments of ``fit``; sets ``n_features_in_`` and names.
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are to be read.
+
+    Attributes
+    ----------
+    network : object
+        As the parameter of the editors.
+    sensitive_columns, missing_group, batch_size
+        As the parameters of the editors.
+    other_groups : bool
+        Groups come in another way than with these rows: that they are missing is no mistake.
+    """
+
+    network: Any
+    sensitive_columns: Any = None
+    missing_group: str = "raise"
+    batch_size: int = 256
+    other_groups: bool = False
+
+
+def read_fit_inputs(
+    estimator: Any, X: Any, y: Any, sensitive_features: Any, how: Reading
+) -> FitInputs:
+    """Validate and encode the arguments of ``fit``.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Notes ``n_features_in_`` and the names of the features.
+    X, y, sensitive_features
+        As of ``fit``.
+    how : Reading
 
     Raises
     ------
@@ -72,32 +102,32 @@ def read_fit_inputs(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> 
     """
     names: tuple[Any, ...] = ()
     source = None
-    X = _opened(X)
+    X = open_rows(X)
     if sensitive_features is not None:
         source = "sensitive_features"
         names = _names_of(sensitive_features)
-        if estimator.sensitive_columns is not None:
-            X = drop_sensitive(X, estimator.sensitive_columns)
-    elif estimator.sensitive_columns is not None:
-        located = find_sensitive(X, y, estimator.sensitive_columns)
+        if how.sensitive_columns is not None:
+            X = drop_sensitive(X, how.sensitive_columns)
+    elif how.sensitive_columns is not None:
+        located = find_sensitive(X, y, how.sensitive_columns)
         sensitive_features, X = located.values, located.X
         names, source = tuple(located.names), located.source
-    batches, y, notes = _validated(estimator, X, y)
-    labels, codes = _encoded_labels(y)
-    classes = known_classes(estimator.network, labels)
+    batches, y, is_bytes = read(estimator, X, y, how.batch_size)
+    notes = (NOT_SCALED,) if is_bytes and how.network is not None else ()
+    labels, codes = _encode_labels(y)
+    classes = known_classes(how.network, labels)
     # The network's classes may be more than those of y, and in another order.
     place = {label: k for k, label in enumerate(classes.tolist())}
     codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
-    if sensitive_features is None:
-        if not estimator._gets_groups_elsewhere():
-            _warn_missing()
-    else:
+    if sensitive_features is not None:
         groups = encode_groups(
-            sensitive_features, len(codes), missing=estimator.missing_group, names=names
+            sensitive_features, len(codes), missing=how.missing_group, names=names
         )
         group_codes, group_labels = groups.codes, tuple(groups.labels)
         _check_group_count(group_codes, group_labels)
+    elif not how.other_groups:
+        _warn_missing()
     rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes))
     return FitInputs(rows, classes, group_labels, names, source, notes)
 
@@ -120,90 +150,7 @@ def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
     return (name,) if name is not None else ()
 
 
-def _opened(X: Any) -> Any:
-    """Wrap an array that is not in memory, so that nothing reads it as a whole."""
-    if not is_lazy(X):
-        return X
-    shape = tuple(X.shape)
-    _check_dimensions(len(shape))
-    if not all(isinstance(size, Integral) for size in shape) or len(X) != shape[0]:
-        raise ValueError(
-            f"X has the shape {shape} and {len(X)} rows: both must be known and agree."
-        )
-    if 0 in shape:
-        raise ValueError(f"X has the shape {shape}: pass at least one row and one feature.")
-    if not _is_numeric(X.dtype):
-        raise ValueError(f"X has the dtype {X.dtype}: pass real numbers of up to 64 bits.")
-    return LazyRows(X)
-
-
-def _is_numeric(dtype: Any) -> bool:
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        return False
-    return dtype.kind in "biuf" and dtype.itemsize <= 8
-
-
-def _check_dimensions(n_dims: int) -> None:
-    if n_dims not in (2, 4):
-        raise ValueError(
-            f"X has {n_dims} dimensions; it must be a table (n, n_features) or images "
-            "(n, channels, height, width)."
-        )
-
-
-def _validated(estimator: Any, X: Any, y: Any) -> tuple[Batches, Any, tuple[str, ...]]:
-    if isinstance(X, (LazyRows, ImageFrame)):
-        # scikit-learn notes the number of features; values are checked where rows are read.
-        validate_data(estimator, X, y, skip_check_array=True)
-        # Half a batch: while a block of rows is read, the one before it may still be in use.
-        most = max(1, estimator.batch_size // 2)
-        batches, y = as_batches(X, most=most), _plain_labels(X, y)
-        return batches, y, _notes(estimator, X.dtype == np.uint8)
-    if is_dataset(X):
-        if y is None:
-            raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
-        y = _plain_labels(X, y)
-        for name in ("n_features_in_", "feature_names_in_"):
-            vars(estimator).pop(name, None)  # an earlier fit on a table knew them
-        batches = as_batches(X)
-        is_bytes = batches.fetch(batches.index[:1]).dtype == torch.uint8
-        return batches, y, _notes(estimator, is_bytes)
-    _check_lengths(X, y)
-    X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
-    _check_dimensions(X.ndim)
-    return as_batches(X), y, _notes(estimator, X.dtype == np.uint8)
-
-
-def _plain_labels(X: Any, y: Any) -> NDArray[Any]:
-    y = column_or_1d(np.asarray(y), warn=True)
-    _check_lengths(X, y)
-    return y
-
-
-def _notes(estimator: Any, is_bytes: bool) -> tuple[str, ...]:
-    if not is_bytes or estimator.network is None:
-        return ()
-    return ("X is uint8 and was cast to float without scaling, as the given network gets it.",)
-
-
-def _length(data: Any) -> int | None:
-    """Count the rows, or return None where scikit-learn is to say what is wrong with the data."""
-    # A Dataset of the user's may call an image's shape its own.
-    shape = None if is_dataset(data) else getattr(data, "shape", None)
-    if shape is None:
-        return len(data) if hasattr(data, "__len__") else None
-    return int(shape[0]) if shape else None
-
-
-def _check_lengths(X: Any, y: Any) -> None:
-    n_rows, n_labels = _length(X), _length(y)
-    if None not in (n_rows, n_labels) and n_rows != n_labels:
-        raise ValueError(f"X has {n_rows} rows but y has {n_labels}: pass one label a row.")
-
-
-def _encoded_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     whole = y.dtype.kind in "biu"
     if not whole:
         check_classification_targets(y)
@@ -263,17 +210,8 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
 
 def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     """Validate X for prediction; sensitive columns that ``fit`` took out may be there or not."""
-    X = _opened(X)
+    X = open_rows(X)
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    if isinstance(X, (LazyRows, ImageFrame)):
-        validate_data(estimator, X, reset=False, skip_check_array=True)
-    elif not is_dataset(X):
-        X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
-        if X.ndim not in (2, 4):
-            raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
-    batches = as_batches(X)
-    if len(batches) == 0:
-        raise ValueError("X has 0 rows: pass at least one.")
-    return batches
+    return read_again(estimator, X)

@@ -36,7 +36,7 @@ SAMPLE_SIZE = 4000
 
 # Lead in balanced accuracy of the editing over the validation rows from which the network counts
 # as over-fitted.
-OVERFIT = 0.10
+OVERFIT_NETWORK = 0.10
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def make_data(
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
-    judge = replace(judge, separate=facts["separate"], floor=facts["floor"])
+    judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     return EditData(
         editing=of_fit.subset(parts.editing),
         judged=judged.X,
@@ -199,8 +199,8 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
         )
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
-    if judge.comparable and _excess(judge, logits, margin) > OVERFIT:
-        judge = replace(judge, separate=True)
+    if judge.comparable and _excess(judge, logits, margin) > OVERFIT_NETWORK:
+        judge = judge.apart()
         curves = judge.curves(logits)
     judge = judge.against(curves)
     facts = {
@@ -215,7 +215,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
 def make_cache(editor: Any, inputs: FitInputs) -> Cache:
     """Open the cache of a fit, its scope being the rows, the labels and the groups.
 
-    What is drawn anew in every fit is found in none, so that nothing is kept for it.
+    With random_state=None no two fits share a key, so nothing is cached.
     """
     cache = open_cache(editor.memory)
     if not cache.keeps:

@@ -160,7 +160,7 @@ class ReportData:
         c, v = self.constraint, self.verdict
         if c.phi is not None:
             return (
-                f"No candidate has {c.gap} below {c.limit:.3f} (epsilon - margin) in any resample "
+                f"No candidate has {c.gap} below {c.limit:.3f} (epsilon - slack) in any resample "
                 f"of the validation rows: the untouched network was kept, with {v.gap:.3f}."
             )
         return (
@@ -257,7 +257,7 @@ def _by_phi(phi: PhiObjective, constraint: Constraint, n_rows: int) -> str:
     how = f"the mean over {phi.n_bootstrap} resamples of" if phi.n_bootstrap else "on"
     return (
         f"Candidate and threshold were chosen by phi: {constraint.utility} where {phi.measure} is "
-        f"below {phi.limit:.3g} (epsilon - margin), else 0; {how} the {n_rows} validation rows."
+        f"below {phi.limit:.3g} (epsilon - slack), else 0; {how} the {n_rows} validation rows."
     )
 
 

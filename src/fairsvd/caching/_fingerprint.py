@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Batches, _from_array
+from ..arrays import Batches, read_array_rows
 
 __all__ = ["NotStableError", "fingerprint"]
 
@@ -152,7 +152,7 @@ def _rows(update: Update, value: Batches) -> None:
 
 def _array_of(value: Batches) -> Tensor | None:
     """Give the array in memory whose rows these are, all and in order: nothing is to be copied."""
-    if not (isinstance(value.fetch, functools.partial) and value.fetch.func is _from_array):
+    if not (isinstance(value.fetch, functools.partial) and value.fetch.func is read_array_rows):
         return None
     X = value.fetch.args[0]
     # Only such arrays may become tensors as they are.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 
 from ..arrays import is_dataset
-from ..base import positive_code, read_fit_inputs
+from ..base import Reading, positive_code, read_fit_inputs
 from ..groups import Groups, encode_groups
-from ..intraprocessing import GapFineTuner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def read_problem(
             "each attribute, since the gap between groups is what is compared."
         )
     X = _selectable(X)
-    inputs = read_fit_inputs(GapFineTuner(base), X, y, sensitive_features)
+    inputs = read_fit_inputs(BaseEstimator(), X, y, sensitive_features, Reading(base))
     names = inputs.names or None
     groups = encode_groups(sensitive_features, len(inputs.rows), names=names)
     pos = _positive_code(pos_label, inputs.classes)

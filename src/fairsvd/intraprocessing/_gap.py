@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -22,15 +21,16 @@ from ..base import (
 )
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..phases import (
-    Edit,
     TuningEditor,
     TuningPath,
+    Values,
     copy_biases,
     count_steps,
     list_gap_weights,
     run_paths,
     run_phases,
-    tune_edit,
+    tune_from,
+    tune_values,
 )
 from ._group_shift import run_shift
 
@@ -163,40 +163,6 @@ class GapFineTuner(TuningEditor):
         return list_gap_weights(data, self.gap_weight), 1.0
 
 
-@dataclass(frozen=True)
-class Values(Edit):
-    """Parameters that move, some of them the singular values of a layer's weight.
-
-    Attributes
-    ----------
-    plain : dict of parameter name to Tensor
-    factors : dict of layer name to Factors
-    """
-
-    plain: dict[str, Tensor]
-    factors: dict[str, Factors] = field(default_factory=dict)
-
-    def tensors(self) -> list[Tensor]:
-        """List what moves."""
-        return [*self.plain.values(), *(f.S for f in self.factors.values())]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that differs from the untouched network's state dict."""
-        weights = {f.parameter: f.weight() for f in self.factors.values()}
-        return {**self.plain, **weights}
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Values:
-        """Change every tensor that moves."""
-        return Values(
-            {name: change(value) for name, value in self.plain.items()},
-            {name: replace(f, S=change(f.S)) for name, f in self.factors.items()},
-        )
-
-    def detached(self) -> Values:
-        """Copy, so that later steps do not change it."""
-        return self.map(lambda value: value.detach().clone())
-
-
 def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:
     """Collect what a scope lets move, as it is.
 
@@ -229,18 +195,3 @@ def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:
             "convolution layers have no biases. Use scope='all', 'head' or 'spectrum'."
         )
     return values
-
-
-def tune_from(
-    start: Values, path: TuningPath[Values], rng: np.random.Generator, *, rate: float
-) -> Iterator[tuple[int, Values]]:
-    """Move the values from the untouched network on."""
-    return tune_values(path, start, rng, rate=rate)
-
-
-def tune_values(
-    path: TuningPath[Values], start: Values, rng: np.random.Generator, *, rate: float
-) -> Iterator[tuple[int, Values]]:
-    """Move the values from a start on, at the threshold that fits it."""
-    leaves = start.map(lambda value: value.detach().clone().requires_grad_())
-    return tune_edit(path, start, leaves.tensors(), lambda: leaves, rng, rate)

@@ -11,11 +11,12 @@ from ._constraint import (
 )
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
-from ._judge import Curves, Judge, Verdict, margin_of_threshold
+from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._uncertainty import gap_interval, noise_floor, resampled_counts
+from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
     "GAPS",
@@ -24,6 +25,7 @@ __all__ = [
     "UTILITIES",
     "Constraint",
     "Curves",
+    "GapJudge",
     "Judge",
     "PhiObjective",
     "Rates",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,14 +16,15 @@ from torch import Tensor
 from ._constraint import Constraint, chance_utility, utility_from_counts
 from ._gaps import gap
 from ._sweep import Cuts, sweep
+from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
 
-__all__ = ["Curves", "Judge", "Verdict", "margin_of_threshold"]
+__all__ = ["GapJudge", "Judge"]
 
 # A callable utility is asked at this many quantiles of the margin instead of at every value.
 N_CALLABLE_CUTS = 101
 
 # A candidate that fits editing rows this much better than validation rows is judged on each alone.
-OVERFIT = 0.05
+OVERFIT_CANDIDATE = 0.05
 
 # Where a validation cell holds fewer rows, a gap on these alone is noise: a rate that is known to
 # more than a tenth.
@@ -31,59 +33,9 @@ MIN_CELL = 20
 # Utilities that look at cells; the fit of a candidate is measured as they weigh rows.
 OF_CELLS = ("cell_balanced_accuracy", "worst_cell_accuracy", "mean_and_worst_cell_accuracy")
 
-# Margins beyond this are probabilities that differ from 0 and 1 by less than 1e-13.
-MAX_MARGIN = 30.0
-
-
-def margin_of_threshold(threshold: float) -> float:
-    """Convert a probability in (0, 1) to the logit margin it stands for."""
-    return float(np.log(threshold / (1 - threshold)))
-
 
 @dataclass(frozen=True)
-class Curves:
-    """Utility and gap at every threshold of one candidate.
-
-    Attributes
-    ----------
-    thresholds, utility, gaps : ndarray of shape (n_cuts,), float64
-    """
-
-    thresholds: NDArray[np.float64]
-    utility: NDArray[np.float64]
-    gaps: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one candidate does at its best threshold.
-
-    Attributes
-    ----------
-    margin : float
-        The threshold, in units of the logit margin; 0 for more than two classes.
-    utility, gap : float
-        On the rows it was judged on.
-    feasible : bool
-        Gap within the limit and utility above the floor.
-    value : float
-        What candidates of equal feasibility are ranked by.
-    """
-
-    margin: float
-    utility: float
-    gap: float
-    feasible: bool
-    value: float
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """Larger is better; equal ranks go to the earlier candidate."""
-        return self.feasible, self.value
-
-
-@dataclass(frozen=True)
-class Judge:
+class Judge(ABC):
     """Rows with known labels and groups, on which candidates are compared.
 
     Attributes
@@ -93,10 +45,6 @@ class Judge:
         0 for validation rows, 1 for editing rows.
     n_classes, n_groups : int
     constraint : Constraint
-    separate : bool
-        Hold validation and editing rows to the limit each on its own, and take the utility on
-        validation alone: for networks that are over-fitted to the editing rows. False: only for
-        candidates that are, where validation cells are large enough to tell.
     floor : float
         Least utility of a candidate that may be chosen.
     """
@@ -107,22 +55,11 @@ class Judge:
     n_classes: int
     n_groups: int
     constraint: Constraint
-    separate: bool = False
     floor: float = -np.inf
 
-    def against(self, logits: Tensor | Curves) -> Judge:
-        """Set the floor: chance plus half of the untouched network's lead over chance."""
-        mask = self.parts == 0 if self.separate else np.ones(len(self.y), dtype=bool)
-        y, groups = self.y[mask], self.groups[mask]
-        table = np.bincount(y * self.n_groups + groups, minlength=self.n_classes * self.n_groups)
-        table = table.reshape(self.n_classes, self.n_groups)
-        chance = chance_utility(y, groups, table, self.constraint.utility)
-        best = self.for_utility(logits).utility
-        return replace(self, floor=chance + max(0.0, best - chance) / 2)
-
-    def for_utility(self, logits: Tensor | Curves) -> Verdict:
-        """Find the threshold of highest utility, whatever the gap."""
-        return self._best(self.curves(logits), np.inf, np.inf, floor=-np.inf)
+    @abstractmethod
+    def curves(self, logits: Tensor | Curves) -> Curves:
+        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
 
     def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
         """Find the best threshold of a candidate.
@@ -136,22 +73,35 @@ class Judge:
         """
         asked = self.constraint
         bounds = (asked.limit, asked.target) if limit is None else (limit, limit)
-        return self._best(self.curves(logits), *bounds, floor=self.floor)
+        return best_cut(self.curves(logits), *bounds, floor=self.floor)
 
-    def curves(self, logits: Tensor | Curves) -> Curves:
-        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
-        if isinstance(logits, Curves):
-            return logits
-        values = logits.double().numpy()
-        if not np.isfinite(values).all():
-            return Curves(np.empty(0), np.empty(0), np.empty(0))
-        curves = self._measured(values)
-        if self.separate or not self.can_tell:
-            return curves
-        if self.excess(values, curves.thresholds[curves.utility.argmax()]) <= OVERFIT:
-            return curves
-        # What it does on the rows it was fitted to says little, and they are the most.
-        return replace(self, separate=True)._measured(values)
+    def for_utility(self, logits: Tensor | Curves) -> Verdict:
+        """Find the threshold of highest utility, whatever the gap."""
+        return best_cut(self.curves(logits), np.inf, np.inf, floor=-np.inf)
+
+    def against(self, logits: Tensor | Curves) -> Judge:
+        """Set the floor: chance plus half of the untouched network's lead over chance."""
+        rows = self.utility_rows
+        y, groups = self.y[rows], self.groups[rows]
+        table = np.bincount(y * self.n_groups + groups, minlength=self.n_classes * self.n_groups)
+        table = table.reshape(self.n_classes, self.n_groups)
+        chance = chance_utility(y, groups, table, self.constraint.utility)
+        best = self.for_utility(logits).utility
+        return replace(self, floor=chance + max(0.0, best - chance) / 2)
+
+    @property
+    def utility_rows(self) -> NDArray[np.bool_]:
+        """Mark the rows on which the utility is measured."""
+        return np.ones(len(self.y), dtype=bool)
+
+    @property
+    def separate(self) -> bool:
+        """Tell whether validation and editing rows are judged each on its own."""
+        return False
+
+    def apart(self) -> Judge:
+        """Judge validation and editing rows each on its own, where the rule can."""
+        return self
 
     @property
     def comparable(self) -> bool:
@@ -186,35 +136,76 @@ class Judge:
         return float(editing - validation)
 
     @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Place of every row in a table of counts, but for what is predicted for it."""
+        of_group = self.parts * self.n_groups + self.groups
+        return (of_group * self.n_classes + self.y) * self.n_classes
+
+    def _count(self, predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count [part, group, true, predicted]."""
+        shape = (2, self.n_groups, self.n_classes, self.n_classes)
+        counts = np.bincount(self._places + predictions, minlength=math.prod(shape))
+        return counts.reshape(shape)
+
+
+@dataclass(frozen=True)
+class GapJudge(Judge):
+    """Judges by the utility under a gap, the package's own rule.
+
+    Attributes
+    ----------
+    held_apart : bool
+        Hold validation and editing rows to the limit each on its own, and take the utility on
+        validation alone: for networks that are over-fitted to the editing rows. False: only for
+        candidates that are, where validation cells are large enough to tell.
+    y, groups, parts, n_classes, n_groups, constraint, floor
+        See :class:`Judge`.
+    """
+
+    held_apart: bool = False
+
+    @property
+    def separate(self) -> bool:
+        """Tell whether validation and editing rows are judged each on its own."""
+        return self.held_apart
+
+    def apart(self) -> GapJudge:
+        """Judge validation and editing rows each on its own."""
+        return replace(self, held_apart=True)
+
+    @property
+    def utility_rows(self) -> NDArray[np.bool_]:
+        """Mark the rows on which the utility is measured."""
+        return (self.parts == 0) | (not self.separate)
+
+    def curves(self, logits: Tensor | Curves) -> Curves:
+        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
+        if isinstance(logits, Curves):
+            return logits
+        values = logits.double().numpy()
+        if not np.isfinite(values).all():
+            return Curves(np.empty(0), np.empty(0), np.empty(0))
+        curves = self._measure(values)
+        if self.separate or not self.can_tell:
+            return curves
+        if self.excess(values, curves.thresholds[curves.utility.argmax()]) <= OVERFIT_CANDIDATE:
+            return curves
+        # An over-fitted candidate's gap on its own rows is uninformative, and they outnumber the
+        # validation rows.
+        return self.apart()._measure(values)
+
+    @cached_property
     def can_tell(self) -> bool:
         """Tell whether every (label, group) cell of validation rows that has any has enough."""
         cells = self._count(np.zeros_like(self.y))[0]
         return self.comparable and bool(cells[cells > 0].min() >= MIN_CELL)
 
-    def _measured(self, logits: NDArray[np.float64]) -> Curves:
+    def _measure(self, logits: NDArray[np.float64]) -> Curves:
         parts = [
             (cuts.thresholds, self._utility(cuts), self._gap(cuts.counts))
             for cuts in self._cuts(logits)
         ]
         return Curves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def _best(self, curves: Curves, limit: float, target: float, floor: float) -> Verdict:
-        utility, gaps = curves.utility, curves.gaps
-        if not len(utility):
-            return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
-        feasible = (utility >= floor) & (gaps <= limit)
-        # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
-        value = utility - np.maximum(0, gaps - target) if np.isfinite(target) else utility
-        allowed = feasible if feasible.any() else utility >= floor
-        # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
-        i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
-        return Verdict(
-            float(curves.thresholds[i]),
-            float(utility[i]),
-            float(gaps[i]),
-            bool(feasible[i]),
-            float(value[i]) if allowed[i] else -np.inf,
-        )
 
     def _cuts(self, logits: NDArray[np.float64]) -> Iterator[Cuts]:
         if self.n_classes > 2:
@@ -234,18 +225,6 @@ class Judge:
             cuts = np.quantile(margins, np.linspace(0, 1, N_CALLABLE_CUTS)).tolist()
         for cut in cuts:
             yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
-
-    @cached_property
-    def _places(self) -> NDArray[np.int64]:
-        """Place of every row in a table of counts, but for what is predicted for it."""
-        of_group = self.parts * self.n_groups + self.groups
-        return (of_group * self.n_classes + self.y) * self.n_classes
-
-    def _count(self, predictions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Count [part, group, true, predicted]."""
-        shape = (2, self.n_groups, self.n_classes, self.n_classes)
-        counts = np.bincount(self._places + predictions, minlength=math.prod(shape))
-        return counts.reshape(shape)
 
     def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
         counts = cuts.counts[:, 0] if self.separate else _pooled(cuts.counts)

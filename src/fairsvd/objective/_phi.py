@@ -20,7 +20,7 @@ class PhiObjective(BaseEstimator):
 
     Pass it as ``constraint=`` of an editor. Candidate and threshold are then those of the largest
 
-        phi = utility where gap < epsilon - margin, else 0,
+        phi = utility where gap < epsilon - slack, else 0,
 
     the mean over bootstrap resamples of the validation rows, at an even grid of thresholds. The
     gap of this measure is also what methods that follow gradients penalise.
@@ -33,7 +33,7 @@ class PhiObjective(BaseEstimator):
     epsilon : float in (0, 1], default=0.05
         The gap that is accepted, a difference of rates; takes the place of the editor's
         ``tolerance``.
-    margin : float in [0, epsilon), default=0.01
+    slack : float in [0, epsilon), default=0.01
         What the gap has to stay below ``epsilon`` where the choice is made; takes the place of
         ``tolerance_fraction``.
     n_bootstrap : int, default=5
@@ -85,14 +85,14 @@ class PhiObjective(BaseEstimator):
         measure: str = "demographic_parity",
         *,
         epsilon: float = 0.05,
-        margin: float = 0.01,
+        slack: float = 0.01,
         n_bootstrap: int = 5,
         n_thresholds: int = 501,
         random_state: int = 0,
     ) -> None:
         self.measure = measure
         self.epsilon = epsilon
-        self.margin = margin
+        self.slack = slack
         self.n_bootstrap = n_bootstrap
         self.n_thresholds = n_thresholds
         self.random_state = random_state
@@ -100,7 +100,7 @@ class PhiObjective(BaseEstimator):
     @property
     def limit(self) -> float:
         """Gap from which on phi is 0."""
-        return float(self.epsilon) - float(self.margin)
+        return float(self.epsilon) - float(self.slack)
 
     def check(self) -> None:
         """Check the parameters.
@@ -116,8 +116,8 @@ class PhiObjective(BaseEstimator):
                 "of these."
             )
         _check_number("epsilon", self.epsilon, 0 < _real(self.epsilon) <= 1, "in (0, 1]")
-        within = 0 <= _real(self.margin) < self.epsilon
-        _check_number("margin", self.margin, within, f"in [0, epsilon={self.epsilon})")
+        within = 0 <= _real(self.slack) < self.epsilon
+        _check_number("slack", self.slack, within, f"in [0, epsilon={self.epsilon})")
         for name, least in (("n_bootstrap", 0), ("n_thresholds", 3), ("random_state", 0)):
             value = getattr(self, name)
             _check_number(

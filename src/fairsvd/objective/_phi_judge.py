@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ._constraint import Constraint, utility_from_counts
 from ._gaps import count_table, gap
-from ._judge import MAX_MARGIN, Curves, Judge, Verdict, margin_of_threshold
+from ._judge import GapJudge, Judge
 from ._phi import PhiObjective, bin_counts, resamples
+from ._verdict import MAX_MARGIN, Curves, Verdict, margin_of_threshold
 
 __all__ = ["PhiCurves", "PhiJudge", "make_judge"]
 
@@ -44,8 +45,6 @@ class PhiJudge(Judge):
     y, groups, parts, n_classes, n_groups, constraint, floor
         As of :class:`Judge`, the constraint with its ``phi``. All rows count, whatever their part:
         they are to be validation rows.
-    separate : bool
-        Not used.
     """
 
     def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
@@ -146,5 +145,5 @@ def make_judge(
     constraint: Constraint,
 ) -> Judge:
     """Make the judge that a constraint asks for; see :class:`Judge` for the arguments."""
-    kind = Judge if constraint.phi is None else PhiJudge
+    kind = GapJudge if constraint.phi is None else PhiJudge
     return kind(y, groups, parts, n_classes, n_groups, constraint)

@@ -25,6 +25,7 @@ from ._path import (
 )
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
+from ._values import Values, tune_from, tune_values
 
 __all__ = [
     "GAP_WEIGHTS",
@@ -37,6 +38,7 @@ __all__ = [
     "ScoredRemoval",
     "TuningEditor",
     "TuningPath",
+    "Values",
     "copy_biases",
     "count_step_rows",
     "count_steps",
@@ -52,4 +54,6 @@ __all__ = [
     "run_paths",
     "run_phases",
     "tune_edit",
+    "tune_from",
+    "tune_values",
 ]

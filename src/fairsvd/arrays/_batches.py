@@ -1,0 +1,163 @@
+"""Rows as tensors: random access to X, and rows with their labels and groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
+
+# What the rows of a block may take; where rows are wide, a block holds fewer of them.
+BLOCK_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Random access to rows of X; a row is read when it is asked for, never before.
+
+    Attributes
+    ----------
+    fetch : callable
+        Maps an int64 array of row numbers to a tensor (n, ...) of any dtype.
+    index : ndarray of shape (n_rows,), int64
+        The rows of X that belong to this object, in order.
+    dtype : torch.dtype
+        Of the tensors handed out.
+    row_shape : tuple of int, optional
+        Shape of one row where it is known without reading any.
+    most : int, optional
+        Rows that are read at a time at most, and never kept for another pass.
+    fetch_augmented : callable, optional
+        Maps row numbers and a seed to rows as a step of training is to see them.
+    stamp : callable, optional
+        Maps row numbers to what tells those rows from others without reading them.
+    channels_last : bool, default=False
+        Hand images out with their channels last in memory; shapes stay as they are.
+    """
+
+    fetch: Callable[[NDArray[np.int64]], Tensor]
+    index: NDArray[np.int64]
+    dtype: torch.dtype = torch.float32
+    row_shape: tuple[int, ...] | None = None
+    most: int | None = None
+    fetch_augmented: Callable[[NDArray[np.int64], int], Tensor] | None = None
+    stamp: Callable[[NDArray[np.int64]], Any] | None = None
+    channels_last: bool = False
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.index)
+
+    def __getitem__(self, positions: Any) -> Tensor:
+        """Read the rows at ``positions`` (a slice or an integer array) as one tensor."""
+        return self._handed_out(self.fetch(self.index[positions]))
+
+    def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
+        """Read rows for a step of training: augmented, with draws from ``generator``, or plain."""
+        if self.fetch_augmented is None:
+            return self[positions]
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return self._handed_out(self.fetch_augmented(self.index[positions], seed))
+
+    def _handed_out(self, rows: Tensor) -> Tensor:
+        if not self.channels_last:
+            return rows.to(self.dtype)
+        # Not by ``to``: of grey images, whose order is both at once, it changes nothing.
+        turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
+        return turned.copy_(rows)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """Yield all rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def block_size(self, most: int) -> int:
+        """Count the rows of a block of bounded memory: ``most``, or fewer where rows are wide."""
+        row_bytes = math.prod(self.item_shape) * self.dtype.itemsize
+        return max(1, min(most, self.most or most, BLOCK_BYTES // max(1, row_bytes)))
+
+    def subset(self, positions: Any) -> Batches:
+        """Restrict to some rows without reading any."""
+        return replace(self, index=self.index[positions])
+
+    def astype(self, dtype: torch.dtype) -> Batches:
+        """Hand out another dtype."""
+        return replace(self, dtype=dtype)
+
+    def with_channels_last(self) -> Batches:
+        """Hand out images (n, C, H, W) in the order (n, H, W, C) in memory."""
+        return replace(self, channels_last=True)
+
+    def held(self) -> Batches:
+        """Read all rows once and keep them, for many passes, where one block can hold them."""
+        if len(self) > self.block_size(len(self)):
+            return self
+        rows = torch.cat(list(self.blocks(1024)))
+        return Batches(partial(_from_held, rows), np.arange(len(rows)), self.dtype)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(self[:1].shape[1:]) if self.row_shape is None else self.row_shape
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows with their class and group codes.
+
+    Attributes
+    ----------
+    X : Batches
+    y : Tensor of shape (n_rows,), int64
+        Codes in [0, n_classes).
+    groups : Tensor of shape (n_rows,), int64
+        Codes in [0, n_groups).
+    """
+
+    X: Batches
+    y: Tensor
+    groups: Tensor
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.y)
+
+    def subset(self, positions: NDArray[np.int64]) -> LabelledRows:
+        """Restrict to some rows without reading any."""
+        chosen = torch.as_tensor(positions)
+        return LabelledRows(self.X.subset(positions), self.y[chosen], self.groups[chosen])
+
+    def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (x, y, groups) on ``device`` in order, ``size`` rows at a time or fewer."""
+        size = self.X.block_size(size)
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            X, y, groups = (to_device(part[rows], device) for part in (self.X, self.y, self.groups))
+            yield X, y, groups
+
+
+def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    if len(rows) and bool((np.diff(rows) == 1).all()):
+        # A copy, too, since a network may change its input in place.
+        return X[rows[0] : rows[-1] + 1].clone()
+    return X[torch.as_tensor(rows)]
+
+
+def to_device(
+    tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Move a tensor, or hand it back where nothing is to be done.
+
+    To a CUDA device it goes through pinned memory, so that the program need not wait for the copy.
+    """
+    tensor = tensor.to(dtype=dtype or tensor.dtype)
+    to_cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory().to(device, non_blocking=True) if to_cuda else tensor.to(device)

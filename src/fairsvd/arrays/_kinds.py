@@ -1,0 +1,122 @@
+"""A reader of rows for each kind of X."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from .._rng import seeded_globally
+from ..datasets import ImageFrame
+from ._batches import Batches
+from ._lazy import LazyRows, is_lazy
+
+__all__ = ["as_batches", "is_dataset", "read_array_rows"]
+
+
+def is_dataset(X: Any) -> bool:
+    """Tell whether X is a map-style torch ``Dataset`` rather than an array."""
+    return isinstance(X, Dataset)
+
+
+def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = None) -> Batches:
+    """Read X row by row as tensors.
+
+    Parameters
+    ----------
+    X : ndarray, DataFrame, Tensor, lazy array, ImageFrame or Dataset
+        A table (n, d), images (n, C, H, W), anything with ``len`` that takes an integer array as
+        an index, or a map-style dataset whose item is x or a tuple that begins with x. Rows of a
+        lazy array or a dataset are checked as they are read.
+    dtype : torch.dtype, default=torch.float32
+        Of the tensors handed out.
+    most : int, optional
+        Files of an ImageFrame that are read at a time at most. Default: as memory allows.
+
+    Returns
+    -------
+    batches : Batches
+    """
+    if isinstance(X, ImageFrame):
+        return _of_frame(X, dtype, most)
+    if isinstance(X, TensorDataset):
+        X = X.tensors[0]
+    elif is_lazy(X):
+        X = LazyRows(X)
+    elif hasattr(X, "iloc"):
+        X = X.to_numpy()
+    return Batches(partial(_reader(X), X), np.arange(len(X)), dtype)
+
+
+def _of_frame(X: ImageFrame, dtype: torch.dtype, most: int | None) -> Batches:
+    return Batches(
+        partial(_from_frame, X),
+        np.arange(len(X)),
+        dtype,
+        row_shape=X.shape[1:],
+        most=most,
+        fetch_augmented=partial(_augmented, X) if X.augment is not None else None,
+        stamp=X.stamp,
+    )
+
+
+# Named functions, not closures: rows travel to worker processes by pickle.
+def _reader(X: Any) -> Callable[[Any, NDArray[np.int64]], Tensor]:
+    if isinstance(X, LazyRows):
+        return _from_lazy
+    if is_dataset(X):
+        return _from_dataset
+    return _from_tensor if isinstance(X, Tensor) else read_array_rows
+
+
+def _from_tensor(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    return _checked(X[torch.as_tensor(rows)], rows)
+
+
+def _from_lazy(X: LazyRows, rows: NDArray[np.int64]) -> Tensor:
+    return _checked(X.read(rows), rows)
+
+
+def _from_frame(X: ImageFrame, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(X.read(rows))
+
+
+def _augmented(X: ImageFrame, rows: NDArray[np.int64], seed: int) -> Tensor:
+    # The user's function draws from the global generators.
+    with seeded_globally(seed):
+        return torch.from_numpy(X.read(rows, augmented=True))
+
+
+def read_array_rows(X: Any, rows: NDArray[np.int64]) -> Tensor:
+    array = np.asarray(X[rows])
+    # torch warns when it is given memory that it must not write to (a read-only memory map).
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
+    fetch = getattr(dataset, "__getitems__", None)
+    items = fetch(rows.tolist()) if fetch else [dataset[row] for row in rows.tolist()]
+    if isinstance(items[0], (tuple, list)):
+        items = [item[0] for item in items]
+    if isinstance(items[0], np.ndarray):
+        # Several times faster than one tensor an item.
+        return _checked(torch.from_numpy(np.array(items)), rows)
+    return _checked(torch.stack([torch.as_tensor(x) for x in items]), rows)
+
+
+def _checked(values: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    if values.is_complex():
+        raise ValueError("X holds complex numbers; pass real ones.")
+    # A sum is finite only where every term is, and costs the least; not so the other way round.
+    if values.is_floating_point() and not bool(values.sum().isfinite()):
+        bad = ~values.reshape(len(values), -1).isfinite().all(dim=1).cpu().numpy()
+        if bad.any():
+            row = rows[bad].min()
+            raise ValueError(f"X has NaN or infinite values in row {row}, counted from 0: drop it.")
+    return values

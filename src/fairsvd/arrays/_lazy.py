@@ -1,0 +1,109 @@
+"""Rows of arrays that are not in memory: HDF5, zarr, memory maps, classes of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..datasets import ImageFrame
+from ._batches import BLOCK_BYTES
+
+__all__ = ["LazyRows", "is_lazy"]
+
+# Up to so many times the wanted rows, slices are read, not row numbers: HDF5 is slow with these.
+SURPLUS = 2
+
+# What an object raises that does not take a kind of index.
+NOT_TAKEN = (TypeError, IndexError, ValueError, KeyError, AttributeError, NotImplementedError)
+
+
+class LazyRows:
+    """Rows of a lazy array, which is asked for slices, or for sorted rows without repeats.
+
+    Parameters
+    ----------
+    X : lazy array
+        As :func:`is_lazy` tells, of numbers.
+    columns : sequence of int, optional
+        Those of a table that are handed out. Default: all.
+    """
+
+    def __init__(self, X: Any, columns: Any = None) -> None:
+        self.X, self.columns = X, columns
+        self.dtype = np.dtype(X.dtype).newbyteorder("=")
+        width = X.shape[1:] if columns is None else (len(columns),)
+        self.shape = (len(X), *map(int, width))
+        self.slices = self._takes(slice(0, 1))
+        self.lists = self._takes(np.zeros(1, dtype=np.int64))
+        if not (self.slices or self.lists):
+            raise ValueError(
+                f"X is a {type(X).__name__} whose X[0:1] and X[[0]] are not of the shape "
+                f"{(1, *X.shape[1:])}: it must give rows for slices or sorted integer arrays."
+            )
+
+    def _takes(self, key: Any) -> bool:
+        try:
+            return np.shape(self.X[key]) == (1, *self.X.shape[1:])
+        except NOT_TAKEN:
+            return False
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self.shape[0]
+
+    def __getitem__(self, key: tuple[slice, Any]) -> Any:
+        """Read one column ``[:, k]``, or leave columns out ``[:, [...]]`` without reading."""
+        _, columns = key
+        own = range(self.X.shape[1]) if self.columns is None else self.columns
+        if isinstance(columns, (list, np.ndarray)):
+            return LazyRows(self.X, [own[k] for k in columns])
+        one, size = LazyRows(self.X, [own[columns]]), max(1, BLOCK_BYTES // 8 // self.X.shape[1])
+        turns = np.split(np.arange(len(self)), range(size, len(self), size))
+        return np.concatenate([one.read(rows).numpy()[:, 0] for rows in turns])
+
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
+        """Read rows, in any order and with repeats, never as views: a network may change them."""
+        wanted, back = np.unique(rows, return_inverse=True)
+        dtype = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        values = torch.empty((len(wanted), *self.shape[1:]), dtype=dtype)
+        array, start = values.numpy(), 0
+        for n, key, inside in self._keys(wanted):
+            found = np.asarray(self.X[key])[inside].reshape(n, *self.X.shape[1:])
+            array[start : start + n] = found if self.columns is None else found[:, self.columns]
+            start += n
+        return values if np.array_equal(wanted, rows) else values[torch.from_numpy(back)]
+
+    def _keys(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, Any, Any]]:
+        """Yield how many rows, what to ask for, and which of what comes is wanted."""
+        n, span = len(wanted), int(wanted[-1] - wanted[0]) + 1
+        dense = span <= SURPLUS * n
+        if self.lists and not (dense and self.slices):
+            yield n, wanted, slice(None)
+            return
+        if dense:
+            cuts = np.searchsorted(wanted, np.arange(wanted[0] + n, wanted[-1] + 1, n))
+        else:
+            cuts = np.flatnonzero(np.diff(wanted) > 1) + 1
+        for part in np.split(wanted, cuts):
+            if len(part):
+                yield len(part), slice(int(part[0]), int(part[-1]) + 1), part - part[0]
+
+
+def is_lazy(X: Any) -> bool:
+    """Tell whether X is an array of which rows are to be read, never the whole.
+
+    That is a memory map, or whatever has ``shape``, ``dtype``, ``len`` and an index and is not
+    known to be in memory: an HDF5 or zarr array, or a class of the user's. An ``ImageFrame``, which
+    never reads by accident, counts as none.
+    """
+    known = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows, ImageFrame))
+    # Tables of pandas and sparse matrices.
+    if known or hasattr(X, "iloc") or hasattr(X, "tocsr"):
+        return isinstance(X, np.memmap)
+    return all(hasattr(X, name) for name in ("shape", "dtype", "__len__", "__getitem__"))

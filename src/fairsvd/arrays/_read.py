@@ -1,0 +1,140 @@
+"""X and y as they come from a user: opened, checked, read as batches."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import column_or_1d, validate_data
+
+from ..datasets import ImageFrame
+from ._batches import Batches
+from ._kinds import as_batches, is_dataset
+from ._lazy import LazyRows, is_lazy
+
+__all__ = ["Rows", "open_rows", "read", "read_again"]
+
+
+class Rows(NamedTuple):
+    """What was read.
+
+    Attributes
+    ----------
+    X : Batches
+    y : ndarray of shape (n_rows,)
+    is_bytes : bool
+        X holds uint8, which becomes float without scaling.
+    """
+
+    X: Batches
+    y: NDArray[Any]
+    is_bytes: bool
+
+
+def open_rows(X: Any) -> Any:
+    """Wrap an array that is not in memory, so that nothing reads it as a whole."""
+    if not is_lazy(X):
+        return X
+    shape = tuple(X.shape)
+    _check_dimensions(len(shape))
+    if not all(isinstance(size, Integral) for size in shape) or len(X) != shape[0]:
+        raise ValueError(
+            f"X has the shape {shape} and {len(X)} rows: both must be known and agree."
+        )
+    if 0 in shape:
+        raise ValueError(f"X has the shape {shape}: pass at least one row and one feature.")
+    if not _is_numeric(X.dtype):
+        raise ValueError(f"X has the dtype {X.dtype}: pass real numbers of up to 64 bits.")
+    return LazyRows(X)
+
+
+def _is_numeric(dtype: Any) -> bool:
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        return False
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def _check_dimensions(n_dims: int) -> None:
+    if n_dims not in (2, 4):
+        raise ValueError(
+            f"X has {n_dims} dimensions; it must be a table (n, n_features) or images "
+            "(n, channels, height, width)."
+        )
+
+
+def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
+    """Read X and y for a fit; the estimator notes the number and the names of the features.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+    X : as of :func:`open_rows`
+    y : array-like of shape (n_rows,)
+    batch_size : int
+        Of the training, by which files are read.
+    """
+    if isinstance(X, (LazyRows, ImageFrame)):
+        # scikit-learn notes the number of features; values are checked where rows are read.
+        validate_data(estimator, X, y, skip_check_array=True)
+        # Half a batch: while a block of rows is read, the one before it may still be in use.
+        batches = as_batches(X, most=max(1, batch_size // 2))
+        return Rows(batches, _plain_labels(X, y), bool(X.dtype == np.uint8))
+    if is_dataset(X):
+        if y is None:
+            raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
+        y = _plain_labels(X, y)
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)  # an earlier fit on a table knew them
+        batches = as_batches(X)
+        return Rows(batches, y, batches.fetch(batches.index[:1]).dtype == torch.uint8)
+    _check_lengths(X, y)
+    X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
+    _check_dimensions(X.ndim)
+    return Rows(as_batches(X), y, bool(X.dtype == np.uint8))
+
+
+def read_again(estimator: Any, X: Any) -> Batches:
+    """Read X for a prediction; it has to have the features that the estimator knows.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Fitted.
+    X : as of :func:`open_rows`
+    """
+    if isinstance(X, (LazyRows, ImageFrame)):
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    elif not is_dataset(X):
+        X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
+        if X.ndim not in (2, 4):
+            raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
+    batches = as_batches(X)
+    if len(batches) == 0:
+        raise ValueError("X has 0 rows: pass at least one.")
+    return batches
+
+
+def _plain_labels(X: Any, y: Any) -> NDArray[Any]:
+    y = column_or_1d(np.asarray(y), warn=True)
+    _check_lengths(X, y)
+    return y
+
+
+def _length(data: Any) -> int | None:
+    """Count the rows, or return None where scikit-learn is to say what is wrong with the data."""
+    # A Dataset of the user's may call an image's shape its own.
+    shape = None if is_dataset(data) else getattr(data, "shape", None)
+    if shape is None:
+        return len(data) if hasattr(data, "__len__") else None
+    return int(shape[0]) if shape else None
+
+
+def _check_lengths(X: Any, y: Any) -> None:
+    n_rows, n_labels = _length(X), _length(y)
+    if None not in (n_rows, n_labels) and n_rows != n_labels:
+        raise ValueError(f"X has {n_rows} rows but y has {n_labels}: pass one label a row.")

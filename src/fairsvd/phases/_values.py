@@ -1,0 +1,64 @@
+"""Values: an edit that moves parameters as they are, and singular values of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from ..layers import Factors
+from ._edit import Edit
+from ._path import TuningPath, tune_edit
+
+__all__ = ["Values", "tune_from", "tune_values"]
+
+
+@dataclass(frozen=True)
+class Values(Edit):
+    """Parameters that move, some of them the singular values of a layer's weight.
+
+    Attributes
+    ----------
+    plain : dict of parameter name to Tensor
+    factors : dict of layer name to Factors
+    """
+
+    plain: dict[str, Tensor]
+    factors: dict[str, Factors] = field(default_factory=dict)
+
+    def tensors(self) -> list[Tensor]:
+        """List what moves."""
+        return [*self.plain.values(), *(f.S for f in self.factors.values())]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that differs from the untouched network's state dict."""
+        weights = {f.parameter: f.weight() for f in self.factors.values()}
+        return {**self.plain, **weights}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Values:
+        """Change every tensor that moves."""
+        return Values(
+            {name: change(value) for name, value in self.plain.items()},
+            {name: replace(f, S=change(f.S)) for name, f in self.factors.items()},
+        )
+
+    def detached(self) -> Values:
+        """Copy, so that later steps do not change it."""
+        return self.map(lambda value: value.detach().clone())
+
+
+def tune_from(
+    start: Values, path: TuningPath[Values], rng: np.random.Generator, *, rate: float
+) -> Iterator[tuple[int, Values]]:
+    """Move the values from the untouched network on."""
+    return tune_values(path, start, rng, rate=rate)
+
+
+def tune_values(
+    path: TuningPath[Values], start: Values, rng: np.random.Generator, *, rate: float
+) -> Iterator[tuple[int, Values]]:
+    """Move the values from a start on, at the threshold that fits it."""
+    leaves = start.map(lambda value: value.detach().clone().requires_grad_())
+    return tune_edit(path, start, leaves.tensors(), lambda: leaves, rng, rate)
