@@ -151,7 +151,7 @@ def test_a_line_on_which_nothing_is_better_is_left_where_it_begins(monkeypatch):
 
     def noting(base, prefix, line, size):
         bases.append((line.params["group"], base["4.weight"].clone()))
-        return shift_logits(base, prefix, line, size)
+        return shifted(base, prefix, line, size)
 
     monkeypatch.setattr(_group_shift, "_shifted", noting)
     # Nothing is feasible and every shift collapses the network: all rank below the untouched one.

@@ -1,7 +1,8 @@
 """Counts of what costs a fit time, for tests of what is kept and found again.
 
 That something is not computed twice shows in no result; the counts are taken where the package
-calls its costly steps. A test file asks for them as a fixture: ``work = pytest.fixture(count_work)``.
+calls its costly steps. A test file makes a fixture of them:
+``work = pytest.fixture(count_work)``.
 """
 
 from __future__ import annotations
