@@ -47,7 +47,7 @@ def routing() -> Iterator[None]:
 @pytest.fixture
 def no_edit_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every candidate keep its network, also where an earlier one was better."""
-    monkeypatch.setattr("fairsvd.phases._path.lighten", lambda candidate, best: candidate)
+    monkeypatch.setattr("fairsvd.phases._path.forget_beaten", lambda candidate, best: candidate)
 
 
 @pytest.fixture

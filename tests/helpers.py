@@ -125,8 +125,8 @@ def fast_net() -> NeuralNetClassifier:
 def quick(
     network: object = None, kind: type[FairLRFTransformer] = FairLRFTransformer, **settings: object
 ) -> FairLRFTransformer:
-    """Make an editor of a few steps and one trade-off."""
-    defaults = {"max_steps": 4, "gap_weight": 1.0, "random_state": 0}
+    """Make an editor of a few steps, one weight of the gap and one of the privileged group."""
+    defaults = {"max_steps": 4, "gap_weight": 1.0, "privileged_weight": 1.0, "random_state": 0}
     return kind(network, **{**defaults, **settings})
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from fairsvd import BiasMaskFineTuner, JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.base import EditData
+from fairsvd.base import EditData, Task
 from fairsvd.datasets import make_biased_classification
 from fairsvd.masking._importance import Operating, batch_importance, row_importance
 from fairsvd.masking._ratio import (
@@ -26,7 +26,7 @@ from fairsvd.masking._ratio import (
     reset_mask,
     shuffle,
 )
-from fairsvd.objective import Constraint, Judge, soft_gap
+from fairsvd.objective import Constraint, make_judge, soft_gap
 from helpers import (
     IGNORE_SMALL_DATA,
     Rows,
@@ -39,6 +39,7 @@ from helpers import (
     table,
     trained,
 )
+from work import NOTHING, count_work
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -58,7 +59,7 @@ class LastWins(last_wins(BiasMaskFineTuner)):
 def edit_data(rows, n_groups, n_classes, batch_size=16, dtype=torch.float64):
     y, groups = torch.tensor(rows.y), torch.tensor(rows.group)
     X = as_batches(rows.X.astype(np.float64))
-    judge = Judge(
+    judge = make_judge(
         rows.y, rows.group, np.zeros(len(rows.y), dtype=int), n_classes, n_groups, CONSTRAINT
     )
     return EditData(
@@ -119,7 +120,7 @@ def test_importance_equals_a_loop_over_single_rows(n_classes, n_groups):
     data = edit_data(rows, n_groups, n_classes)
     module = trained(mlp(n_classes), rows).double()
     at = Operating(data.margin, 4.0)
-    found = row_importance(module, ["0", "2", "4"], data, CONSTRAINT, at, max_memory=2**20)
+    found = row_importance(Task(module, data, CONSTRAINT), ["0", "2", "4"], at, max_memory=2**20)
     for mine, wanted in zip(found, importance_by_hand(module, data, at), strict=True):
         for value, reference in zip(mine.values(), wanted, strict=True):
             torch.testing.assert_close(value, reference, rtol=1e-8, atol=1e-14)
@@ -129,12 +130,9 @@ def test_importance_is_the_mean_over_random_batches():
     rows = table(800)
     data = edit_data(rows, 2, 2, batch_size=400)
     module = trained(mlp(), rows).double()
-    at = Operating(0.0, 1.0)
-    exact = row_importance(module, ["0"], data, CONSTRAINT, at, max_memory=2**20)
-    drawn = [
-        batch_importance(module, ["0"], data, CONSTRAINT, at, np.random.default_rng(seed))
-        for seed in range(40)
-    ]
+    task, at = Task(module, data, CONSTRAINT), Operating(0.0, 1.0)
+    exact = row_importance(task, ["0"], at, max_memory=2**20)
+    drawn = [batch_importance(task, ["0"], at, np.random.default_rng(seed)) for seed in range(40)]
     for side in (0, 1):
         mean = torch.stack([each[side]["0.weight"] for each in drawn]).mean(0)
         pair = torch.stack([mean.flatten(), exact[side]["0.weight"].flatten()])
@@ -212,7 +210,7 @@ def test_random_masks_hold_the_same_values_elsewhere():
 
 
 PUBLISHED = {
-    "keep": 0.5,
+    "tuned_fraction": 0.5,
     "granularity": "weight",
     "importance": "batch_gradient",
     "gap_weight": 0.1,
@@ -237,7 +235,7 @@ def test_presets_have_the_papers_values():
         for name, value in {**PUBLISHED, **own}.items():
             assert parameters[name] == value
     network = mlp()
-    assert BiasMaskFineTuner.bmft(network, keep=0.1).get_params()["keep"] == 0.1
+    assert BiasMaskFineTuner.bmft(network, tuned_fraction=0.1).get_params()["tuned_fraction"] == 0.1
     assert BiasMaskFineTuner.swift(network).network is network
 
 
@@ -304,7 +302,7 @@ def test_a_soft_mask_scales_every_update():
     settings = {"optimizer": "sgd", "momentum": 0.0, "min_steps": 0, "repair_epochs": 0}
     settings |= {"impair_epochs": 1, "learning_rate": 1.0, "batch_size": 90}
     soft = quick(network, LastWins, mask="soft", **settings)
-    full = quick(network, LastWins, keep=1.0, **settings)
+    full = quick(network, LastWins, tuned_fraction=1.0, **settings)
     for editor in (soft, full):
         editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     for name, mask in soft.masks_.items():
@@ -321,7 +319,7 @@ CONFIGURATIONS = {
     "default": {"gap_weight": None},
     "soft": {"mask": "soft"},
     "unit": {"granularity": "unit"},
-    "layer": {"granularity": "layer", "keep": 0.5},
+    "layer": {"granularity": "layer", "tuned_fraction": 0.5},
     "batch": {"importance": "batch_gradient", "batch_size": 32},
     "random": {"importance": "random"},
     "random layers": {"importance": "random", "granularity": "layer"},
@@ -330,11 +328,11 @@ CONFIGURATIONS = {
     "partial head": {"head_reset": "partial"},
     "partial head, units": {"head_reset": "partial", "granularity": "unit"},
     "all layers": {"layers": "all"},
-    "one layer": {"layers": ["2"], "keep": 0.1},
+    "one layer": {"layers": ["2"], "tuned_fraction": 0.1},
     "impair alone": {"repair_epochs": 0},
     "repair alone": {"impair_epochs": 0},
-    "everything": {"keep": 1.0},
-    "one weight": {"keep": 1e-6},
+    "everything": {"tuned_fraction": 1.0},
+    "one weight": {"tuned_fraction": 1e-6},
     "patience": {"patience": 1},
     "demographic parity": {"constraint": "demographic_parity"},
     "accuracy parity": {"constraint": "accuracy_parity"},
@@ -401,16 +399,12 @@ def test_equal_seeds_give_equal_bits_whatever_the_jobs():
 
 
 def test_a_second_fit_finds_network_and_importance(tmp_path, monkeypatch):
-    rows = table()
+    rows, work = table(), count_work(monkeypatch)
     first = quick(memory=str(tmp_path)).fit(rows.X, rows.y, sensitive_features=rows.group)
-
-    def never(*_args, **_kwargs):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr("fairsvd.masking._plan.row_importance", never)
-    monkeypatch.setattr("fairsvd.networks._trained.train_default", never)
-    second = quick(memory=str(tmp_path), keep=0.1)
+    assert work == {**NOTHING, "training": 1, "importance": 1}
+    second = quick(memory=str(tmp_path), tuned_fraction=0.1)
     second.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert work == {**NOTHING, "training": 1, "importance": 1}
     assert sum(int(mask.sum()) for mask in second.masks_.values()) < sum(
         int(mask.sum()) for mask in first.masks_.values()
     )
@@ -472,7 +466,7 @@ def test_planted_bias_is_found(importance, mask):
     precisions = []
     for seed in range(3):
         network, rows, known = planted(seed)
-        settings = {"importance": importance, "mask": mask, "keep": 1 / 30}
+        settings = {"importance": importance, "mask": mask, "tuned_fraction": 1 / 30}
         editor = quick(network, impair_epochs=0, repair_epochs=0, **settings)
         editor.fit(rows.X, rows.y, sensitive_features=rows.group)
         found = editor.masks_["0.weight"].double()
@@ -489,7 +483,9 @@ def test_planted_bias_is_found(importance, mask):
 
 def test_a_random_mask_does_not_find_it():
     network, rows, known = planted(0)
-    editor = quick(network, importance="random", keep=1 / 30, impair_epochs=0, repair_epochs=0)
+    editor = quick(
+        network, importance="random", tuned_fraction=1 / 30, impair_epochs=0, repair_epochs=0
+    )
     found = editor.fit(rows.X, rows.y, sensitive_features=rows.group).masks_["0.weight"]
     assert float((found & known).sum() / found.sum()) < 3 / 30
 
@@ -509,11 +505,11 @@ def test_the_default_lowers_the_gap_and_keeps_the_utility():
     assert np.mean(editor.predict(X[3000:]) == y[3000:]) > 0.6
 
 
-def test_a_search_over_keep(routing):
+def test_a_search_over_the_tuned_fraction(routing):
     rows, gap = table(200), fairness_scorer("equalized_odds_difference")
     search = GridSearchCV(
         quick(trained(mlp(), rows)),
-        {"keep": [0.1, 1.0]},
+        {"tuned_fraction": [0.1, 1.0]},
         scoring={
             "utility": "balanced_accuracy",
             "gap": gap,
@@ -523,5 +519,5 @@ def test_a_search_over_keep(routing):
         error_score="raise",
     )
     search.fit(rows.X, rows.y, sensitive_features=rows.group)
-    assert search.best_params_["keep"] in (0.1, 1.0)
+    assert search.best_params_["tuned_fraction"] in (0.1, 1.0)
     assert np.isfinite(search.cv_results_["mean_test_gap"]).all()

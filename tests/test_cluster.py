@@ -140,7 +140,7 @@ def test_a_search_finds_the_same(spread: Spread, wanted: GridSearchCV) -> None:
 
 
 @all_backends
-def test_the_trade_offs_of_one_edit_are_the_same(spread: Spread) -> None:
+def test_the_weights_of_one_edit_are_the_same(spread: Spread) -> None:
     """The editor's own parallel loop, without a search around it."""
 
     def edit(n_jobs: int | None) -> FairLRFTransformer:

@@ -10,22 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
 from sklearn.model_selection import PredefinedSplit
 
+from configurations import DATA, check_copies, check_transform, network_for, uint8_images
 from fairsvd.exceptions import FairsvdWarning, GroupError, MissingSensitiveFeaturesWarning
-from helpers import (
-    IGNORE_SMALL_DATA,
-    LastWins,
-    Rows,
-    convolutions,
-    fingerprint,
-    images,
-    mlp,
-    quick,
-    table,
-    trained,
-)
+from helpers import IGNORE_SMALL_DATA, LastWins, fingerprint, quick, table
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -38,12 +27,12 @@ CONFIGURATIONS = {
     "learned": {"max_steps": 30},
     "learned, capped": {"sparsity": 0.05, "max_steps": 30},
     "learned, masks only": {"refine": None, "max_steps": 30},
-    "learned, three trade-offs": {"gap_weight": None},
+    "learned, three weights": {"gap_weight": None},
     "spectrum only": {"sparsity": 0},
     "curvature": {"criterion": "curvature"},
-    "curvature, the paper's": {"criterion": "curvature", "refine": None, "gap_weight": None},
+    "curvature, the paper's": {"criterion": "curvature", "refine": None, "privileged_weight": None},
     "curvature, ggn": {"criterion": "curvature", "hessian": "ggn", "sparsity": 0.1},
-    "curvature, rounds": {"criterion": "curvature", "n_steps": 3, "sparsity": 0.3},
+    "curvature, rounds": {"criterion": "curvature", "n_rounds": 3, "sparsity": 0.3},
     "magnitude": {"criterion": "magnitude", "refine": None},
     "random": {"criterion": "random", "sparsity": 0.5},
     "everything removed": {"criterion": "random", "sparsity": 1.0, "refine": None},
@@ -71,45 +60,7 @@ CONFIGURATIONS = {
 }
 
 
-def five_classes():
-    return table(150, n_classes=5)
-
-
-def coded(rows, names):
-    return np.array(names, dtype=object)[rows]
-
-
-def uint8_images():
-    rows = images()
-    return rows._replace(X=np.clip(60 * rows.X + 120, 0, 255).astype(np.uint8))
-
-
-DATA = {
-    "plain": table,
-    "three groups": lambda: table(150, n_groups=3),
-    "string groups": lambda: (r := table())._replace(group=coded(r.group, ["f", "m"])),
-    "string labels": lambda: (r := table())._replace(y=coded(r.y, ["yes", "no"])),
-    "boolean labels": lambda: (r := table())._replace(y=r.y == 1),
-    "five classes": five_classes,
-    "several columns": lambda: (r := table())._replace(
-        group=pd.DataFrame({"sex": coded(r.group, ["f", "m"]), "old": np.arange(120) % 2})
-    ),
-    "DataFrame": lambda: (r := table())._replace(X=pd.DataFrame(r.X, columns=list("abcdef"))),
-    "images": images,
-    "grouped convolution": images,
-    "images, five classes": lambda: images(100, n_classes=5),
-    "uint8 images": uint8_images,
-}
 CRITERIA = ("learned", "curvature", "magnitude", "random")
-
-
-def network_for(rows, name=""):
-    """Train a small network on the rows, with codes for labels."""
-    classes, codes = np.unique(rows.y, return_inverse=True)
-    X = np.asarray(rows.X, dtype=np.float32)
-    groups = 4 if name == "grouped convolution" else 1
-    make = mlp(len(classes)) if X.ndim == 2 else convolutions(len(classes), groups)
-    return trained(make, Rows(X, codes, rows.group))
 
 
 def fitted(settings, rows, name=""):
@@ -180,27 +131,6 @@ def check_masks(editor, network):
     assert editor.removed_fraction_ == pytest.approx(removed / total)
     if editor.sparsity is not None:
         assert editor.removed_fraction_ <= editor.sparsity
-
-
-def check_transform(editor, X):
-    Z, names = editor.transform(X), editor.get_feature_names_out()
-    assert Z.shape == (len(X), len(names))
-    wanted = {"features": 8, "logits": len(editor.classes_), "probabilities": len(editor.classes_)}
-    assert Z.shape[1] == wanted[editor.output]
-    if editor.output == "probabilities":
-        assert np.array_equal(Z, editor.predict_proba(X))
-    if editor.output == "logits" and len(editor.classes_) == 2:
-        assert np.array_equal(Z[:, 1] - Z[:, 0], editor.decision_function(X))
-
-
-def check_copies(editor, X):
-    """A clone knows the parameters only; a pickle predicts the same bits."""
-    fresh = clone(editor)
-    assert not hasattr(fresh, "module_")
-    assert repr(fresh.get_params(deep=False)) == repr(editor.get_params(deep=False))
-    again = pickle.loads(pickle.dumps(editor))
-    assert np.array_equal(again.predict_proba(X), editor.predict_proba(X))
-    assert again.report_.gaps.equals(editor.report_.gaps)
 
 
 def check_all(settings, rows, name=""):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fairsvd.intraprocessing._gap_path import untouched
 
 from fairsvd import GapFineTuner, fairness_scorer
 from fairsvd.base import EditData
 from fairsvd.datasets import make_biased_classification
+from fairsvd.intraprocessing._gap import collect_values
 from fairsvd.layers import editable_layers
 from helpers import IGNORE_SMALL_DATA, convolutions, images, last_wins, mlp, table, trained
 
@@ -63,7 +63,7 @@ def test_the_spectrum_keeps_the_singular_vectors():
 @pytest.mark.parametrize("make", [mlp, convolutions])
 def test_the_start_is_the_untouched_network(scope, make):
     module = make()
-    state = untouched(module, "4" if make is mlp else "6", scope).state()
+    state = collect_values(module, "4" if make is mlp else "6", scope).state()
     current = module.state_dict()
     assert state
     for name, value in state.items():
@@ -86,7 +86,7 @@ def test_descent_ignores_the_labels_utility(monkeypatch):
     sums = {}
     for mode, weight in (("descent", None), ("penalty", 0.0)):
         seen.clear()
-        fit(quick(network, mode=mode, weight=weight, constraint="demographic_parity"), rows)
+        fit(quick(network, mode=mode, gap_weight=weight, constraint="demographic_parity"), rows)
         sums[mode] = torch.stack(seen).sum()
     # With weight 0 only the cross-entropy has a gradient; in descent only the gap.
     assert sums["descent"] > 0
@@ -100,7 +100,7 @@ def test_the_weight_is_chosen_or_given():
     searched = fit(quick(network, LastWins), rows)
     assert set(searched.history_["gap_weight"].dropna()) == {0.3, 1.0, 3.0}
     assert searched.gap_weight_ == 3.0
-    assert fit(quick(network, LastWins, weight=0.7), rows).gap_weight_ == 0.7
+    assert fit(quick(network, LastWins, gap_weight=0.7), rows).gap_weight_ == 0.7
     stages = searched.history_["stage"].unique().tolist()
     assert stages == ["untouched", "tune", "settle"]
 

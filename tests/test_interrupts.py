@@ -11,9 +11,10 @@ import torch
 from joblib import parallel_config
 
 from fairsvd import FairLRFTransformer
-from fairsvd.base import _editor, _prepare, _report, _tuning
+from fairsvd.base import _editor, _prepare, _report
 from fairsvd.exceptions import FairsvdWarning, SmallCellWarning
 from fairsvd.networks import _default
+from fairsvd.phases import _path
 from helpers import (
     IGNORE_SMALL_DATA,
     fingerprint,
@@ -50,10 +51,10 @@ PLACES = {
     "splitting": (_prepare, "make_parts", 0),
     "the default network's training": (_default, "fit_net", 0),
     "the first judgement": (_prepare, "make_data", 0),
-    "the first candidate": (_tuning, "edit_loss", 0),
-    "the middle of the edit": (_tuning, "edit_loss", 5),
+    "the first candidate": (_path, "edit_loss", 0),
+    "the middle of the edit": (_path, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),
-    "writing the result": (_editor, "edited", 0),
+    "writing the result": (_editor, "apply_candidate", 0),
     "the tables of the report": (_report, "count_table", 1),
     "the report's warnings": (_editor, "excess_fit", 0),
 }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from joblib import parallel_config
 
+from editors import EDITORS, make
 from fairsvd import FairLRFTransformerCV, GapFineTuner, RandomPerturbation
 from fairsvd.base import _choice, _editor, _prepare
 from fairsvd.exceptions import FairsvdWarning, InterruptedFitWarning
@@ -17,7 +18,6 @@ from fairsvd.networks import _default
 from fairsvd.objective import Judge
 from fairsvd.report import chosen_candidate
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, mlp, table, trained
-from test_every_editor import EDITORS, make
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -172,7 +172,7 @@ PLACES = {
     "the base network's training": (_default, "fit_net"),
     "the first judgement": (_prepare, "make_data"),
     "the untouched network's record": (_choice, "_record"),
-    "writing the result": (_editor, "edited"),
+    "writing the result": (_editor, "apply_candidate"),
     "the report": (_editor, "describe"),
 }
 

@@ -133,7 +133,7 @@ def test_the_positive_class_is_the_constraints():
     assert abs(by_class[0] - by_class[1]) > 0.01
 
 
-def test_tradeoff_0_does_not_compute_the_gap(monkeypatch):
+def test_weight_0_does_not_compute_the_gap(monkeypatch):
     logits, batch = make_batch()
     expected = reference(logits, batch, "equalized_odds", 1, 0.5, 0.0, 2)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fairsvd.low_rank._edits import entries, masked_factors, untouched_attributes
-from fairsvd.low_rank._learned import Path, whole
-from fairsvd.low_rank._removal import Removal, layer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.base import EditData, privileged_group
-from fairsvd.curvature import group_curvature
+from fairsvd.base import EditData
 from fairsvd.layers import chosen_weights, factorise, full_rank
-from fairsvd.low_rank import _removal
+from fairsvd.low_rank._fairlrf import (
+    Removal,
+    entries_of,
+    keep_all,
+    layer_of,
+    untouched_attributes,
+)
 from fairsvd.masks import (
     curvature_scores,
     lowest_masks,
@@ -25,7 +27,9 @@ from fairsvd.masks import (
     removed_fraction,
     share_of,
 )
-from fairsvd.objective import Constraint, Judge
+from fairsvd.objective import Constraint, make_judge
+from fairsvd.phases import MaskingPath, privileged_group
+from fairsvd.phases._path import tune_whole
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
 
@@ -46,7 +50,7 @@ def edit_data(n=200, n_groups=2, margin=0.3):
     return EditData(
         editing=rows,
         judged=rows.X,
-        judge=Judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
+        judge=make_judge(y, groups, np.zeros_like(y), 2, n_groups, CONSTRAINT),
         untouched=network()(torch.as_tensor(X, dtype=torch.float32)),
         kind="logits",
         output_layer="4",
@@ -67,16 +71,18 @@ def removal(rank=4, **options):
     defaults = {
         "module": net,
         "data": edit_data(),
-        "factors": {n: f.truncated(rank) for n, f in measured.items()},
+        "constraint": CONSTRAINT,
+        "whole": keep_all({n: f.truncated(rank) for n, f in measured.items()}, compress=False),
         "measured": measured,
         "criterion": "curvature",
         "sparsities": (0.1, 0.3),
-        "gap_weight": None,
+        "privileged_weight": None,
         "hessian": "fisher",
-        "n_steps": 1,
+        "n_rounds": 1,
         "max_memory": 2**28,
         "privileged": 1,
         "rng": np.random.default_rng(0),
+        "attributes": {},
     }
     return Removal(**{**defaults, **options})
 
@@ -173,28 +179,32 @@ def test_the_privileged_group_leads_most_in_recall_over_the_rest_pooled():
 
 
 @pytest.mark.parametrize("criterion", ["curvature", "magnitude", "random"])
-@pytest.mark.parametrize("n_steps", [1, 4])
-def test_every_removal_has_its_exact_share_in_every_layer(criterion, n_steps):
-    task = removal(criterion=criterion, n_steps=n_steps, sparsities=(0.0, 0.1, 0.29, 1.0))
-    sizes = {name: f.U.numel() + f.V.numel() for name, f in task.factors.items()}
+@pytest.mark.parametrize("n_rounds", [1, 4])
+def test_every_removal_has_its_exact_share_in_every_layer(criterion, n_rounds):
+    task = removal(criterion=criterion, n_rounds=n_rounds, sparsities=(0.0, 0.1, 0.29, 1.0))
+    sizes = {name: f.U.numel() + f.V.numel() for name, f in task.whole.factors.items()}
     found = list(task.edits())
     assert len(found) == 4 * (4 if criterion == "curvature" else 1)
     for params, edit in found:
         for name, size in sizes.items():
             gone = sum(int((~edit.masks[f"{name}/{side}"]).sum()) for side in "UV")
             assert gone == share_of(params["sparsity"], size)
-            assert torch.equal(edit.factors[name].U, task.factors[name].U * edit.masks[f"{name}/U"])
-            assert torch.equal(edit.factors[name].V, task.factors[name].V * edit.masks[f"{name}/V"])
-            assert torch.equal(edit.factors[name].S, task.factors[name].S)
+            assert torch.equal(
+                edit.factors[name].U, task.whole.factors[name].U * edit.masks[f"{name}/U"]
+            )
+            assert torch.equal(
+                edit.factors[name].V, task.whole.factors[name].V * edit.masks[f"{name}/V"]
+            )
+            assert torch.equal(edit.factors[name].S, task.whole.factors[name].S)
 
 
 def test_the_forms_of_the_score():
     def tried(**options):
-        return {(p["gap_weight"], p["protects"]) for p, _ in removal(**options).edits()}
+        return {(p["privileged_weight"], p["protects"]) for p, _ in removal(**options).edits()}
 
     both = {(t, side) for t in (1 / 3, 1.0) for side in ("privileged", "unprivileged")}
     assert tried() == both
-    assert tried(gap_weight=0.7) == {(0.7, "unprivileged")}
+    assert tried(privileged_weight=0.7) == {(0.7, "unprivileged")}
     assert tried(privileged=None) == {(0.0, "all")}
 
 
@@ -223,43 +233,53 @@ def curvature_by_hand(task, factors):
 
 
 @pytest.mark.parametrize("protects", ["unprivileged", "privileged"])
-@pytest.mark.parametrize("n_steps", [1, 3])
-def test_removal_by_curvature_equals_a_plain_loop(n_steps, protects):
-    task = removal(n_steps=n_steps, sparsities=(0.3,), data=edit_data(n_groups=3))
+@pytest.mark.parametrize("n_rounds", [1, 3])
+def test_removal_by_curvature_equals_a_plain_loop(n_rounds, protects):
+    task = removal(n_rounds=n_rounds, sparsities=(0.3,), data=edit_data(n_groups=3))
     masks = None
-    factors = task.factors
-    for round_ in range(1, n_steps + 1):
+    factors = task.whole.factors
+    for round_ in range(1, n_rounds + 1):
         # First the untouched network's, then that of what is left.
         h = curvature_by_hand(task, task.measured if round_ == 1 else factors)
         h = {(side, key): value[..., :4] for (side, key), value in h.items()}
         other = {"privileged": "unprivileged", "unprivileged": "privileged"}[protects]
         scores = {
             key: 0.5 * u.double().square() * (h[protects, key] - h[other, key] / 3)
-            for key, u in entries(factors).items()
+            for key, u in entries_of(factors).items()
         }
-        masks = lowest_masks(scores, 0.3 * round_ / n_steps, masks, layer_of)
-        factors = masked_factors(task.factors, masks).factors
-    wanted = {"gap_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
+        masks = lowest_masks(scores, 0.3 * round_ / n_rounds, masks, layer_of)
+        factors = task.whole.remove(masks).factors
+    wanted = {"privileged_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)
     assert removed_fraction(masks) > 0.25
     for key, mask in masks.items():
         assert torch.equal(edit.masks[key], mask)
 
 
-def test_rounds_score_again_with_what_is_left(monkeypatch):
+def test_rounds_score_again_with_what_is_left():
     seen = []
 
-    def spy(module, factors, *args, **kwargs):
-        seen.append(sum(int((part == 0).sum()) for f in factors.values() for part in (f[0], f[2])))
-        return group_curvature(module, factors, *args, **kwargs)
+    class Noting(Removal):
+        """Notes how many entries are zero whenever a curvature is measured."""
 
-    monkeypatch.setattr(_removal, "group_curvature", spy)
-    task = removal(n_steps=3, sparsities=(0.3,), gap_weight=1.0, rank=7)
-    ((_, in_rounds),) = task.edits()
-    sizes = [f.U.numel() + f.V.numel() for f in task.factors.values()]
+        def first_curvature(self):
+            seen.append(0)
+            return super().first_curvature()
+
+        def curvature(self, edit):
+            seen.append(sum(int((part == 0).sum()) for part in edit.entries().values()))
+            return super().curvature(edit)
+
+    def edits(n_rounds):
+        task = removal(n_rounds=n_rounds, sparsities=(0.3,), privileged_weight=1.0, rank=7)
+        ((_, edit),) = Noting(**vars(task)).edits()
+        return task, edit
+
+    task, in_rounds = edits(3)
+    sizes = [f.U.numel() + f.V.numel() for f in task.whole.factors.values()]
     assert seen == [sum(share_of(k / 10, size) for size in sizes) for k in range(3)]
     seen.clear()
-    ((_, at_once),) = removal(sparsities=(0.3,), gap_weight=1.0, rank=7).edits()
+    _, at_once = edits(1)
     assert seen == [0]
     assert any(not torch.equal(in_rounds.masks[k], at_once.masks[k]) for k in at_once.masks)
 
@@ -284,20 +304,19 @@ def test_with_nothing_removed_the_output_layer_is_tuned_too(layers):
     net = network()
     weights = chosen_weights(net, layers)
     factors = {n: factorise(weight, full_rank(weight)) for n, weight in weights.items()}
-    path = Path(
+    path = MaskingPath(
         module=net,
         data=edit_data(),
         constraint=CONSTRAINT,
-        factors=factors,
+        whole=keep_all(factors, compress=False),
         gap_weight=1.0,
         max_removed=None,
         n_steps=30,
-        compress=False,
         seed=np.random.SeedSequence(0),
         attributes={},
     )
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    *_, (step, edit) = whole(path, np.random.default_rng(0))
+    *_, (step, edit) = tune_whole(path, np.random.default_rng(0))
     state = edit.state()
     assert step == 30
     assert set(state) == set(before)

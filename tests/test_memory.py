@@ -21,8 +21,6 @@ from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.caching import Cache, Entry, open_cache
 from fairsvd.caching._cache import seal, unseal
 from fairsvd.exceptions import CacheWarning
-from fairsvd.low_rank import _edits, _learned, _removal
-from fairsvd.networks import _trained
 from helpers import (
     IGNORE_SMALL_DATA,
     binary_net,
@@ -33,8 +31,11 @@ from helpers import (
     skorch_net,
     table,
 )
+from work import NOTHING, count_work, spent
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+
+work = pytest.fixture(count_work)
 
 ROWS = table(160)
 CURVATURE = {"criterion": "curvature", "refine": None}
@@ -56,41 +57,11 @@ def outcome(editor, rows=ROWS):
     )
 
 
-@pytest.fixture
-def work(monkeypatch):
-    """Count what costs time: trainings, decompositions, curvature passes, mask trainings."""
-    counts = dict.fromkeys(("training", "svd", "curvature", "masks"), 0)
-
-    def count(where, name, what):
-        call = getattr(where, name)
-
-        def counted(*args, **kwargs):
-            counts[what] += 1
-            return call(*args, **kwargs)
-
-        monkeypatch.setattr(where, name, counted)
-
-    count(_trained, "fit_net", "training")
-    count(_trained, "train_default", "training")
-    count(_edits, "factorise", "svd")
-    count(_removal, "group_curvature", "curvature")
-    count(_learned, "mask_variables", "masks")
-    return counts
-
-
-def spent(counts, run):
-    before = dict(counts)
-    run()
-    return {name: counts[name] - before[name] for name in counts}
-
-
-NOTHING = {"training": 0, "svd": 0, "curvature": 0, "masks": 0}
-
 SETTINGS = {
     "learned": {},
     "curvature": {**CURVATURE, "sparsity": 0.2},
     "curvature, then the spectrum": {"criterion": "curvature", "sparsity": 0.2},
-    "several rounds": {**CURVATURE, "sparsity": 0.2, "n_steps": 2},
+    "several rounds": {**CURVATURE, "sparsity": 0.2, "n_rounds": 2},
     "a low rank": {**CURVATURE, "sparsity": 0.1, "rank": 0.5},
     "compressed": {"rank": 0.25, "compress": True},
 }
@@ -108,8 +79,9 @@ def test_a_fit_that_differs_in_sparsity_computes_nothing_again(tmp_path, work):
     def run(**settings):
         return spent(work, lambda: fit(memory=tmp_path, **{**CURVATURE, **settings}))
 
-    assert run(sparsity=0.1) == {"training": 1, "svd": 2, "curvature": 1, "masks": 0}
-    for change in ({"sparsity": 0.3}, {"sparsity": None}, {"gap_weight": 0.5}, {"rank": 0.5}):
+    assert run(sparsity=0.1) == {**NOTHING, "training": 1, "svd": 2, "curvature": 1}
+    changes = ({"sparsity": 0.3}, {"sparsity": None}, {"rank": 0.5})
+    for change in (*changes, {"gap_weight": 0.5}, {"privileged_weight": 0.5}):
         assert run(**{"sparsity": 0.1, **change}) == NOTHING
     assert run(sparsity=0.1, hessian="ggn") == {**NOTHING, "curvature": 1}
     assert run(sparsity=0.1, layers="all") == {**NOTHING, "svd": 3, "curvature": 1}

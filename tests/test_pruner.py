@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fairsvd.masking._prune_phases import PruningPath, scaled, whole
-from fairsvd.masking._prune_units import unit_biases, unit_effects
-from fairsvd.masking._pruned import untouched_attributes, weights_of
-from fairsvd.masking._pruning import Pruning
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
-from fairsvd.curvature import group_weight_curvature
-from fairsvd.masking import _pruning
+from fairsvd.masking._pruner import Pruning, keep_all
+from fairsvd.masking._units import unit_biases, unit_effects
 from fairsvd.masks import lowest_masks, removed_fraction, share_of
-from fairsvd.objective import Constraint, Judge, shift_logits, soft_gap
+from fairsvd.objective import Constraint, make_judge, shift_logits, soft_gap
+from fairsvd.phases import MaskingPath
+from fairsvd.phases._path import tune_rest, tune_whole
 from helpers import convolutions, fingerprint, mlp
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
@@ -48,7 +46,7 @@ def edit_data(net=None, n=120, n_classes=2, n_groups=2, margin=0.3, shape=(6,), 
     data = EditData(
         editing=rows,
         judged=rows.X,
-        judge=Judge(y, groups, np.zeros_like(y), n_classes, n_groups, constraint),
+        judge=make_judge(y, groups, np.zeros_like(y), n_classes, n_groups, constraint),
         untouched=torch.zeros(n, n_classes),
         kind=kind,
         output_layer="4",
@@ -72,20 +70,23 @@ def smooth(n_outputs=2):
 
 def pruning(net=None, data=None, **options):
     net = smooth() if net is None else net.requires_grad_(False)
+    layers = options.get("layers", ["0", "2"])
     defaults = {
         "module": net,
+        "whole": keep_all(net, layers, units=options.get("criterion") == "unit"),
         "data": edit_data(net) if data is None else data,
         "constraint": CONSTRAINT,
-        "layers": ["0", "2"],
+        "layers": layers,
         "criterion": "curvature",
         "ranking": "layer",
         "sparsities": (0.1, 0.3),
-        "gap_weight": None,
+        "privileged_weight": None,
         "hessian": "fisher",
-        "n_steps": 1,
+        "n_rounds": 1,
         "max_memory": 2**28,
         "privileged": 1,
         "rng": np.random.default_rng(0),
+        "attributes": {},
     }
     return Pruning(**{**defaults, **options})
 
@@ -108,14 +109,16 @@ def curvature_by_hand(task, weights):
 
 @pytest.mark.parametrize("ranking", ["layer", "global"])
 @pytest.mark.parametrize(
-    ("n_steps", "protects"), [(1, "unprivileged"), (2, "unprivileged"), (1, "privileged")]
+    ("n_rounds", "protects"), [(1, "unprivileged"), (2, "unprivileged"), (1, "privileged")]
 )
-def test_removal_by_curvature_equals_a_plain_loop(n_steps, ranking, protects):
-    task = pruning(n_steps=n_steps, sparsities=(0.3,), ranking=ranking, data=edit_data(n_groups=3))
-    start = {name: w.double() for name, w in weights_of(task.module, task.layers).items()}
+def test_removal_by_curvature_equals_a_plain_loop(n_rounds, ranking, protects):
+    task = pruning(
+        n_rounds=n_rounds, sparsities=(0.3,), ranking=ranking, data=edit_data(n_groups=3)
+    )
+    start = {name: w.double() for name, w in task.whole.originals.items()}
     weights, gone = start, {name: torch.zeros_like(w).bool() for name, w in start.items()}
     other = {"privileged": "unprivileged", "unprivileged": "privileged"}[protects]
-    for round_ in range(1, n_steps + 1):
+    for round_ in range(1, n_rounds + 1):
         h = curvature_by_hand(task, weights)
         scores = {
             name: 0.5 * w.square() * (h[protects, name] - h[other, name] / 3)
@@ -124,7 +127,7 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, ranking, protects):
         blocks = [[name] for name in start] if ranking == "layer" else [list(start)]
         for names in blocks:
             flat = torch.cat([scores[n].masked_fill(gone[n], -torch.inf).flatten() for n in names])
-            count = int(len(flat) * 0.3 * round_ / n_steps + 1e-6)
+            count = int(len(flat) * 0.3 * round_ / n_rounds + 1e-6)
             lowest = torch.zeros(len(flat), dtype=torch.bool)
             lowest[flat.argsort(stable=True)[:count]] = True
             for name, part in zip(
@@ -132,47 +135,53 @@ def test_removal_by_curvature_equals_a_plain_loop(n_steps, ranking, protects):
             ):
                 gone[name] = part.reshape(start[name].shape)
         weights = {name: w.masked_fill(gone[name], 0.0) for name, w in start.items()}
-    wanted = {"gap_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
+    wanted = {"privileged_weight": 1 / 3, "protects": protects, "sparsity": 0.3}
     edit = next(edit for params, edit in task.edits() if params == wanted)
     assert removed_fraction(edit.masks) > 0.28
     for name, mask in edit.masks.items():
         assert torch.equal(~mask, gone[name])
-        assert torch.equal(edit.weights[name], weights[name].float())
+        assert torch.equal(edit.weights()[name], weights[name].float())
 
 
 def test_rankings_and_rounds_differ():
     def masks(**options):
-        return next(pruning(sparsities=(0.3,), gap_weight=1.0, **options).edits())[1].masks
+        return next(pruning(sparsities=(0.3,), privileged_weight=1.0, **options).edits())[1].masks
 
-    one, both, rounds = masks(), masks(ranking="global"), masks(n_steps=3)
+    one, both, rounds = masks(), masks(ranking="global"), masks(n_rounds=3)
     assert any(not torch.equal(one[name], both[name]) for name in one)
     assert any(not torch.equal(one[name], rounds[name]) for name in one)
 
 
-def test_rounds_score_again_with_what_is_left(monkeypatch):
+def test_rounds_score_again_with_what_is_left():
     seen = []
 
-    def spy(module, layers, *args, **kwargs):
-        seen.append(sum(int((w == 0).sum()) for w in weights_of(module, layers).values()))
-        return group_weight_curvature(module, layers, *args, **kwargs)
+    class Noting(Pruning):
+        """Notes how many weights are zero whenever a curvature is measured."""
 
-    monkeypatch.setattr(_pruning, "group_weight_curvature", spy)
-    task = pruning(n_steps=3, sparsities=(0.3,), gap_weight=1.0)
+        def first_curvature(self):
+            seen.append(0)
+            return super().first_curvature()
+
+        def curvature(self, edit):
+            seen.append(sum(int((w == 0).sum()) for w in edit.weights().values()))
+            return super().curvature(edit)
+
+    task = pruning(n_rounds=3, sparsities=(0.3,), privileged_weight=1.0)
     before = fingerprint(task.module)
-    assert len(list(task.edits())) == 1
+    assert len(list(Noting(**vars(task)).edits())) == 1
     assert seen == [sum(share_of(k / 10, size) for size in (48, 64)) for k in range(3)]
     assert fingerprint(task.module) == before
 
 
 @pytest.mark.parametrize("criterion", ["curvature", "magnitude", "random", "unit"])
 @pytest.mark.parametrize("ranking", ["layer", "global"])
-@pytest.mark.parametrize("n_steps", [1, 3])
-def test_every_removal_has_its_exact_share(criterion, ranking, n_steps):
+@pytest.mark.parametrize("n_rounds", [1, 3])
+def test_every_removal_has_its_exact_share(criterion, ranking, n_rounds):
     shares = (0.0, 0.1, 0.29, 1.0)
-    task = pruning(criterion=criterion, ranking=ranking, n_steps=n_steps, sparsities=shares)
+    task = pruning(criterion=criterion, ranking=ranking, n_rounds=n_rounds, sparsities=shares)
     found = list(task.edits())
     assert len(found) == 4 * (4 if criterion == "curvature" else 1)
-    weights, before = weights_of(task.module, task.layers), task.module.state_dict()
+    weights, before = task.whole.originals, task.module.state_dict()
     for params, edit in found:
         kept = {n: m.all(dim=1) if criterion == "unit" else m for n, m in edit.masks.items()}
         gone = {name: int((~mask).sum()) for name, mask in kept.items()}
@@ -216,11 +225,11 @@ def test_larger_shares_remove_more_of_the_same(seed, one, other, ranking):
 
 def test_the_forms_of_the_score():
     def tried(**options):
-        return {(p["gap_weight"], p["protects"]) for p, _ in pruning(**options).edits()}
+        return {(p["privileged_weight"], p["protects"]) for p, _ in pruning(**options).edits()}
 
     both = {(t, side) for t in (1 / 3, 1.0) for side in ("privileged", "unprivileged")}
     assert tried() == both
-    assert tried(gap_weight=0.7) == {(0.7, "unprivileged")}
+    assert tried(privileged_weight=0.7) == {(0.7, "unprivileged")}
     assert tried(privileged=None) == {(0.0, "all")}
 
 
@@ -258,8 +267,7 @@ def test_unit_scores_are_the_slope_of_the_gap_as_a_unit_fades(name):
     constraint = CONSTRAINT if data.n_classes == 2 else SEVERAL
     layers = ["only"] if name == "one logit" else ["0", "2"]
     task = pruning(net, data, constraint=constraint, layers=layers, criterion="unit")
-    edit = task.nothing()
-    found = unit_effects(net, data, constraint, edit, unit_biases(net, layers))
+    found = unit_effects(task, task.whole.state(), unit_biases(net, layers))
     double, step = make().requires_grad_(False), 1e-6
     state = {key: value.double() for key, value in net.state_dict().items()}
     seen = 0.0
@@ -308,7 +316,7 @@ def test_unit_scores_of_attention_are_slopes_of_the_gap(packed):
     ]
     task = pruning(net, data, layers=layers, criterion="unit")
     biases = unit_biases(net, layers)
-    found = unit_effects(net, data, CONSTRAINT, task.nothing(), biases)
+    found = unit_effects(task, task.whole.state(), biases)
     double, step = Attention(packed).eval(), 1e-6
     state = {key: value.double() for key, value in net.state_dict().items()}
     seen = 0.0
@@ -331,12 +339,12 @@ def test_unit_scores_of_attention_are_slopes_of_the_gap(packed):
 
 
 def test_units_are_scored_again_with_what_is_left():
-    task = pruning(criterion="unit", n_steps=2, sparsities=(0.5,))
+    task = pruning(criterion="unit", n_rounds=2, sparsities=(0.5,))
     biases = unit_biases(task.module, task.layers)
     masks = None
     for round_ in (1, 2):
-        edit = task.nothing() if masks is None else task.masked(masks)
-        scores = unit_effects(task.module, task.data, CONSTRAINT, edit, biases)
+        edit = task.whole if masks is None else task.whole.remove(masks)
+        scores = unit_effects(task, edit.state(), biases)
         masks = lowest_masks(scores, round_ / 4, masks)
         # What has gone already has nothing left to lose.
         if round_ == 2:
@@ -378,11 +386,11 @@ def test_a_share_of_zero_leaves_the_untouched_network_to_itself():
 
 def path_for(task, **options):
     defaults = {"gap_weight": 1.0, "max_removed": None, "n_steps": 20, "attributes": {}}
-    return PruningPath(
+    return MaskingPath(
         module=task.module,
         data=task.data,
         constraint=CONSTRAINT,
-        layers=tuple(task.layers),
+        whole=task.whole,
         seed=np.random.SeedSequence(0),
         **{**defaults, **options},
     )
@@ -393,7 +401,7 @@ def test_factors_and_biases_are_tuned_and_what_is_gone_stays_gone(criterion):
     task = pruning(criterion=criterion, sparsities=(0.3,))
     before = fingerprint(task.module)
     ((_, start),) = task.edits()
-    *_, (_, edit) = scaled(path_for(task), start, np.random.default_rng(0))
+    *_, (_, edit) = tune_rest(path_for(task), start, np.random.default_rng(0))
     state, own = edit.state(), task.module.state_dict()
     assert set(state) == {"0.weight", "2.weight", "0.bias", "2.bias", "4.bias"}
     for name, mask in start.masks.items():
@@ -412,7 +420,7 @@ def test_factors_and_biases_are_tuned_and_what_is_gone_stays_gone(criterion):
 
 def test_with_nothing_removed_the_output_layer_is_tuned_too():
     task = pruning()
-    *_, (_, edit) = whole(path_for(task), np.random.default_rng(0))
+    *_, (_, edit) = tune_whole(path_for(task), np.random.default_rng(0))
     state, own = edit.state(), task.module.state_dict()
     assert set(state) == set(own)
     assert all(bool(mask.all()) for mask in edit.masks.values())
@@ -424,8 +432,8 @@ def test_with_nothing_removed_the_output_layer_is_tuned_too():
 
 
 def test_attributes_of_an_editor_that_edited_nothing():
-    weights = {"0.weight": torch.zeros(6, 2, 3, 3), "1.weight": torch.zeros(7, 5)}
-    attributes = untouched_attributes(weights)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Linear(5, 7))
+    attributes = keep_all(net, ["0", "1"], units=False).attributes()
     assert attributes["removed_fraction_"] == 0
     shapes = {name: mask.shape for name, mask in attributes["masks_"].items()}
     assert shapes == {"0.weight": (6, 2, 3, 3), "1.weight": (7, 5)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,28 +12,23 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
+from configurations import DATA, check_copies, check_transform, network_for
+from fairsvd import FairPruner
 from fairsvd.datasets import make_biased_classification
 from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning, NetworkError
-from fairsvd.masking import _prune_phases, _pruning
-from fairsvd.masking._pruner import FairPruner
-from fairsvd.networks import _trained
 from helpers import (
     IGNORE_SMALL_DATA,
     Rows,
     binary_net,
     fingerprint,
     global_state,
+    last_wins,
     mlp,
     quick,
     table,
     trained,
 )
-from test_configurations import (
-    DATA,
-    check_copies,
-    check_transform,
-    network_for,
-)
+from work import count_work
 
 pytestmark = [
     # Many short fits: together they take long.
@@ -43,25 +37,22 @@ pytestmark = [
 ]
 
 
-class LastPruned(FairPruner):
-    """The same editor, except that the last edit is chosen whatever it does."""
+class LastPruned(last_wins(FairPruner)):
+    """Chooses its last edit, and looks after every edit whether the module is as it was."""
 
     def _edit(self, task, rng):
-        before = fingerprint(module)
-        for number, candidate in enumerate(super()._edit(task, rng)):
-            if candidate.state:
-                verdict = data.judge(data.logits(module, candidate.state))
-                won = replace(verdict, feasible=True, value=1e6 + number)
-                candidate = replace(candidate, verdict=won)
-            yield candidate
-        assert fingerprint(module) == before
+        before = fingerprint(task.module)
+        yield from super()._edit(task, rng)
+        assert fingerprint(task.module) == before
 
+
+work = pytest.fixture(count_work)
 
 CONFIGURATIONS = {
     "learned": {"max_steps": 30},
     "learned, capped": {"sparsity": 0.05, "max_steps": 30},
     "learned, masks only": {"refine": None, "max_steps": 30},
-    "learned, three trade-offs": {"gap_weight": None},
+    "learned, three weights": {"gap_weight": None},
     "factors only": {"sparsity": 0},
     "curvature": {"criterion": "curvature"},
     "curvature, FairPrune's": {
@@ -69,15 +60,15 @@ CONFIGURATIONS = {
         "ranking": "global",
         "refine": None,
         "sparsity": 0.35,
-        "gap_weight": 1 / 3,
-        "n_steps": 2,
+        "privileged_weight": 1 / 3,
+        "n_rounds": 2,
     },
     "curvature, ggn": {"criterion": "curvature", "hessian": "ggn", "sparsity": 0.1},
     "unit": {"criterion": "unit", "sparsity": 0.3},
     "unit, searched": {"criterion": "unit", "refine": None},
     "unit, rounds, global": {
         "criterion": "unit",
-        "n_steps": 3,
+        "n_rounds": 3,
         "ranking": "global",
         "sparsity": 0.4,
         "refine": None,
@@ -292,24 +283,6 @@ def test_equal_seeds_give_equal_bits_whatever_n_jobs():
     assert global_state() == before
 
 
-@pytest.fixture
-def work(monkeypatch):
-    """Count what costs time: trainings, curvature passes, unit passes, mask trainings."""
-    counts = dict.fromkeys(
-        ("train_default", "group_weight_curvature", "unit_effects", "mask_variables"), 0
-    )
-    places = (_trained, _pruning, _pruning, _prune_phases)
-    for where, name in zip(places, counts, strict=True):
-        call = getattr(where, name)
-
-        def counted(*args, _call=call, _name=name, **kwargs):
-            counts[_name] += 1
-            return _call(*args, **kwargs)
-
-        monkeypatch.setattr(where, name, counted)
-    return counts
-
-
 @pytest.mark.parametrize("criterion", ["learned", "curvature", "unit"])
 def test_with_memory_a_later_fit_computes_nothing_anew(tmp_path, work, criterion):
     rows = table()
@@ -376,7 +349,15 @@ def test_planted_units_go_first():
 def test_planted_weights_are_found_far_more_often_than_by_chance(criterion, ranking):
     network, rows, carry = planted()
     settings = {"criterion": criterion, "ranking": ranking, "sparsity": 0.02, "refine": None}
-    editor = fit(network, rows, FairPruner, gap_weight=None, max_steps=100, **settings)
+    editor = fit(
+        network,
+        rows,
+        FairPruner,
+        gap_weight=None,
+        privileged_weight=None,
+        max_steps=100,
+        **settings,
+    )
     found, chance = hit_rate(editor, carry)
     assert found > 20 * chance
     gaps = editor.report_.gaps.loc["equalized_odds"]

@@ -20,15 +20,26 @@ from fairsvd import (
     fairness_scorer,
 )
 from fairsvd.datasets import make_biased_classification
-from fairsvd.low_rank import _edits, _learned, _removal
-from fairsvd.networks import _trained
-from helpers import IGNORE_SMALL_DATA, Rows, convolutions, fingerprint, images, mlp, table, trained
+from helpers import (
+    IGNORE_SMALL_DATA,
+    Rows,
+    convolutions,
+    fingerprint,
+    images,
+    last_wins,
+    mlp,
+    table,
+    trained,
+)
+from work import count_work
 
 pytestmark = [
     # Many short fits: together they take long.
     pytest.mark.slow,
     *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
 ]
+
+work = pytest.fixture(count_work)
 
 ROWS = table(200)
 CURVATURE = {"criterion": "curvature", "refine": None}
@@ -79,10 +90,12 @@ def test_by_curvature_it_finds_what_grid_search_finds(seed):
     assert_same_search(search(rows, **settings), grid_search(rows, **settings), rows)
 
 
-def test_the_same_with_tradeoffs_in_the_grid_and_a_spectrum():
+def test_the_same_with_both_weights_in_the_grid_and_a_spectrum():
     settings = {"criterion": "curvature", "tolerance": 0.2}
-    found = search(gap_weights=[0.5, 1.0], sparsities=[0.1, 0.3], **settings)
-    grid = {"rank": [0.5, 1.0], "sparsity": [0.1, 0.3], "gap_weight": [0.5, 1.0]}
+    weights = {"gap_weights": [0.5, 1.0], "privileged_weights": [0.5, 2.0]}
+    found = search(sparsities=[0.1, 0.3], **weights, **settings)
+    grid = {"rank": [0.5, 1.0], "sparsity": [0.1, 0.3]}
+    grid |= {"gap_weight": [0.5, 1.0], "privileged_weight": [0.5, 2.0]}
     assert_same_search(found, grid_search(grid=grid, limit=0.2, **settings))
 
 
@@ -105,58 +118,31 @@ def test_the_same_on_other_data(kind):
     )
 
 
-@pytest.fixture
-def work(monkeypatch):
-    """Count trainings, decompositions, curvature passes and mask trainings."""
-    counts = dict.fromkeys(("train_default", "factorise", "group_curvature", "mask_variables"), 0)
-    places = (_trained, _edits, _removal, _learned)
-    for where, name in zip(places, counts, strict=True):
-        call = getattr(where, name)
-
-        def counted(*args, _call=call, _name=name, **kwargs):
-            counts[_name] += 1
-            return _call(*args, **kwargs)
-
-        monkeypatch.setattr(where, name, counted)
-    return counts
-
-
 def test_one_training_one_decomposition_and_one_curvature_a_fold(work):
-    search(**CURVATURE, gap_weights=[0.3, 1.0])
+    search(**CURVATURE, privileged_weights=[0.3, 1.0])
     # Three folds and the final fit, of two hidden layers each.
-    assert work["train_default"] == 4
-    assert work["factorise"] == 8
-    assert work["group_curvature"] in (3, 4)  # the last one only if something is removed
-    assert work["mask_variables"] == 0
+    assert work["training"] == 4
+    assert work["svd"] == 8
+    assert work["curvature"] in (3, 4)  # the last one only if something is removed
+    assert work["masks"] == 0
 
 
-def test_one_training_of_masks_for_each_rank_and_tradeoff(work):
+def test_one_training_of_masks_for_each_rank_and_weight_of_the_gap(work):
     search(gap_weights=[0.3, 1.0], sparsities=[0.05, 0.1, 0.3])
-    assert work["mask_variables"] == 3 * 2 * 2 + 1
+    assert work["masks"] == 3 * 2 * 2 + 1
+
+
+class LastMasks(last_wins(FairLRFTransformer)):
+    """Chooses its last edit, so that it shows its masks."""
 
 
 def test_removal_by_curvature_is_nested():
-    found = search(**CURVATURE, ranks=[1.0], sparsities=[0.05, 0.2, 0.5], gap_weights=[1.0])
-    data = []
+    network, found = trained(mlp(), ROWS), []
     for sparsity in (0.05, 0.2, 0.5):
-        settings = {**QUICK, **CURVATURE, "gap_weight": 1.0, "sparsity": sparsity}
-        editor = FairLRFTransformer(found.module_, **settings)
-
-        def masks(editor=editor):
-            seen = []
-            edit = editor._edit
-
-            def spy(*args):
-                for candidate in edit(*args):
-                    seen.append(candidate)
-                    yield candidate
-
-            editor._edit = spy
-            editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
-            return seen[-1].attributes["masks_"]
-
-        data.append(masks())
-    for few, many in pairwise(data):
+        settings = {**QUICK, **CURVATURE, "privileged_weight": 1.0, "sparsity": sparsity}
+        editor = LastMasks(network, **settings)
+        found.append(editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group).masks_)
+    for few, many in pairwise(found):
         for layer in few:
             for side in "UV":
                 assert not (~few[layer][side] & many[layer][side]).any()
@@ -243,6 +229,9 @@ def test_rows_without_a_group_are_in_no_fold():
         ({"ranks": []}, "ranks is empty"),
         ({"sparsities": []}, "sparsities is empty"),
         ({"gap_weights": []}, "gap_weights is empty"),
+        ({"privileged_weights": []}, "privileged_weights is empty"),
+        ({"privileged_weights": [-0.1]}, "privileged_weight"),
+        ({"gap_weights": [-0.1]}, "gap_weight"),
         ({"ranks": [2.5]}, "rank"),
         ({"sparsities": [-1]}, "sparsity"),
         ({"cv": 1}, "n_splits"),
@@ -294,7 +283,7 @@ def test_it_finds_a_removal_that_helps():
 CHECKED = FairLRFTransformerCV(
     ranks=[1.0],
     sparsities=[0.0, 0.2],
-    gap_weights=[1.0],
+    privileged_weights=[1.0],
     cv=2,
     criterion="curvature",
     refine=None,
