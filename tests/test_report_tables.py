@@ -235,6 +235,9 @@ def test_the_positive_class_is_the_constraints():
     for g in range(3):
         expected = true_positive_rate(y[groups == g] == 0, predicted[groups == g] == 0)
         assert frame["tpr", "after"].iloc[g] == pytest.approx(expected)
+    found = make_report(UNEQUAL, FAIR, constraint=constraint).gap_frame().loc["equal_opportunity"]
+    assert found["before"] == pytest.approx(0.1)  # .85 and .75 of class 0
+    assert found["after"] == 0
 
 
 def test_reading_the_report_of_an_empty_cell_raises_no_warning():

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairsvd.objective import GAPS, count_table, gap, gap_interval, noise_floor
+from fairsvd.objective import (
+    GAPS,
+    count_table,
+    gap,
+    gap_interval,
+    noise_floor,
+    resampled_counts,
+)
 
 # Rows in [group, true, predicted]: a gap of 0.3 in the TPR and 0.15 in the FPR.
 BIASED = np.array([[[600, 150], [100, 400]], [[630, 70], [150, 150]]])
@@ -103,6 +110,48 @@ def test_the_floor_of_two_groups_is_known_in_closed_form():
     floor = noise_floor(counts, "equal_opportunity", 1, np.random.default_rng(0), n_draws=20_000)
     assert floor == pytest.approx(wanted, rel=0.03)
     assert wanted == pytest.approx(0.0129, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("accuracy_parity", 0.93), ("equal_opportunity", 0.92), ("demographic_parity", 0.5 * 1.02)],
+)
+def test_the_rate_that_all_groups_share_is_that_of_all_rows_together(name, rate):
+    """A large group with rates of .95 and a small one with .55: not .75, the mean of both."""
+    counts = np.array([[[4750, 250], [250, 4750]], [[138, 112], [112, 138]]])
+    # By hand, of the rows that the rate is taken on; both labels are equally frequent.
+    hits, n = {
+        "accuracy_parity": ([9500, 276], [10_000, 500]),
+        "equal_opportunity": ([4750, 138], [5000, 250]),
+        "demographic_parity": ([5000, 250], [10_000, 500]),
+    }[name]
+    p, n = sum(hits) / sum(n), np.array(n)
+    assert p == pytest.approx(rate, abs=0.012)
+    wanted = np.sqrt(2 / np.pi * p * (1 - p) * (1 / n).sum())
+    floor = noise_floor(counts, name, 1, np.random.default_rng(0), n_draws=20_000)
+    assert floor == pytest.approx(wanted, rel=0.03)
+
+
+def test_the_defaults_are_95_percent_and_a_thousand_draws():
+    def both(**options):
+        rng = np.random.default_rng(3)
+        interval = gap_interval(BIASED, "equalized_odds", 1, rng, **options)
+        options.pop("level", None)
+        return *interval, noise_floor(BIASED, "equalized_odds", 1, rng, **options)
+
+    assert both() == both(level=0.95, n_draws=1000)
+    gaps = gap(resampled_counts(BIASED, np.random.default_rng(3)), "equalized_odds", 1)
+    assert gaps.shape == (1000,)
+    assert both()[:2] == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
+
+
+def test_resampled_tables_hold_as_many_rows_and_the_cells_own_shares():
+    drawn = resampled_counts(BIASED, np.random.default_rng(0), 4000)
+    assert drawn.shape == (4000, 2, 2, 2)
+    assert (drawn.sum(axis=(1, 2, 3)) == BIASED.sum()).all()
+    share = BIASED / BIASED.sum()
+    error = np.sqrt(BIASED.sum() * share * (1 - share) / 4000)
+    assert (np.abs(drawn.mean(axis=0) - BIASED) < 5 * error).all()
 
 
 def test_the_floor_shrinks_with_the_root_of_the_rows():
