@@ -164,3 +164,17 @@ def test_a_callable_utility_is_given_labels_then_predictions():
 
     judge, logits = judged([1, 1, 1, -1], [1, 0, 0, 1], [0, 1, 0, 1], utility=found, threshold=0.5)
     assert judge.for_utility(logits).utility == 0.5
+
+
+def test_a_callable_utility_is_asked_at_every_hundredth_of_the_margins():
+    """Of 101 margins each is a quantile: the one that leaves 37 rows above it is found."""
+    asked = []
+
+    def wants_37(y_true, y_pred):
+        asked.append(int(y_pred.sum()))
+        return float(y_pred.sum() == 37)
+
+    judge, logits = judged(np.arange(101) / 10, np.arange(101) % 2, [0] * 101, utility=wants_37)
+    verdict = judge.for_utility(logits)
+    assert (verdict.margin, verdict.utility) == (pytest.approx(6.3), 1.0)
+    assert len(asked) == 101
