@@ -113,6 +113,19 @@ def test_judged_apart_from_a_twentieth_of_over_fitting_on(right, apart):
     assert verdict.utility == pytest.approx(0.8 if apart else mixed)
 
 
+def test_exactly_a_twentieth_is_not_yet_over_fitted():
+    """Wrong on every validation row and right on 5 of 100 editing rows: judged together."""
+    y = np.repeat([0, 1, 0, 1], [20, 20, 100, 100])
+    parts = np.repeat([0, 1], [40, 200])
+    right = (parts == 1) & (np.arange(240) % 20 == 0)
+    margins = np.where(right, 2.0 * y - 1, 1 - 2.0 * y)
+    doubled = [np.tile(each, 2) for each in (margins, y, parts)]
+    judge, logits = judged(*doubled[:2], np.repeat([0, 1], 240), doubled[2], threshold=0.5)
+    assert judge.can_tell
+    assert judge.excess(logits.numpy(), 0.0) == 0.05
+    assert judge(logits).utility == 5 / 120
+
+
 @pytest.mark.parametrize(
     "utility",
     [
