@@ -153,14 +153,31 @@ def test_over_fitting_is_measured_as_the_utility_weighs_rows(utility):
 
 
 def test_the_floor_is_set_on_the_rows_that_utility_is_taken_on():
-    """Apart: validation rows alone, three of four right; together: five of eight."""
-    y = np.array([0, 0, 1, 1] * 2)
-    right = np.array([1, 1, 1, 0, 1, 1, 0, 0], dtype=bool)
+    """Apart: validation rows alone, three of four right; together: seven of eight."""
+    y = np.array([0, 0, 1, 1, 0, 0, 0, 1])
+    right = np.array([1, 1, 1, 0, 1, 1, 1, 1], dtype=bool)
     parts = np.repeat([0, 1], 4)
-    judge, logits = judged(np.where(right, 2 * y - 1, 1 - 2 * y), y, [0] * 8, parts, n_groups=1)
-    judge = replace(judge, constraint=replace(CONSTRAINT, threshold=0.5))
-    assert judge.against(logits).floor == pytest.approx((0.5 + 0.625) / 2)
-    assert replace(judge, separate=True).against(logits).floor == pytest.approx((0.5 + 0.75) / 2)
+    margins = np.where(right, 2 * y - 1, 1 - 2 * y)
+    judge, logits = judged(margins, y, [0] * 8, parts, n_groups=1, utility="accuracy")
+    judge = replace(judge, constraint=replace(judge.constraint, threshold=0.5))
+    # One class for everybody is right for five of eight, and for two of four.
+    assert judge.against(logits).floor == (5 / 8 + 7 / 8) / 2
+    assert replace(judge, separate=True).against(logits).floor == (2 / 4 + 3 / 4) / 2
+
+
+def test_below_the_floor_the_best_threshold_is_kept_and_counts_for_nothing():
+    assert JUDGE(curves((0.25, 0.0), (0.5, 0.0), (0.375, 0.0))) == Verdict(
+        2.0, 0.5, 0.0, False, -np.inf
+    )
+
+
+def test_one_group_alone_is_never_judged_apart():
+    """Wrong on every validation row, right on every editing row."""
+    y, parts = np.tile([0, 1], 60), np.repeat([0, 1], 60)
+    margins = np.where(parts == 1, 2.0 * y - 1, 1 - 2.0 * y)
+    judge, logits = judged(margins, y, [0] * 120, parts, n_groups=1, threshold=0.5)
+    assert not judge.comparable
+    assert (judge(logits).utility, judge(logits).gap) == (0.5, 0)
 
 
 def test_far_margins_are_told_apart():
