@@ -113,23 +113,36 @@ def test_the_floor_of_two_groups_is_known_in_closed_form():
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"),
-    [("accuracy_parity", 0.93), ("equal_opportunity", 0.92), ("demographic_parity", 0.5 * 1.02)],
+    ("name", "hits", "n"),
+    [
+        ("accuracy_parity", [9200, 50], [10_000, 500]),
+        ("equal_opportunity", [4700, 50], [5000, 250]),
+        # Those selected, who are neither as many as the positive rows nor as those that are right.
+        ("demographic_parity", [5200, 250], [10_000, 500]),
+        ("demographic_parity", [9800, 100], [10_000, 500]),
+    ],
 )
-def test_the_rate_that_all_groups_share_is_that_of_all_rows_together(name, rate):
-    """A large group with rates of .95 and a small one with .55: not .75, the mean of both."""
-    counts = np.array([[[4750, 250], [250, 4750]], [[138, 112], [112, 138]]])
-    # By hand, of the rows that the rate is taken on; both labels are equally frequent.
-    hits, n = {
-        "accuracy_parity": ([9500, 276], [10_000, 500]),
-        "equal_opportunity": ([4750, 138], [5000, 250]),
-        "demographic_parity": ([5000, 250], [10_000, 500]),
-    }[name]
+def test_the_rate_that_all_groups_share_is_that_of_all_rows_together(name, hits, n):
+    """A large group and a small one whose rates differ: not the mean of both rates."""
+    table = [[[4500, 500], [300, 4700]], [[0, 250], [200, 50]]]
+    if hits == [9800, 100]:
+        table = [[[100, 4900], [100, 4900]], [[200, 50], [200, 50]]]
+    elif name == "demographic_parity":
+        table[1] = [[125, 125], [125, 125]]
     p, n = sum(hits) / sum(n), np.array(n)
-    assert p == pytest.approx(rate, abs=0.012)
     wanted = np.sqrt(2 / np.pi * p * (1 - p) * (1 / n).sum())
-    floor = noise_floor(counts, name, 1, np.random.default_rng(0), n_draws=20_000)
+    floor = noise_floor(np.array(table), name, 1, np.random.default_rng(0), n_draws=20_000)
     assert floor == pytest.approx(wanted, rel=0.03)
+
+
+def test_draws_without_the_rows_of_a_gap_are_left_out():
+    """A group has one positive row, which more than a third of the draws miss."""
+    counts = BIASED.copy()
+    counts[1, 1] = [0, 1]
+    drawn = gap(resampled_counts(counts, np.random.default_rng(4), 1000), "equal_opportunity", 1)
+    assert 0.3 < np.isnan(drawn).mean() < 0.45
+    found = gap_interval(counts, "equal_opportunity", 1, np.random.default_rng(4))
+    assert found == pytest.approx(np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975]))
 
 
 def test_the_defaults_are_95_percent_and_a_thousand_draws():
