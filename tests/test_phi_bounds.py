@@ -76,3 +76,16 @@ def test_a_resample_without_the_rows_of_the_gap_counts_0():
     drawn = [0 in np.random.default_rng(seed).integers(20, size=20) for seed in seeds]
     assert 0 < sum(drawn) < 20
     assert judge(logits).value == pytest.approx(sum(drawn) / 20)  # each time 1, or 0
+
+
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_a_row_on_the_threshold_is_negative_and_one_above_it_positive(threshold):
+    """As it is predicted afterwards; of the grid 0, 1/2 and 1 the middle is the margin 0."""
+    y, group = np.array([0, 1] * 4), np.repeat([0, 1], 4)
+    phi = PhiObjective(epsilon=0.5, n_bootstrap=0, n_thresholds=3)
+    judge = make_judge(y, group, np.zeros(8, dtype=np.int64), 2, 2, asked(phi, threshold=threshold))
+    margins = np.where(y == 1, 1e-9, 0.0)
+    verdict = judge(torch.tensor(np.stack([np.zeros(8), margins], axis=1)))
+    assert (verdict.margin, verdict.value) == (0.0, 1.0)
+    nobody = judge(torch.zeros((8, 2), dtype=torch.float64))
+    assert nobody.value == 0.5
