@@ -58,6 +58,7 @@ def test_every_container_of_strings(values):
         (torch.tensor([[3.0], [1.0], [1.0], [3.0]], requires_grad=True), (1.0, 3.0)),
         (pd.Series([3, 1, 1, 3], dtype="Int64"), (1, 3)),
         (["b", 1, 1, "b"], (1, "b")),
+        (["0", 5, 5, "0"], (5, "0")),  # by type first, then by text
     ],
 )
 def test_every_type_of_label(values, labels):
@@ -124,6 +125,29 @@ def test_missing_numbers_and_missing_in_one_of_two_columns():
     own = encode_groups(values, 3, missing="own_group")
     assert [own.labels[c] for c in own.codes] == [(0.0, "a"), ("missing", "b"), (1.0, "missing")]
     assert encode_groups([1.0, np.nan, 1.0], 3, missing="own_group").labels == (1.0, "missing")
+
+
+def test_a_group_that_is_called_missing_takes_the_missing_rows_in():
+    groups = encode_groups(["missing", None, "a", "z"], 4, missing="own_group")
+    assert groups.labels == ("a", "missing", "z")
+    assert groups.codes.tolist() == [1, 1, 0, 2]
+    assert groups.counts().tolist() == [1, 2, 1]
+    columns = [["missing", 1], [None, 1], ["a", None], ["a", 1]]
+    both = encode_groups(columns, 4, missing="own_group")
+    assert both.labels == (("a", 1), ("a", "missing"), ("missing", 1))
+    assert both.codes.tolist() == [2, 2, 1, 0]
+
+
+def test_missing_in_some_column_is_refused_and_counted_by_column():
+    values = pd.DataFrame({"sex": ["f", "m", "f"], "race": ["a", None, None]})
+    with pytest.raises(GroupError, match=r"'sex': 0, 'race': 2"):
+        encode_groups(values, 3)
+
+
+def test_nothing_missing_adds_no_group():
+    assert encode_groups(SEX, 4, missing="own_group").labels == ("f", "m")
+    counts = encode_groups(["b", None, "b", "a"], 4, missing="ignore").counts()
+    assert counts.tolist() == [1, 2]
 
 
 def test_the_text_nan_is_a_label():
@@ -276,7 +300,18 @@ def test_prediction_takes_x_with_and_without_the_column(table, columns):
     assert drop_sensitive(X.tolist(), [0], 2).tolist() == [[1, 2], [4, 5]]
 
 
+def test_positions_reach_from_one_end_to_the_other():
+    X = np.arange(6.0).reshape(2, 3)
+    for column in (0, -3):
+        found = find_sensitive(X, None, column)
+        assert found.values.tolist() == [[0], [3]]
+        assert found.names == ("0",)
+        assert found.X.tolist() == [[1, 2], [4, 5]]
+    assert find_sensitive(X, None, 2).values.tolist() == [[2], [5]]
+
+
 def test_prediction_leaves_a_width_that_nothing_explains(table):
+    assert drop_sensitive(table, "sex", 1) is table
     assert drop_sensitive(table, "sex", 5) is table
     assert drop_sensitive(table, ["sex", "job"], 2) is table
     assert drop_sensitive(table, ["sex", "gone"], 2).columns.tolist() == ["age", "job"]

@@ -133,6 +133,31 @@ def test_the_positive_class_is_the_constraints():
     assert abs(by_class[0] - by_class[1]) > 0.01
 
 
+def test_the_share_weighs_the_cross_entropy_and_not_the_gap():
+    logits, batch = make_batch(4)
+    options = {"margin": 0.3, "n_groups": 2}
+    entropy = reference(logits, batch, "equalized_odds", 1, 0.3, 0.0, 2)
+    penalty = reference(logits, batch, "equalized_odds", 1, 0.3, 1.0, 2) - entropy
+    for share in (0.0, 0.25, 1.0, 2.0):
+        found = edit_loss(logits, batch, constraint(), gap_weight=0.7, share=share, **options)
+        assert float(found) == pytest.approx(share * entropy + 0.7 * penalty)
+        found = edit_loss(logits, batch, constraint(), gap_weight=0.0, share=share, **options)
+        assert float(found) == pytest.approx(share * entropy)
+
+
+def test_at_a_sharpness_of_1_the_gap_is_that_of_the_networks_own_probabilities():
+    logits = torch.tensor([[0.0, 2.0], [0.0, -1.0], [0.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
+    ones = torch.ones(4, dtype=torch.float64)
+    rows = Batch(torch.zeros(4, 1), torch.ones(4).long(), torch.tensor([0, 0, 1, 1]), ones, ones)
+    p = 1 / (1 + np.exp(-np.array([2.0, -1.0, 1.0, 0.5])))
+    sharp = 1 / (1 + np.exp(-SHARPNESS * np.array([2.0, -1.0, 1.0, 0.5])))
+    asked = constraint("equal_opportunity")
+    options = {"margin": 0.0, "gap_weight": 1.0, "n_groups": 2, "share": 0.0}
+    for values, chosen in ((p, {"sharpness": 1.0}), (sharp, {})):
+        found = edit_loss(logits, rows, asked, **options, **chosen)
+        assert float(found) == pytest.approx(abs(values[:2].mean() - values[2:].mean()))
+
+
 def test_weight_0_does_not_compute_the_gap(monkeypatch):
     logits, batch = make_batch()
     expected = reference(logits, batch, "equalized_odds", 1, 0.5, 0.0, 2)

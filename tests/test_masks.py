@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from fairsvd.masks import (
     START,
     clamp_masks,
+    curvature_scores,
     harden,
+    lowest_masks,
+    magnitude_scores,
     mask_variables,
+    random_scores,
     removed_fraction,
     share_of,
     straight_through,
@@ -151,3 +155,66 @@ def test_removed_fraction():
     masks = {"a": torch.tensor([True, False]), "b": torch.tensor([[False, False, True, True]])}
     assert removed_fraction(masks) == 0.5
     assert removed_fraction({}) == 0.0
+
+
+def test_an_entry_is_half_a_unit_from_its_removal():
+    assert START == 0.5
+
+
+def test_curvature_scores_by_hand():
+    """Half the square times what the protected lose more than the others."""
+    values = {"a": torch.tensor([2.0, -3.0, 1.0])}
+    protect, sacrifice = {"a": torch.tensor([4.0, 1.0, 0.0])}, {"a": torch.tensor([2.0, 6.0, 8.0])}
+    scores = curvature_scores(values, protect, sacrifice, 0.5)
+    assert scores["a"].tolist() == [0.5 * 4 * 3, 0.5 * 9 * -2, 0.5 * 1 * -4]
+    alone = curvature_scores(values, protect, sacrifice, 0.0)
+    assert alone["a"].tolist() == [8.0, 4.5, 0.0]
+
+
+def test_sizes_and_draws_as_scores():
+    values = {"a": torch.tensor([[-3.0, 1.0], [0.0, -2.0]]), "b": torch.zeros(4000)}
+    assert magnitude_scores(values)["a"].tolist() == [[3.0, 1.0], [0.0, 2.0]]
+    draws = random_scores(values, torch.Generator().manual_seed(0))
+    assert draws["a"].shape == (2, 2)
+    assert 0 <= draws["b"].min() < 0.01
+    assert 0.99 < draws["b"].max() < 1
+    assert draws["b"].mean() == pytest.approx(0.5, abs=0.02)
+    again = random_scores(values, torch.Generator().manual_seed(0))
+    assert torch.equal(draws["b"], again["b"])
+
+
+def test_every_tensor_loses_its_own_lowest_unless_blocks_are_named():
+    scores = {"a": torch.tensor([[4.0, 1.0], [2.0, 3.0]]), "b": torch.tensor([9.0, 8.0])}
+    masks = lowest_masks(scores, 0.5)
+    assert masks["a"].tolist() == [[True, False], [False, True]]
+    assert masks["b"].tolist() == [True, False]
+    together = lowest_masks(scores, 0.5, block_of=lambda name: "")
+    assert together["a"].tolist() == [[True, False], [False, False]]
+    assert together["b"].tolist() == [True, True]
+
+
+def test_masks_come_in_the_order_of_the_scores():
+    scores = {name: torch.arange(4.0) for name in ("x/U", "y/U", "x/V", "y/V")}
+    masks = lowest_masks(scores, 0.5, block_of=lambda name: name[0])
+    assert list(masks) == list(scores)
+
+
+def test_what_is_gone_counts_before_the_lowest_go():
+    scores = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    kept = {"a": torch.tensor([True, True, True, False])}
+    assert lowest_masks(scores, 0.5, kept)["a"].tolist() == [False, True, True, False]
+    assert lowest_masks(scores, 0.25, kept)["a"].tolist() == [True, True, True, False]
+
+
+def test_of_equal_scores_the_first_go_and_no_more_than_asked():
+    scores = {"a": torch.tensor([5.0, 1.0, 1.0, 0.0, 1.0])}
+    assert lowest_masks(scores, 0.6)["a"].tolist() == [True, False, False, False, True]
+    assert lowest_masks(scores, 0.0)["a"].all()
+    assert not lowest_masks(scores, 1.0)["a"].any()
+
+
+def test_the_gradient_of_a_mask_is_one_for_one():
+    variable = torch.tensor([-0.3, 0.0, 0.4], requires_grad=True)
+    weights = torch.tensor([2.0, 3.0, 5.0])
+    (straight_through(variable) * weights).sum().backward()
+    assert variable.grad.tolist() == [2.0, 3.0, 5.0]

@@ -110,6 +110,87 @@ def test_gap_table_holds_every_metric(rows):
     assert table.shape == (6, 2)
 
 
+def test_tables_take_the_labels_their_order_and_the_positive_one():
+    """Of two classes in the order given the second is positive, unless another is named."""
+    y, predicted = ["no", "no", "yes", "yes"] * 2, ["no", "yes", "yes", "yes"] * 2
+    group = ["a"] * 4 + ["b"] * 4
+    predicted[4] = "yes"  # no recall of "no" in b
+    for options, tpr, fpr in (
+        ({}, [1.0, 1.0], [0.5, 1.0]),
+        ({"labels": ["yes", "no"]}, [0.5, 0.0], [0.0, 0.0]),
+        ({"pos_label": "no"}, [0.5, 0.0], [0.0, 0.0]),
+        ({"pos_label": "yes", "labels": ["yes", "no"]}, [1.0, 1.0], [0.5, 1.0]),
+    ):
+        table = group_table(y, predicted, group, **options)
+        assert table["tpr"].tolist() == tpr
+        assert table["fpr"].tolist() == fpr
+        gaps = gap_table(y, predicted, group, **options)["difference"]
+        assert gaps["equal_opportunity"] == abs(tpr[0] - tpr[1])
+        assert gaps["equalized_odds"] == 0.5
+    # A class that does not occur is one more to compare with the rest.
+    third = group_table(y, predicted, group, labels=["no", "yes", "maybe"])
+    assert third["selection_rate"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    name = "demographic_parity_difference"
+    third = gap_table(y, predicted, group, labels=["no", "yes", "maybe"])["difference"]
+    assert third["demographic_parity"] == pytest.approx((0.25 + 0.25 + 0) / 3)
+    score = fairness_score(
+        name, y, predicted, sensitive_features=group, labels=["no", "yes", "maybe"]
+    )
+    assert score == third["demographic_parity"]
+
+
+def test_rows_without_a_group_in_tables_and_scores():
+    y, predicted = [0, 1, 0, 1, 1], [0, 1, 1, 1, 0]
+    group = ["a", "a", "b", "b", None]
+    for call in (
+        lambda **options: group_table(y, predicted, group, **options),
+        lambda **options: gap_table(y, predicted, group, **options),
+        lambda **options: fairness_score(NAME, y, predicted, sensitive_features=group, **options),
+    ):
+        with pytest.raises(GroupError, match="missing_group="):
+            call()
+    ignored = group_table(y, predicted, group, missing_group="ignore")
+    assert ignored["n"].to_dict() == {"a": 2, "b": 2}
+    own = group_table(y, predicted, group, missing_group="own_group")
+    assert own["tpr"].to_dict() == {"a": 1.0, "b": 1.0, "missing": 0.0}
+    for missing, gap in (("ignore", 0.0), ("own_group", 1.0)):
+        table = gap_table(y, predicted, group, missing_group=missing)
+        assert table.loc["equal_opportunity", "difference"] == gap
+        score = fairness_score(
+            "equal_opportunity_difference",
+            y,
+            predicted,
+            sensitive_features=group,
+            missing_group=missing,
+        )
+        assert score == gap
+
+
+def test_a_lone_label_is_one_of_a_pair():
+    """Zero and one are known by their names; of any other the one to find is to be named."""
+
+    def rate(label, **options):
+        return group_table([label] * 2, [label] * 2, ["a", "b"], **options)["selection_rate"].iloc[
+            0
+        ]
+
+    assert rate(1) == 1.0
+    assert rate(0) == 0.0
+    assert rate(0, pos_label=0) == 1.0
+    assert rate("no", pos_label="yes") == 0.0
+    with pytest.raises(ValueError, match="single label 'no'"):
+        rate("no")
+
+
+def test_a_class_that_a_group_lacks_is_left_out_of_its_mean():
+    table = group_table([0, 1, 2, 0], [0, 2, 2, 1], ["a", "a", "b", "b"])
+    assert table["tpr"].tolist() == [(1 + 0) / 2, (0 + 1) / 2]
+    fpr = [(0 / 1 + 0 / 1 + 1 / 2) / 3, (0 / 1 + 1 / 2 + 0 / 1) / 3]
+    np.testing.assert_allclose(table["fpr"], fpr, **EXACT)
+    empty = rates_frame(np.zeros((1, 3, 3), dtype=int), None, ["a"])
+    assert empty[["selection_rate", "tpr", "fpr", "accuracy"]].isna().all(axis=None)
+
+
 def test_tables_from_counts():
     counts = np.array([[[3, 1], [1, 3]], [[4, 0], [0, 0]]])
     table = rates_frame(counts, 1, ["a", "b"])

@@ -147,6 +147,28 @@ def test_number_of_splits(n_splits):
         JointStratifiedKFold(n_splits)
 
 
+def test_five_folds_unless_told_otherwise():
+    y = np.tile([0, 1], 10)
+    assert JointStratifiedKFold().get_n_splits() == 5
+    assert len(list(JointStratifiedKFold().split(y, y, groups=y))) == 5
+
+
+def test_rows_are_dealt_in_turn_within_cells_that_come_in_order():
+    """By hand: cells (0, a), (0, b), (1, a), (1, b) one after the other, dealt like cards."""
+    y = np.array([1, 0, 1, 0, 0, 1, 0, 1])
+    group = np.array(list("abbaabba"))
+    # (0, a): rows 3 and 4; (0, b): 1 and 6; (1, a): 0 and 7; (1, b): 2 and 5.
+    folds = [test.tolist() for _, test in JointStratifiedKFold(2).split(y, y, groups=group)]
+    assert folds == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_the_smallest_cell_says_how_many_splits_there_may_be():
+    y, group = np.repeat([0, 0, 1, 1], [9, 3, 9, 2]), np.repeat([0, 1, 0, 1], [9, 3, 9, 2])
+    with pytest.raises(ValueError, match=r"rows of 2 .*3 rows.*2 rows.*at most 2\)"):
+        next(JointStratifiedKFold(4).split(y, y, groups=group))
+    assert len(list(JointStratifiedKFold(2).split(y, y, groups=group))) == 2
+
+
 def test_splitter_shows_its_parameters_and_pickles():
     cv = JointStratifiedKFold(3, sensitive_columns="sex")
     assert "n_splits=3" in repr(cv)
@@ -317,6 +339,28 @@ def test_explanation():
         "utility is smaller",
         "utility is missing (NaN)",
     ]
+
+
+def test_the_limit_itself_is_feasible_in_the_explanation():
+    table = REFIT.explain(results([0.9, 0.8, 0.7], [-0.05, -0.05, -0.06]))
+    assert table["feasible"].tolist() == [True, True, False]
+    assert table["reason"].tolist() == [
+        "chosen: the largest utility within the limit",
+        "utility is smaller",
+        "gap exceeds the limit by 0.01",
+    ]
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, 1, 1.0])
+def test_both_ends_of_the_limit_are_taken(limit):
+    refit = best_under_gap("utility", "gap", limit)
+    assert refit(results([0.9, 0.8], [-1.0, 0.0])) == (0 if limit == 1 else 1)
+
+
+def test_only_the_excess_counts_where_none_is_feasible():
+    """.9 less .1 of excess, against .8 less .01: not less the gaps of .15 and .06 themselves."""
+    with pytest.warns(ConstraintNotMetWarning, match=r"chose number 0 with 0\.1500"):
+        assert REFIT(results([0.9, 0.7, np.nan], [-0.15, -0.06, -0.051])) == 0
 
 
 def test_explanation_when_none_is_feasible():

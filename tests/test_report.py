@@ -14,8 +14,9 @@ import torch
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 from matplotlib.image import imread
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import PredefinedSplit
 
-from fairsvd import FairLRFTransformer
+from fairsvd import FairLRFTransformer, PhiObjective, RandomPerturbation, group_table
 from fairsvd.exceptions import FairsvdWarning
 from fairsvd.objective import GAPS, count_table
 from fairsvd.report import (
@@ -28,6 +29,8 @@ from fairsvd.report import (
     small_cells,
     utility_name,
 )
+from helpers import mlp, table, trained
+from uncertainty_reference import UNEQUAL, check_uncertainty
 
 # Tables
 
@@ -62,6 +65,8 @@ def test_before_and_after_stand_side_by_side():
     both = before_after(before, after)
     assert both.loc["f"].tolist() == [3, "0.250 -> -"]
     assert np.isnan(after.loc["f", "tpr"])  # what came in is not changed
+    more = before_after(before, after.assign(n=[5], tpr=[0.5]), decimals=1)
+    assert more.loc["f"].tolist() == [5, "0.2 -> 0.5"]
 
 
 @pytest.fixture
@@ -84,11 +89,28 @@ def test_gaps_are_fairlearns_and_lie_in_their_intervals(labelled):
     assert table["noise_floor"]["demographic_parity"] < table["low"]["demographic_parity"]
 
 
+@pytest.mark.parametrize("pos", [0, 1])
+def test_every_gap_has_its_own_interval_and_floor(pos):
+    check_uncertainty(gap_estimates(UNEQUAL, pos, np.random.default_rng(0)), pos)
+
+
 def test_a_gap_that_cannot_be_measured_is_nan_without_a_warning():
     counts = np.array([[[30, 5], [0, 0]], [[20, 5], [4, 9]]])  # the first group has no positives
     table = gap_estimates(counts, 1, np.random.default_rng(0))
     assert table.loc["equal_opportunity"].isna().all()
     assert table.loc["demographic_parity"].notna().all()
+
+
+def test_small_cells_of_equal_size_come_by_label_then_by_group():
+    counts = np.full((2, 2, 2), 600)
+    counts[0, 1] = counts[1, 0] = [1000, 200]
+    assert small_cells(counts, ["no", "yes"], ["f", "m"], 1201) == [
+        "(label no, group f): 1,200",
+        "(label no, group m): 1,200",
+        "(label yes, group f): 1,200",
+        "(label yes, group m): 1,200",
+    ]
+    assert small_cells(counts, ["no", "yes"], ["f", "m"], 1200) == []  # fewer, not as many
 
 
 def test_small_cells_are_named_smallest_first():
@@ -180,6 +202,48 @@ def test_a_grouped_convolution_has_the_rank_of_one_block():
 def test_the_utility_is_named_only_where_it_is_known(utility, balance, resolved, name):
     editor = SimpleNamespace(utility=utility, balance=balance, balance_=resolved)
     assert utility_name(editor) == name
+
+
+@pytest.mark.parametrize(
+    ("utility", "constraint", "name"),
+    [("auto", PhiObjective(), "balanced_accuracy"), ("accuracy", PhiObjective(), "accuracy")],
+)
+def test_by_phi_the_utility_is_balanced_accuracy_unless_one_is_named(utility, constraint, name):
+    editor = SimpleNamespace(utility=utility, constraint=constraint, balance_="cells")
+    assert resolved_utility(editor) == name
+
+
+def test_before_is_the_network_as_it_came_and_after_the_edited_one_at_its_threshold():
+    """On the validation rows alone; the network's positives are rare until the threshold moves."""
+    rows = table(300, seed=3)
+    network = trained(mlp(), rows)
+    with torch.no_grad():
+        network[-1].bias += torch.tensor([1.5, 0.0])
+    held = np.arange(300) % 3 == 0
+    editor = RandomPerturbation(
+        network,
+        n_trials=8,
+        constraint="demographic_parity",
+        validation=PredefinedSplit(np.where(held, 0, -1)),
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FairsvdWarning)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    X, y, group = torch.tensor(rows.X[held]), rows.y[held], rows.group[held]
+    assert abs(editor.threshold_ - 0.5) > 0.1
+    with torch.no_grad():
+        shares = [each(X).softmax(dim=1)[:, 1].numpy() for each in (network, editor.module_)]
+    predicted = {"before": shares[0] > 0.5, "after": shares[1] > editor.threshold_}
+    assert np.array_equal(editor.predict(rows.X[held]), predicted["after"])
+    report = editor.report_
+    for when, codes in predicted.items():
+        expected = group_table(y, codes.astype(np.int64), group)
+        for name in ("selection_rate", "tpr", "fpr", "accuracy"):
+            np.testing.assert_allclose(report.groups[name, when], expected[name], atol=1e-12)
+        gap = demographic_parity_difference(y, codes, sensitive_features=group)
+        assert report.gaps.loc["demographic_parity", when] == pytest.approx(gap, abs=1e-12)
+    assert (predicted["before"] != predicted["after"]).mean() > 0.05
 
 
 # The plot

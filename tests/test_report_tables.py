@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -25,6 +26,7 @@ from fairsvd.exceptions import (
     SmallCellWarning,
 )
 from fairsvd.objective import GAPS, Constraint, Verdict, count_table, noise_floor
+from uncertainty_reference import UNEQUAL, check_uncertainty
 
 CONSTRAINT = Constraint("equalized_odds", 0.1, 0.4, "balanced_accuracy", None, 1, "classes")
 FEASIBLE = Verdict(0.0, 0.8, 0.03, True, 0.8)
@@ -120,6 +122,53 @@ def test_a_gap_within_the_tolerance_is_met():
     assert frame.loc["equalized_odds", "noise_floor"] == pytest.approx(floor, rel=0.1)
 
 
+@pytest.mark.parametrize("pos", [1, 0])
+def test_every_gap_has_its_own_interval_and_floor_of_the_edited_network(pos):
+    """Before the edit there were a hundred times the rows and no gap at all."""
+    constraint = Constraint("equalized_odds", 0.1, 0.4, "accuracy", None, pos, None)
+    frame = make_report(FAIR * 100, UNEQUAL, constraint=constraint).gap_frame()
+    assert frame["before"].eq(0).all()
+    check_uncertainty(frame.rename(columns={"after": "difference"}), pos)
+
+
+def test_the_seed_of_a_fit_draws_its_intervals():
+    def drawn(seed):
+        classes = np.arange(2)
+        report = ReportData(FAIR, UNEQUAL, (0, 1), CONSTRAINT, FEASIBLE, classes, seed)
+        return report.gap_frame()[["low", "high", "noise_floor"]]
+
+    assert drawn(3).equals(drawn(3))
+    assert (drawn(3) != drawn(4)).all().all()
+
+
+@pytest.mark.parametrize(("tolerance", "met"), [(0.25, True), (0.2499, False)])
+def test_a_gap_of_exactly_the_tolerance_is_met(tolerance, met):
+    counts = np.array([[[6, 2], [2, 6]], [[6, 2], [4, 4]]])  # a TPR of 3/4 and of 1/2
+    constraint = Constraint("equal_opportunity", tolerance, 0.4, "accuracy", None, 1, None)
+    frame = make_report(counts, counts, constraint=constraint).gap_frame()
+    assert frame.loc["equal_opportunity", "after"] == 0.25
+    assert frame.loc["equal_opportunity", "met"] is met
+
+
+def test_a_class_that_a_group_lacks_is_left_out_of_its_mean_rates():
+    """Of the first group's three classes two have rows: the third has no recall, not one of 0."""
+    counts = np.array([[[4, 2, 0], [0, 5, 5], [0, 0, 0]], [[4, 0, 0], [0, 4, 0], [0, 2, 2]]])
+    constraint = Constraint("equalized_odds", 0.1, 0.4, "accuracy", None, None, None)
+    frame = make_report(counts, counts, constraint=constraint).group_frame()
+    np.testing.assert_allclose(
+        frame["tpr", "after"], [(4 / 6 + 5 / 10) / 2, (1 + 1 + 2 / 4) / 3], **EXACT
+    )
+    fpr = [(0 / 10 + 2 / 6 + 5 / 16) / 3, (0 / 8 + 2 / 8 + 0 / 8) / 3]
+    np.testing.assert_allclose(frame["fpr", "after"], fpr, **EXACT)
+    np.testing.assert_allclose(frame["selection_rate", "after"], 1 / 3, **EXACT)
+
+
+def test_what_a_reader_adds_to_the_notes_is_not_kept():
+    report = make_report(FAIR, FAIR, notes=["one"])
+    report.report().notes.append("two")
+    assert report.report().notes == ["one"]
+
+
 def test_the_positive_class_is_the_constraints():
     _, (y, predicted, groups), _ = report_of_rows()
     counts = count_table(y, predicted, groups, 2, 3)
@@ -128,6 +177,9 @@ def test_the_positive_class_is_the_constraints():
     for g in range(3):
         expected = true_positive_rate(y[groups == g] == 0, predicted[groups == g] == 0)
         assert frame["tpr", "after"].iloc[g] == pytest.approx(expected)
+    found = make_report(UNEQUAL, FAIR, constraint=constraint).gap_frame().loc["equal_opportunity"]
+    assert found["before"] == pytest.approx(0.1)  # .85 and .75 of class 0
+    assert found["after"] == 0
 
 
 def test_reading_the_report_of_an_empty_cell_raises_no_warning():
@@ -185,14 +237,17 @@ def test_overfitted():
     assert "0.23 higher" in text
 
 
-@pytest.mark.parametrize(("lost", "harmed"), [(10, False), (38, False), (42, True), (90, True)])
-def test_levelling_down(lost, harmed):
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(("lost", "harmed"), [(10, False), (39, False), (41, True), (90, True)])
+def test_levelling_down(lost, harmed, label):
     """Harm is .02 of balanced accuracy: 40 of the 1,000 rows of one of two classes."""
     after = FAIR.copy()
-    after[0, 1] = [200 + lost, 800 - lost]
+    after[0, label, label] -= lost  # a lower TPR, or a higher FPR
+    after[0, label, 1 - label] += lost
     kinds, text = raised(make_report(FAIR, after, labels=("here", "there")))
     assert kinds == [LevellingDownWarning] * harmed
-    assert (f"here (-{lost / 2000:.3f})" in text) == harmed
+    told = re.findall(r"here \((.*?)\)", text)
+    assert [float(change) for change in told] == harmed * [pytest.approx(-lost / 2000, abs=6e-4)]
     assert "there" not in text
 
 
@@ -204,13 +259,43 @@ def test_levelling_down_needs_more_than_noise():
     assert raised(make_report(before * 40, after * 40))[0] == [LevellingDownWarning]
 
 
+@pytest.mark.parametrize(("lost", "harmed"), [(5, False), (6, True)])
+def test_a_loss_within_two_standard_errors_is_no_harm(lost, harmed):
+    """Of 100 rows a cell with 80 of them right: 2 * sqrt(.8 * .2 / 100 * 2) / 2 = .0566.
+
+    Those of the network before: after it two errors are .0620, more than the .06 that are lost.
+    """
+    before = FAIR // 10
+    after = before.copy()
+    after[0] += [[-lost, lost], [lost, -lost]]
+    kinds, text = raised(make_report(before, after, labels=("here", "there")))
+    assert kinds == [LevellingDownWarning] * harmed
+    assert ("here (-0.060)" in text) == harmed
+
+
+def test_harm_to_a_group_of_one_class_is_that_of_this_class():
+    """Twenty-five of its 1,000 rows are .025: the class that it lacks does not halve them."""
+    before, after = FAIR.copy(), FAIR.copy()
+    before[0, 0] = after[0, 0] = 0
+    after[0, 1] += [25, -25]
+    kinds, text = raised(make_report(before * 10, after * 10, labels=("here", "there")))
+    assert kinds[0] is LevellingDownWarning
+    assert "here (-0.025)" in text
+
+
 def test_a_group_that_gains_is_not_harmed():
     after = FAIR.copy()
     after[0] = [[900, 100], [100, 900]]
     assert raised(make_report(FAIR, after))[0] == []
 
 
-@pytest.mark.parametrize(("tolerance", "needed"), [(0.1, 25), (0.05, 100)])
+def test_a_recall_lost_in_one_class_and_gained_in_the_other_is_no_harm():
+    after = FAIR.copy()
+    after[0] += [[100, -100], [100, -100]]
+    assert raised(make_report(FAIR, after))[0] == []
+
+
+@pytest.mark.parametrize(("tolerance", "needed"), [(0.1, 25), (0.05, 100), (0.25, 4)])
 def test_small_cells(tolerance, needed):
     constraint = Constraint("equalized_odds", tolerance, 0.4, "accuracy", None, 1, None)
     for n, small in ((needed, False), (needed - 1, True)):

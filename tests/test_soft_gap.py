@@ -63,6 +63,43 @@ def test_soft_gap_skips_the_classes_that_the_hard_gap_skips(name, seed):
 
 
 @pytest.mark.parametrize("name", GAPS)
+def test_a_class_that_cannot_be_compared_is_not_averaged_in(name):
+    """All rows of the first class are the first group's: neither of its odds can be compared."""
+    y, group = np.array([0, 0, 0, 1, 1, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    predictions = np.array([0, 1, 1, 1, 2, 2, 0, 2])
+    counts = count_table(y, predictions, group, 3, 2)
+    expected = {
+        "demographic_parity": (abs(1 / 3 - 1 / 5) + abs(2 / 3 - 1 / 5) + 3 / 5) / 3,
+        "equal_opportunity": 0.0,  # nothing at all
+        "accuracy_parity": abs(1 / 3 - 3 / 5),
+    }
+    # False positives of the other two classes: 2 of 3 and none of 3; none of 3 and 1 of 2.
+    odds = (2 / 3 + 1 / 2) / 2
+    value = soft(np.eye(3)[predictions], y, group, name)
+    assert value.item() == pytest.approx(expected.get(name, odds), abs=1e-12)
+    np.testing.assert_allclose(np.nan_to_num(gap(counts, name)), value.item(), **EXACT)
+
+
+@pytest.mark.parametrize("pos", [0, 1])
+def test_the_positive_class_of_the_soft_gap(pos):
+    """Probabilities of class 1, a group a row: .9 and .3 of label 1, .6 and .2 of label 0."""
+    of_one = np.array([0.9, 0.3, 0.6, 0.2])
+    probabilities = np.stack([1 - of_one, of_one], axis=1)
+    y, group = np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1])
+    found = {name: soft(probabilities, y, group, name, pos=pos).item() for name in GAPS}
+    assert found == pytest.approx(
+        {
+            "demographic_parity": 0.75 - 0.25,
+            "equal_opportunity": 0.6 if pos == 1 else 0.4,
+            "equalized_odds": 0.6 + 0.4,
+            "average_odds": 0.6 + 0.4,
+            "signed_average_odds": 1.5 - 0.5,
+            "accuracy_parity": abs((0.9 + 0.4) / 2 - (0.3 + 0.8) / 2),
+        }
+    )
+
+
+@pytest.mark.parametrize("name", GAPS)
 def test_weights_are_repetitions(name):
     y, _, group = draw(6, n=60, n_groups=3)
     probabilities = np.random.default_rng(0).dirichlet([1, 1], size=60)

@@ -278,3 +278,70 @@ def test_no_gradient_is_left_behind_or_taken_in():
     )
     assert theta.grad is None
     assert theta.item() == pytest.approx(1)  # up: the gradient that was there pointed down
+
+
+def after_steps(n_steps, slope=1.0, start=0.0, **options):
+    """Where a number with the loss ``slope * number`` is after some steps of .1."""
+    theta = torch.full((1,), start, dtype=torch.float64, requires_grad=True)
+
+    def loss(_):
+        return slope * theta.sum()
+
+    settings = {"learning_rate": 0.1, "every": n_steps, **options}
+    list(tune(loss, [theta], itertools.repeat(None), n_steps=n_steps, **settings))
+    return theta.item()
+
+
+def test_sgd_gathers_momentum_and_adam_steps_by_the_rate():
+    # Velocities of 1, 1.9 and 2.71; with a momentum of .5 of 1, 1.5 and 1.75.
+    assert after_steps(3, optimizer="sgd") == pytest.approx(-0.1 * (1 + 1.9 + 2.71))
+    assert after_steps(3, optimizer="sgd", momentum=0.5) == pytest.approx(-0.1 * (1 + 1.5 + 1.75))
+    assert after_steps(3, optimizer="sgd", momentum=0.0) == pytest.approx(-0.3)
+    # Adam's steps have the size of the rate whatever the slope.
+    assert after_steps(3, slope=7.0) == pytest.approx(-0.3)
+    assert after_steps(3, slope=7.0, optimizer="adam") == after_steps(3, slope=7.0)
+
+
+def test_weight_decay_is_a_gradient_of_the_squares():
+    """Not a shrinking beside the gradient: alone it makes Adam take a whole step."""
+    assert after_steps(1, slope=0.0, start=2.0) == 2.0
+    decayed = after_steps(1, slope=0.0, start=2.0, weight_decay=0.5)
+    assert decayed == pytest.approx(1.9)
+    options = {"optimizer": "sgd", "start": 2.0, "weight_decay": 0.5}
+    assert after_steps(1, **options) == pytest.approx(2.0 - 0.1 * (1 + 0.5 * 2.0))
+
+
+def test_an_update_passes_by_the_share_of_its_mask():
+    start = [1.0, 1.0, 1.0]
+    free, masked = (torch.tensor(start, requires_grad=True) for _ in range(2))
+    mask = torch.tensor([0.0, 0.25, 1.0])
+    list(
+        tune(
+            lambda _: (free + masked).sum(),
+            [free, masked],
+            itertools.repeat(None),
+            n_steps=2,
+            every=2,
+            learning_rate=0.5,
+            optimizer="sgd",
+            momentum=0.0,
+            update_masks=[None, mask],
+        )
+    )
+    assert free.tolist() == [0.0, 0.0, 0.0]
+    assert masked.tolist() == [1.0, 0.75, 0.0]
+
+
+def test_weights_of_a_batch_by_hand():
+    """Cells of 50, 5, 0, 20, 100 and 25 rows of 200: five that have rows, so five times a share."""
+    batch = next(iter(batches_of(TABLE, balance="classes")))
+    gap_weights = {0: 50, 1: 5, 3: 20, 4: 100, 5: 25}
+    own_class = {0: 55, 1: 55, 3: 145, 4: 145, 5: 145}
+    for cell, loss, gap in zip(
+        cells_in(batch).tolist(),
+        batch.loss_weights.tolist(),
+        batch.gap_weights.tolist(),
+        strict=True,
+    ):
+        assert gap == pytest.approx(5 * gap_weights[cell] / 200)
+        assert loss == pytest.approx(5 * gap_weights[cell] / own_class[cell] / 2)

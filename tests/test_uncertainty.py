@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairsvd.objective import GAPS, count_table, gap, gap_interval, noise_floor
+from fairsvd.objective import (
+    GAPS,
+    count_table,
+    gap,
+    gap_interval,
+    noise_floor,
+    resampled_counts,
+)
 
 # Rows in [group, true, predicted]: a gap of 0.3 in the TPR and 0.15 in the FPR.
 BIASED = np.array([[[600, 150], [100, 400]], [[630, 70], [150, 150]]])
@@ -103,6 +110,61 @@ def test_the_floor_of_two_groups_is_known_in_closed_form():
     floor = noise_floor(counts, "equal_opportunity", 1, np.random.default_rng(0), n_draws=20_000)
     assert floor == pytest.approx(wanted, rel=0.03)
     assert wanted == pytest.approx(0.0129, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "hits", "n"),
+    [
+        ("accuracy_parity", [9200, 50], [10_000, 500]),
+        ("equal_opportunity", [4700, 50], [5000, 250]),
+        # Those selected, who are neither as many as the positive rows nor as those that are right.
+        ("demographic_parity", [5200, 250], [10_000, 500]),
+        ("demographic_parity", [9800, 100], [10_000, 500]),
+    ],
+)
+def test_the_rate_that_all_groups_share_is_that_of_all_rows_together(name, hits, n):
+    """A large group and a small one whose rates differ: not the mean of both rates."""
+    table = [[[4500, 500], [300, 4700]], [[0, 250], [200, 50]]]
+    if hits == [9800, 100]:
+        table = [[[100, 4900], [100, 4900]], [[200, 50], [200, 50]]]
+    elif name == "demographic_parity":
+        table[1] = [[125, 125], [125, 125]]
+    p, n = sum(hits) / sum(n), np.array(n)
+    wanted = np.sqrt(2 / np.pi * p * (1 - p) * (1 / n).sum())
+    floor = noise_floor(np.array(table), name, 1, np.random.default_rng(0), n_draws=20_000)
+    assert floor == pytest.approx(wanted, rel=0.03)
+
+
+def test_draws_without_the_rows_of_a_gap_are_left_out():
+    """A group has one positive row, which more than a third of the draws miss."""
+    counts = BIASED.copy()
+    counts[1, 1] = [0, 1]
+    drawn = gap(resampled_counts(counts, np.random.default_rng(4), 1000), "equal_opportunity", 1)
+    assert 0.3 < np.isnan(drawn).mean() < 0.45
+    found = gap_interval(counts, "equal_opportunity", 1, np.random.default_rng(4))
+    assert found == pytest.approx(np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975]))
+
+
+def test_the_defaults_are_95_percent_and_a_thousand_draws():
+    def both(**options):
+        rng = np.random.default_rng(3)
+        interval = gap_interval(BIASED, "equalized_odds", 1, rng, **options)
+        options.pop("level", None)
+        return *interval, noise_floor(BIASED, "equalized_odds", 1, rng, **options)
+
+    assert both() == both(level=0.95, n_draws=1000)
+    gaps = gap(resampled_counts(BIASED, np.random.default_rng(3)), "equalized_odds", 1)
+    assert gaps.shape == (1000,)
+    assert both()[:2] == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
+
+
+def test_resampled_tables_hold_as_many_rows_and_the_cells_own_shares():
+    drawn = resampled_counts(BIASED, np.random.default_rng(0), 4000)
+    assert drawn.shape == (4000, 2, 2, 2)
+    assert (drawn.sum(axis=(1, 2, 3)) == BIASED.sum()).all()
+    share = BIASED / BIASED.sum()
+    error = np.sqrt(BIASED.sum() * share * (1 - share) / 4000)
+    assert (np.abs(drawn.mean(axis=0) - BIASED) < 5 * error).all()
 
 
 def test_the_floor_shrinks_with_the_root_of_the_rows():
