@@ -75,6 +75,22 @@ def test_two_outputs_are_probabilities_only_in_range_and_adding_up_to_one(name):
     assert (scores.min() < 0) == ("negative" in name)
 
 
+def test_three_outputs_below_one_that_add_up_to_it_are_none_where_one_is_negative():
+    """With two outputs the other one would be above one."""
+    rows = table(n_classes=3)
+
+    def pulled(z):
+        a = -0.1 - 0.3 * z[:, :1].sigmoid()
+        b = (1 - a) * (0.45 + 0.1 * z[:, 1:2].sigmoid())
+        return torch.cat([a, b, 1 - a - b], dim=1)
+
+    module = mlp(2, Lambda(pulled))
+    scores = outputs(module, rows.X)
+    assert scores.max() < 1 and scores.sum(1).sub(1).abs().max() < 1e-6
+    editor = fit(module, rows, **UNTOUCHED)
+    np.testing.assert_allclose(editor.predict_proba(rows.X), scores.softmax(dim=1), atol=1e-6)
+
+
 def test_one_row_that_looks_like_probabilities_does_not_decide():
     """At the first row both sigmoids are one half; the others do not add up to one."""
     module = nn.Sequential(nn.Linear(6, 2, bias=False), nn.Sigmoid())
