@@ -218,6 +218,10 @@ TOLD_APART = {
         lambda: {"validation": FIXED, "random_state": 0, "network": skorch_net(Shell)},
         lambda: {"validation": FIXED, "random_state": 1, "network": skorch_net(Shell)},
     ),
+    "the settings of the user's net": (
+        lambda: {"network": skorch_net(Shell, lr=0.1)},
+        lambda: {"network": skorch_net(Shell, lr=0.5)},
+    ),
     "the kind of output": (
         lambda: {"network": by(nn.BCELoss)},
         lambda: {"network": by(nn.BCEWithLogitsLoss)},
