@@ -203,8 +203,8 @@ TOLD_APART = {
         lambda: {"threshold": 0.2, "network": mlp()},
     ),
     "validation rows": (
-        lambda: {"validation": Split(np.arange(90, 160)), "network": mlp()},
         lambda: {"validation": Split(np.arange(90, 140)), "network": mlp()},
+        lambda: {"validation": Split(np.arange(110, 160)), "network": mlp()},
     ),
     "the number of rounds": (
         lambda: {"n_steps": 1, "network": trained(mlp(), ROWS)},

@@ -34,10 +34,10 @@ def with_hook(factor):
     return module
 
 
-def shared_relu(places):
-    """One layer without weights, in this many places."""
-    relu = nn.ReLU()
-    return nn.Sequential(*[relu] * places, *[nn.Identity()] * (3 - places))
+def shared_layer(last):
+    """Two layers without weights, one of which comes a second time."""
+    layers = nn.ReLU(), nn.Tanh()
+    return nn.Sequential(*layers, layers[last])
 
 
 def power(x, exponent=2):
@@ -161,7 +161,7 @@ DIFFERING = {
     "a hook before a layer": (mlp, lambda: with_pre_hook(double)),
     "another hook before a layer": (lambda: with_pre_hook(double), lambda: with_pre_hook(triple)),
     "a hook after a layer": (lambda: with_hook(2), lambda: with_hook(3)),
-    "places of one layer": (lambda: shared_relu(1), lambda: shared_relu(2)),
+    "which layer comes twice": (lambda: shared_layer(0), lambda: shared_layer(1)),
     "a buffer": (lambda: counted(0.0), lambda: counted(0.5)),
     "what a layer says of itself": (lambda: normalised(1e-5), lambda: normalised(1e-3)),
     "a slope": (lambda: bent(0.1), lambda: bent(0.2)),
@@ -216,6 +216,12 @@ DIFFERING = {
     "a generator of torch": (
         lambda: torch.Generator().manual_seed(1),
         lambda: torch.Generator().manual_seed(2),
+    ),
+    "draws taken from a generator of torch": (
+        lambda: torch.Generator().manual_seed(1),
+        lambda: (generator := torch.Generator().manual_seed(1), torch.rand(1, generator=generator))[
+            0
+        ],
     ),
     "draws taken from a generator": (
         lambda: np.random.RandomState(0),
