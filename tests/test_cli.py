@@ -18,8 +18,10 @@ from fairlearn.metrics import (
 
 from cli_output import RATES, run, stop, tables
 from fairsvd import __version__
+from fairsvd._rng import stage_rng
 from fairsvd.cli import CONSTRAINTS, main
-from fairsvd.objective import GAPS
+from fairsvd.objective import GAPS, count_table
+from fairsvd.report import gap_estimates
 
 # The program
 
@@ -120,6 +122,31 @@ def test_audit_prints_the_gaps_with_interval_floor_and_ratio(capsys, people, csv
     for row in found.values():
         assert row["low"] <= row["difference"] <= row["high"]
         assert 0 < row["noise floor"] < 0.1
+
+
+def test_audits_intervals_are_those_of_its_seed(capsys, people, csv):
+    _, out, _ = run(capsys, *asked(csv), "--seed", 7)
+    group = (people.sex == "m").to_numpy().astype(int)
+    counts = count_table(people.y.to_numpy(), people.pred.to_numpy(), group, 2, 2)
+    wanted = gap_estimates(counts, 1, stage_rng(7, "bootstrap"))
+    shown = {row[0].replace(" ", "_"): row[1:5] for row in tables(out)["gap"][1:]}
+    for name, row in wanted.iterrows():
+        columns = ["difference", "low", "high", "noise_floor"]
+        assert shown[name] == [f"{row[column]:.3f}" for column in columns]
+
+
+def test_audit_warns_of_cells_below_100_rows_and_names_six(capsys, tmp_path):
+    """Group k has 94 + k rows of each label: eight groups, of which the first six are small."""
+    path = tmp_path / "cells.csv"
+    sizes = {f"g{k}": 94 + k for k in range(8)}
+    frame = pd.DataFrame(
+        [(y, name) for name, size in sizes.items() for y in (0, 1) for _ in range(size)],
+        columns=["y", "sex"],
+    )
+    frame.assign(pred=frame.index % 2).to_csv(path, index=False)
+    (line,) = [part for part in run(capsys, *asked(path))[1].splitlines() if "few rows" in part]
+    assert [f"group g{k}): {94 + k}" in line for k in range(8)] == [True] * 3 + [False] * 5
+    assert " and 6 more. Below about 100 rows" in line
 
 
 def test_audit_repeats_itself_for_a_seed(capsys, csv):

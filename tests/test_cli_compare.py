@@ -73,6 +73,30 @@ def test_from_file_to_table(capsys, people, csv, tmp_path):
     assert plot.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_tolerance_and_seed_are_passed_on_and_the_interval_is_that_of_psi(capsys, people, csv):
+    asked_for = asked(csv, "--tolerance", "0.2", "--seed", "3", methods="threshold")
+    text = run(capsys, *asked_for)[1]
+    read = pd.read_csv(csv)
+    numbers = StandardScaler().fit_transform(read[list("abcdef")])
+    jobs = OneHotEncoder(sparse_output=False).fit_transform(read[["job"]])
+    found = compare(
+        "threshold",
+        np.column_stack([numbers, jobs]),
+        read["y"],
+        read["sex"],
+        cv=2,
+        tolerance=0.2,
+        random_state=3,
+    )
+    summary = found.summary().droplevel("constraint")
+    columns = ["psi", "psi_low", "psi_high", "balanced_accuracy", "gap", "worst_cell", "harm"]
+    shown = {row[0]: row[1:8] for row in tables(text)["method"][1:]}
+    for name, row in summary.iterrows():
+        assert shown[name] == [f"{row[column]:.3f}" for column in columns]
+    assert (summary["psi_low"] < summary["psi_high"]).all()
+    assert "psi: balanced accuracy - max(0, gap - 0.2)" in text
+
+
 def test_the_groups_are_among_the_features_when_told(capsys, csv, tmp_path):
     text = run(capsys, *asked(csv, "--keep-sensitive", methods="threshold"))[1]
     assert "2 of categories" in text and "not among them: y." in text
@@ -120,6 +144,30 @@ def test_files_that_cannot_be_used(capsys, people, tmp_path):
     assert "column sex is empty in 2 rows" in run(capsys, *asked(path))[2]
     people.iloc[:0].to_csv(path, index=False)
     assert "headings but no rows" in run(capsys, *asked(path))[2]
+
+
+def test_what_is_not_asked_for_has_the_defaults_that_the_help_tells():
+    from fairsvd.cli import _parser
+
+    parse = _parser().parse_args
+    rows = ["x.csv", "--target", "y", "--sensitive", "g"]
+    wanted = {
+        ("compare", *rows): {
+            "constraints": "equalized_odds", "tolerance": 0.05, "folds": 5, "seed": 0,
+            "keep_sensitive": False, "pos_label": None, "jobs": None, "out": None, "plot": None,
+        },
+        ("audit", *rows, "--pred", "p"): {
+            "missing_group": "raise", "pos_label": None, "out": None, "seed": 0,
+        },
+        ("demo",): {
+            "data": "auto", "constraint": "equalized_odds", "tolerance": 0.05, "max_steps": 300,
+            "seed": 0,
+        },
+    }  # fmt: skip
+    for argv, values in wanted.items():
+        found = vars(parse(argv))
+        assert {name: found[name] for name in values} == values
+    assert str(parse(["demo"]).plot) == "fairsvd-demo.png"
 
 
 def test_the_default_methods_are_known():

@@ -13,13 +13,16 @@ import pytest
 from fairlearn.metrics import (
     equalized_odds_difference,
 )
+from sklearn.metrics import balanced_accuracy_score
 
 from cli_output import RATES, run, tables
 from fairsvd import FairLRFTransformer
+from fairsvd._rng import stage_rng
 from fairsvd.cli import _demo
 from fairsvd.cli._tasks import Rows, Task, load_task
 from fairsvd.datasets import load_biased_digits
-from fairsvd.objective import GAPS
+from fairsvd.objective import GAPS, count_table
+from fairsvd.report import gap_estimates
 
 
 @pytest.fixture
@@ -60,13 +63,28 @@ def test_the_demo_shows_and_draws_what_changed(demo, small_task, tmp_path):
     assert [row[0] for row in found["layer"][1:]] == ["hidden.0", "hidden.2"]
     untouched, _, edited = found[""][1:]
     assert float(edited[-1]) < float(untouched[-1])
+    line, parity = verdict(out, "demographic parity")
+    assert line == (
+        f"Asked for: demographic parity of at most 0.2; on the held-out rows {parity}, met"
+    )
+
+
+def verdict(out, name):
+    """The line that says whether the gap was met, and the gap on which it says so."""
+    (line,) = [line for line in out.splitlines() if line.startswith("Asked for")]
+    return line, next(row for row in tables(out)["gap"] if row[0] == name)[3]
 
 
 @pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 def test_the_demos_numbers_are_those_of_the_estimator(demo, small_task):
-    found = tables(demo("--seed", "4")[1])
+    out = demo("--seed", "4", "--tolerance", "0.001")[1]
+    line, odds = verdict(out, "equalized odds")
+    assert line == (
+        f"Asked for: equalized odds of at most 0.001; on the held-out rows {odds}, not met"
+    )
+    found = tables(out)
     fit, held = small_task.fit, small_task.held_out.y
-    shared = {"sensitive_columns": "kind", "random_state": 4}
+    shared = {"sensitive_columns": "kind", "random_state": 4, "tolerance": 0.001}
     plain = FairLRFTransformer(sparsity=0, refine=None, threshold=0.5, **shared)
     plain.fit(fit.X, fit.y)
     edited = FairLRFTransformer(plain.module_, max_steps=40, **shared).fit(fit.X, fit.y)
@@ -77,10 +95,34 @@ def test_the_demos_numbers_are_those_of_the_estimator(demo, small_task):
             own = held.index == row[0]
             values = [metric(held[own], predicted[own]) for predicted in (before, after)]
             assert row[k] == " -> ".join(f"{value:.3f}" for value in values), name
-    odds = [
-        equalized_odds_difference(held, p, sensitive_features=held.index) for p in (before, after)
-    ]
-    assert [row[-1] for row in (found[""][1], found[""][3])] == [f"{value:.3f}" for value in odds]
+    tuned = FairLRFTransformer(plain.module_, sparsity=0, refine=None, **shared)
+    moved = tuned.fit(fit.X, fit.y).predict(X)
+    assert (moved != before).any()
+    for row, p in zip(found[""][1:], (before, moved, after), strict=True):
+        odds = equalized_odds_difference(held, p, sensitive_features=held.index)
+        worst = min(
+            (p == held)[(held == k) & (held.index == g)].mean() for k in (0, 1) for g in "pq"
+        )
+        values = [(p == held).mean(), balanced_accuracy_score(held, p), worst, odds]
+        assert row[1:] == [f"{value:.3f}" for value in values]
+    assert [row[0] for row in found[""][1:]] == [
+        "untouched network", "only its threshold tuned", "edited network",
+    ]  # fmt: skip
+    group = (held.index == "q").astype(int)
+    rng = stage_rng(4, "bootstrap")
+    first, second = (
+        gap_estimates(count_table(held.to_numpy(), p, group, 2, 2), 1, rng) for p in (before, after)
+    )
+    for row, name in zip(found["gap"][1:], GAPS, strict=True):
+        one, two = first.loc[name], second.loc[name]
+        assert row == [
+            name.replace("_", " "),
+            f"{one['difference']:.3f}",
+            f"{one['low']:.3f} to {one['high']:.3f}",
+            f"{two['difference']:.3f}",
+            f"{two['low']:.3f} to {two['high']:.3f}",
+            f"{two['noise_floor']:.3f}",
+        ]
 
 
 @pytest.mark.parametrize(

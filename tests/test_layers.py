@@ -114,6 +114,18 @@ def test_permuting_and_scaling_a_weight_permutes_and_scales_its_factors(m, n, sc
     torch.testing.assert_close(theirs.weight(), expected, atol=1e-9 * scale, rtol=1e-6)
 
 
+def test_factors_of_single_precision_are_rounded_once_only():
+    """Decomposed in double precision; in single the small singular values lose their digits."""
+    torch.manual_seed(0)
+    layer = nn.Linear(60, 40)
+    with torch.no_grad():
+        layer.weight.mul_(10.0 ** torch.linspace(0, -4, 60))
+    exact = np.linalg.svd(layer.weight.detach().double().numpy(), compute_uv=False)
+    factors = factorise(layer, 40)
+    assert factors.S.dtype == torch.float32
+    np.testing.assert_allclose(factors.S[0], exact, rtol=1.2e-7)
+
+
 def test_masked_zeroes_entries_and_leaves_the_rest():
     factors = factorise(make("grouped"), 2)
     keep_u, keep_v = torch.rand(factors.U.shape) > 0.5, torch.rand(factors.V.shape) > 0.5
@@ -149,6 +161,9 @@ def test_ranks():
     assert resolve_ranks(net, NAMES, 1.0) == full
     assert resolve_ranks(net, NAMES, 0.5) == {"0": 3, "2": 3, "4": 2, "5": 1}
     assert resolve_ranks(net, NAMES, np.float32(0.5)) == {"0": 3, "2": 3, "4": 2, "5": 1}
+    # 2.7, 1.8 and 0.9, then 2.4, 1.6 and 0.8: to the nearest, never below 1.
+    assert resolve_ranks(net, NAMES, 0.45) == {"0": 3, "2": 3, "4": 2, "5": 1}
+    assert resolve_ranks(net, NAMES, 0.4) == {"0": 2, "2": 2, "4": 2, "5": 1}
     assert resolve_ranks(net, NAMES, 0.01) == dict.fromkeys(NAMES, 1)
     assert resolve_ranks(net, NAMES, 4) == {"0": 4, "2": 4, "4": 4, "5": 2}
     assert resolve_ranks(net, NAMES, np.int64(6)) == full

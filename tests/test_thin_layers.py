@@ -139,6 +139,41 @@ def test_compression_reaches_every_place_of_a_shared_layer():
     torch.testing.assert_close(net(X), dense)
 
 
+class Scaled(nn.Linear):
+    """Does more than its kind does."""
+
+    def forward(self, X):
+        return 2 * super().forward(X)
+
+
+def doubled(layer, inputs, *output):
+    return 2 * output[0] if output else (2 * inputs[0],)
+
+
+KEPT = {
+    "a hook before it": lambda layer: layer.register_forward_pre_hook(doubled),
+    "a hook after it": lambda layer: layer.register_forward_hook(doubled),
+    "a forward pass of its own": lambda layer: setattr(layer, "__class__", Scaled),
+}
+
+
+@pytest.mark.parametrize("why", KEPT)
+def test_a_layer_that_does_more_than_multiply_stays_as_it_is(why):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    KEPT[why](net[0])
+    before = net[0]
+    assert not compress_layer(net, "0", factorise(net[0], 1))
+    assert net[0] is before
+    assert compress_layer(net, "1", factorise(net[1], 1))
+
+
+def test_a_layer_whose_weight_another_one_has_too_stays_as_it_is():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    net[1].weight = net[0].weight
+    assert not any(compress_layer(net, name, factorise(net[0], 1)) for name in "01")
+    assert net[1].weight is net[0].weight
+
+
 def test_compression_works_inside_a_transformer_with_and_without_its_fast_path():
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True).eval()
