@@ -1,64 +1,91 @@
-"""One table of editors, a row each, for tests of what all of them keep to."""
+"""Every registered editor, and further configurations of some, to run whatever holds for all."""
 
 from __future__ import annotations
 
-from fairsvd import (
-    AdversarialDebiasing,
-    AdversarialFineTuner,
-    BiasMaskFineTuner,
-    FairLRFTransformer,
-    FairPruner,
-    GapFineTuner,
-    LayerwiseOptimizer,
-    RandomPerturbation,
-    SelectiveFineTuner,
-)
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-# Class, parameters of a quick fit, a grid of one of its own parameters.
-EDITORS = {
-    "FairLRF": (FairLRFTransformer, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
-    "bias mask": (
-        BiasMaskFineTuner,
-        {"impair_epochs": 1, "repair_epochs": 1, "min_steps": 3, "gap_weight": 1.0},
-        {"tuned_fraction": [0.1, 1.0]},
-    ),
-    "BMFT": (BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"tuned_fraction": [0.1, 1.0]}),
-    "SWiFT": (BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"gap_weight": [0.1, 0.5]}),
-    "pruner": (FairPruner, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
-    "pruner, curvature": (
-        FairPruner,
-        {"criterion": "curvature", "privileged_weight": 1.0, "refine": None},
-        {"sparsity": [0.0, 0.1]},
-    ),
-    "gap": (GapFineTuner, {"max_steps": 3}, {"gap_weight": [0.3, 3.0]}),
-    "gap, descent": (GapFineTuner, {"max_steps": 3, "mode": "descent"}, {"scope": ["all", "head"]}),
-    "gap, spectrum": (
-        GapFineTuner,
-        {"max_steps": 3, "scope": "spectrum"},
-        {"learning_rate": [1e-3, 1e-2]},
-    ),
-    "adversarial": (
-        AdversarialFineTuner,
-        {"epochs": 2, "critic_steps": 3, "actor_steps": 3, "gap_weight": 5.0},
-        {"gap_weight": [1.0, 20.0]},
-    ),
-    "debiasing": (AdversarialDebiasing, {"max_steps": 5, "alpha": 1.0}, {"alpha": [0.3, 3.0]}),
-    "perturbation": (RandomPerturbation, {"n_trials": 5}, {"scale": [0.05, 0.2]}),
-    "layer-wise": (LayerwiseOptimizer, {"parameters": 2, "n_calls": 12}, {"parameters": [1, 2]}),
-    "selective": (
-        SelectiveFineTuner,
-        {"epochs": 3, "min_steps": 3, "top_k": 0.5, "generator": "smoothed"},
-        {"top_k": [0.3, 1.0]},
-    ),
-    "AIM-Fair": (
+import fairsvd.comparison  # noqa: F401  (editors are registered once their families are imported)
+from fairsvd import BiasMaskFineTuner, FairPruner, GapFineTuner, NetworkEditor, SelectiveFineTuner
+from fairsvd.base import EDITORS, QUICK
+
+# A grid of parameters that every editor has.
+ANY_GRID: dict[str, Sequence[Any]] = {"tolerance": [0.02, 0.5]}
+
+# Grids of registered editors' own parameters, in the place of the one above.
+OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+    "AdversarialDebiasing": {"alpha": [0.3, 3.0]},
+    "AdversarialFineTuner": {"gap_weight": [1.0, 20.0]},
+    "BiasMaskFineTuner": {"tuned_fraction": [0.1, 1.0]},
+    "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
+    "FairPruner": {"sparsity": [0.0, 0.1]},
+    "GapFineTuner": {"gap_weight": [0.3, 3.0]},
+    "LayerwiseOptimizer": {"parameters": [1, 2]},
+    "RandomPerturbation": {"scale": [0.05, 0.2]},
+    "SelectiveFineTuner": {"top_k": [0.3, 1.0]},
+}
+
+
+class Configuration(NamedTuple):
+    """One way to run an editor.
+
+    Attributes
+    ----------
+    kind : callable
+        The class, or a class method that makes an editor with the values of a paper.
+    quick : dict
+        Parameters under which a fit takes a moment.
+    grid : dict
+        Values of one of its own parameters.
+    """
+
+    kind: Callable[..., NetworkEditor]
+    quick: Mapping[str, Any]
+    grid: Mapping[str, Sequence[Any]]
+
+
+def registered() -> dict[str, Configuration]:
+    """Make a row for every editor of the registry, by the name of its class."""
+    return {
+        name: Configuration(kind, QUICK[name], OWN_GRIDS.get(name, ANY_GRID))
+        for name, kind in EDITORS.items()
+    }
+
+
+# What else some of them can do.
+BESIDE = {
+    "AIM-Fair": Configuration(
         SelectiveFineTuner.aim_fair,
         {"epochs": 3, "generator": "smoothed"},
         {"granularity": ["tensor", "unit"]},
     ),
-    "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
+    "BMFT": Configuration(
+        BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"tuned_fraction": [0.1, 1.0]}
+    ),
+    "SWiFT": Configuration(
+        BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"gap_weight": [0.1, 0.5]}
+    ),
+    "FairPruner, curvature": Configuration(
+        FairPruner,
+        {"criterion": "curvature", "gap_weight": 1.0, "refine": None},
+        {"sparsity": [0.0, 0.1]},
+    ),
+    "FairPruner, units": Configuration(
+        FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}
+    ),
+    "GapFineTuner, descent": Configuration(
+        GapFineTuner, {"max_steps": 3, "mode": "descent"}, {"scope": ["all", "head"]}
+    ),
+    "GapFineTuner, spectrum": Configuration(
+        GapFineTuner, {"max_steps": 3, "scope": "spectrum"}, {"learning_rate": [1e-3, 1e-2]}
+    ),
 }
 
+# Sorted: every process of a run must collect the same tests in the same order.
+CONFIGURATIONS: dict[str, Configuration] = dict(sorted({**registered(), **BESIDE}.items()))
 
-def make(name, network=None, **parameters):
-    kind, quick, _ = EDITORS[name]
+
+def make(name: str, network: Any = None, **parameters: Any) -> NetworkEditor:
+    """Make an editor by the name of its configuration, for a quick fit."""
+    kind, quick, _ = CONFIGURATIONS[name]
     return kind(network, **{**quick, "random_state": 0, **parameters})

@@ -7,18 +7,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from fairsvd.intraprocessing._debiasing_path import network_loss
-from fairsvd.intraprocessing._debiasing_rule import Adversary, projected
 from hypothesis import given
 from hypothesis import strategies as st
 from joblib import parallel_config
 from sklearn.base import clone
 from torch import nn
 
+from edit_data import constraint
 from fairsvd import fairness_scorer
 from fairsvd.datasets import make_biased_classification
 from fairsvd.intraprocessing import AdversarialDebiasing
-from fairsvd.objective import Constraint
+from fairsvd.intraprocessing._debiasing import Adversary, network_loss, project
 from fairsvd.training import Batch
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -51,10 +50,6 @@ class LastWins(last_wins(AdversarialDebiasing)):
     """Chooses its last edit."""
 
 
-def constraint(gap="equalized_odds", pos=1):
-    return Constraint(gap, 0.05, 0.4, "balanced_accuracy", None, pos, "classes")
-
-
 def adversary(gap="equalized_odds", n_classes=2, n_groups=2, pos=1):
     settings = {"device": CPU, "dtype": torch.float64}
     return Adversary(constraint(gap, pos), n_classes, n_groups, **settings)
@@ -72,7 +67,7 @@ VECTORS = st.lists(st.floats(-100, 100, width=32), min_size=6, max_size=6)
 @given(VECTORS, VECTORS, st.floats(0, 10))
 def test_the_update_is_orthogonal_to_the_adversary_up_to_alpha(own, other, alpha):
     own, other = (torch.tensor(v, dtype=torch.float64).reshape(2, 3) for v in (own, other))
-    update = projected(own, other, alpha).numpy().ravel()
+    update = project(own, other, alpha).numpy().ravel()
     a, b = own.numpy().ravel(), other.numpy().ravel()
     # An independent way to the same projection: least squares of one gradient on the other.
     slope = np.linalg.lstsq(b[:, None], a, rcond=None)[0][0] if b.any() else 0.0
@@ -84,9 +79,9 @@ def test_the_update_is_orthogonal_to_the_adversary_up_to_alpha(own, other, alpha
 
 def test_a_zero_or_tiny_gradient_of_the_adversary_does_no_harm():
     own = torch.tensor([1.0, -2.0, 3.0])
-    assert torch.equal(projected(own, torch.zeros(3), 1.0), own)
+    assert torch.equal(project(own, torch.zeros(3), 1.0), own)
     tiny = torch.tensor([1e-30, 0.0, 0.0])
-    torch.testing.assert_close(projected(own, tiny, 1.0), torch.tensor([0.0, -2.0, 3.0]))
+    torch.testing.assert_close(project(own, tiny, 1.0), torch.tensor([0.0, -2.0, 3.0]))
 
 
 def lowered(logits, margin):

@@ -1,4 +1,4 @@
-"""What every editor takes and gives, whatever its method: one table, a row an editor."""
+"""What every editor takes and gives, whatever its method."""
 
 from __future__ import annotations
 
@@ -15,20 +15,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
-from fairsvd import (
-    AdversarialDebiasing,
-    AdversarialFineTuner,
-    BiasMaskFineTuner,
-    FairLRFTransformer,
-    FairPruner,
-    GapFineTuner,
-    JointStratifiedKFold,
-    LayerwiseOptimizer,
-    RandomPerturbation,
-    SelectiveFineTuner,
-    best_under_gap,
-    fairness_scorer,
-)
+from editors import CONFIGURATIONS, make
+from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -49,58 +37,10 @@ pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
 ]
 
-# Class, parameters of a quick fit, a grid of one of its own parameters.
-EDITORS = {
-    "FairLRF": (FairLRFTransformer, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
-    "bias mask": (
-        BiasMaskFineTuner,
-        {"impair_epochs": 1, "repair_epochs": 1, "min_steps": 3, "gap_weight": 1.0},
-        {"keep": [0.1, 1.0]},
-    ),
-    "BMFT": (BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"keep": [0.1, 1.0]}),
-    "SWiFT": (BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"gap_weight": [0.1, 0.5]}),
-    "pruner": (FairPruner, {"max_steps": 3, "gap_weight": 1.0}, {"sparsity": [0.0, 0.1]}),
-    "pruner, curvature": (
-        FairPruner,
-        {"criterion": "curvature", "gap_weight": 1.0, "refine": None},
-        {"sparsity": [0.0, 0.1]},
-    ),
-    "gap": (GapFineTuner, {"max_steps": 3}, {"weight": [0.3, 3.0]}),
-    "gap, descent": (GapFineTuner, {"max_steps": 3, "mode": "descent"}, {"scope": ["all", "head"]}),
-    "gap, spectrum": (
-        GapFineTuner,
-        {"max_steps": 3, "scope": "spectrum"},
-        {"learning_rate": [1e-3, 1e-2]},
-    ),
-    "adversarial": (
-        AdversarialFineTuner,
-        {"epochs": 2, "critic_steps": 3, "actor_steps": 3, "gap_weight": 5.0},
-        {"gap_weight": [1.0, 20.0]},
-    ),
-    "debiasing": (AdversarialDebiasing, {"max_steps": 5, "alpha": 1.0}, {"alpha": [0.3, 3.0]}),
-    "perturbation": (RandomPerturbation, {"n_trials": 5}, {"scale": [0.05, 0.2]}),
-    "layer-wise": (LayerwiseOptimizer, {"layers": 2, "n_calls": 12}, {"layers": [1, 2]}),
-    "selective": (
-        SelectiveFineTuner,
-        {"epochs": 3, "min_steps": 3, "keep": 0.5, "generator": "smoothed"},
-        {"keep": [0.3, 1.0]},
-    ),
-    "AIM-Fair": (
-        SelectiveFineTuner.aim_fair,
-        {"epochs": 3, "generator": "smoothed"},
-        {"granularity": ["tensor", "unit"]},
-    ),
-    "pruner, units": (FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}),
-}
 GAP = "equalized_odds_difference"
 
 
-def make(name, network=None, **parameters):
-    kind, quick, _ = EDITORS[name]
-    return kind(network, **{**quick, "random_state": 0, **parameters})
-
-
-@pytest.fixture(params=EDITORS)
+@pytest.fixture(params=CONFIGURATIONS)
 def name(request):
     return request.param
 
@@ -116,7 +56,7 @@ def frame():
 
 def search(name, editor, **settings):
     """Search an editor behind a scaler."""
-    grid = {f"editor__{key}": values for key, values in EDITORS[name][2].items()}
+    grid = {f"editor__{key}": values for key, values in CONFIGURATIONS[name].grid.items()}
     return GridSearchCV(
         Pipeline([("scale", StandardScaler()), ("editor", editor)]),
         grid,

@@ -33,12 +33,16 @@ def shifts(editor):
     return editor.history_[editor.history_["stage"] == "shift"]
 
 
-class LastShiftWins(last_wins(GapFineTuner)):
-    """Chooses the last shift: what comes after it is left out."""
+class ShiftsAlone(GapFineTuner):
+    """Leaves out what comes after the shifts."""
 
     def _edit(self, task, rng):
         stages = ("untouched", "shift")
         return takewhile(lambda edit: edit.params["stage"] in stages, super()._edit(task, rng))
+
+
+class LastShiftWins(last_wins(ShiftsAlone)):
+    """Chooses the last shift."""
 
 
 @pytest.mark.parametrize("n_groups", [2, 3])
@@ -148,13 +152,13 @@ def test_a_gap_that_the_group_makes_alone_is_closed():
 
 def test_a_line_on_which_nothing_is_better_is_left_where_it_begins(monkeypatch):
     """The second line starts from the untouched weights where the first one only does harm."""
-    bases, shifted = [], _group_shift._shift
+    bases, shift = [], _group_shift._shift
     rows = table(150, n_classes=2, n_groups=3)
     network = trained(mlp(), rows)
 
     def noting(base, prefix, line, size):
         bases.append((line.params["group"], base["4.weight"].clone()))
-        return shifted(base, prefix, line, size)
+        return shift(base, prefix, line, size)
 
     monkeypatch.setattr(_group_shift, "_shift", noting)
     # Nothing is feasible and every shift collapses the network: all rank below the untouched one.

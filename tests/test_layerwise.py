@@ -9,8 +9,6 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from fairsvd.intraprocessing._layerwise_search import score, select_parameters
-from fairsvd.intraprocessing._layerwise_surrogate import expected_improvement, propose
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -20,6 +18,11 @@ from torch import nn
 from fairsvd.datasets import make_biased_classification
 from fairsvd.exceptions import NetworkError
 from fairsvd.intraprocessing import LayerwiseOptimizer
+from fairsvd.intraprocessing._layerwise import (
+    expected_improvement,
+    propose,
+    score,
+)
 from fairsvd.objective import Verdict
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -52,6 +55,13 @@ class LastWins(last_wins(LayerwiseOptimizer)):
     """Chooses the last edit whose state was kept."""
 
 
+def searched(network, parameters):
+    """Fit with a single call a tensor."""
+    rows = table()
+    editor = quick(network, parameters=parameters, n_calls=1)
+    return editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+
+
 def changed(before, after):
     """Name the entries of the state that differ, and give by how much."""
     after = after.state_dict()
@@ -60,7 +70,7 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize(
-    ("layers", "found"),
+    ("parameters", "found"),
     [
         (1, NAMES[-1:]),
         (5, NAMES[1:]),
@@ -71,25 +81,27 @@ def changed(before, after):
         (re.compile("bias"), NAMES[1::2]),
     ],
 )
-def test_tensors_are_chosen_by_number_name_layer_or_pattern(layers, found):
-    assert select_parameters(mlp(), layers) == found
+def test_tensors_are_chosen_by_number_name_layer_or_pattern(parameters, found):
+    editor = searched(mlp(), parameters)
+    assert list(editor.searched_entries_) == found
+    assert list(dict.fromkeys(editor.history_["parameter"][1:])) == found
 
 
 def test_what_names_nothing_is_refused_with_the_nearest_names():
     with pytest.raises(NetworkError, match=r"names '4.wieght'.*nearest.*'4.weight'"):
-        select_parameters(mlp(), ["4.wieght"])
+        searched(mlp(), ["4.wieght"])
     for nothing in (re.compile("nowhere"), []):
-        with pytest.raises(NetworkError, match="leaves no parameter"):
-            select_parameters(mlp(), nothing)
+        with pytest.raises(NetworkError, match="leaves nothing to search"):
+            searched(mlp(), nothing)
 
 
 def test_a_shared_tensor_is_searched_once():
     network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2))
     network[2].weight = network[0].weight
-    assert "2.weight" not in select_parameters(network, 99)
+    assert "2.weight" not in searched(network, 99).searched_entries_
     rows = table()
     network = trained(network, rows)
-    editor = quick(network, LastWins, layers=["0.weight"])
+    editor = quick(network, LastWins, parameters=["0.weight"])
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert set(changed(network, editor.module_)) == {"0.weight", "2.weight"}
     assert editor.module_[0].weight is editor.module_[2].weight
@@ -100,7 +112,7 @@ def test_a_shared_tensor_is_searched_once():
 def test_one_tensor_moves_inside_its_box(name, width):
     rows = table()
     network = trained(mlp(), rows)
-    editor = quick(network, LastWins, layers=[name], width=width)
+    editor = quick(network, LastWins, parameters=[name], width=width)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert editor.edited_parameter_ == name
     moved = changed(network, editor.module_)
@@ -114,7 +126,7 @@ def test_one_tensor_moves_inside_its_box(name, width):
 def test_every_tensor_starts_from_the_original():
     rows = table()
     network = trained(mlp(), rows)
-    editor = quick(network, LastWins, layers=6)
+    editor = quick(network, LastWins, parameters=6)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert list(dict.fromkeys(editor.history_["parameter"][1:])) == NAMES
     assert set(changed(network, editor.module_)) == {editor.edited_parameter_}
@@ -127,7 +139,7 @@ def test_states_of_the_candidates_share_no_memory_and_do_not_change():
 
     class Watched(LastWins):
         def _edit(self, task, rng):
-            live = {value.data_ptr() for value in module.state_dict().values()}
+            live = {value.data_ptr() for value in task.module.state_dict().values()}
             for candidate in super()._edit(task, rng):
                 for value in candidate.state.values():
                     assert value.data_ptr() not in live
@@ -143,7 +155,7 @@ def test_states_of_the_candidates_share_no_memory_and_do_not_change():
 def test_of_a_large_tensor_some_entries_move():
     rows = table()
     network = trained(mlp(width=16), rows)
-    editor = quick(network, LastWins, layers=["2.weight"], max_entries=40)
+    editor = quick(network, LastWins, parameters=["2.weight"], max_entries=40)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert int(changed(network, editor.module_)["2.weight"].count_nonzero()) == 40
     assert editor.searched_entries_ == {"2.weight": 40}
@@ -152,10 +164,10 @@ def test_of_a_large_tensor_some_entries_move():
 def test_a_tensor_of_equal_entries_is_left_out():
     rows = table()
     network = trained(mlp(1), rows)
-    editor = quick(network, layers=2).fit(rows.X, rows.y, sensitive_features=rows.group)
+    editor = quick(network, parameters=2).fit(rows.X, rows.y, sensitive_features=rows.group)
     assert editor.searched_entries_ == {"4.weight": 8, "4.bias": 0}
     assert set(editor.history_["parameter"][1:]) == {"4.weight"}
-    alone = quick(network, layers=1).fit(rows.X, rows.y, sensitive_features=rows.group)
+    alone = quick(network, parameters=1).fit(rows.X, rows.y, sensitive_features=rows.group)
     assert alone.edited_parameter_ is None
     assert len(alone.history_) == 1
 
@@ -163,12 +175,12 @@ def test_a_tensor_of_equal_entries_is_left_out():
 def test_the_record_of_the_calls():
     rows = table()
     network = trained(mlp(), rows)
-    editor = quick(network, layers=2).fit(rows.X, rows.y, sensitive_features=rows.group)
+    editor = quick(network, parameters=2).fit(rows.X, rows.y, sensitive_features=rows.group)
     history = editor.history_
     stages = ["random", "random", "random", "guided"]
     assert history["stage"].tolist() == ["untouched", *stages, *stages]
     assert history["call"].tolist() == [0, 1, 2, 3, 4, 1, 2, 3, 4]
-    control = quick(network, layers=2, surrogate="random")
+    control = quick(network, parameters=2, surrogate="random")
     control.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert set(control.history_["stage"]) == {"untouched", "random"}
     first = history["stage"] == "random"
@@ -270,7 +282,7 @@ def test_planted_bias_is_undone_wherever_it_sits(name):
         torch.manual_seed(0)
         network, rows = planted(name)
     # The later tensor must not win by being later, nor the earlier one by being earlier.
-    editor = quick(network, layers=["first", "second"], n_calls=16, n_initial=10, tolerance=0.1)
+    editor = quick(network, parameters=["first", "second"], n_calls=16, n_initial=10, tolerance=0.1)
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     history = editor.history_
     assert editor.edited_parameter_ == name
@@ -303,7 +315,7 @@ def test_the_module_gives_the_logits_that_were_judged():
     class Watched(LastWins):
         def _edit(self, task, rng):
             for candidate in super()._edit(task, rng):
-                seen.append((candidate, data.judged[:]))
+                seen.append((candidate, task.data.judged[:]))
                 yield candidate
 
     editor = quick(network, Watched).fit(rows.X, rows.y, sensitive_features=rows.group)
@@ -315,7 +327,7 @@ def test_the_module_gives_the_logits_that_were_judged():
 def test_equal_seeds_give_equal_bits_whatever_the_jobs():
     rows = table()
     network = trained(mlp(), rows)
-    editors = [quick(network, layers=3, n_jobs=jobs) for jobs in (None, 2)]
+    editors = [quick(network, parameters=3, n_jobs=jobs) for jobs in (None, 2)]
     # Threads show whether two tasks touch one network, and start faster than processes.
     with joblib.parallel_config(backend="threading"):
         for editor in editors:
@@ -330,8 +342,8 @@ CONFIGURATIONS = {
     "random": {"surrogate": "random"},
     "random alone": {"n_calls": 2, "n_initial": 5},
     "one call": {"n_calls": 1, "n_initial": 1},
-    "one tensor": {"layers": 1},
-    "a pattern": {"layers": re.compile("weight")},
+    "one tensor": {"parameters": 1},
+    "a pattern": {"parameters": re.compile("weight")},
     "few entries": {"max_entries": 3},
     "demographic parity": {"constraint": "demographic_parity"},
     "fixed threshold": {"threshold": 0.3},
@@ -353,7 +365,7 @@ def check_promises(parameters, rows, network=None):
         make = mlp(n_classes) if rows.X.ndim == 2 else convolutions(n_classes)
         network = trained(make, rows)
     before, state = fingerprint(network), global_state()
-    editor = quick(network, LastWins, **{"layers": 2, **parameters})
+    editor = quick(network, LastWins, **{"parameters": 2, **parameters})
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert (fingerprint(network), global_state()) == (before, state)
     assert set(changed(network, editor.module_)) == {editor.edited_parameter_}
@@ -378,18 +390,20 @@ def test_every_kind_of_data_is_taken(name):
 
 def test_one_logit_is_taken():
     rows = table()
-    check_promises({"layers": 3}, rows, trained(mlp(1), rows))
+    check_promises({"parameters": 3}, rows, trained(mlp(1), rows))
 
 
 def test_without_sensitive_features_utility_alone():
     rows = table()
     with pytest.warns(match="sensitive"):
-        editor = quick(trained(mlp(), rows), layers=1).fit(rows.X, rows.y)
+        editor = quick(trained(mlp(), rows), parameters=1).fit(rows.X, rows.y)
     assert editor.groups_ == []
     assert (editor.history_["gap"] == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"layers": 0}, {"layers": "all"}, {"width": 0}, {"n_calls": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"parameters": 0}, {"parameters": "all"}, {"width": 0}, {"n_calls": 0}]
+)
 def test_bad_parameters_are_refused(wrong):
     rows = table()
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -9,24 +9,23 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from fairsvd.intraprocessing._perturb_trials import (
-    Trials,
-    can_stack,
-    float_parameters,
-    perturbed,
-    run_trials,
-    stacked_logits,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from torch import nn
 
-from fairsvd.arrays import LabelledRows, as_batches
-from fairsvd.base import EditData
+from edit_data import edit_data
+from fairsvd.base import EditData, Task
 from fairsvd.intraprocessing import RandomPerturbation
-from fairsvd.intraprocessing import _perturb_trials as trials_module
-from fairsvd.objective import Constraint, Judge
+from fairsvd.intraprocessing import _perturbation as trials_module
+from fairsvd.intraprocessing._perturbation import (
+    Trials,
+    can_stack,
+    perturb,
+    run_trials,
+    stacked_logits,
+)
+from fairsvd.phases import float_parameters, run_paths
 from helpers import (
     IGNORE_SMALL_DATA,
     convolutions,
@@ -45,8 +44,6 @@ pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
 ]
 
-CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
-
 
 def quick(network=None, kind=RandomPerturbation, **parameters):
     """Make an editor of a few trials."""
@@ -57,28 +54,19 @@ class LastWins(last_wins(RandomPerturbation)):
     """Chooses the last trial whose state was kept."""
 
 
-def edit_data(rows, n_classes=2, n_groups=2, kind="logits"):
-    X, y, groups = as_batches(rows.X), torch.tensor(rows.y), torch.tensor(rows.group)
-    parts = np.zeros(len(rows.y), dtype=int)
-    return EditData(
-        editing=LabelledRows(X, y, groups),
-        judged=X,
-        judge=Judge(rows.y, rows.group, parts, n_classes, n_groups, CONSTRAINT),
-        untouched=torch.zeros(len(y), n_classes),
-        kind=kind,
-        output_layer="4",
-        n_classes=n_classes,
-        n_groups=n_groups,
-        group_labels=tuple(range(n_groups)),
-        margin=0.0,
-        batch_size=16,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+def task_data(rows, n_classes=2, kind="logits"):
+    return edit_data(rows, 2, n_classes, dtype=torch.float32, kind=kind, margin=0.0)
 
 
-def seeds(n):
-    return tuple(np.random.SeedSequence(3).spawn(n))
+def task_of(network, data):
+    return Task(network, data, data.judge.constraint)
+
+
+def trials(network, data, scale, n, *, stacked):
+    """Make the first trials of a fit, to run together or one by one."""
+    numbers, seeds = tuple(range(1, n + 1)), tuple(np.random.SeedSequence(3).spawn(n))
+    task = task_of(network, data)
+    return Trials.of(task, scale=scale, numbers=numbers, seeds=seeds, stacked=stacked)
 
 
 def with_normalisation():
@@ -91,7 +79,7 @@ def test_a_trial_is_the_parameters_times_one_plus_noise(scale, entropy):
     network = mlp().double()
     parameters = float_parameters(network)
     seed = np.random.SeedSequence(entropy)
-    found = perturbed(parameters, scale, seed)
+    found = perturb(parameters, scale, seed)
     number = int(np.random.default_rng(np.random.SeedSequence(entropy)).integers(2**63 - 1))
     generator = torch.Generator().manual_seed(number)
     for name, value in network.named_parameters():
@@ -103,7 +91,7 @@ def test_a_trial_is_the_parameters_times_one_plus_noise(scale, entropy):
 def test_the_noise_has_the_scale_and_zeros_stay(dtype):
     values = torch.ones(300, 300, dtype=dtype)
     values[:10] = 0
-    made = perturbed({"w": values}, 0.1, np.random.SeedSequence(1))["w"]
+    made = perturb({"w": values}, 0.1, np.random.SeedSequence(1))["w"]
     assert made.dtype == dtype
     assert not made[:10].any()
     assert float(made[10:].double().mean()) == pytest.approx(1.0, abs=2e-3)
@@ -145,15 +133,15 @@ def test_buffers_and_the_original_stay():
 )
 def test_one_pass_over_many_trials_equals_one_after_another(network, n_classes, kind):
     rows = table(n_classes=n_classes)
-    data, network = edit_data(rows, n_classes, kind=kind), network.eval()
-    task = Trials(network, data, 0.1, tuple(range(1, 8)), seeds(7), True)
+    data, network = task_data(rows, n_classes, kind=kind), network.eval()
+    task = trials(network, data, 0.1, 7, stacked=True)
     states = list(task.states())
-    found = stacked_logits(network, data, states, data.judged)
+    found = stacked_logits(task, states, data.judged)
     for state, logits in zip(states, found, strict=True):
         with torch.no_grad():
             wanted = data.logits(network, state)
         torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
-    one_by_one = list(run_trials(Trials(network, data, 0.1, task.numbers, task.seeds, False)))
+    one_by_one = list(run_trials(trials(network, data, 0.1, 7, stacked=False)))
     together = list(run_trials(task))
     for mine, other in zip(one_by_one, together, strict=True):
         assert mine.verdict.utility == pytest.approx(other.verdict.utility, abs=0.02)
@@ -161,11 +149,11 @@ def test_one_pass_over_many_trials_equals_one_after_another(network, n_classes, 
 
 
 def test_what_is_stacked_depends_on_network_and_rows(monkeypatch):
-    small, pictures = edit_data(table()), edit_data(images())
-    assert can_stack(mlp().eval(), small)
-    assert not can_stack(convolutions().eval(), pictures)
+    small = task_of(mlp().eval(), task_data(table()))
+    assert can_stack(small)
+    assert not can_stack(task_of(convolutions().eval(), task_data(images())))
     monkeypatch.setattr(trials_module, "MOST_WORK", 1000)
-    assert not can_stack(mlp().eval(), small)
+    assert not can_stack(small)
 
 
 class Branches(nn.Module):
@@ -191,8 +179,7 @@ class Warns(Branches):
 @pytest.mark.parametrize("kind", [Branches, Warns])
 def test_a_network_that_cannot_be_stacked_runs_one_by_one(kind):
     rows, network = table(), kind().eval()
-    data = edit_data(rows)
-    assert not can_stack(network, data)
+    assert not can_stack(task_of(network, task_data(rows)))
     if kind is Branches:
         editor = quick(network).fit(rows.X, rows.y, sensitive_features=rows.group)
         assert len(editor.history_) == 6
@@ -201,9 +188,9 @@ def test_a_network_that_cannot_be_stacked_runs_one_by_one(kind):
 def test_only_the_better_ones_keep_their_state():
     rows = table()
     network = trained(mlp(), rows)
-    task = Trials(network, edit_data(rows), 0.3, tuple(range(1, 41)), seeds(40), True)
+    task = trials(network, task_data(rows), 0.3, 40, stacked=True)
     best = None
-    for candidate in run_trials(task):
+    for candidate in run_paths([task], run_trials):
         better = best is None or candidate.verdict.rank > best
         assert bool(candidate.state) == better
         best = candidate.verdict.rank if better else best
@@ -226,7 +213,7 @@ def test_equal_seeds_give_equal_bits_whatever_the_jobs(stacked, monkeypatch):
 @pytest.mark.parametrize(("held_bytes", "most"), [(2**24, 8), (4000, 2), (0, 1)])
 def test_how_many_run_before_they_are_judged_changes_nothing(held_bytes, most, monkeypatch):
     rows = table()
-    network, data = trained(mlp(), rows), edit_data(rows)
+    network, data = trained(mlp(), rows), task_data(rows)
     events = []
 
     class Watched(EditData):
@@ -236,8 +223,7 @@ def test_how_many_run_before_they_are_judged_changes_nothing(held_bytes, most, m
 
     def run():
         watched = Watched(**{f.name: getattr(data, f.name) for f in fields(EditData)})
-        trials = Trials(network, watched, 0.3, tuple(range(1, 20)), seeds(19), False)
-        for candidate in run_trials(trials):
+        for candidate in run_trials(trials(network, watched, 0.3, 19, stacked=False)):
             events.append("judged")
             yield candidate
 
@@ -287,7 +273,7 @@ def test_the_module_gives_the_logits_that_were_judged():
     class Watched(LastWins):
         def _edit(self, task, rng):
             for candidate in super()._edit(task, rng):
-                seen.append((candidate, data.judged[:]))
+                seen.append((candidate, task.data.judged[:]))
                 yield candidate
 
     editor = quick(network, Watched).fit(rows.X, rows.y, sensitive_features=rows.group)

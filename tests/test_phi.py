@@ -14,12 +14,12 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import Pipeline
 
+from editors import CONFIGURATIONS, make
 from fairsvd import FairLRFTransformerCV, GapFineTuner, PhiObjective, RandomPerturbation
 from fairsvd.exceptions import ConstraintNotMetWarning
 from fairsvd.objective import Constraint, Judge, make_judge
 from fairsvd.report import plot_tradeoff
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, mlp, table, trained
-from test_every_editor import EDITORS, make
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -225,13 +225,15 @@ def test_logits_that_are_not_finite_lose():
     ],
 )
 def test_parameters_are_checked_in_fit(parameters, message):
-    editor = make("perturbation", NETWORK, constraint=PhiObjective(**parameters))
+    editor = make("RandomPerturbation", NETWORK, constraint=PhiObjective(**parameters))
     with pytest.raises(ValueError, match=message):
         editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
 
 def test_a_callable_utility_is_refused():
-    editor = make("perturbation", NETWORK, constraint=PhiObjective(), utility=lambda y, p: 1.0)
+    editor = make(
+        "RandomPerturbation", NETWORK, constraint=PhiObjective(), utility=lambda y, p: 1.0
+    )
     with pytest.raises(ValueError, match=r"utility=.*resamples.*'auto'"):
         editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
@@ -247,7 +249,7 @@ def test_it_is_a_parameter_like_others():
     assert (phi.measure, copied.constraint.measure) == ("equal_opportunity", "demographic_parity")
 
 
-def fitted(name="perturbation", **parameters):
+def fitted(name="RandomPerturbation", **parameters):
     settings = {"constraint": PhiObjective(epsilon=0.3, n_thresholds=51), **parameters}
     return make(name, NETWORK, **settings).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
@@ -303,7 +305,7 @@ def test_no_candidate_at_all_is_the_untouched_network():
 
 
 def test_without_sensitive_features_phi_is_the_utility():
-    editor = make("perturbation", NETWORK, constraint=PhiObjective(n_bootstrap=0))
+    editor = make("RandomPerturbation", NETWORK, constraint=PhiObjective(n_bootstrap=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         editor.fit(ROWS.X, ROWS.y)
@@ -352,7 +354,7 @@ def test_a_search_over_two_objectives(grid):
         "objects": {"editor__constraint": [PhiObjective(m, epsilon=0.4) for m in PAPERS[:2]]},
         "parameters": {"editor__constraint__epsilon": [0.1, 0.4]},
     }[grid]
-    editor = make("perturbation", None, constraint=PhiObjective(), sensitive_columns=5)
+    editor = make("RandomPerturbation", None, constraint=PhiObjective(), sensitive_columns=5)
     search = GridSearchCV(Pipeline([("editor", editor)]), values, cv=2, error_score="raise")
     X = ROWS.X.copy()
     X[:, 5] = ROWS.group
@@ -367,7 +369,8 @@ def test_a_search_over_two_objectives(grid):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "gap" else pytest.param(n, marks=pytest.mark.slow) for n in EDITORS]
+    "name",
+    [n if n == "GapFineTuner" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGURATIONS],
 )
 @pytest.mark.parametrize("measure", PAPERS)
 def test_every_editor_takes_it(name, measure):

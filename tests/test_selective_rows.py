@@ -13,13 +13,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from edit_data import edit_data, labelled
 from fairsvd import JointStratifiedKFold, SelectiveFineTuner
-from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.selective._generated import generate_rows
 from fairsvd.selective._shares import estimate_shares
 from helpers import IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
-from test_bias_mask import edit_data
-from test_selective import LastWins, biased_rows, made_set, quick
+from selective_data import LastWins, biased_rows, made_set, quick
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -38,18 +37,13 @@ class Shifted(BaseEstimator):
         return np.tile(self.mean_ + self.by, (n, *[1] * self.mean_.ndim))
 
 
-def labelled(rows):
-    return LabelledRows(as_batches(rows.X), torch.tensor(rows.y), torch.tensor(rows.group))
-
-
 @pytest.mark.parametrize("generator", ["auto", "copula", "smoothed", "smote", Shifted(1.0)])
 @pytest.mark.parametrize("kind", ["table", "images"])
 def test_a_generator_fills_every_cell_alike(kind, generator):
     rows = table(120) if kind == "table" else images(120)
     if kind == "images" and generator == "smote":
         pytest.skip("a generator for tables")
-    data = edit_data(rows, 2, 2)
-    data = data.__class__(**{**vars(data), "editing": labelled(rows)})
+    data = edit_data(rows, dtype=torch.float32)
     made = generate_rows(generator, data, 15, np.random.SeedSequence(0))
     again = generate_rows(generator, data, 15, np.random.SeedSequence(0))
     assert made.X.item_shape == rows.X.shape[1:]
@@ -68,7 +62,7 @@ def test_a_generator_fills_every_cell_alike(kind, generator):
 
 def test_as_many_rows_a_cell_as_the_largest_has_and_within_memory(monkeypatch):
     rows = biased_rows((2, 2), (10, 40, 40, 10))
-    data = edit_data(rows, 2, 2)
+    data = edit_data(rows)
     made = generate_rows("smoothed", data, None, np.random.SeedSequence(0))
     assert torch.bincount(made.y * 2 + made.groups).tolist() == [40] * 4
     # Room for 48 rows of 6 float32 numbers: 12 of every cell.
@@ -160,7 +154,7 @@ def test_several_columns_make_the_cells():
     assert len(codes.unique()) == 4
     ready = (rows.X, rows.y, both)
     editor = LastWins(
-        trained(mlp(), rows), synthetic=ready, keep=0.5, epochs=1, min_steps=3, random_state=0
+        trained(mlp(), rows), synthetic=ready, top_k=0.5, epochs=1, min_steps=3, random_state=0
     )
     editor.fit(rows.X, rows.y, sensitive_features=both)
     assert editor.synthetic_groups_ == editor.groups_

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import zoo
+from editors import CONFIGURATIONS
 from fairsvd import BiasMaskFineTuner, FairLRFTransformer, FairPruner, GapFineTuner
 from fairsvd.arrays import as_batches
 from fairsvd.exceptions import NetworkError
@@ -18,7 +19,6 @@ from fairsvd.layers import LowRankConv2d, LowRankLinear, chosen_weights, editabl
 from fairsvd.networks import all_features, layer_weights, raw_output
 from fairsvd.report import plot_mask, removed_frame
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, last_wins, trained
-from test_every_editor import EDITORS
 
 pytestmark = [
     # Many short fits: together they take long.
@@ -32,29 +32,37 @@ X = torch.tensor(ROWS.X)
 REMOVAL = {"sparsity": 0.1, "gap_weight": 1.0, "refine": None}
 # Class and parameters of a quick fit: every editor, and what else it can do.
 KINDS = {
-    **{name: row[:2] for name, row in EDITORS.items()},
+    **{name: (row.kind, row.quick) for name, row in CONFIGURATIONS.items()},
     **{
-        f"FairLRF, {criterion}": (FairLRFTransformer, {"criterion": criterion, **REMOVAL})
+        f"FairLRFTransformer, {criterion}": (
+            FairLRFTransformer,
+            {"criterion": criterion, **REMOVAL},
+        )
         for criterion in ("curvature", "magnitude", "random")
     },
-    "FairLRF, ggn in rounds, all": (
+    "FairLRFTransformer, ggn in rounds, all": (
         FairLRFTransformer,
-        {"criterion": "curvature", "hessian": "ggn", "n_steps": 2, "layers": "all", **REMOVAL},
+        {"criterion": "curvature", "hessian": "ggn", "n_rounds": 2, "layers": "all", **REMOVAL},
     ),
-    "FairLRF, thin": (FairLRFTransformer, {"rank": 0.5, "max_steps": 3, "gap_weight": 1.0}),
+    "FairLRFTransformer, thin": (
+        FairLRFTransformer,
+        {"rank": 0.5, "max_steps": 3, "gap_weight": 1.0},
+    ),
     **{
-        f"pruner, {criterion}": (FairPruner, {"criterion": criterion, **REMOVAL})
-        for criterion in ("magnitude", "random")
+        f"FairPruner, {criterion}": (FairPruner, {"criterion": criterion, **REMOVAL})
+        for criterion in ("curvature", "magnitude", "random")
     },
-    "pruner, curvature": (FairPruner, {"criterion": "curvature", **REMOVAL}),
-    "pruner, units": (FairPruner, {"criterion": "unit", "sparsity": 0.3, "refine": None}),
+    "FairPruner, units": (FairPruner, {"criterion": "unit", "sparsity": 0.3, "refine": None}),
     **{
-        f"gap, {scope}": (GapFineTuner, {"max_steps": 3, "scope": scope, "weight": 1.0})
+        f"GapFineTuner, {scope}": (
+            GapFineTuner,
+            {"max_steps": 3, "scope": scope, "gap_weight": 1.0},
+        )
         for scope in ("head", "bias")
     },
 }
 # Three steps are too few for a mask to reach zero.
-IDLE = ("pruner",)
+IDLE = ("FairPruner",)
 MAIN = ("ResNet-18", "depthwise", "ViT")
 
 
@@ -106,7 +114,16 @@ def test_every_editor_edits(name, kind):
     assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
 
 
-@pytest.mark.parametrize("kind", ["FairLRF", "FairLRF, curvature", "pruner", "bias mask", "gap"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "FairLRFTransformer",
+        "FairLRFTransformer, curvature",
+        "FairPruner",
+        "BiasMaskFineTuner",
+        "GapFineTuner",
+    ],
+)
 @pytest.mark.parametrize("name", [name for name in zoo.NETWORKS if name not in MAIN])
 def test_other_networks(name, kind):
     module = network(name)
@@ -151,7 +168,7 @@ def test_layers_and_ranks(name):
     assert len(set(parameters)) == len(parameters)
     wanted = {n for n, p in module.named_parameters() if p.dim() > 1 and n.endswith("weight")}
     assert set(parameters) == wanted
-    editor = fit(make("FairLRF, thin", module, rank=0.5))
+    editor = fit(make("FairLRFTransformer, thin", module, rank=0.5))
     for layer, rank in editor.ranks_.items():
         c, m, n = weights[layer].matrices().shape
         assert rank == max(1, round(0.5 * min(m, n)))
@@ -173,7 +190,7 @@ def test_the_fast_path_of_transformers_makes_no_difference(name, monkeypatch):
         return fast(*args)
 
     monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", counted)
-    kinds = "FairLRF", "FairLRF, curvature", "perturbation"
+    kinds = "FairLRFTransformer", "FairLRFTransformer, curvature", "RandomPerturbation"
     with_it = [fit(make(kind, module)) for kind in kinds]
     assert torch.backends.mha.get_fastpath_enabled()
     shares = [editor.predict_proba(ROWS.X) for editor in with_it]
@@ -199,7 +216,7 @@ def test_the_fast_path_of_transformers_makes_no_difference(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ViT", "ViT of linear layers", "ResNet-18"])
 def test_a_row_does_not_depend_on_the_rows_beside_it(name):
-    editor = fit(make("FairLRF", network(name)))
+    editor = fit(make("FairLRFTransformer", network(name)))
     whole = editor.predict_proba(ROWS.X)
     for rows in (slice(7, 8), slice(20, 55)):
         assert np.array_equal(editor.predict_proba(ROWS.X[rows]), whole[rows])
@@ -208,7 +225,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(name):
 @pytest.mark.parametrize("name", zoo.NETWORKS)
 def test_features_are_what_enters_the_head(name):
     module = network(name)
-    editor = fit(make("gap, head", module))
+    editor = fit(make("GapFineTuner, head", module))
     head = module.fc if name == "ResNet-18" else getattr(module, "classifier", None)
     head = module.head if head is None else head[-1] if isinstance(head, nn.Sequential) else head
     assert editor._adopted.output_layer == {id(m): n for n, m in module.named_modules()}[id(head)]
@@ -234,21 +251,21 @@ def test_tied_weights_stay_tied(kind):
 
 def test_a_weight_that_makes_the_logits_is_no_hidden_one():
     module = network("tied head")
-    for kind in ("FairLRF", "pruner", "bias mask", "BMFT", "SWiFT"):
+    for kind in ("FairLRFTransformer", "FairPruner", "BiasMaskFineTuner", "BMFT", "SWiFT"):
         editor = fit(make(kind, module))
         assert not [name for name in editor.masks_ if name.startswith(("hidden", "head"))]
         assert editor.module_.head.weight is editor.module_.hidden.weight
-    whole = fit(make("bias mask", module, layers="all", store_importance=True))
+    whole = fit(make("BiasMaskFineTuner", module, layers="all", store_importance=True))
     assert "hidden.weight" in whole.masks_
     assert whole.module_.head.weight is whole.module_.hidden.weight
-    editor = fit(make("FairLRF", module, layers=["head"]))
+    editor = fit(make("FairLRFTransformer", module, layers=["head"]))
     assert list(editor.masks_) == ["hidden"]
 
 
 @pytest.mark.parametrize("name", ["ViT", "ResNet-18", "tied", "ViT of linear layers"])
 def test_compression_leaves_attention_and_tied_weights_dense(name):
     module = network(name)
-    editor = fit(make("FairLRF, thin", module, rank=0.25, compress=True, layers="all"))
+    editor = fit(make("FairLRFTransformer, thin", module, rank=0.25, compress=True, layers="all"))
     thin = {
         n
         for n, m in editor.module_.named_modules()
@@ -262,7 +279,7 @@ def test_compression_leaves_attention_and_tied_weights_dense(name):
             expected.add(layer)
     assert thin == expected
     assert thin
-    dense = fit(make("FairLRF, thin", module, rank=0.25, layers="all"))
+    dense = fit(make("FairLRFTransformer, thin", module, rank=0.25, layers="all"))
     found, wanted = editor.predict_proba(ROWS.X), dense.predict_proba(ROWS.X)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     if name == "ViT":
@@ -281,17 +298,20 @@ def test_a_layer_that_does_more_than_its_kind_is_not_compressed():
     hooked = nn.Linear(16, 16)
     hooked.register_forward_hook(lambda layer, inputs, output: 3 * output)
     module.insert(3, hooked)
-    editor = fit(make("FairLRF, thin", module, rank=0.25, compress=True))
+    editor = fit(make("FairLRFTransformer, thin", module, rank=0.25, compress=True))
     assert type(editor.module_[1]) is Doubled
     assert type(editor.module_[3]) is nn.Linear
-    dense = fit(make("FairLRF, thin", module, rank=0.25))
+    dense = fit(make("FairLRFTransformer, thin", module, rank=0.25))
     found, wanted = editor.predict_proba(ROWS.X), dense.predict_proba(ROWS.X)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 # Whichever is better, the last edit is compared with the last.
 @pytest.mark.usefixtures("no_edit_left_out")
-@pytest.mark.parametrize("kind", ["FairLRF", "FairLRF, curvature", "gap", "bias mask"])
+@pytest.mark.parametrize(
+    "kind",
+    ["FairLRFTransformer", "FairLRFTransformer, curvature", "GapFineTuner", "BiasMaskFineTuner"],
+)
 @pytest.mark.parametrize("name", ["ViT", "ViT of linear layers"])
 def test_mixed_precision(name, kind):
     editor = fit(make(kind, network(name), precision="mixed"))
@@ -304,7 +324,7 @@ def test_mixed_precision(name, kind):
 
 
 def test_an_edited_transformer_survives_torch_export():
-    editor = fit(make("FairLRF, curvature", network("ViT")))
+    editor = fit(make("FairLRFTransformer, curvature", network("ViT")))
     exported = torch.export.export(editor.to_module(), (X,)).module()
     with torch.no_grad():
         codes = exported(X).argmax(1).numpy()
@@ -332,7 +352,16 @@ def crossing():
         return trained(Crossing(), ROWS, 10)
 
 
-@pytest.mark.parametrize("kind", ["FairLRF", "FairLRF, curvature", "pruner, units", "BMFT", "gap"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "FairLRFTransformer",
+        "FairLRFTransformer, curvature",
+        "FairPruner, units",
+        "BMFT",
+        "GapFineTuner",
+    ],
+)
 def test_attention_to_others(kind):
     module = crossing()
     editor = fit(make(kind, module))
@@ -348,7 +377,7 @@ def test_removed_units_of_attention_are_gone_with_their_biases(make_network):
     module = make_network()
     names = [n for n in editable_layers(module) if "attn" in n]
     settings = {"layers": names, "sparsity": 0.3}
-    editor = fit(make("pruner, units", module, **settings))
+    editor = fit(make("FairPruner, units", module, **settings))
     weights = chosen_weights(editor.module_, names)
     state, removed = editor.module_.state_dict(), 0
     for weight in weights.values():
@@ -365,7 +394,7 @@ def test_removed_units_of_attention_are_gone_with_their_biases(make_network):
 def test_named_projections():
     module = network("ViT")
     name = "encoder.layers.1.self_attn.in_proj"
-    editor = fit(make("FairLRF, curvature", module, layers=[name]))
+    editor = fit(make("FairLRFTransformer, curvature", module, layers=[name]))
     before, after = module.state_dict(), editor.module_.state_dict()
     changed = [key for key in before if not torch.equal(before[key], after[key])]
     assert changed == [f"{name}_weight"]
@@ -378,7 +407,13 @@ def test_named_projections():
     gone = sum(int((~mask).sum()) for mask in masks.values())
     assert gone == int(0.1 * sum(mask.size for mask in masks.values()))
     with pytest.raises(NetworkError, match=r"no projection of an attention layer.*in_proj"):
-        fit(make("FairLRF, curvature", module, layers=["encoder.layers.1.self_attn.in_pro"]))
+        fit(
+            make(
+                "FairLRFTransformer, curvature",
+                module,
+                layers=["encoder.layers.1.self_attn.in_pro"],
+            )
+        )
 
 
 ENDINGS = {
@@ -396,7 +431,7 @@ def test_what_follows_the_head(end):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         logits = zoo.MobileNet(n_outputs, width=4).eval()
-    editor = fit(make("FairLRF", nn.Sequential(logits, *ENDINGS[end])))
+    editor = fit(make("FairLRFTransformer", nn.Sequential(logits, *ENDINGS[end])))
     assert editor._adopted.output_layer == "0.classifier.1"
     with torch.no_grad():
         scores = editor.module_[0](X).double()
@@ -409,17 +444,17 @@ def test_what_follows_the_head(end):
 def test_a_weight_normalised_head_is_edited_where_that_can_be():
     module = copy.deepcopy(network("ViT of linear layers"))
     nn.utils.parametrizations.weight_norm(module.head)
-    editor = fit(make("FairLRF, curvature", module))
+    editor = fit(make("FairLRFTransformer, curvature", module))
     assert editor._adopted.output_layer == "head"
     assert "head" not in layer_weights(module)
-    fit(make("gap, head", module))
+    fit(make("GapFineTuner, head", module))
     with pytest.raises(NetworkError, match="'head' has no weight to edit"):
-        fit(make("bias mask", module))
+        fit(make("BiasMaskFineTuner", module))
 
 
 def test_masks_of_bias_mask_fine_tuning_cover_attention():
     module = network("ViT")
-    editor = fit(make("bias mask", module, keep=0.3, granularity="unit"))
+    editor = fit(make("BiasMaskFineTuner", module, tuned_fraction=0.3, granularity="unit"))
     assert isinstance(editor, BiasMaskFineTuner)
     mask = editor.masks_["encoder.layers.0.self_attn.in_proj_weight"]
     assert mask.shape == (48, 16)
