@@ -210,7 +210,7 @@ def test_the_utility_is_named_only_where_it_is_known(utility, balance, resolved,
 )
 def test_by_phi_the_utility_is_balanced_accuracy_unless_one_is_named(utility, constraint, name):
     editor = SimpleNamespace(utility=utility, constraint=constraint, balance_="cells")
-    assert resolved_utility(editor) == name
+    assert utility_name(editor) == name
 
 
 def test_before_is_the_network_as_it_came_and_after_the_edited_one_at_its_threshold():
