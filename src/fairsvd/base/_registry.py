@@ -1,4 +1,4 @@
-"""The list of all editors; a class enters it where it is defined."""
+"""The registry of all editors; a class enters it where it is defined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EDITORS", "QUICK", "register_editor"]
 
 E = TypeVar("E", bound=type)
 
-# Editors by the names of their classes, and parameters under which a fit of each takes a moment.
+# Editors by class name, and parameters under which a fit of each takes a moment.
 EDITORS: dict[str, Any] = {}
 QUICK: dict[str, dict[str, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""What the user asks for, resolved: the device and the constraint."""
+"""The user's request, resolved to a device and a constraint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_device", "make_constraint", "positive_code"]
 
 
 def as_device(device: Any) -> str | None:
-    """Check that a device is there.
+    """Check that a device can be used.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def _table(inputs: FitInputs) -> NDArray[np.int64]:
 
 
 def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
-    """Resolve what the user asked for; "auto" by how label and group go together.
+    """Resolve the user's request; "auto" depends on how label and group go together.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def _phi_of(editor: Any) -> PhiObjective | None:
             f"utility={editor.utility!r} cannot be averaged over the resamples of a PhiObjective: "
             "pass the name of a utility, or 'auto' for balanced accuracy."
         )
-    # What the user changes later is no part of this fit.
+    # A copy, so that later changes by the user do not affect this fit.
     return clone(editor.constraint)
 
 
