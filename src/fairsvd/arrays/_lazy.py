@@ -1,4 +1,4 @@
-"""Rows of arrays that are not in memory: HDF5, zarr, memory maps, classes of the user's."""
+"""Rows of arrays that are not in memory: HDF5, zarr, memory maps, the user's own classes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ._batches import BLOCK_BYTES
 
 __all__ = ["LazyRows", "is_lazy"]
 
-# Up to so many times the wanted rows, slices are read, not row numbers: HDF5 is slow with these.
+# Slices are read if they span at most this many times the requested rows, else row numbers, with
+# which HDF5 is slow.
 SURPLUS = 2
 
-# What an object raises that does not take a kind of index.
+# Exceptions that an object raises if it does not take a kind of index.
 NOT_TAKEN = (TypeError, IndexError, ValueError, KeyError, AttributeError, NotImplementedError)
 
 
 class LazyRows:
-    """Rows of a lazy array, which is asked for slices, or for sorted rows without repeats.
+    """Rows of a lazy array, read by slices or by sorted row numbers without repeats.
 
     Parameters
     ----------
     X : lazy array
-        As :func:`is_lazy` tells, of numbers.
+        An array of numbers for which :func:`is_lazy` is true.
     columns : sequence of int, optional
-        Those of a table that are handed out. Default: all.
+        Columns of a table to return. Default: all.
     """
 
     def __init__(self, X: Any, columns: Any = None) -> None:
@@ -80,7 +81,7 @@ class LazyRows:
         return values if np.array_equal(wanted, rows) else values[torch.from_numpy(back)]
 
     def _keys(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, Any, Any]]:
-        """Yield how many rows, what to ask for, and which of what comes is wanted."""
+        """Yield a number of rows, the index to read, and where the rows are in the result."""
         n, span = len(wanted), int(wanted[-1] - wanted[0]) + 1
         dense = span <= SURPLUS * n
         if self.lists and not (dense and self.slices):
@@ -96,14 +97,14 @@ class LazyRows:
 
 
 def is_lazy(X: Any) -> bool:
-    """Tell whether X is an array of which rows are to be read, never the whole.
+    """Tell whether X is an array to be read by rows, never as a whole.
 
-    That is a memory map, or whatever has ``shape``, ``dtype``, ``len`` and an index and is not
-    known to be in memory: an HDF5 or zarr array, or a class of the user's. An ``ImageFrame``, which
-    never reads by accident, counts as none.
+    That is a memory map, or any object with ``shape``, ``dtype``, ``len`` and an index that is not
+    known to be in memory: an HDF5 or zarr array, or the user's own class. An ``ImageFrame`` does
+    not count, since it never reads by accident.
     """
     known = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows, ImageFrame))
-    # Tables of pandas and sparse matrices.
+    # The two attributes belong to pandas tables and sparse matrices.
     if known or hasattr(X, "iloc") or hasattr(X, "tocsr"):
         return isinstance(X, np.memmap)
     return all(hasattr(X, name) for name in ("shape", "dtype", "__len__", "__getitem__"))

@@ -115,7 +115,7 @@ def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float
         right = sum_slices(np.diagonal(counts, axis1=-2, axis2=-1), -1)
         return divide(right[..., None], _total(counts))
     if which != "selection" and counts.shape[-1] == 2 and pos is not None:
-        # Of the rows of one true class: most of what a gap at every threshold takes.
+        # Only rows of one true class: this is most of the time of a gap at every threshold.
         true = counts[..., pos if which == "tpr" else 1 - pos, :]
         return divide(true[..., pos : pos + 1], sum_slices(true, -1)[..., None])
     selected, positive, hit = _positive_counts(counts, pos)
