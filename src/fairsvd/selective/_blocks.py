@@ -1,4 +1,4 @@
-"""Masks that measure nothing: everything, the last layer, whole blocks of the network."""
+"""Masks that need no measurement: everything, the output layer, whole blocks of the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Mask = dict[str, Tensor]
 def make_block_masks(
     module: nn.Module, kind: str, blocks: Any, output_layer: str
 ) -> list[tuple[dict[str, Any], Mask]]:
-    """Make the masks of one kind, each with what ``history_`` says about it.
+    """Make the masks of one kind, each with its entries of ``history_``.
 
     Parameters
     ----------
     module : nn.Module
     kind : {"all", "head", "blocks"}
     blocks : None, list of str or re.Pattern
-        Names of submodules that move together; None: every top-level one by itself.
+        Names of submodules that are tuned together; None: every top-level one by itself.
     output_layer : str
         Name of the layer that makes the logits.
     """
@@ -52,7 +52,7 @@ def _mask(module: nn.Module, blocks: Sequence[str]) -> Mask:
 
 
 def _top_level(module: nn.Module) -> list[str]:
-    """Name the outermost submodules with parameters, going down where there is only one."""
+    """Name the outermost submodules with parameters; go down a level if there is only one."""
     found, prefix = module, ""
     while True:
         children = {

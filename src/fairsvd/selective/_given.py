@@ -1,4 +1,4 @@
-"""Reading of ready synthetic sets, with every complaint about them."""
+"""Reading and validation of ready synthetic sets."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Given", "read_given"]
 
 @dataclass(frozen=True)
 class Given:
-    """What the user knows beside the real rows, encoded.
+    """The user's data besides the real rows, encoded.
 
     Attributes
     ----------
     balanced, biased : LabelledRows or None
-        The synthetic sets that came ready.
+        The ready synthetic sets.
     group_labels : tuple
-        Of the synthetic rows; empty where there are no groups at all.
+        Groups of the synthetic rows; empty if there are no groups at all.
     classes : ndarray of shape (n_classes,)
     shares : ndarray of shape (n_classes, n_groups) or None
-        Share of every cell among the real rows, where the user gave it; adds up to 1.
+        Share of every cell among the real rows, if the user passed it; adds up to 1.
     """
 
     balanced: LabelledRows | None
@@ -41,7 +41,7 @@ class Given:
 
     @property
     def n_groups(self) -> int:
-        """Count the groups of the synthetic rows; without any all rows are one."""
+        """Count the groups of the synthetic rows; 1 without any."""
         return max(1, len(self.group_labels))
 
     def as_shares(self, table: NDArray[np.float64]) -> dict[Any, float]:
@@ -62,7 +62,7 @@ def read_given(editor: Any, inputs: FitInputs) -> Given:
     Parameters
     ----------
     editor : SelectiveFineTuner
-        Has seen the real rows, so that it knows their columns.
+        Has read the real rows, so it knows their columns.
     inputs : FitInputs
         The real rows.
 

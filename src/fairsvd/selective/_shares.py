@@ -1,4 +1,4 @@
-"""How large every (label, group) cell of the real rows is, where their groups are not known."""
+"""Estimated sizes of the real rows' (label, group) cells, if their groups are not known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..networks import all_features
 
 __all__ = ["estimate_shares"]
 
-# Rows of either set that are looked at.
+# Maximum number of rows that are used of either set.
 MOST_ROWS = 4000
 
 # Added to the spread within the cells, as a share of its mean over the features.
@@ -21,7 +21,7 @@ RIDGE = 1e-3
 
 Seed = int | np.random.SeedSequence
 
-# Weight of the condition that the groups of a class add up to 1.
+# Weight of the condition that the shares of a class's groups add up to 1.
 STRICT = 1e3
 
 
@@ -31,9 +31,9 @@ def estimate_shares(
     """Estimate the shares of the cells by mean features.
 
     Within a class, the mean feature of the real rows is the mean of its groups' mean features,
-    weighted by their shares. The weights that come nearest are taken, in the metric of the spread
-    within the cells. A gap between real and synthetic rows that points from one group to another
-    passes for a share.
+    weighted by their shares. The nearest such weights are taken, in the metric of the spread within
+    the cells. A difference between real and synthetic rows that points from one group to another is
+    mistaken for a share.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def estimate_shares(
     data : EditData
         Its editing rows are the real ones.
     synthetic : LabelledRows
-        With groups, rows in every cell.
+        They have groups, and rows in every cell.
     n_groups : int
     seed : int or numpy.random.SeedSequence
-        Of the rows that are looked at.
+        Seed of the draw of rows.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def _features(
     rng: np.random.Generator,
     n_groups: int = 1,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Features of up to ``MOST_ROWS`` rows, drawn alike from every cell, and their cells."""
+    """Compute features of up to ``MOST_ROWS`` rows, as many of every cell, and their cells."""
     cells = rows.y.numpy() * n_groups + (rows.groups.numpy() if n_groups > 1 else 0)
     order = rng.permutation(len(cells))
     order = order[np.argsort(cells[order], kind="stable")]
