@@ -73,18 +73,18 @@ class _Search:
         else:
             if not self.history:
                 self.history.append(_record(best, verdict))
-            own, found = self._judged(candidate)
-            self.history.append(_record(candidate, found))
-            if found.rank > verdict.rank:
-                best, verdict, logits = candidate, found, own
+            new_logits, new_verdict = self._judged(candidate)
+            self.history.append(_record(candidate, new_verdict))
+            if new_verdict.rank > verdict.rank:
+                best, verdict, logits = candidate, new_verdict, new_logits
         self.standing = _Standing(best, verdict, logits, len(self.history))
 
     def _judged(self, candidate: Candidate) -> tuple[Tensor | None, Verdict]:
         if candidate.verdict is not None:
             return candidate.logits, candidate.verdict
-        own = candidate.logits
-        own = self.data.logits(self.module, candidate.state) if own is None else own
-        return own, self.data.judge(own)
+        logits = candidate.logits
+        logits = self.data.logits(self.module, candidate.state) if logits is None else logits
+        return logits, self.data.judge(logits)
 
     def outcome(self, interrupted: bool) -> Outcome:
         """Return the best candidate and the record of all that were fully judged."""

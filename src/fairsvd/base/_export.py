@@ -58,8 +58,8 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
     """
     template = adopted.net
     if template is None:
-        whole = adopted.output_key is None or isinstance(module, ShiftedNetwork)
-        module = module if whole else Scores(module, adopted.output_key)
+        returns_tensor = adopted.output_key is None or isinstance(module, ShiftedNetwork)
+        module = module if returns_tensor else Scores(module, adopted.output_key)
         return _new_net(module, adopted.kind, len(classes))
     net = _copied(template)
     net.module_ = module

@@ -152,11 +152,11 @@ def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
 
 
 def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    whole = y.dtype.kind in "biu"
-    if not whole:
+    integral = y.dtype.kind in "biu"
+    if not integral:
         check_classification_targets(y)
     labels = np.unique(y)
-    if whole and len(labels) > FEW_LABELS:
+    if integral and len(labels) > FEW_LABELS:
         # The check can only warn that so many distinct integers may be no classes.
         check_classification_targets(y)
     if len(labels) < 2:

@@ -72,16 +72,16 @@ def with_parameters(cls: C) -> C:
     subclass documents an inherited parameter again, its text replaces the inherited one.
     """
     bases = [base for base in cls.__mro__[:0:-1] if "__dataclass_fields__" in vars(base)]
-    made: Any = dataclass(kw_only=True, repr=False, eq=False)(cls)
-    made._parameter_constraints = {f.name: f.metadata["legal"] for f in fields(made)}
-    signature = inspect.signature(made.__init__)
-    own_first = sorted(
-        signature.parameters.values(), key=lambda p: (p.kind, _distance(made, p.name))
+    decorated: Any = dataclass(kw_only=True, repr=False, eq=False)(cls)
+    decorated._parameter_constraints = {f.name: f.metadata["legal"] for f in fields(decorated)}
+    signature = inspect.signature(decorated.__init__)
+    ordered = sorted(
+        signature.parameters.values(), key=lambda p: (p.kind, _distance(decorated, p.name))
     )
-    made.__init__.__signature__ = signature.replace(parameters=own_first)
-    if made.__doc__ is not None:
+    decorated.__init__.__signature__ = signature.replace(parameters=ordered)
+    if decorated.__doc__ is not None:
         inherited = [base.__doc__ or "" for base in bases]
-        made.__doc__ = _document(made.__doc__, inherited, [p.name for p in own_first[1:]])
+        decorated.__doc__ = _document(decorated.__doc__, inherited, [p.name for p in ordered[1:]])
     return cls
 
 

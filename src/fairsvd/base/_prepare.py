@@ -119,8 +119,8 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     is_editing = np.zeros(len(y), dtype=bool)
     is_editing[editing] = True
     if is_editing[held].any():
-        asked = hasattr(validation, "split")
-        why = "as validation= says" if asked else "too few rows to set any apart"
+        has_splitter = hasattr(validation, "split")
+        why = "as validation= says" if has_splitter else "too few rows to set any apart"
         notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)

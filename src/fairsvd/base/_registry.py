@@ -31,8 +31,8 @@ def register_editor(**quick: Any) -> Callable[[E], E]:
     """
 
     def register(cls: E) -> E:
-        made = with_parameters(cls)
-        EDITORS[made.__name__], QUICK[made.__name__] = made, quick
-        return made
+        editor = with_parameters(cls)
+        EDITORS[editor.__name__], QUICK[editor.__name__] = editor, quick
+        return editor
 
     return register

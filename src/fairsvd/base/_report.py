@@ -115,7 +115,7 @@ class ReportData:
         return frame.set_index("gap") if len(frame) else frame
 
     def _gap_row(self, name: str) -> dict[str, Any]:
-        pos, asked = self.constraint.pos, name == self.constraint.gap
+        pos, constrained = self.constraint.pos, name == self.constraint.gap
         rng = stage_rng(self.seed, "bootstrap")
         after = float(gap(self.after, name, pos))
         low, high = gap_interval(self.after, name, pos, rng)
@@ -127,35 +127,35 @@ class ReportData:
             "low": low,
             "high": high,
             "noise_floor": noise_floor(self.after, name, pos, rng),
-            "tolerance": tolerance if asked else np.nan,
-            "met": bool(after <= tolerance) if asked else None,
+            "tolerance": tolerance if constrained else np.nan,
+            "met": bool(after <= tolerance) if constrained else None,
         }
 
     def warn(self, overfitted: float | None) -> None:
         """Warn about everything that a user must not overlook, and note it."""
-        found = self._complaints(overfitted) if self.has_groups else []
+        complaints = self._complaints(overfitted) if self.has_groups else []
         if self.n_judged is not None:
-            found.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
-        for category, text in found:
+            complaints.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
+        for category, text in complaints:
             self.notes.append(text)
             warnings.warn(text, category, stacklevel=5)
 
     def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
-        found: list[tuple[type[Warning], str]] = []
+        complaints: list[tuple[type[Warning], str]] = []
         if not self.verdict.feasible:
-            found.append((ConstraintNotMetWarning, self._not_met()))
+            complaints.append((ConstraintNotMetWarning, self._not_met()))
         if np.count_nonzero(self.after.sum(axis=(0, 1))) < 2:
             text = "The chosen network predicts one class only on the validation rows."
-            found.append((ConstantPredictionsWarning, text))
+            complaints.append((ConstantPredictionsWarning, text))
         if overfitted is not None:
-            found.append((OverfittedNetworkWarning, _overfitted(overfitted)))
+            complaints.append((OverfittedNetworkWarning, _overfitted(overfitted)))
         harmed = self._harmed()
         if harmed:
-            found.append((LevellingDownWarning, _levelled_down(harmed)))
+            complaints.append((LevellingDownWarning, _levelled_down(harmed)))
         small = self._small_cells()
         if small:
-            found.append((SmallCellWarning, self._too_small(small)))
-        return found
+            complaints.append((SmallCellWarning, self._too_small(small)))
+        return complaints
 
     def _not_met(self) -> str:
         c, v = self.constraint, self.verdict

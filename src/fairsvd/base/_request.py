@@ -37,8 +37,8 @@ def as_device(device: Any) -> str | None:
 
 
 def _table(inputs: FitInputs) -> NDArray[np.int64]:
-    known = inputs.rows.groups.numpy() >= 0
-    y, groups = inputs.rows.y.numpy()[known], inputs.rows.groups.numpy()[known]
+    has_group = inputs.rows.groups.numpy() >= 0
+    y, groups = inputs.rows.y.numpy()[has_group], inputs.rows.groups.numpy()[has_group]
     cells = cell_codes(y, groups, inputs.n_groups)
     size = len(inputs.classes) * inputs.n_groups
     return np.bincount(cells, minlength=size).reshape(-1, inputs.n_groups)
@@ -102,10 +102,10 @@ def positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
     """
     if pos_label is None:
         return 1
-    found = np.flatnonzero(classes == pos_label)
-    if len(found) != 1:
+    positions = np.flatnonzero(classes == pos_label)
+    if len(positions) != 1:
         raise ValueError(
             f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
             "them, or None for the second."
         )
-    return int(found[0])
+    return int(positions[0])

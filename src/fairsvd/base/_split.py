@@ -64,10 +64,10 @@ def _from_fraction(
     # Rows without a group have negative cells.
     counts = np.bincount(cells - cells.min())
     starts = np.cumsum(counts) - counts
-    wanted = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
-    wanted = np.where(counts == 1, 0, wanted)
+    n_held = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
+    n_held = np.where(counts == 1, 0, n_held)
     place = np.arange(len(order)) - np.repeat(starts, counts)
-    held = order[place < np.repeat(wanted, counts)]
+    held = order[place < np.repeat(n_held, counts)]
     if len(held) == 0:
         everything = np.arange(len(cells))
         return everything, everything

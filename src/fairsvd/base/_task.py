@@ -181,9 +181,9 @@ class Task:
     settled: Any = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, task: Task, **own: Any) -> Self:
+    def of(cls, task: Task, **fields: Any) -> Self:
         """Make a task of a subclass from a plain task and the subclass's own fields."""
-        return cls(task.module, task.data, task.constraint, **own)
+        return cls(task.module, task.data, task.constraint, **fields)
 
     def spread(
         self,

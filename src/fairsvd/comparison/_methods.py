@@ -108,16 +108,16 @@ def resolve(mitigators: Any) -> list[Method]:
         raise ValueError(
             f"mitigators hold {', '.join(twice)} more than once: pass a dict of names of your own."
         )
-    others = [method for method in methods if method.run is not untouched]
-    if UNTOUCHED in (method.name for method in others):
+    remaining = [method for method in methods if method.run is not untouched]
+    if UNTOUCHED in (method.name for method in remaining):
         raise ValueError(f"{UNTOUCHED!r} is the base network's own name: choose another one.")
-    return [OTHERS[0], *others]
+    return [OTHERS[0], *remaining]
 
 
 def _method(value: Any, name: str | None = None) -> Method:
     if isinstance(value, str):
-        known = _by_name(value)
-        return known if name is None else Method(name, known.run, known.needs_group)
+        method = _by_name(value)
+        return method if name is None else Method(name, method.run, method.needs_group)
     return _by_instance(value, name or type(value).__name__)
 
 

@@ -106,10 +106,10 @@ def _selectable(X: Any) -> Any:
             "DataFrame of numbers, or an ImageFrame."
         )
     if hasattr(X, "select_dtypes"):
-        others = list(X.select_dtypes(exclude=["number", "bool"]).columns)
-        if others:
+        unusable = list(X.select_dtypes(exclude=["number", "bool"]).columns)
+        if unusable:
             raise ValueError(
-                f"X has columns that are no numbers: {', '.join(map(str, others[:10]))}. Encode "
+                f"X has columns that are no numbers: {', '.join(map(str, unusable[:10]))}. Encode "
                 "them, for example by sklearn.preprocessing.OneHotEncoder; the command line's "
                 "'fairsvd compare' does."
             )

@@ -167,14 +167,14 @@ class AdversarialFineTuner(TuningEditor):
         allowed = task.constraint.tolerance - self.slack
         duels = [
             Duel.of(
-                own,
+                subtask,
                 gap_weight=weight,
                 allowed=allowed,
                 budget=budget,
                 attributes=attributes,
                 seed=seed,
             )
-            for weight, own, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
+            for weight, subtask, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
         ]
         yield from run_paths(duels, run_duel, self.n_jobs)
 
@@ -387,7 +387,7 @@ def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]
     for _ in range(budget.epochs):
         next(of_critic, None)
         next(of_actor)
-        found = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
+        summary = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
         for column in vars(record).values():
             column.clear()
-        yield found
+        yield summary

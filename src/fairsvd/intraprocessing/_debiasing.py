@@ -116,7 +116,7 @@ class AdversarialDebiasing(TuningEditor):
         yield Candidate({}, {"stage": "untouched"}, attributes)
         paths = [
             DebiasingPath.of(
-                own,
+                subtask,
                 alpha=alpha,
                 n_steps=count_steps(self.max_steps, task.data),
                 learning_rate=self.learning_rate,
@@ -125,7 +125,7 @@ class AdversarialDebiasing(TuningEditor):
                 attributes=attributes,
                 seed=seed,
             )
-            for alpha, own, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
+            for alpha, subtask, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
         ]
         yield from run_paths(paths, run_debiasing, self.n_jobs)
 
@@ -225,9 +225,9 @@ class Game:
 
     def summary(self) -> dict[str, float]:
         """Return the mean loss since the last candidate, and that of a constant prediction."""
-        found = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
+        summary = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
         self.losses.clear()
-        return found
+        return summary
 
     @cached_property
     def _blind_loss(self) -> float:
@@ -238,8 +238,8 @@ class Game:
 
 
 def _gradients(loss: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
-    found = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)]
+    gradients = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)]
 
 
 def network_loss(
@@ -264,11 +264,12 @@ def network_loss(
         if game is None:
             return entropy
         seen = game.learn(logits, batch)
-        own = _gradients(entropy, values, keep=True)
-        other = _gradients(game.adversary.loss(seen, batch, training=False), values, keep=False)
+        of_network = _gradients(entropy, values, keep=True)
+        adversary_loss = game.adversary.loss(seen, batch, training=False)
+        of_adversary = _gradients(adversary_loss, values, keep=False)
         products = [
             (value * project(mine, theirs, path.alpha)).sum()
-            for value, mine, theirs in zip(values, own, other, strict=True)
+            for value, mine, theirs in zip(values, of_network, of_adversary, strict=True)
         ]
         return torch.stack(products).sum()
 

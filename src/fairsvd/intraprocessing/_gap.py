@@ -137,14 +137,14 @@ class GapFineTuner(TuningEditor):
         weights, share = self._weights(task.data)
         paths = [
             TuningPath[Values].of(
-                own,
+                subtask,
                 gap_weight=weight,
                 n_steps=count_steps(self.max_steps, task.data),
                 seed=seed,
                 attributes={**shared, "gap_weight_": weight},
                 share=share,
             )
-            for weight, own, seed in task.spread(weights, rng, self.n_jobs)
+            for weight, subtask, seed in task.spread(weights, rng, self.n_jobs)
         ]
         mode = "penalty" if share else "descent"
         rate = RATES[mode][self.scope] if self.learning_rate is None else self.learning_rate

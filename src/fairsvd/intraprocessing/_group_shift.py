@@ -79,8 +79,9 @@ def group_directions(
         Their mean values on the rows.
     """
     first = 1 if n_groups == 2 else 0
-    found = [_direction(features, groups == group) for group in range(first, n_groups)]
-    directions = np.stack(found)
+    directions = np.stack(
+        [_direction(features, groups == group) for group in range(first, n_groups)]
+    )
     return directions, directions @ features.mean(axis=0)
 
 
@@ -146,12 +147,12 @@ def _lines(task: Task, head: nn.Module) -> list[Line]:
         return []
     # Under phi the judged rows include no editing rows.
     editing = data.judge.parts == data.judge.parts.max()
-    known = features[editing], data.judge.groups[editing]
-    directions, centres = group_directions(*known, data.n_groups)
+    editing_rows = features[editing], data.judge.groups[editing]
+    directions, centres = group_directions(*editing_rows, data.n_groups)
     labels = data.group_labels[1:] if data.n_groups == 2 else data.group_labels
     logits = data.untouched.double()
     spreads = [float(s) for s in (logits - logits.mean(dim=1, keepdim=True)).std(dim=0)]
-    made = []
+    lines = []
     for direction, centre, label in zip(directions, centres, labels, strict=True):
         for row in rows:
             # Each of two centred logits varies half as much as the margin.
@@ -159,8 +160,8 @@ def _lines(task: Task, head: nn.Module) -> list[Line]:
             weight = torch.as_tensor(unit * direction).to(head.weight)
             bias = torch.as_tensor(-unit * centre).to(head.weight)
             if direction.any():
-                made.append(Line(row, weight, bias, {"group": label, "class": row}))
-    return made
+                lines.append(Line(row, weight, bias, {"group": label, "class": row}))
+    return lines
 
 
 def _shift(base: Mapping[str, Tensor], prefix: str, line: Line, size: float) -> dict[str, Tensor]:

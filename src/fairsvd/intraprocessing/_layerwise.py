@@ -139,7 +139,7 @@ class LayerwiseOptimizer(NetworkEditor):
         yield Candidate({}, {"stage": "untouched", "parameter": None, "call": 0}, untouched)
         searches = [
             TensorSearch.of(
-                own,
+                subtask,
                 name=name,
                 n_calls=self.n_calls,
                 n_initial=self.n_initial,
@@ -149,7 +149,7 @@ class LayerwiseOptimizer(NetworkEditor):
                 attributes=shared,
                 seed=seed,
             )
-            for name, own, seed in task.spread(names, rng, self.n_jobs)
+            for name, subtask, seed in task.spread(names, rng, self.n_jobs)
         ]
         yield from run_paths(searches, run_search, self.n_jobs)
 
@@ -213,9 +213,9 @@ def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
     return chosen
 
 
-def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
-    found: set[str] = set()
-    for each in wanted:
+def _named(names: list[str], requested: Iterable[str]) -> list[str]:
+    matches: set[str] = set()
+    for each in requested:
         below = {name for name in names if name == each or name.startswith(f"{each}.")}
         if not below:
             near = difflib.get_close_matches(str(each), names, n=3, cutoff=0.0)
@@ -223,8 +223,8 @@ def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
                 f"parameters names {each!r}, which is no parameter of the network and no module "
                 f"with parameters; the nearest names are {near}."
             )
-        found |= below
-    return [name for name in names if name in found]
+        matches |= below
+    return [name for name in names if name in matches]
 
 
 def searched_entries(module: nn.Module, names: list[str], most: int) -> dict[str, int]:

@@ -114,13 +114,13 @@ class RandomPerturbation(NetworkEditor):
         firsts = range(0, self.n_trials, TRIALS_A_TASK)
         tasks = [
             Trials.of(
-                own,
+                subtask,
                 scale=float(self.scale),
                 numbers=tuple(range(first + 1, min(first + TRIALS_A_TASK, self.n_trials) + 1)),
                 seeds=tuple(seeds[first : first + TRIALS_A_TASK]),
                 stacked=stacked,
             )
-            for first, own in task.deal(firsts, self.n_jobs)
+            for first, subtask in task.deal(firsts, self.n_jobs)
         ]
         yield from run_paths(tasks, run_trials, self.n_jobs)
 
@@ -223,13 +223,13 @@ def _iterate_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:
         return
     left, size = trials.states(), _count_at_once(trials)
     while few := list(islice(left, size)):
-        found = [trials.data.logits(trials.module, state, rows) for state in few]
-        yield from zip(few, found, strict=True)
+        few_logits = [trials.data.logits(trials.module, state, rows) for state in few]
+        yield from zip(few, few_logits, strict=True)
 
 
 def _count_at_once(trials: Trials) -> int:
-    held = [*float_parameters(trials.module).values(), trials.data.untouched]
-    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in held)))
+    tensors = [*float_parameters(trials.module).values(), trials.data.untouched]
+    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in tensors)))
 
 
 def run_trials(trials: Trials) -> Iterator[Candidate]:

@@ -293,24 +293,24 @@ def factors_of(
     """
     layers = chosen_weights(module, ranks)
     solvers = {name: resolve_solver(layers[name], r, solver) for name, r in ranks.items()}
-    wanted = {
+    target_ranks = {
         name: r if solvers[name] == "randomized" else full_rank(layers[name])
         for name, r in ranks.items()
     }
 
     def compute() -> Entry:
-        found = {n: factorise(layers[n], wanted[n], solvers[n]) for n in layers}
-        parts = {f"{n}/{side}": getattr(f, side) for n, f in found.items() for side in "USV"}
+        factors = {n: factorise(layers[n], target_ranks[n], solvers[n]) for n in layers}
+        parts = {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "USV"}
         return Entry(parts)
 
-    tensors = cache.fetch("factors", {"ranks": wanted, "solvers": solvers}, compute).tensors
-    found = {}
+    tensors = cache.fetch("factors", {"ranks": target_ranks, "solvers": solvers}, compute).tensors
+    factors = {}
     for name, layer in layers.items():
         value = layer.value
         # Contiguous, as tensors from a file are: products of other layouts round differently.
         U, S, V = (tensors[f"{name}/{s}"].to(value.device).contiguous() for s in "USV")
-        found[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
-    return found
+        factors[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
+    return factors
 
 
 def entries_of(factors: Mapping[str, Factors]) -> dict[str, Tensor]:

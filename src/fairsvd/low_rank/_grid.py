@@ -83,11 +83,11 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
     if isinstance(cv, JointStratifiedKFold):
         # Codes have the order of the labels, so the folds are those of the labels themselves.
         groups = np.where(codes < 0, np.nan, codes)
-        found = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
+        splits = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
     else:
-        found = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
-    known = codes >= 0
-    return [(train[known[train]], test[known[test]]) for train, test in found]
+        splits = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
+    has_group = codes >= 0
+    return [(train[has_group[train]], test[has_group[test]]) for train, test in splits]
 
 
 def fold_results(

@@ -218,8 +218,8 @@ class BiasMaskFineTuner(TuningEditor):
         **parameters
             Values that replace the paper's.
         """
-        own = {"mask": "hard", "loss": "bmft", "head_reset": "zero"}
-        return cls(network, **{**PUBLISHED, **own, **parameters})
+        preset = {"mask": "hard", "loss": "bmft", "head_reset": "zero"}
+        return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     @classmethod
     def swift(cls, network: Any = None, **parameters: Any) -> Self:
@@ -231,8 +231,8 @@ class BiasMaskFineTuner(TuningEditor):
         **parameters
             Values that replace the paper's.
         """
-        own = {"mask": "soft", "loss": "swift", "head_reset": "partial"}
-        return cls(network, **{**PUBLISHED, **own, **parameters})
+        preset = {"mask": "soft", "loss": "swift", "head_reset": "partial"}
+        return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(3)
@@ -311,12 +311,12 @@ class Plan(Task):
         ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
         if self.editor.importance == "random":
             ratio = shuffle(ratio, torch_generator(np.random.default_rng(seed)))
-        made = (
+        masks = (
             make_soft_masks(ratio)
             if self.editor.mask == "soft"
             else make_hard_masks(ratio, self.editor.tuned_fraction)
         )
-        return {name: mask.expand_as(importance[0][name]) for name, mask in made.items()}
+        return {name: mask.expand_as(importance[0][name]) for name, mask in masks.items()}
 
     def resets(self, importance: Importance) -> dict[str, Tensor]:
         """Choose the entries of the output layer that are set to zero."""
@@ -324,8 +324,8 @@ class Plan(Task):
         if how == "none":
             return {}
         if how == "zero":
-            whole = layer_parameters(self.module, self.data.output_layer)
-            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in whole.items()}
+            head = layer_parameters(self.module, self.data.output_layer)
+            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in head.items()}
         # The reset compares single weights even if the mask averages over units or layers.
         bias_of, prediction_of = importance
         ratio = bias_ratio({name: bias_of[name]}, {name: prediction_of[name]}, "weight")
@@ -333,20 +333,20 @@ class Plan(Task):
 
     def attributes(self, masks: dict[str, Tensor], importance: Importance) -> dict[str, Any]:
         """Collect the fitted attributes that do not depend on the candidate."""
-        made = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
-        found: dict[str, Any] = {
-            "masks_": made,
+        cpu_masks = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
+        attributes: dict[str, Any] = {
+            "masks_": cpu_masks,
             "masked_fraction_": {
-                layer: float(made[self.names[layer]].double().mean()) for layer in self.layers
+                layer: float(cpu_masks[self.names[layer]].double().mean()) for layer in self.layers
             },
             "balance_": self.constraint.balance,
         }
         if self.editor.store_importance:
-            found["importance_"] = {
+            attributes["importance_"] = {
                 name: (of_bias.cpu(), importance[1][name].cpu())
                 for name, of_bias in importance[0].items()
             }
-        return found
+        return attributes
 
     def paths(
         self,
@@ -360,7 +360,7 @@ class Plan(Task):
         plain = Task(self.module, self.data, self.constraint)
         return [
             Path.of(
-                own,
+                subtask,
                 masks=masks,
                 resets=resets,
                 impair=self._step("impair", weight),
@@ -371,7 +371,7 @@ class Plan(Task):
                 attributes=attributes,
                 seed=child,
             )
-            for weight, own, child in plain.spread(weights, seed, self.editor.n_jobs)
+            for weight, subtask, child in plain.spread(weights, seed, self.editor.n_jobs)
         ]
 
     def _searched_weights(self) -> tuple[float, ...]:

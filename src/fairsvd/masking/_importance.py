@@ -131,8 +131,8 @@ def _mean_gradients(task: Task, names: Sequence[str], gradient: Gradient) -> dic
     for X, cells, _ in _cell_batches(data):
         logits = data.forward(module, leaves, X)
         cotangent = gradient(logits.detach(), cells) / len(data.editing)
-        found = torch.autograd.grad(logits, list(leaves.values()), cotangent.to(logits))
-        for name, value in zip(names, found, strict=True):
+        gradients = torch.autograd.grad(logits, list(leaves.values()), cotangent.to(logits))
+        for name, value in zip(names, gradients, strict=True):
             sums[name] += value
     return sums
 
@@ -220,8 +220,8 @@ def batch_importance(
                 share=share,
                 sharpness=at.sharpness,
             )
-            found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
-            for name, gradient in zip(names, found, strict=True):
+            gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+            for name, gradient in zip(names, gradients, strict=True):
                 total[name].add_(gradient.square(), alpha=1 / n_batches)
     bias, prediction = sums
     return bias, prediction

@@ -280,8 +280,8 @@ class PrunedUnits(Pruned):
         for weight, biases in self.biases.items():
             for name, rows in biases:
                 kept[name][rows] &= masks[weight]
-        whole = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
-        return replace(self, masks=whole, kept_biases=kept)
+        weight_masks = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
+        return replace(self, masks=weight_masks, kept_biases=kept)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that differs from the untouched network's state dict."""

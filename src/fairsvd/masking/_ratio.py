@@ -55,14 +55,14 @@ def bias_ratio(
         Of the weight's shape for "weight", one number for each output for "unit", one for "layer",
         with dimensions of size 1 in place of the others.
     """
-    found = {}
+    ratios = {}
     for name, values in bias.items():
         top, bottom = pool(values, granularity), pool(prediction[name], granularity)
         if granularity != "layer":
             # A layer has a single number, which cannot be normalised.
             top, bottom = normalise(top), normalise(bottom)
-        found[name] = top if bias_only else top / (bottom + TINY)
-    return found
+        ratios[name] = top if bias_only else top / (bottom + TINY)
+    return ratios
 
 
 def make_hard_masks(ratio: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
@@ -90,13 +90,13 @@ def shuffle(values: Mapping[str, Tensor], generator: torch.Generator) -> dict[st
     """
     if all(value.numel() == 1 for value in values.values()):
         places = torch.randperm(len(values), generator=generator).tolist()
-        dealt = [list(values.values())[place] for place in places]
-        return {name: v.reshape_as(values[name]) for name, v in zip(values, dealt, strict=True)}
-    found = {}
+        swapped = [list(values.values())[place] for place in places]
+        return {name: v.reshape_as(values[name]) for name, v in zip(values, swapped, strict=True)}
+    shuffled = {}
     for name, value in values.items():
         order = torch.randperm(value.numel(), generator=generator).to(value.device)
-        found[name] = value.flatten()[order].reshape(value.shape)
-    return found
+        shuffled[name] = value.flatten()[order].reshape(value.shape)
+    return shuffled
 
 
 def reset_mask(ratio: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ def unit_biases(module: nn.Module, layers: Sequence[str]) -> dict[str, list[Bias
     For a weight that several layers share, these are the biases of all of them.
     """
     chosen = chosen_weights(module, layers).values()
-    found: dict[str, list[Bias]] = {weight.parameter: [] for weight in chosen}
+    biases: dict[str, list[Bias]] = {weight.parameter: [] for weight in chosen}
     for weight in layer_weights(module).values():
-        own = found.get(weight.parameter)
-        if own is not None and weight.bias is not None and weight.bias not in own:
-            own.append(weight.bias)
-    return found
+        of_weight = biases.get(weight.parameter)
+        if of_weight is not None and weight.bias is not None and weight.bias not in of_weight:
+            of_weight.append(weight.bias)
+    return biases
 
 
 def unit_effects(
@@ -57,14 +57,14 @@ def unit_effects(
         Below zero where the gap is predicted to fall.
     """
     parameters = dict(task.module.named_parameters())
-    own = [name for each in biases.values() for name, _ in each if name not in state]
-    state = {**state, **{name: parameters[name].detach() for name in own}}
+    names = [name for each in biases.values() for name, _ in each if name not in state]
+    state = {**state, **{name: parameters[name].detach() for name in names}}
     leaves = {name: value.clone().requires_grad_() for name, value in state.items()}
     gradients = _gradients(task, leaves, _gap_gradient(task, state))
     products = {name: -(state[name] * gradients[name]) for name in state}
     effects = {}
-    for weight, some in biases.items():
-        parts = [products[weight], *(products[name][rows] for name, rows in some)]
+    for weight, of_weight in biases.items():
+        parts = [products[weight], *(products[name][rows] for name, rows in of_weight)]
         effects[weight] = torch.cat([p.reshape(len(p), -1) for p in parts], dim=1).sum(dim=1)
     return effects
 

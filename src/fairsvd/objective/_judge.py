@@ -72,8 +72,8 @@ class Judge(ABC):
         limit : float, optional
             Replaces both the constraint's limit and its target.
         """
-        asked = self.constraint
-        bounds = (asked.limit, asked.target) if limit is None else (limit, limit)
+        constraint = self.constraint
+        bounds = (constraint.limit, constraint.target) if limit is None else (limit, limit)
         return best_cut(self.curves(logits), *bounds, floor=self.floor)
 
     def for_utility(self, logits: Tensor | Curves) -> Verdict:

@@ -132,9 +132,9 @@ def _real(value: Any) -> float:
     return float(value) if isinstance(value, Real) else float("nan")
 
 
-def _check_number(name: str, value: Any, fits: bool, wanted: str) -> None:
+def _check_number(name: str, value: Any, fits: bool, legal: str) -> None:
     if not fits:
-        raise ValueError(f"{name}={value!r} of PhiObjective: pass a number {wanted}.")
+        raise ValueError(f"{name}={value!r} of PhiObjective: pass a number {legal}.")
 
 
 def resamples(n_rows: int, objective: PhiObjective) -> Iterator[NDArray[np.int64]]:
@@ -180,8 +180,8 @@ def bin_counts(
         Indexed [cell, predicted, cut].
     """
     size = n_cells * (n_cuts + 1)
-    found = np.bincount(cells * (n_cuts + 1) + bins, weights, minlength=size)
-    up_to = found.reshape(n_cells, n_cuts + 1).astype(np.float64).cumsum(axis=1)
+    binned = np.bincount(cells * (n_cuts + 1) + bins, weights, minlength=size)
+    up_to = binned.reshape(n_cells, n_cuts + 1).astype(np.float64).cumsum(axis=1)
     counts = np.empty((n_cells, 2, n_cuts))
     # A row above at most k cuts is not above cut k.
     counts[:, 0] = up_to[:, :-1]

@@ -363,7 +363,7 @@ def mask_and_tune(
     """
     paths = [
         MaskingPath[M].of(
-            own,
+            subtask,
             gap_weight=weight,
             n_steps=count_steps(max_steps, task.data),
             seed=seed,
@@ -371,7 +371,9 @@ def mask_and_tune(
             whole=whole,
             max_removed=max_removed,
         )
-        for weight, own, seed in task.spread(list_gap_weights(task.data, gap_weight), rng, n_jobs)
+        for weight, subtask, seed in task.spread(
+            list_gap_weights(task.data, gap_weight), rng, n_jobs
+        )
     ]
     run = partial(run_phases, first=("masks", learn_masks), second=None, start=start)
     if stage is not None:

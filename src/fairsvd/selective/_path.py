@@ -85,11 +85,11 @@ class Path(Task):
         """Copy the running statistics, if they are to change."""
         if self.freeze_norm_stats:
             return {}
-        own = set(map(id, _norm_layers(self.module)))
+        norm_ids = set(map(id, _norm_layers(self.module)))
         return {
             f"{name}.{key}" if name else key: value.detach().clone()
             for name, layer in self.module.named_modules()
-            if id(layer) in own
+            if id(layer) in norm_ids
             for key, value in layer.named_buffers(recurse=False)
         }
 

@@ -86,11 +86,11 @@ class Plan(Task):
         if held is None:
             return Choice(self.data)
         # The sizes of synthetic cells are arbitrary, so each cell counts alike.
-        own = self.constraint
+        constraint = self.constraint
         if isinstance(self.editor.utility, str) and self.editor.utility == "auto":
-            own = replace(own, utility="cell_balanced_accuracy")
+            constraint = replace(constraint, utility="cell_balanced_accuracy")
         logits = self.data.logits(self.module, {}, held.X)
-        judge = synthetic_judge(held, logits, self.data.n_classes, self.given.n_groups, own)
+        judge = synthetic_judge(held, logits, self.data.n_classes, self.given.n_groups, constraint)
         return Choice(self.data, held, judge)
 
     @cached_property
@@ -121,16 +121,16 @@ class Plan(Task):
     def scores(self) -> tuple[Gradients, Gradients]:
         """Compute absolute differences of mean gradients: real to biased, biased to balanced."""
         data, real = self.data, self.data.editing
-        alike = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
-        (of_real,) = compute_mean_gradients(self.module, data, real, [alike])
+        equal = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
+        (of_real,) = compute_mean_gradients(self.module, data, real, [equal])
         weights = [self._cell_weights(None)]
         if self.given.biased is None:
             weights.append(self._cell_weights(self.shares))
         of_balanced, *rest = compute_mean_gradients(self.module, data, self.sides[0], weights)
         if self.given.biased is not None:
-            made = self.given.biased
-            alike = torch.full((len(made),), 1 / len(made), dtype=torch.float64)
-            rest = compute_mean_gradients(self.module, data, made, [alike])
+            biased = self.given.biased
+            equal = torch.full((len(biased),), 1 / len(biased), dtype=torch.float64)
+            rest = compute_mean_gradients(self.module, data, biased, [equal])
         (of_biased,) = rest
         domain = {name: (of_real[name] - of_biased[name]).abs() for name in of_real}
         bias = {name: (of_biased[name] - of_balanced[name]).abs() for name in of_real}
@@ -152,10 +152,8 @@ class Plan(Task):
         """Make the masks to try, each with its record, and the scores behind them."""
         current = dict(self.module.named_parameters())
         if self.editor.mask in ("all", "head", "blocks"):
-            made = make_block_masks(
-                self.module, self.editor.mask, self.editor.blocks, self.data.output_layer
-            )
-            return [(record, made_mask) for record, made_mask in made], {}
+            editor, head = self.editor, self.data.output_layer
+            return make_block_masks(self.module, editor.mask, editor.blocks, head), {}
         granularity = self.editor.granularity
         domain, bias = (
             {name: pool(value, granularity) for name, value in part.items()}
@@ -167,32 +165,30 @@ class Plan(Task):
         if self.editor.mask == "random":
             generator = torch_generator(np.random.default_rng(self.seeds[1]))
             order = random_order(len(needed), generator).to(needed.device)
-        found = []
-        for top_k in self._top_ks():
+        top_ks = TOP_KS if self.editor.top_k is None else (self.editor.top_k,)
+        masks = []
+        for top_k in top_ks:
             count = count_of(top_k, len(needed), granularity)
             if self.editor.mask == "random":
                 # As many items as the measured mask has.
                 count = int((needed <= max(count, int(needed.min()))).sum())
-            found.append(({"top_k": top_k}, select_items(order, count, shapes, current)))
-        kept = {}
+            masks.append(({"top_k": top_k}, select_items(order, count, shapes, current)))
+        stored = {}
         if self.editor.store_scores:
-            kept = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
-        return found, kept
-
-    def _top_ks(self) -> tuple[Any, ...]:
-        return TOP_KS if self.editor.top_k is None else (self.editor.top_k,)
+            stored = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
+        return masks, stored
 
     def attributes(
         self, record: dict[str, Any], mask: dict[str, Tensor], scores: dict[str, Any]
     ) -> dict[str, Any]:
         """Collect the fitted attributes of a candidate under this mask."""
-        made = {name: each.detach().cpu().clone() for name, each in mask.items()}
-        total = sum(each.numel() for each in made.values())
+        cpu_masks = {name: each.detach().cpu().clone() for name, each in mask.items()}
+        total = sum(each.numel() for each in cpu_masks.values())
         shares = self.shares if self.editor.mask in ("selective", "random") else None
         return {
-            "masks_": made,
-            "masked_fraction_": {n: float(each.double().mean()) for n, each in made.items()},
-            "tuned_fraction_": sum(int(each.sum()) for each in made.values()) / max(1, total),
+            "masks_": cpu_masks,
+            "masked_fraction_": {n: float(each.double().mean()) for n, each in cpu_masks.items()},
+            "tuned_fraction_": sum(int(each.sum()) for each in cpu_masks.values()) / max(1, total),
             "top_k_": record.get("top_k"),
             "block_": record.get("block"),
             "chosen_on_": "synthetic rows" if self.chooses_on_synthetic else "real rows",
@@ -215,7 +211,7 @@ class Plan(Task):
         rows = Task(self.module, self.rows, self.constraint)
         return [
             Path.of(
-                own,
+                task,
                 choice=self.choice,
                 masks=mask,
                 optimizer=self._optimizer(),
@@ -224,7 +220,7 @@ class Plan(Task):
                 attributes=self.attributes(record, mask, scores),
                 seed=seed,
             )
-            for (record, mask), own, seed in rows.spread(masks, self.seeds[2], self.editor.n_jobs)
+            for (record, mask), task, seed in rows.spread(masks, self.seeds[2], self.editor.n_jobs)
         ]
 
     def _optimizer(self) -> Optimizer:

@@ -63,14 +63,14 @@ def compute_mean_gradients(
         logits = shift_logits(data.forward(module, leaves, X.to(data.dtype)), data.margin)
         losses = nn.functional.cross_entropy(logits, y, reduction="none")
         for number, (total, weight) in enumerate(zip(sums, weights, strict=True)):
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 losses,
                 list(leaves.values()),
                 weight[start : start + len(y)].to(losses),
                 retain_graph=number + 1 < len(sums),
                 allow_unused=True,
             )
-            for name, gradient in zip(names, found, strict=True):
+            for name, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
         start += len(y)

@@ -53,20 +53,21 @@ def estimate_shares(
     """
     rng = np.random.default_rng(seed)
     real, y = _features(module, data, data.editing, rng)
-    made, cells = _features(module, data, synthetic, rng, n_groups)
-    means = np.zeros((data.n_classes * n_groups, made.shape[1]))
+    generated, cells = _features(module, data, synthetic, rng, n_groups)
+    means = np.zeros((data.n_classes * n_groups, generated.shape[1]))
     for cell in np.unique(cells):
-        means[cell] = made[cells == cell].mean(axis=0)
-    spread = np.cov((made - means[cells]).T.reshape(made.shape[1], -1))
+        means[cell] = generated[cells == cell].mean(axis=0)
+    spread = np.cov((generated - means[cells]).T.reshape(generated.shape[1], -1))
     spread = np.atleast_2d(spread)
     spread += RIDGE * max(np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
     whiten = np.linalg.cholesky(np.linalg.inv(spread)).T
     counts = np.bincount(data.editing.y.numpy(), minlength=data.n_classes) / len(data.editing)
     shares = np.zeros((data.n_classes, n_groups))
     for k in np.flatnonzero(counts):
-        own = whiten @ means[k * n_groups : (k + 1) * n_groups].T
+        group_means = whiten @ means[k * n_groups : (k + 1) * n_groups].T
         target = whiten @ real[y == k].mean(axis=0)
-        weights, _ = nnls(np.vstack([own, np.full(n_groups, STRICT)]), np.append(target, STRICT))
+        system = np.vstack([group_means, np.full(n_groups, STRICT)])
+        weights, _ = nnls(system, np.append(target, STRICT))
         shares[k] = counts[k] * weights / weights.sum()
     return shares
 
@@ -86,5 +87,5 @@ def _features(
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     most = max(1, MOST_ROWS // int(np.count_nonzero(counts)))
     chosen = np.sort(order[place < most])
-    found = all_features(module, rows.X.subset(chosen), data.output_layer)
-    return found.double().numpy(), cells[chosen]
+    features = all_features(module, rows.X.subset(chosen), data.output_layer)
+    return features.double().numpy(), cells[chosen]
