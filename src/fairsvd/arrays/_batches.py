@@ -15,13 +15,13 @@ from torch import Tensor
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
 
-# What the rows of a block may take; where rows are wide, a block holds fewer of them.
+# Limit in bytes of the rows of a block; a block of wide rows holds fewer of them.
 BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Random access to rows of X; a row is read when it is asked for, never before.
+    """Random access to rows of X; a row is read only when it is requested.
 
     Attributes
     ----------
@@ -30,17 +30,17 @@ class Batches:
     index : ndarray of shape (n_rows,), int64
         The rows of X that belong to this object, in order.
     dtype : torch.dtype
-        Of the tensors handed out.
+        Type of the returned tensors.
     row_shape : tuple of int, optional
-        Shape of one row where it is known without reading any.
+        Shape of one row, if it is known without reading any.
     most : int, optional
-        Rows that are read at a time at most, and never kept for another pass.
+        Maximum number of rows to read at a time; more are never kept for another pass.
     fetch_augmented : callable, optional
-        Maps row numbers and a seed to rows as a step of training is to see them.
+        Maps row numbers and a seed to augmented rows for a training step.
     stamp : callable, optional
-        Maps row numbers to what tells those rows from others without reading them.
+        Maps row numbers to a value that identifies those rows, without reading them.
     channels_last : bool, default=False
-        Hand images out with their channels last in memory; shapes stay as they are.
+        Return images with their channels last in memory; shapes do not change.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
@@ -61,7 +61,7 @@ class Batches:
         return self._handed_out(self.fetch(self.index[positions]))
 
     def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
-        """Read rows for a step of training: augmented, with draws from ``generator``, or plain."""
+        """Read rows for a training step: augmented, with draws from ``generator``, or plain."""
         if self.fetch_augmented is None:
             return self[positions]
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -70,7 +70,7 @@ class Batches:
     def _handed_out(self, rows: Tensor) -> Tensor:
         if not self.channels_last:
             return rows.to(self.dtype)
-        # Not by ``to``: of grey images, whose order is both at once, it changes nothing.
+        # Not by ``to``: grey images count as having either order, so it would change nothing.
         turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
         return turned.copy_(rows)
 
@@ -80,7 +80,7 @@ class Batches:
             yield self[start : start + size]
 
     def block_size(self, most: int) -> int:
-        """Count the rows of a block of bounded memory: ``most``, or fewer where rows are wide."""
+        """Return how many rows a block of bounded memory holds: ``most``, or fewer wide ones."""
         row_bytes = math.prod(self.item_shape) * self.dtype.itemsize
         return max(1, min(most, self.most or most, BLOCK_BYTES // max(1, row_bytes)))
 
@@ -89,15 +89,15 @@ class Batches:
         return replace(self, index=self.index[positions])
 
     def astype(self, dtype: torch.dtype) -> Batches:
-        """Hand out another dtype."""
+        """Return rows in another dtype."""
         return replace(self, dtype=dtype)
 
     def with_channels_last(self) -> Batches:
-        """Hand out images (n, C, H, W) in the order (n, H, W, C) in memory."""
+        """Return images (n, C, H, W) in the order (n, H, W, C) in memory."""
         return replace(self, channels_last=True)
 
     def held(self) -> Batches:
-        """Read all rows once and keep them, for many passes, where one block can hold them."""
+        """Read all rows once and keep them for many passes, if one block can hold them."""
         if len(self) > self.block_size(len(self)):
             return self
         rows = torch.cat(list(self.blocks(1024)))
@@ -146,7 +146,7 @@ class LabelledRows:
 
 def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
     if len(rows) and bool((np.diff(rows) == 1).all()):
-        # A copy, too, since a network may change its input in place.
+        # A copy, since a network may change its input in place.
         return X[rows[0] : rows[-1] + 1].clone()
     return X[torch.as_tensor(rows)]
 
@@ -154,9 +154,9 @@ def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:
 def to_device(
     tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Move a tensor, or hand it back where nothing is to be done.
+    """Move a tensor, or return it unchanged if nothing has to be done.
 
-    To a CUDA device it goes through pinned memory, so that the program need not wait for the copy.
+    A copy to a CUDA device goes through pinned memory, so that the program does not wait for it.
     """
     tensor = tensor.to(dtype=dtype or tensor.dtype)
     to_cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"

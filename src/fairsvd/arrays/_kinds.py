@@ -35,9 +35,9 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = No
         an index, or a map-style dataset whose item is x or a tuple that begins with x. Rows of a
         lazy array or a dataset are checked as they are read.
     dtype : torch.dtype, default=torch.float32
-        Of the tensors handed out.
+        Type of the returned tensors.
     most : int, optional
-        Files of an ImageFrame that are read at a time at most. Default: as memory allows.
+        Maximum number of files of an ImageFrame to read at a time. Default: as memory allows.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
     if isinstance(items[0], (tuple, list)):
         items = [item[0] for item in items]
     if isinstance(items[0], np.ndarray):
-        # Several times faster than one tensor an item.
+        # Several times faster than one tensor per item.
         return _checked(torch.from_numpy(np.array(items)), rows)
     return _checked(torch.stack([torch.as_tensor(x) for x in items]), rows)
 
@@ -113,7 +113,7 @@ def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
 def _checked(values: Tensor, rows: NDArray[np.int64]) -> Tensor:
     if values.is_complex():
         raise ValueError("X holds complex numbers; pass real ones.")
-    # A sum is finite only where every term is, and costs the least; not so the other way round.
+    # A finite sum proves finite terms, at the lowest cost; an infinite one may be an overflow.
     if values.is_floating_point() and not bool(values.sum().isfinite()):
         bad = ~values.reshape(len(values), -1).isfinite().all(dim=1).cpu().numpy()
         if bad.any():

@@ -1,4 +1,4 @@
-"""Rows of arrays that are not in memory: HDF5, zarr, memory maps, classes of the user's."""
+"""Rows of arrays that are not in memory: HDF5, zarr, memory maps, the user's own classes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ._batches import BLOCK_BYTES
 
 __all__ = ["LazyRows", "is_lazy"]
 
-# Up to so many times the wanted rows, slices are read, not row numbers: HDF5 is slow with these.
+# Slices are read if they span at most this many times the requested rows, else row numbers, with
+# which HDF5 is slow.
 SURPLUS = 2
 
-# What an object raises that does not take a kind of index.
+# Exceptions that an object raises if it does not take a kind of index.
 NOT_TAKEN = (TypeError, IndexError, ValueError, KeyError, AttributeError, NotImplementedError)
 
 
 class LazyRows:
-    """Rows of a lazy array, which is asked for slices, or for sorted rows without repeats.
+    """Rows of a lazy array, read by slices or by sorted row numbers without repeats.
 
     Parameters
     ----------
     X : lazy array
-        As :func:`is_lazy` tells, of numbers.
+        An array of numbers for which :func:`is_lazy` is true.
     columns : sequence of int, optional
-        Those of a table that are handed out. Default: all.
+        Columns of a table to return. Default: all.
     """
 
     def __init__(self, X: Any, columns: Any = None) -> None:
@@ -60,50 +61,51 @@ class LazyRows:
     def __getitem__(self, key: tuple[slice, Any]) -> Any:
         """Read one column ``[:, k]``, or leave columns out ``[:, [...]]`` without reading."""
         _, columns = key
-        own = range(self.X.shape[1]) if self.columns is None else self.columns
+        positions = range(self.X.shape[1]) if self.columns is None else self.columns
         if isinstance(columns, (list, np.ndarray)):
-            return LazyRows(self.X, [own[k] for k in columns])
-        one, size = LazyRows(self.X, [own[columns]]), max(1, BLOCK_BYTES // 8 // self.X.shape[1])
+            return LazyRows(self.X, [positions[k] for k in columns])
+        one = LazyRows(self.X, [positions[columns]])
+        size = max(1, BLOCK_BYTES // 8 // self.X.shape[1])
         turns = np.split(np.arange(len(self)), range(size, len(self), size))
         return np.concatenate([one.read(rows).numpy()[:, 0] for rows in turns])
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Read rows, in any order and with repeats, never as views: a network may change them."""
-        wanted, back = np.unique(rows, return_inverse=True)
+        unique_rows, back = np.unique(rows, return_inverse=True)
         dtype = torch.from_numpy(np.empty(0, self.dtype)).dtype
-        values = torch.empty((len(wanted), *self.shape[1:]), dtype=dtype)
+        values = torch.empty((len(unique_rows), *self.shape[1:]), dtype=dtype)
         array, start = values.numpy(), 0
-        for n, key, inside in self._keys(wanted):
-            found = np.asarray(self.X[key])[inside].reshape(n, *self.X.shape[1:])
-            array[start : start + n] = found if self.columns is None else found[:, self.columns]
+        for n, key, inside in self._keys(unique_rows):
+            part = np.asarray(self.X[key])[inside].reshape(n, *self.X.shape[1:])
+            array[start : start + n] = part if self.columns is None else part[:, self.columns]
             start += n
-        return values if np.array_equal(wanted, rows) else values[torch.from_numpy(back)]
+        return values if np.array_equal(unique_rows, rows) else values[torch.from_numpy(back)]
 
-    def _keys(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, Any, Any]]:
-        """Yield how many rows, what to ask for, and which of what comes is wanted."""
-        n, span = len(wanted), int(wanted[-1] - wanted[0]) + 1
+    def _keys(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any, Any]]:
+        """Yield a number of rows, the index to read, and where the rows are in the result."""
+        n, span = len(rows), int(rows[-1] - rows[0]) + 1
         dense = span <= SURPLUS * n
         if self.lists and not (dense and self.slices):
-            yield n, wanted, slice(None)
+            yield n, rows, slice(None)
             return
         if dense:
-            cuts = np.searchsorted(wanted, np.arange(wanted[0] + n, wanted[-1] + 1, n))
+            cuts = np.searchsorted(rows, np.arange(rows[0] + n, rows[-1] + 1, n))
         else:
-            cuts = np.flatnonzero(np.diff(wanted) > 1) + 1
-        for part in np.split(wanted, cuts):
+            cuts = np.flatnonzero(np.diff(rows) > 1) + 1
+        for part in np.split(rows, cuts):
             if len(part):
                 yield len(part), slice(int(part[0]), int(part[-1]) + 1), part - part[0]
 
 
 def is_lazy(X: Any) -> bool:
-    """Tell whether X is an array of which rows are to be read, never the whole.
+    """Tell whether X is an array to be read by rows, never as a whole.
 
-    That is a memory map, or whatever has ``shape``, ``dtype``, ``len`` and an index and is not
-    known to be in memory: an HDF5 or zarr array, or a class of the user's. An ``ImageFrame``, which
-    never reads by accident, counts as none.
+    That is a memory map, or any object with ``shape``, ``dtype``, ``len`` and an index that is not
+    known to be in memory: an HDF5 or zarr array, or the user's own class. An ``ImageFrame`` does
+    not count, since it never reads by accident.
     """
-    known = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows, ImageFrame))
-    # Tables of pandas and sparse matrices.
-    if known or hasattr(X, "iloc") or hasattr(X, "tocsr"):
+    excluded = isinstance(X, (np.ndarray, np.generic, Tensor, Dataset, LazyRows, ImageFrame))
+    # The two attributes belong to pandas tables and sparse matrices.
+    if excluded or hasattr(X, "iloc") or hasattr(X, "tocsr"):
         return isinstance(X, np.memmap)
     return all(hasattr(X, name) for name in ("shape", "dtype", "__len__", "__getitem__"))

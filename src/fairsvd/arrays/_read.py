@@ -1,4 +1,4 @@
-"""X and y as they come from a user: opened, checked, read as batches."""
+"""The user's X and y: opened, checked and read as batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Rows", "open_rows", "read", "read_again"]
 
 
 class Rows(NamedTuple):
-    """What was read.
+    """X and y as read.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def _check_dimensions(n_dims: int) -> None:
 
 
 def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
-    """Read X and y for a fit; the estimator notes the number and the names of the features.
+    """Read X and y for a fit; the estimator receives the number and names of the features.
 
     Parameters
     ----------
@@ -76,10 +76,10 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
     X : as of :func:`open_rows`
     y : array-like of shape (n_rows,)
     batch_size : int
-        Of the training, by which files are read.
+        Batch size of the training, which bounds how many files are read at a time.
     """
     if isinstance(X, (LazyRows, ImageFrame)):
-        # scikit-learn notes the number of features; values are checked where rows are read.
+        # scikit-learn sets the number of features; values are checked when rows are read.
         validate_data(estimator, X, y, skip_check_array=True)
         # Half a batch: while a block of rows is read, the one before it may still be in use.
         batches = as_batches(X, most=max(1, batch_size // 2))
@@ -89,7 +89,7 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
             raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
         y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
-            vars(estimator).pop(name, None)  # an earlier fit on a table knew them
+            vars(estimator).pop(name, None)  # left by an earlier fit on a table
         batches = as_batches(X)
         return Rows(batches, y, batches.fetch(batches.index[:1]).dtype == torch.uint8)
     _check_lengths(X, y)
@@ -99,7 +99,7 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
 
 
 def read_again(estimator: Any, X: Any) -> Batches:
-    """Read X for a prediction; it has to have the features that the estimator knows.
+    """Read X for a prediction; it must have the features of the fit.
 
     Parameters
     ----------
@@ -126,8 +126,8 @@ def _plain_labels(X: Any, y: Any) -> NDArray[Any]:
 
 
 def _length(data: Any) -> int | None:
-    """Count the rows, or return None where scikit-learn is to say what is wrong with the data."""
-    # A Dataset of the user's may call an image's shape its own.
+    """Count the rows; None if scikit-learn should report what is wrong with the data."""
+    # A user's Dataset may have the shape of one image as ``shape``.
     shape = None if is_dataset(data) else getattr(data, "shape", None)
     if shape is None:
         return len(data) if hasattr(data, "__len__") else None

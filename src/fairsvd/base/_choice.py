@@ -18,18 +18,18 @@ __all__ = ["Outcome", "choose"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The chosen candidate and the record of all.
+    """The chosen candidate and the record of all candidates.
 
     Attributes
     ----------
     candidate : Candidate
     verdict : Verdict
     history : list of dict
-        A row for each candidate.
+        One row for each candidate.
     logits : Tensor, optional
-        Of the judged rows for the chosen one, where they are known.
+        Logits of the judged rows under the chosen candidate, if they are known.
     interrupted : bool, default=False
-        More candidates would have come.
+        Whether an interrupt ended the search before the last candidate.
     """
 
     candidate: Candidate
@@ -40,13 +40,13 @@ class Outcome:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Give the row of the chosen candidate."""
+        """Return the history row of the chosen candidate."""
         return _record(self.candidate, self.verdict)
 
 
 @dataclass(frozen=True)
 class _Standing:
-    """Who leads after how many candidates; one object, so that an interrupt cannot split it."""
+    """The leader and the number judged so far, in one object that no interrupt can split."""
 
     best: Candidate
     verdict: Verdict
@@ -65,7 +65,7 @@ class _Search:
         self.history: list[dict[str, Any]] = []
 
     def take(self, candidate: Candidate) -> None:
-        """Judge a candidate; the standing changes last, and at once."""
+        """Judge a candidate; the standing is replaced last, by one assignment."""
         best, verdict, logits = self.standing.best, self.standing.verdict, self.standing.logits
         if not candidate.state and not self.history:
             best, verdict = candidate, candidate.verdict or verdict
@@ -73,21 +73,21 @@ class _Search:
         else:
             if not self.history:
                 self.history.append(_record(best, verdict))
-            own, found = self._judged(candidate)
-            self.history.append(_record(candidate, found))
-            if found.rank > verdict.rank:
-                best, verdict, logits = candidate, found, own
+            new_logits, new_verdict = self._judged(candidate)
+            self.history.append(_record(candidate, new_verdict))
+            if new_verdict.rank > verdict.rank:
+                best, verdict, logits = candidate, new_verdict, new_logits
         self.standing = _Standing(best, verdict, logits, len(self.history))
 
     def _judged(self, candidate: Candidate) -> tuple[Tensor | None, Verdict]:
         if candidate.verdict is not None:
             return candidate.logits, candidate.verdict
-        own = candidate.logits
-        own = self.data.logits(self.module, candidate.state) if own is None else own
-        return own, self.data.judge(own)
+        logits = candidate.logits
+        logits = self.data.logits(self.module, candidate.state) if logits is None else logits
+        return logits, self.data.judge(logits)
 
     def outcome(self, interrupted: bool) -> Outcome:
-        """Give the best candidate and the record of those that were judged to the end."""
+        """Return the best candidate and the record of all that were fully judged."""
         end = self.standing
         history = self.history[: end.n_judged] or [_record(end.best, end.verdict)]
         return Outcome(end.best, end.verdict, history, end.logits, interrupted)
@@ -101,11 +101,11 @@ def choose(
     keep: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> Outcome:
-    """Judge the untouched network and every candidate, keep the best and the record.
+    """Judge the untouched network and every candidate; keep the best and the record.
 
-    Ties go to the earlier candidate, the untouched network being the first. An editor that has
-    attributes to set when nothing was edited yields a candidate with an empty state first; one
-    that judges on other rows than the judge's puts its own verdict there.
+    Ties go to the earlier candidate; the untouched network is the first. An editor that sets
+    attributes even if nothing was edited yields a candidate with an empty state first. If the
+    editor judges on other rows than the judge, it puts its own verdict into that candidate.
 
     Parameters
     ----------
@@ -113,10 +113,10 @@ def choose(
     candidates : iterable of Candidate
     data : EditData
     keep : bool, default=False
-        A KeyboardInterrupt after the first candidate ends the search instead of being raised.
-        The module may be left with an edit half undone: do not use it any more.
+        If True, a KeyboardInterrupt after the first candidate ends the search and is not raised.
+        The module may then hold a half-undone edit: do not use it again.
     progress : callable, optional
-        Called once a candidate.
+        Called once for each candidate.
     """
     search = _Search(module, data)
     interrupted = False
@@ -126,8 +126,8 @@ def choose(
             if progress is not None:
                 progress()
     except KeyboardInterrupt:
-        # The first candidate carries the fitted attributes of an unedited network; without it there
-        # is nothing valid to keep.
+        # The first candidate carries the fitted attributes of an unedited network; without it
+        # nothing valid can be kept.
         if not keep or not search.standing.n_judged:
             raise
         interrupted = True
@@ -136,10 +136,10 @@ def choose(
 
 
 def _stop(candidates: Iterable[Candidate]) -> None:
-    """End what makes the candidates the way an interrupt inside of it would have."""
+    """Stop the generator of the candidates as an interrupt inside it would have done."""
     throw = getattr(candidates, "throw", None)
     if throw is not None:
-        # A generator that the interrupt has ended already throws it back.
+        # A generator that the interrupt has already ended raises it again.
         with suppress(KeyboardInterrupt, StopIteration):
             throw(KeyboardInterrupt)
 

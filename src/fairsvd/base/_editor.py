@@ -66,7 +66,7 @@ class NetworkEditor(
     group_counts_ : ndarray of shape (n_groups,), int64
         Rows of each group in ``fit``.
     sensitive_source_ : str or None
-        Where the sensitive features were found.
+        Where the sensitive features came from.
     module_ : nn.Module
         The edited network, without the threshold.
     threshold_ : float or None
@@ -74,23 +74,23 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : Bunch
-        ``groups``, ``gaps`` (DataFrames on the validation rows) and ``notes``; intervals are
-        computed when it is read.
+        ``groups`` and ``gaps`` (DataFrames on the validation rows) and ``notes``; intervals are
+        computed when the report is read.
     history_ : DataFrame
-        A row a candidate, the untouched network first.
+        One row for each candidate, the untouched network first.
     n_features_in_, feature_names_in_
         As in scikit-learn; without the sensitive columns that were taken out of X.
     """
 
-    # What fit takes travels through metadata routing without set_fit_request.
+    # Metadata routing passes sensitive_features to fit without a call of set_fit_request.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
 
     @abstractmethod
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterable[Candidate]:
-        """Make candidates, lazily, from a module that stays as it is.
+        """Yield candidates lazily, without changing the module.
 
-        A method that trains parameters in place trains a copy of the task's module. It sets no
-        attribute of the editor: what is to be set travels in ``Candidate.attributes``.
+        A method that trains parameters in place must train a copy of the task's module. It must not
+        set attributes of the editor: fitted attributes travel in ``Candidate.attributes``.
         """
 
     def _loss_balance(self) -> str | None:
@@ -98,20 +98,20 @@ class NetworkEditor(
         return "auto"
 
     def _gets_groups_elsewhere(self) -> bool:
-        """Tell whether groups come in another way than with the rows of ``fit``."""
+        """Tell whether the groups come from elsewhere than the rows of ``fit``."""
         return False
 
     def _settle(
         self, inputs: FitInputs, constraint: Constraint, seed: int
     ) -> tuple[AdoptedNetwork | None, Any]:
-        """Settle what is left open before the network is adopted.
+        """Decide what has to be decided before the network is adopted.
 
         Returns
         -------
         trained : AdoptedNetwork or None
-            The network, where settling has trained it.
+            The network, if this step has trained it already.
         settled : object
-            What ``Task.settled`` is to be.
+            The value of ``Task.settled``.
         """
         return None, None
 
@@ -123,11 +123,11 @@ class NetworkEditor(
         X : array-like (n, n_features), images (n, C, H, W) or map-style Dataset
             Tables and images as float (or integer) numbers without NaN.
         y : array-like of shape (n,)
-            Two or more classes, any labels. With ``sensitive_columns`` its index may hold the
+            Two or more classes with any labels. With ``sensitive_columns`` the index may hold the
             groups.
         sensitive_features : array-like of shape (n,) or (n, n_columns), optional
-            Groups, any labels; several columns are intersected. None: looked up in
-            ``sensitive_columns``, else the method runs for utility alone, with a warning.
+            Groups with any labels; several columns are intersected. None: ``sensitive_columns``
+            names them; without these the method optimises utility alone and warns.
 
         Returns
         -------
@@ -136,9 +136,9 @@ class NetworkEditor(
         Raises
         ------
         ValueError
-            For each kind of bad input, naming the argument and what to do.
+            An input is invalid; the message names the argument and what to do.
         """
-        # An edit needs gradients, also in a script that has switched them off.
+        # An edit needs gradients even in a script that has switched them off.
         with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
             return self._fit(X, y, sensitive_features)
 
@@ -158,7 +158,7 @@ class NetworkEditor(
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
         keep = self.on_interrupt == "keep"
-        # An interrupt may come while an edit is being undone: then the search's module is lost.
+        # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copy.deepcopy(adopted.module) if keep else adopted.module
         with one_torch_thread():
             with (
@@ -186,11 +186,11 @@ class NetworkEditor(
         self.groups_ = list(inputs.group_labels)
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
-        # Nobody else holds the adopted network, and nothing asks for it again.
+        # Nothing else uses the adopted network, so it is edited in place.
         self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
         self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
-        self._adopted = replace(adopted, module=nn.Identity())  # the module is not wanted twice
+        self._adopted = replace(adopted, module=nn.Identity())  # module_ holds it
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.history
         self._n_features_out = self._transform_width()
@@ -205,13 +205,13 @@ class NetworkEditor(
 
     @property
     def report_(self) -> Bunch:
-        """Tables of every group and every gap on the validation rows, and notes."""
+        """Tables of all groups and all gaps on the validation rows, and notes."""
         check_is_fitted(self, "module_")
         return self._report.report()
 
     @property
     def history_(self) -> pd.DataFrame:
-        """A row for each candidate, the untouched network first."""
+        """One row for each candidate, the untouched network first."""
         import pandas as pd
 
         check_is_fitted(self, "module_")

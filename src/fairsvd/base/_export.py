@@ -1,4 +1,4 @@
-"""The edited network as a module or a skorch net of its own, the threshold folded in."""
+"""Export of the edited network as a skorch net, with the threshold folded in."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["net_around"]
 
 
 class Scores(nn.Module):
-    """A network of which the tensor of scores alone is returned.
+    """A network wrapped so that it returns its tensor of scores alone.
 
     Parameters
     ----------
     network : nn.Module
     key : str or int
-        Where in what the network returns the scores are.
+        Where the scores are in the network's output.
     """
 
     def __init__(self, network: nn.Module, key: OutputKey) -> None:
@@ -44,26 +44,27 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
     ----------
     module : nn.Module
     adopted : AdoptedNetwork
-        What it returns, and the net that it came from: whose settings, history and callbacks are
-        kept. A new net, which takes tensors only, gets the scores alone.
+        Tells the form of the module's output and the net it came from, whose settings, history and
+        callbacks are kept. Without such a net a new one is made; it takes tensors only and so gets
+        the scores alone.
     classes : ndarray of shape (n_classes,)
-        What its outputs stand for.
+        The class of each output.
 
     Returns
     -------
     net : skorch net, initialised
-        ``predict`` gives class codes, as skorch does; ``partial_fit`` goes on with the weights,
-        where the schedule of the learning rate was.
+        ``predict`` returns class codes, as skorch does; ``partial_fit`` continues from these
+        weights and from the current point of the learning rate's schedule.
     """
     template = adopted.net
     if template is None:
-        whole = adopted.output_key is None or isinstance(module, ShiftedNetwork)
-        module = module if whole else Scores(module, adopted.output_key)
+        returns_tensor = adopted.output_key is None or isinstance(module, ShiftedNetwork)
+        module = module if returns_tensor else Scores(module, adopted.output_key)
         return _new_net(module, adopted.kind, len(classes))
     net = _copied(template)
     net.module_ = module
     if isinstance(net.module, nn.Module):
-        # An instance is what the next initialize() would start from.
+        # The next initialize() would start from this instance.
         net.module = module
     if isinstance(net, NeuralNetBinaryClassifier):
         net.threshold = 0.5  # the threshold is in the module
@@ -76,7 +77,7 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
 
 
 def _copied(template: NeuralNet) -> NeuralNet:
-    """Copy a net; one whose device others see to keeps it so, where skorch would take the CPU."""
+    """Copy a net with its device; skorch's own copy would replace None by the CPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeviceWarning)
         net = copy.deepcopy(template)
@@ -86,14 +87,14 @@ def _copied(template: NeuralNet) -> NeuralNet:
 
 def _name_classes(net: NeuralNetClassifier, classes: NDArray[Any], *, frozen: bool) -> None:
     if net.classes is not None and not frozen:
-        # It was trained here on codes, whose order is ours and not that of the user's list.
+        # The net was trained here on codes, in our order and not in that of the user's list.
         net.classes = classes.tolist()
     elif not hasattr(net, "classes_"):
-        net.classes = list(range(len(classes)))  # parameters from a file come without classes
+        net.classes = list(range(len(classes)))  # parameters from a file have no classes
 
 
 def _follow_device(net: NeuralNet) -> None:
-    """Have the net send its batches where the edit has moved the module."""
+    """Make the net send its batches to the device that the edit moved the module to."""
     device = next(net.module_.parameters()).device
     if net.device is not None and torch.device(net.device) != device:
         net.device = str(device)
@@ -101,9 +102,9 @@ def _follow_device(net: NeuralNet) -> None:
 
 
 def _forget_best(net: NeuralNet) -> None:
-    """Let the best epoch so far be none: it was another network's.
+    """Forget the best epoch so far, which belongs to the unedited network.
 
-    A checkpoint of it would come back after a training that does not beat it.
+    Otherwise its checkpoint would be restored after a training that does not beat it.
     """
     for epoch in net.history:
         epoch.update({key: False for key in epoch if str(key).endswith("_best")})
@@ -112,11 +113,11 @@ def _forget_best(net: NeuralNet) -> None:
 
 
 def _renew_optimizer(net: NeuralNet) -> None:
-    """Make optimizers of the new weights, with the settings that schedules have left."""
+    """Make optimizers for the new weights, with the settings that schedules have reached."""
     groups = {name: getattr(net, f"{name}_").param_groups for name in net._optimizers}
     net.initialize_optimizer()
     for name, before in groups.items():
-        # A wrapped network has other names, so that one more group may hold what is in no other.
+        # A wrapped network has other parameter names, so an extra group may hold unmatched ones.
         for new, old in zip(getattr(net, f"{name}_").param_groups, before, strict=False):
             new.update({key: value for key, value in old.items() if key != "params"})
 

@@ -1,4 +1,4 @@
-"""Reading of X, y and the sensitive features, with every complaint about them."""
+"""Reading and validation of X, y and the sensitive features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ..objective import gap
 
 __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
 
-# Up to so many whole numbers are classes for scikit-learn, whose check sorts all of them again.
+# Integer labels of at most this many values always pass scikit-learn's check of targets, which
+# would sort all of them again; it is skipped for them.
 FEW_LABELS = 10
 
 NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."
@@ -27,19 +28,19 @@ NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given net
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What ``fit`` got, encoded.
+    """The arguments of ``fit``, encoded.
 
     Attributes
     ----------
     rows : LabelledRows
-        All rows; the group code is -1 where it is missing and ignored, 0 without groups.
+        All rows; the group code is -1 where the group is missing and ignored, 0 without groups.
     classes : ndarray of shape (n_classes,)
     group_labels : tuple
         Empty without sensitive features.
     names : tuple of str
-        Of the sensitive columns.
+        Names of the sensitive columns.
     source : str or None
-        Where the sensitive features were found.
+        Where the sensitive features came from.
     notes : tuple of str
     """
 
@@ -57,22 +58,22 @@ class FitInputs:
 
     @property
     def n_groups(self) -> int:
-        """Count the groups; without sensitive features all rows are one."""
+        """Count the groups; 1 without sensitive features."""
         return max(1, len(self.group_labels))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are to be read.
+    """How to read the inputs.
 
     Attributes
     ----------
     network : object
-        As the parameter of the editors.
+        As the editors' parameter.
     sensitive_columns, missing_group, batch_size
-        As the parameters of the editors.
+        As the editors' parameters.
     other_groups : bool
-        Groups come in another way than with these rows: that they are missing is no mistake.
+        Whether groups come from elsewhere than these rows, so that none here is no mistake.
     """
 
     network: Any
@@ -90,7 +91,7 @@ def read_fit_inputs(
     Parameters
     ----------
     estimator : BaseEstimator
-        Notes ``n_features_in_`` and the names of the features.
+        Receives ``n_features_in_`` and the names of the features.
     X, y, sensitive_features
         As of ``fit``.
     how : Reading
@@ -98,7 +99,7 @@ def read_fit_inputs(
     Raises
     ------
     ValueError
-        Each row of the table of bad inputs: NaN, lengths, one class, one group, missing groups.
+        There are NaN, unequal lengths, a single class, a single group or missing groups.
     """
     names: tuple[Any, ...] = ()
     source = None
@@ -116,7 +117,7 @@ def read_fit_inputs(
     notes = (NOT_SCALED,) if is_bytes and how.network is not None else ()
     labels, codes = _encode_labels(y)
     classes = known_classes(how.network, labels)
-    # The network's classes may be more than those of y, and in another order.
+    # The network may know more classes than y has, in another order.
     place = {label: k for k, label in enumerate(classes.tolist())}
     codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
@@ -151,12 +152,12 @@ def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
 
 
 def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    whole = y.dtype.kind in "biu"
-    if not whole:
+    integral = y.dtype.kind in "biu"
+    if not integral:
         check_classification_targets(y)
     labels = np.unique(y)
-    if whole and len(labels) > FEW_LABELS:
-        # All that is left to say is that so many whole numbers may be no classes.
+    if integral and len(labels) > FEW_LABELS:
+        # The check can only warn that so many distinct integers may be no classes.
         check_classification_targets(y)
     if len(labels) < 2:
         raise ValueError(
@@ -209,7 +210,7 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
 
 
 def read_predict_inputs(estimator: Any, X: Any) -> Batches:
-    """Validate X for prediction; sensitive columns that ``fit`` took out may be there or not."""
+    """Validate X for prediction, with or without the sensitive columns that ``fit`` took out."""
     X = open_rows(X)
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)

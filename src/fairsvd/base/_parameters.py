@@ -29,22 +29,22 @@ C = TypeVar("C", bound=type)
 
 
 def positive_int(least: int = 1) -> Interval:
-    """Accept the integers from 1, or from ``least``."""
+    """Accept integers of at least ``least``."""
     return Interval(Integral, least, None, closed="left")
 
 
 def positive() -> Interval:
-    """Accept the real numbers above 0."""
+    """Accept real numbers above 0."""
     return Interval(Real, 0, None, closed="neither")
 
 
 def at_least_0() -> Interval:
-    """Accept the real numbers from 0."""
+    """Accept real numbers of at least 0."""
     return Interval(Real, 0, None, closed="left")
 
 
 def fraction(closed: str = "both") -> Interval:
-    """Accept the real numbers from 0 to 1; ``closed`` names the ends that belong to them."""
+    """Accept real numbers from 0 to 1; ``closed`` names the ends that are included."""
     return Interval(Real, 0, 1, closed=closed)
 
 
@@ -54,10 +54,10 @@ def parameter(*legal: Any, default: Any, kw_only: bool = True) -> Any:
     Parameters
     ----------
     *legal : objects
-        What scikit-learn's validation accepts; none: it accepts everything.
+        What scikit-learn's validation accepts; without any it accepts everything.
     default : object
     kw_only : bool, default=True
-        False: it may be passed by position.
+        False: the parameter may be passed by position.
     """
     metadata = {"legal": list(legal) or "no_validation"}
     return field(default=default, metadata=metadata, kw_only=kw_only)
@@ -67,27 +67,26 @@ def parameter(*legal: Any, default: Any, kw_only: bool = True) -> Any:
 def with_parameters(cls: C) -> C:
     """Make the fields of a class the parameters of its constructor.
 
-    A subclass declares and documents its own parameters; what its base classes declare comes
-    after them, in the signature and in the docstring alike, but for ``network``, which comes first
-    and is the only one that may be passed by position. A parameter that a subclass documents again
-    has the subclass's text.
+    A subclass declares and documents its own parameters. Those of its base classes follow, in the
+    signature and in the docstring. Only ``network`` comes first and may be passed by position. If a
+    subclass documents an inherited parameter again, its text replaces the inherited one.
     """
     bases = [base for base in cls.__mro__[:0:-1] if "__dataclass_fields__" in vars(base)]
-    made: Any = dataclass(kw_only=True, repr=False, eq=False)(cls)
-    made._parameter_constraints = {f.name: f.metadata["legal"] for f in fields(made)}
-    signature = inspect.signature(made.__init__)
-    own_first = sorted(
-        signature.parameters.values(), key=lambda p: (p.kind, _distance(made, p.name))
+    decorated: Any = dataclass(kw_only=True, repr=False, eq=False)(cls)
+    decorated._parameter_constraints = {f.name: f.metadata["legal"] for f in fields(decorated)}
+    signature = inspect.signature(decorated.__init__)
+    ordered = sorted(
+        signature.parameters.values(), key=lambda p: (p.kind, _distance(decorated, p.name))
     )
-    made.__init__.__signature__ = signature.replace(parameters=own_first)
-    if made.__doc__ is not None:
+    decorated.__init__.__signature__ = signature.replace(parameters=ordered)
+    if decorated.__doc__ is not None:
         inherited = [base.__doc__ or "" for base in bases]
-        made.__doc__ = _document(made.__doc__, inherited, [p.name for p in own_first[1:]])
+        decorated.__doc__ = _document(decorated.__doc__, inherited, [p.name for p in ordered[1:]])
     return cls
 
 
 def _distance(cls: type, name: str) -> int:
-    """Count the base classes between a class and the declaration of a parameter; -1: self."""
+    """Count the base classes between a class and a parameter's declaration; -1 for self."""
     if name == "self":
         return -1
     declared = (name in inspect.get_annotations(base) for base in cls.__mro__)
@@ -95,7 +94,7 @@ def _distance(cls: type, name: str) -> int:
 
 
 def _document(doc: str, inherited: list[str], names: list[str]) -> str:
-    """Write the section of the parameters anew: those of the class, then the inherited ones."""
+    """Rewrite the section of the parameters: those of the class, then the inherited ones."""
     texts: dict[str, str] = {}
     for each in (*inherited, doc):
         texts |= _entries(_split(each)[1])
@@ -106,7 +105,7 @@ def _document(doc: str, inherited: list[str], names: list[str]) -> str:
 
 
 def _split(doc: str) -> tuple[str, str, str]:
-    """Split a docstring into what stands before the parameters, these, and what follows."""
+    """Split a docstring into the text before the parameters, these, and the text after them."""
     doc = inspect.cleandoc(doc)
     before, title, rest = doc.partition("Parameters\n----------\n")
     if title:

@@ -1,4 +1,4 @@
-"""What a fitted editor predicts, and how it is handed on."""
+"""Predictions and exports of a fitted editor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Predictor:
         return logits
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Compute the margin, the threshold subtracted, or the logits of several classes.
+        """Compute the margin minus the threshold, or the logits of several classes.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class Predictor:
         Returns
         -------
         Z : ndarray of shape (n, n_outputs)
-            "features": what enters the layer that makes the logits, float32; "logits" and
+            "features": the inputs of the layer that makes the logits, float32; "logits" and
             "probabilities": shifted by the threshold, float64.
         """
         check_is_fitted(self, "module_")
@@ -107,15 +107,16 @@ class Predictor:
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
-        Where no bias of its own can take the threshold up it is wrapped, and returns a tensor.
+        If no bias of the network can absorb the threshold, the network is wrapped and returns a
+        tensor.
         """
         check_is_fitted(self, "module_")
         offset, probe = self.offset_, self._probe
         return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
 
     def to_skorch(self) -> Any:
-        """Wrap :meth:`to_module` as a skorch net like the one that came in, ready to train on.
+        """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.
 
-        Its ``predict`` gives class codes (positions in ``classes_``), as skorch's do.
+        Its ``predict`` returns class codes (positions in ``classes_``), as skorch's nets do.
         """
         return net_around(self.to_module(), self._adopted, self.classes_)

@@ -1,4 +1,4 @@
-"""From inputs to what an edit works on: parts, a trained network, a judge."""
+"""Preparation of an edit: parts of the rows, a trained network and a judge."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ._task import EditData
 
 __all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
 
-# Editing rows that candidates are judged on beside the validation rows.
+# Number of editing rows on which candidates are judged besides the validation rows.
 SAMPLE_SIZE = 4000
 
-# Lead in balanced accuracy of the editing over the validation rows from which the network counts
-# as over-fitted.
+# The network counts as over-fitted if its balanced accuracy is higher by more than this on the
+# editing rows than on the validation rows.
 OVERFIT_NETWORK = 0.10
 
 
@@ -51,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that comes before an edit: a trained network, and the data to edit and judge it on.
+    """A trained network, and the data on which to edit and judge it.
 
     Attributes
     ----------
@@ -72,23 +72,23 @@ def prepare(
     seed: int,
     trained: AdoptedNetwork | None = None,
 ) -> Prepared:
-    """Split the rows, train or take over the network, and gather what an edit may look at.
+    """Split the rows, train or adopt the network, and gather the data of the edit.
 
     Parameters
     ----------
     editor : NetworkEditor
-        Gives the shared parameters.
+        Holds the shared parameters.
     inputs : FitInputs
     constraint : Constraint
     seed : int
     trained : AdoptedNetwork, optional
-        What an earlier call for the same inputs and seed has trained or taken over.
+        The network that an earlier call for the same inputs and seed trained or adopted.
     """
     device = as_device(editor.device)
     cache = make_cache(editor, inputs)
     parts = make_parts(editor.validation, inputs, seed)
     if constraint.phi is not None:
-        # Phi looks at validation rows only.
+        # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
@@ -119,8 +119,8 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     is_editing = np.zeros(len(y), dtype=bool)
     is_editing[editing] = True
     if is_editing[held].any():
-        asked = hasattr(validation, "split")
-        why = "as validation= says" if asked else "too few rows to set any apart"
+        has_splitter = hasattr(validation, "split")
+        why = "as validation= says" if has_splitter else "too few rows to set any apart"
         notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)
@@ -134,14 +134,14 @@ def make_data(
     constraint: Constraint,
     cache: Cache,
 ) -> EditData:
-    """Gather what an edit may look at, the judge's floor and the operating threshold set.
+    """Gather the data of an edit, including the judge's floor and the operating threshold.
 
     Parameters
     ----------
     editor : NetworkEditor
-        Gives ``batch_size`` and ``precision``.
+        Holds ``batch_size`` and ``precision``.
     inputs, parts, adopted, constraint
-        What came of the earlier steps of a fit.
+        Results of the earlier steps of a fit.
     cache : Cache
         Its scope covers the inputs and the parts.
 
@@ -186,7 +186,7 @@ def make_data(
 
 
 def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) -> Entry:
-    """Judge the untouched network: its logits, operating threshold, and the floor that it sets."""
+    """Judge the untouched network: its logits, its operating threshold and the floor it sets."""
 
     def run(block: Tensor) -> Tensor:
         return adopted.to_logits(adopted.module(to_device(block, probe.device, probe.dtype)))
@@ -213,7 +213,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
 
 
 def make_cache(editor: Any, inputs: FitInputs) -> Cache:
-    """Open the cache of a fit, its scope being the rows, the labels and the groups.
+    """Open the cache of a fit; its scope is the rows, the labels and the groups.
 
     With random_state=None no two fits share a key, so nothing is cached.
     """
@@ -242,7 +242,7 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
 
 
 def _of_network(cache: Cache, adopted: AdoptedNetwork, *parts: str) -> Cache:
-    """Narrow a cache to a network; where that cannot be told from others nothing is kept."""
+    """Narrow a cache to a network; if the network has no stable key, keep nothing."""
     try:
         return cache.within(adopted.module, adopted.kind, adopted.output_key, *parts)
     except NotStableError as error:
@@ -256,7 +256,7 @@ def _of_network(cache: Cache, adopted: AdoptedNetwork, *parts: str) -> Cache:
 
 
 def excess_fit(data: EditData) -> float | None:
-    """Return how far the network is over-fitted, or None where it is not."""
+    """Return how far the network is over-fitted, or None if it is not."""
     if not data.judge.separate:
         return None
     return _excess(data.judge, data.untouched, data.margin)

@@ -12,7 +12,7 @@ __all__ = ["progress_bar"]
 def progress_bar(
     verbose: int, name: str, *, unit: str = " candidates", total: int | None = None
 ) -> Iterator[Callable[[], object]]:
-    """Show how much is done, and close the bar however the block ends.
+    """Show a progress bar for a block, and close it however the block ends.
 
     Parameters
     ----------
@@ -20,12 +20,12 @@ def progress_bar(
         0: no bar.
     name, unit : str
     total : int, optional
-        Units to come, where they are known.
+        Number of units, if it is known.
 
     Yields
     ------
     tick : callable
-        To be called once a unit.
+        To be called once for each unit.
     """
     if not verbose:
         yield lambda: None

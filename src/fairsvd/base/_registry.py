@@ -1,4 +1,4 @@
-"""The list of all editors; a class enters it where it is defined."""
+"""The registry of all editors; a class enters it where it is defined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EDITORS", "QUICK", "register_editor"]
 
 E = TypeVar("E", bound=type)
 
-# Editors by the names of their classes, and parameters under which a fit of each takes a moment.
+# Editors by class name, and parameters under which a fit of each takes a moment.
 EDITORS: dict[str, Any] = {}
 QUICK: dict[str, dict[str, Any]] = {}
 
@@ -31,8 +31,8 @@ def register_editor(**quick: Any) -> Callable[[E], E]:
     """
 
     def register(cls: E) -> E:
-        made = with_parameters(cls)
-        EDITORS[made.__name__], QUICK[made.__name__] = made, quick
-        return made
+        editor = with_parameters(cls)
+        EDITORS[editor.__name__], QUICK[editor.__name__] = editor, quick
+        return editor
 
     return register

@@ -50,21 +50,22 @@ HARM = 0.02
 
 @dataclass(frozen=True)
 class ReportData:
-    """What the report is computed from, when it is read.
+    """The data from which the report is computed when it is read.
 
     Attributes
     ----------
     before, after : ndarray of shape (n_groups, n_classes, n_classes), int64
-        Validation rows by [group, true, predicted], for the network as it came and as chosen.
+        Counts of validation rows by [group, true, predicted], of the untouched and the chosen
+        network.
     labels : tuple
-        Of the groups.
+        Labels of the groups.
     constraint : Constraint
     verdict : Verdict
-        Of the chosen candidate.
+        Verdict on the chosen candidate.
     classes : ndarray of shape (n_classes,)
     seed : int
     n_judged : int or None
-        Candidates that came before an interrupt ended the search; None: all of them came.
+        Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
     """
 
@@ -102,7 +103,7 @@ class ReportData:
 
     def _rates(self, counts: NDArray[np.int64]) -> list[NDArray[np.float64]]:
         with warnings.catch_warnings():
-            # A class that a group lacks has no rate; the mean over the others stands.
+            # A class that a group lacks has no rate; the mean is taken over the others.
             warnings.simplefilter("ignore", RuntimeWarning)
             return [np.nanmean(rate, axis=-1) for rate in rates(counts, self.constraint.pos)]
 
@@ -114,7 +115,7 @@ class ReportData:
         return frame.set_index("gap") if len(frame) else frame
 
     def _gap_row(self, name: str) -> dict[str, Any]:
-        pos, asked = self.constraint.pos, name == self.constraint.gap
+        pos, constrained = self.constraint.pos, name == self.constraint.gap
         rng = stage_rng(self.seed, "bootstrap")
         after = float(gap(self.after, name, pos))
         low, high = gap_interval(self.after, name, pos, rng)
@@ -126,35 +127,35 @@ class ReportData:
             "low": low,
             "high": high,
             "noise_floor": noise_floor(self.after, name, pos, rng),
-            "tolerance": tolerance if asked else np.nan,
-            "met": bool(after <= tolerance) if asked else None,
+            "tolerance": tolerance if constrained else np.nan,
+            "met": bool(after <= tolerance) if constrained else None,
         }
 
     def warn(self, overfitted: float | None) -> None:
         """Warn about everything that a user must not overlook, and note it."""
-        found = self._complaints(overfitted) if self.has_groups else []
+        complaints = self._complaints(overfitted) if self.has_groups else []
         if self.n_judged is not None:
-            found.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
-        for category, text in found:
+            complaints.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
+        for category, text in complaints:
             self.notes.append(text)
             warnings.warn(text, category, stacklevel=5)
 
     def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
-        found: list[tuple[type[Warning], str]] = []
+        complaints: list[tuple[type[Warning], str]] = []
         if not self.verdict.feasible:
-            found.append((ConstraintNotMetWarning, self._not_met()))
+            complaints.append((ConstraintNotMetWarning, self._not_met()))
         if np.count_nonzero(self.after.sum(axis=(0, 1))) < 2:
             text = "The chosen network predicts one class only on the validation rows."
-            found.append((ConstantPredictionsWarning, text))
+            complaints.append((ConstantPredictionsWarning, text))
         if overfitted is not None:
-            found.append((OverfittedNetworkWarning, _overfitted(overfitted)))
+            complaints.append((OverfittedNetworkWarning, _overfitted(overfitted)))
         harmed = self._harmed()
         if harmed:
-            found.append((LevellingDownWarning, _levelled_down(harmed)))
+            complaints.append((LevellingDownWarning, _levelled_down(harmed)))
         small = self._small_cells()
         if small:
-            found.append((SmallCellWarning, self._too_small(small)))
-        return found
+            complaints.append((SmallCellWarning, self._too_small(small)))
+        return complaints
 
     def _not_met(self) -> str:
         c, v = self.constraint, self.verdict
@@ -204,24 +205,24 @@ def describe(
     outcome: Outcome,
     seed: int,
 ) -> ReportData:
-    """Count what the network predicted for the rows held back, before and after.
+    """Count the network's predictions for the validation rows, before and after the edit.
 
     Parameters
     ----------
     inputs : FitInputs
     held : LabelledRows
-        Validation rows, the first of those that the judge knows.
+        Validation rows, with which the judge's rows begin.
     data : EditData
     after : (nn.Module, float)
         The edited network and its threshold, in units of the margin.
     constraint : Constraint
     outcome : Outcome
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
     """
 
     def counts(logits: Tensor, offset: float) -> NDArray[np.int64]:
-        # The judge's rows begin with those held back.
+        # The judge's rows begin with the validation rows.
         shifted = logits[: len(held)].numpy().astype(np.float64)
         shifted[:, 1] -= offset
         codes = held.y.numpy(), shifted.argmax(axis=1), held.groups.numpy()
@@ -244,7 +245,7 @@ def describe(
 
 
 def _balanced(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Balanced accuracy of every group and its standard error."""
+    """Compute the balanced accuracy of every group and its standard error."""
     total = counts.sum(axis=2)
     right = np.diagonal(counts, axis1=1, axis2=2)
     recall = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)

@@ -1,4 +1,4 @@
-"""What the user asks for, resolved: the device and the constraint."""
+"""The user's request, resolved to a device and a constraint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_device", "make_constraint", "positive_code"]
 
 
 def as_device(device: Any) -> str | None:
-    """Check that a device is there.
+    """Check that a device can be used.
 
     Raises
     ------
@@ -37,15 +37,15 @@ def as_device(device: Any) -> str | None:
 
 
 def _table(inputs: FitInputs) -> NDArray[np.int64]:
-    known = inputs.rows.groups.numpy() >= 0
-    y, groups = inputs.rows.y.numpy()[known], inputs.rows.groups.numpy()[known]
+    has_group = inputs.rows.groups.numpy() >= 0
+    y, groups = inputs.rows.y.numpy()[has_group], inputs.rows.groups.numpy()[has_group]
     cells = cell_codes(y, groups, inputs.n_groups)
     size = len(inputs.classes) * inputs.n_groups
     return np.bincount(cells, minlength=size).reshape(-1, inputs.n_groups)
 
 
 def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
-    """Resolve what the user asked for; "auto" by how label and group go together.
+    """Resolve the user's request; "auto" depends on how label and group go together.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def _phi_of(editor: Any) -> PhiObjective | None:
             f"utility={editor.utility!r} cannot be averaged over the resamples of a PhiObjective: "
             "pass the name of a utility, or 'auto' for balanced accuracy."
         )
-    # What the user changes later is no part of this fit.
+    # A copy, so that later changes by the user do not affect this fit.
     return clone(editor.constraint)
 
 
@@ -102,10 +102,10 @@ def positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
     """
     if pos_label is None:
         return 1
-    found = np.flatnonzero(classes == pos_label)
-    if len(found) != 1:
+    positions = np.flatnonzero(classes == pos_label)
+    if len(positions) != 1:
         raise ValueError(
             f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
             "them, or None for the second."
         )
-    return int(found[0])
+    return int(positions[0])

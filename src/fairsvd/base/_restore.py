@@ -11,9 +11,9 @@ __all__ = ["restored_on_failure"]
 
 @contextmanager
 def restored_on_failure(estimator: Any) -> Iterator[None]:
-    """Put an estimator's attributes back where the block raises, an interrupt included.
+    """Restore an estimator's attributes if the block raises, also by an interrupt.
 
-    Half a fit must not pass for a fitted estimator.
+    Otherwise a half-fitted estimator would pass for a fitted one.
     """
     before = dict(vars(estimator))
     try:

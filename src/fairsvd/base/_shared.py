@@ -1,4 +1,4 @@
-"""The parameters that all editors share: written once, for code and docs alike."""
+"""The parameters that all editors share, written once for code and docs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["SharedParameters"]
 
 @with_parameters
 class SharedParameters:
-    """What every editor can be asked for.
+    """Parameters of every editor.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ class SharedParameters:
         The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
-        The gap that is accepted, a difference of rates.
+        The accepted gap, a difference of rates.
     tolerance_fraction : float in (0, 1], default=0.4
-        A gap beyond this share of the tolerance counts against a candidate, point for point with
-        its utility, on the rows it is chosen on; one beyond the tolerance is not feasible.
+        On the rows of the choice, the part of a gap beyond this share of the tolerance is
+        subtracted from a candidate's utility; a gap beyond the tolerance is not feasible.
     utility : str or callable, default="auto"
         "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
         "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
@@ -56,10 +56,10 @@ class SharedParameters:
         Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
         of exactly one split.
     batch_size : int, default=256
-        Rows a training step of the base network, and a step of an edit; on tables a step of an
-        edit sees up to four times as many.
+        Rows of a training step of the base network and of a step of an edit; on tables a step of an
+        edit uses up to four times as many.
     device : str, torch.device or None, default=None
-        Where the copy of the network is edited; None: where it is.
+        Where the copy of the network is edited; None: on the network's own device.
     output : {"features", "logits", "probabilities"}, default="features"
         What ``transform`` returns.
     output_key : str, int or None, default=None
@@ -67,25 +67,26 @@ class SharedParameters:
         ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
         first element of a tuple.
     memory : None, str, path or joblib.Memory, default=None
-        Folder in which trained base networks, and what an edit measures on them (factors,
-        curvature, importances, learned masks), are kept, so that a later fit that depends on the
-        same ones does not compute them again. Entries are checked when they are read. Needs an
-        integer ``random_state``.
+        Folder that keeps trained base networks and what an edit measures on them (factors,
+        curvature, importances, learned masks), so that a later fit that needs the same results does
+        not compute them again. Entries are checked when they are read. Needs an integer
+        ``random_state``.
     precision : {"full", "mixed"}, default="full"
-        "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16,
-        and sums in float32; candidates are judged, and predictions made, in full.
+        "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16, and
+        sums in float32; judging and predictions use full precision.
     on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep",
-        once candidates are being made, ends the search there and keeps the best so far.
+        What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep"
+        ends the search, once candidates are being made, and keeps the best so far.
     n_jobs : int or None, default=None
-        Parallel parts of an edit (trade-offs, trials, tensors); does not change the result.
+        Parts of an edit (trade-offs, trials, tensors) that run in parallel; does not change the
+        result.
     verbose : int, default=0
         1 shows a progress bar.
     random_state : int, RandomState or None, default=None
-        Seed of everything drawn.
+        Seed of all random draws.
     """
 
-    # adopt() says in its own words what a network may be.
+    # adopt() checks the network and says what it may be.
     network: Any = parameter(default=None, kw_only=False)
     constraint: str | PhiObjective = parameter(
         StrOptions(set(GAPS)), PhiObjective, default="equalized_odds"

@@ -1,4 +1,4 @@
-"""Validation rows: set apart within every (label, group) cell, or as the user says."""
+"""Choice of the validation rows, within every (label, group) cell or by the user's splitter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def split_rows(
     Returns
     -------
     editing, validation : ndarray of int64
-        Sorted. Where no cell has two rows, both are all rows.
+        Sorted. If no cell has two rows, both hold all rows.
     """
     if hasattr(validation, "split"):
         editing, held = _from_splitter(validation, y)
@@ -64,10 +64,10 @@ def _from_fraction(
     # Rows without a group have negative cells.
     counts = np.bincount(cells - cells.min())
     starts = np.cumsum(counts) - counts
-    wanted = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
-    wanted = np.where(counts == 1, 0, wanted)
+    n_held = np.clip(np.rint(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(np.int64)
+    n_held = np.where(counts == 1, 0, n_held)
     place = np.arange(len(order)) - np.repeat(starts, counts)
-    held = order[place < np.repeat(wanted, counts)]
+    held = order[place < np.repeat(n_held, counts)]
     if len(held) == 0:
         everything = np.arange(len(cells))
         return everything, everything
@@ -79,7 +79,7 @@ def _from_fraction(
 def draw_sample(
     rows: NDArray[np.int64], n_rows: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw up to ``n_rows`` of the rows, in order."""
+    """Draw up to ``n_rows`` of the rows, in their order."""
     if len(rows) <= n_rows:
         return rows
     return np.sort(rng.choice(rows, size=n_rows, replace=False))

@@ -1,4 +1,4 @@
-"""What an editor is given, a task, and what it returns, candidates."""
+"""The task that an editor receives, and the candidates that it returns."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Candidate:
     state : mapping of name to Tensor
         The entries of the state dict that differ from the untouched network's.
     params : mapping
-        What made it, for ``history_``.
+        How it was made, for ``history_``.
     attributes : mapping
-        Fitted attributes of the editor should it be chosen.
+        Fitted attributes of the editor if this candidate is chosen.
     finish : callable, optional
         Changes the structure of the chosen network (compression).
     verdict : Verdict, optional
-        Where the editor has judged it already.
+        The editor's own verdict, if it has judged the candidate already.
     logits : Tensor, optional
-        Of the judged rows, where the editor has them.
+        Logits of the judged rows, if the editor has them.
     """
 
     state: Mapping[str, Tensor]
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class EditData:
-    """Everything an edit may look at.
+    """All data that an edit may use.
 
     Attributes
     ----------
@@ -74,24 +74,24 @@ class EditData:
     untouched : Tensor of shape (n_judged, n_classes)
         Logits of the judged rows before any edit.
     kind : str
-        What the module's output is (see ``networks.to_logits``).
+        Kind of the module's output (see ``networks.to_logits``).
     output_key : str, int or None
-        Where in what the module returns it is.
+        Where the scores are in the module's output.
     output_layer : str
         Name of the layer that makes the logits.
     n_classes, n_groups : int
     group_labels : tuple
-        Empty without sensitive features: no fairness term then, and one pseudo group.
+        Empty without sensitive features; then there is no fairness term, and one pseudo group.
     margin : float
         The untouched network's threshold of highest utility, in units of the margin.
     batch_size : int
     device : torch.device
     dtype : torch.dtype
-        Of the network.
+        Type of the network's parameters.
     before : Verdict, optional
-        Of the untouched network, where it is known.
+        Verdict on the untouched network, if it is known.
     autocast : torch.dtype or None
-        What passes run in under ``torch.autocast``; None: as the network is.
+        Type of passes under ``torch.autocast``; None: the network's own.
     cache : Cache
         Its scope covers the rows, the groups and the untouched network.
     """
@@ -115,7 +115,7 @@ class EditData:
     output_key: OutputKey = None
 
     def to_logits(self, output: Any) -> Tensor:
-        """Read what the module returned as logits (n, n_classes)."""
+        """Convert the module's output to logits (n, n_classes)."""
         return to_logits(output, self.kind, self.output_key)
 
     @property
@@ -124,9 +124,10 @@ class EditData:
         return len(self.group_labels) > 0
 
     def forward(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
-        """Logits of the module with some entries of its state replaced, for a loss.
+        """Compute the module's logits for a loss, with some entries of its state replaced.
 
-        Differentiable; in mixed precision where that was asked for, and returned in full.
+        Differentiable. The pass runs in mixed precision if requested; the result is in full
+        precision.
         """
         with self.in_precision():
             logits = self._run(module, state, X)
@@ -137,7 +138,7 @@ class EditData:
         return self.to_logits(output)
 
     def in_precision(self) -> AbstractContextManager[Any]:
-        """Run a block in mixed precision where that was asked for."""
+        """Run a block in mixed precision if requested."""
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
@@ -150,7 +151,7 @@ class EditData:
     def logits(
         self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches | None = None
     ) -> Tensor:
-        """Logits of the judged rows (or others) in full precision, as predictions are made."""
+        """Compute logits of the judged rows (or others) in full precision, as for predictions."""
 
         def run(X: Tensor) -> Tensor:
             return self.to_logits(module(to_device(X, self.device, self.dtype)))
@@ -161,17 +162,17 @@ class EditData:
 
 @dataclass(frozen=True)
 class Task:
-    """What an edit works on, self-contained so that it can run anywhere.
+    """The input of an edit, self-contained so that the edit can run in any process.
 
     Attributes
     ----------
     module : nn.Module
-        Its parameters ask for no gradients. It stays as it is, and no two tasks that run at the
+        Its parameters require no gradients. Nothing changes it, and no two tasks that run at the
         same time share it.
     data : EditData
     constraint : Constraint
     settled : object, optional
-        What the editor has settled before its network was adopted.
+        What the editor decided before its network was adopted.
     """
 
     module: nn.Module
@@ -180,9 +181,9 @@ class Task:
     settled: Any = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, task: Task, **own: Any) -> Self:
-        """Extend a plain task by what a subclass needs beside it."""
-        return cls(task.module, task.data, task.constraint, **own)
+    def of(cls, task: Task, **fields: Any) -> Self:
+        """Make a task of a subclass from a plain task and the subclass's own fields."""
+        return cls(task.module, task.data, task.constraint, **fields)
 
     def spread(
         self,
@@ -190,15 +191,15 @@ class Task:
         rng: np.random.Generator | np.random.SeedSequence,
         n_jobs: int | None,
     ) -> Iterator[tuple[V, Task, np.random.SeedSequence]]:
-        """Make a task and a seed for each of some values, to run one by one or side by side.
+        """Yield each value with its own task and seed, to run one by one or in parallel.
 
         Parameters
         ----------
         values : sequence
         rng : numpy.random.Generator or numpy.random.SeedSequence
-            Gives the seeds; a generator moves on by one draw.
+            Source of the seeds; a generator advances by one draw.
         n_jobs : int or None
-            Tasks that run side by side get a copy of the module each.
+            Tasks that run in parallel get a copy of the module each.
         """
         if isinstance(rng, np.random.Generator):
             rng = np.random.SeedSequence(int(rng.integers(2**63 - 1)))
@@ -207,7 +208,7 @@ class Task:
             yield value, task, seed
 
     def deal(self, values: Sequence[V], n_jobs: int | None) -> Iterator[tuple[V, Task]]:
-        """Make a task for each of some values, as :meth:`spread` does, without seeds."""
+        """Yield each value with its own task, as :meth:`spread` does, without seeds."""
         alone = effective_n_jobs(n_jobs) == 1
         for value in values:
             module = self.module if alone else copy.deepcopy(self.module)
@@ -215,7 +216,7 @@ class Task:
 
 
 class _Around(nn.Module):
-    """Makes any call that runs the module a forward pass of its own."""
+    """Wraps a call that runs the module, so that the call is one forward pass."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class _Around(nn.Module):
 def _with_state(
     module: nn.Module, state: Mapping[str, Tensor], call: Callable[[], Tensor]
 ) -> Tensor:
-    """Replace entries of the module's state once for all of its runs in the call."""
+    """Replace entries of the module's state once for all its runs within the call."""
     entries = {f"module.{name}": value for name, value in state.items()}
     logits: Tensor = functional_call(_Around(module), entries, (call,))
     return logits
@@ -237,7 +238,7 @@ def _with_state(
 
 @contextmanager
 def without_gradients(module: nn.Module) -> Iterator[None]:
-    """Switch the parameters' gradients off for a block, then back to what each was."""
+    """Switch the parameters' gradients off for a block, then restore each setting."""
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     module.requires_grad_(False)
     try:
@@ -253,12 +254,12 @@ def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
 
 
 def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:
-    """Give the module the candidate's state and structure; in evaluation mode."""
+    """Give the module the candidate's state and structure, and set evaluation mode."""
     with torch.no_grad():
         current = module.state_dict()
         for name, value in candidate.state.items():
             current[name].copy_(value)
-    # What the training of the network left on its parameters is of no use any more.
+    # Gradients that the network's training left on its parameters are not needed any more.
     module.zero_grad(set_to_none=True)
     if candidate.finish is not None:
         module = candidate.finish(module)

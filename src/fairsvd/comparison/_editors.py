@@ -12,8 +12,8 @@ from ._fold import Fold
 
 __all__ = ["FRACTION", "edit", "one_threshold", "untouched"]
 
-# Share of the tolerance that other packages' methods are held to: choosing at the tolerance itself
-# misses it on new rows too often.
+# Share of the tolerance to which other packages' methods are held: a choice at the tolerance itself
+# exceeds it on new rows too often.
 FRACTION = 0.4
 
 

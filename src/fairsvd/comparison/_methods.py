@@ -1,4 +1,4 @@
-"""What the user calls a mitigator, as something that runs on a fold."""
+"""The user's mitigators, as methods that run on a fold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["UNTOUCHED", "Method", "names", "resolve"]
 
 UNTOUCHED = "untouched"
 
-# Their editors are registered once they are imported.
+# An import of these folders registers their editors.
 FAMILIES = (intraprocessing, low_rank, masking, selective)
 
 
@@ -37,7 +37,7 @@ class Method:
     Attributes
     ----------
     name : str
-        How the table calls it.
+        Its name in the table.
     run : callable
         Maps a fold and a constraint to class codes for the test rows; travels to other processes.
     needs_group : bool
@@ -66,7 +66,7 @@ OTHERS = (
     Method("RejectOptionClassification", reject_option, needs_group=True),
 )
 
-# By the name of its class, how an instance of another package is run.
+# How instances of other packages are run, by the names of their classes.
 INSTANCES: dict[str, Callable[[Any, Fold, str], NDArray[np.int64]]] = {
     "ThresholdOptimizer": post_process,
     "ExponentiatedGradient": reduce_as_given,
@@ -94,7 +94,8 @@ def resolve(mitigators: Any) -> list[Method]:
     Raises
     ------
     ValueError
-        A name is unknown (the nearest are named) or stands twice, or an object is no mitigator.
+        A name is unknown (the message has the nearest) or appears twice, or an object is no
+        mitigator.
     """
     if isinstance(mitigators, Mapping):
         methods = [_method(value, str(name)) for name, value in mitigators.items()]
@@ -107,16 +108,16 @@ def resolve(mitigators: Any) -> list[Method]:
         raise ValueError(
             f"mitigators hold {', '.join(twice)} more than once: pass a dict of names of your own."
         )
-    others = [method for method in methods if method.run is not untouched]
-    if UNTOUCHED in (method.name for method in others):
+    remaining = [method for method in methods if method.run is not untouched]
+    if UNTOUCHED in (method.name for method in remaining):
         raise ValueError(f"{UNTOUCHED!r} is the base network's own name: choose another one.")
-    return [OTHERS[0], *others]
+    return [OTHERS[0], *remaining]
 
 
 def _method(value: Any, name: str | None = None) -> Method:
     if isinstance(value, str):
-        known = _by_name(value)
-        return known if name is None else Method(name, known.run, known.needs_group)
+        method = _by_name(value)
+        return method if name is None else Method(name, method.run, method.needs_group)
     return _by_instance(value, name or type(value).__name__)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a comparison, and what is asked of the methods, read once."""
+"""The rows and the settings of a comparison, read once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Problem", "read_problem", "take"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is compared on.
+    """The rows and the settings of a comparison.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Problem:
         Classes as positions in ``classes``.
     classes : ndarray of shape (n_classes,)
     groups : Groups
-        Two at least, none missing.
+        At least two, none missing.
     pos : int or None
         Code of the positive class; None for more than two classes.
     base : object
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def sensitive(self) -> pd.DataFrame:
-        """The sensitive features again, a column each, under their names."""
+        """The sensitive features as a table, one column each, under their names."""
         import pandas as pd
 
         labels = self.groups.labels
@@ -80,7 +80,7 @@ def read_problem(
     Raises
     ------
     ValueError
-        For each kind of bad input, naming the argument and what to do.
+        An input is invalid; the message names the argument and what to do.
     """
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance={tolerance!r}: wanted a difference of rates in [0, 1].")
@@ -99,17 +99,17 @@ def read_problem(
 
 
 def _selectable(X: Any) -> Any:
-    """Refuse what has no rows to select or no numbers, in words that say what to do."""
+    """Refuse data whose rows cannot be selected or are no numbers, and say what to do."""
     if is_dataset(X):
         raise ValueError(
             f"X is a {type(X).__name__}, whose rows cannot be selected: pass an array, a "
             "DataFrame of numbers, or an ImageFrame."
         )
     if hasattr(X, "select_dtypes"):
-        others = list(X.select_dtypes(exclude=["number", "bool"]).columns)
-        if others:
+        unusable = list(X.select_dtypes(exclude=["number", "bool"]).columns)
+        if unusable:
             raise ValueError(
-                f"X has columns that are no numbers: {', '.join(map(str, others[:10]))}. Encode "
+                f"X has columns that are no numbers: {', '.join(map(str, unusable[:10]))}. Encode "
                 "them, for example by sklearn.preprocessing.OneHotEncoder; the command line's "
                 "'fairsvd compare' does."
             )

@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning: a critic learns what bias a batch has, the network to lower it."""
+"""Adversarial fine-tuning: a critic learns to predict a batch's bias, the network to lower it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from ._critic import Critic, SignedBias, forward_with_features
 
 __all__ = ["AdversarialFineTuner"]
 
-# Around the paper's 20 for images; its 0.75 for tables hardly moved a gap.
+# Values around the paper's 20 for images; its 0.75 for tables hardly changed a gap.
 GAP_WEIGHTS = (5.0, 20.0, 100.0)
 
-# Batches whose features tell the critic's scale.
+# Batches whose features set the scale of the critic's inputs.
 SAMPLE_BATCHES = 8
 
 # Savani et al., code for tables; lambda is missing there and taken from the first version.
@@ -57,42 +57,42 @@ PUBLISHED: dict[str, Any] = {
 class AdversarialFineTuner(TuningEditor):
     """Learn to predict the bias of a batch, and tune the network against the prediction.
 
-    In turns, a critic learns to tell the signed bias of a batch from what enters the network's
-    output layer, and the network is tuned with a cross-entropy that weighs the more, the larger a
-    bias the critic sees. The gradient runs through the critic into all hidden layers. The network
-    keeps its architecture, needs no sensitive attribute to predict, and what the user passed in
-    is not changed. :meth:`paper` has the paper's values; the defaults are ours, chosen by
+    In turns, a critic learns to predict the signed bias of a batch from the inputs of the network's
+    output layer, and the network is tuned with a cross-entropy whose weight rises with the bias
+    that the critic predicts. The gradient runs through the critic into all hidden layers. The
+    network keeps its architecture, needs no sensitive attribute to predict, and what the user
+    passed in is not changed. :meth:`paper` has the paper's values; the defaults are ours, chosen by
     measurement.
 
     Parameters
     ----------
     epochs : int, default=10
-        Turns of critic and network, each of which leaves a candidate.
+        Turns of critic and network, each of which yields a candidate.
     critic_steps, actor_steps : int, default=50
         Updates of the critic and of the network in an epoch; at most as many as there are rows.
     critic_rows : int, default=64
-        Rows a batch, of critic and network: the critic reads all of them side by side. Rounded
-        down to a multiple of the number of (label, group) cells.
+        Rows per batch, of critic and network: the critic reads all of them at once. Rounded down to
+        a multiple of the number of (label, group) cells.
     gap_weight : float or None, default=None
-        Lambda, by which the cross-entropy's weight rises with the predicted bias. None: searched
-        on validation.
+        Lambda, the rate at which the cross-entropy's weight rises with the predicted bias. None:
+        searched on validation.
     slack : float in [0, 1], default=0.02
-        The weight rises from a predicted bias of ``tolerance - slack`` on.
+        The weight rises above a predicted bias of ``tolerance - slack``.
     learning_rate : float, default=1e-3
-        Of the network.
+        Learning rate of the network.
     critic_learning_rate : float, default=3e-4
-        Of the critic.
+        Learning rate of the critic.
     critic_width : int, default=32
-        Of the critic's hidden layers.
+        Width of the critic's hidden layers.
 
     Attributes
     ----------
     balance_ : {"cells", "classes"} or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
-        See :class:`NetworkEditor`; ``history_`` has a row for each epoch, with the critic's mean
+        See :class:`NetworkEditor`; ``history_`` has one row for each epoch, with the critic's mean
         squared error on batches it has not seen (``critic_loss``, dropout off), the variance of
-        what it predicts (``target_variance``: what a constant would reach) and the mean weight of
-        the cross-entropy (``multiplier``).
+        what it is to predict (``target_variance``, the error of a constant prediction) and the mean
+        weight of the cross-entropy (``multiplier``).
 
     See Also
     --------
@@ -101,22 +101,22 @@ class AdversarialFineTuner(TuningEditor):
 
     Notes
     -----
-    The third method of arXiv:2006.08564, with its critic (three hidden layers, dropout 0.2) and
-    its loss ``max(1, gap_weight (|g| - tolerance + slack) + 1)`` times cross-entropy. Its code
-    for tables leaves dropout and batch statistics on when it chooses, and that for images does not
-    start from the given network; here everything but the critic's own learning is in evaluation
-    mode, and tuning starts from the given weights. Further deviations: every batch holds every
-    cell (weights put the shares right), its rows in the order of the cells; biases are measured at
-    the operating threshold, on probabilities sharpened four times; the cross-entropy is balanced
+    The third method of arXiv:2006.08564, with its critic (three hidden layers, dropout 0.2) and its
+    loss ``max(1, gap_weight (|g| - tolerance + slack) + 1)`` times cross-entropy. Its code for
+    tables leaves dropout and batch statistics on during the choice, and its code for images does
+    not start from the given network; here everything except the critic's own learning is in
+    evaluation mode, and tuning starts from the given weights. Further deviations: every batch holds
+    every cell (weights restore the shares), its rows in the order of the cells; biases are measured
+    at the operating threshold, on probabilities sharpened four times; the cross-entropy is balanced
     and taken there too; features are standardised; the untouched network is a candidate, as is
     every epoch, and the core chooses among them.
 
-    The critic predicts a signed difference for every rate that the constraint compares: between
-    the two groups, or between each of several groups and all others together; with several
-    classes, for each of them. ``|g|`` is the largest over groups and rates (average odds: the mean
-    over rates), averaged over classes; what a batch cannot measure is left out. The output layer's
-    own parameters lie behind the features, so that only the cross-entropy moves them.
-    Without sensitive features there is no critic: plain fine-tuning.
+    The critic predicts a signed difference for every rate that the constraint compares: between the
+    two groups, or between each of several groups and all others together; with several classes, for
+    each of them. ``|g|`` is the largest over groups and rates (average odds: the mean over rates),
+    averaged over classes; biases that a batch cannot measure are left out. The output layer's own
+    parameters come after the features, so only the cross-entropy changes them. Without sensitive
+    features there is no critic: plain fine-tuning.
 
     Examples
     --------
@@ -147,7 +147,7 @@ class AdversarialFineTuner(TuningEditor):
         ----------
         network : as in the class
         **parameters
-            Others than the paper's.
+            Values that replace the paper's.
         """
         return cls(network, **{**PUBLISHED, **parameters})
 
@@ -167,14 +167,14 @@ class AdversarialFineTuner(TuningEditor):
         allowed = task.constraint.tolerance - self.slack
         duels = [
             Duel.of(
-                own,
+                subtask,
                 gap_weight=weight,
                 allowed=allowed,
                 budget=budget,
                 attributes=attributes,
                 seed=seed,
             )
-            for weight, own, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
+            for weight, subtask, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
         ]
         yield from run_paths(duels, run_duel, self.n_jobs)
 
@@ -186,14 +186,14 @@ class AdversarialFineTuner(TuningEditor):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast both sides learn.
+    """Numbers of steps and learning rates of both sides.
 
     Attributes
     ----------
     epochs, critic_steps, actor_steps : int
-        An epoch is so many steps of the critic, then of the network.
+        An epoch has the steps of the critic, then those of the network (the actor).
     rows : int
-        Of a batch.
+        Rows of a batch.
     learning_rate, critic_learning_rate : float
     critic_width : int
     """
@@ -215,7 +215,7 @@ class Duel(Task):
     ----------
     gap_weight : float
     allowed : float
-        Predicted bias up to which the cross-entropy alone counts.
+        Predicted bias up to which the weight of the cross-entropy is 1.
     budget : Budget
     attributes : dict
         Fitted attributes that do not depend on the candidate.
@@ -230,23 +230,23 @@ class Duel(Task):
 
     @property
     def bias(self) -> SignedBias:
-        """What the critic predicts."""
+        """The biases that the critic predicts."""
         return SignedBias(self.constraint, self.data.n_classes, self.data.n_groups)
 
     def measured(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Signed soft biases of a batch at the operating threshold, and which are known."""
+        """Measure a batch's signed soft biases at the operating threshold, and which are known."""
         scores = torch.softmax(SHARPNESS * shift_logits(logits, self.data.margin), dim=1)
         return self.bias(scores, batch.y, batch.groups, batch.gap_weights)
 
     def batches(self, seed: np.random.SeedSequence) -> CellBatches:
-        """Stratified batches of a constant number of rows."""
+        """Make stratified batches of a constant number of rows."""
         rng = np.random.default_rng(seed)
         return make_batches(self.data, self.constraint.balance, rng, size=self.budget.rows)
 
 
 @dataclass
 class Record:
-    """What the critic met within an epoch."""
+    """Statistics of the critic within an epoch."""
 
     errors: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
@@ -260,7 +260,7 @@ class Record:
         self.known.append(known)
 
     def summary(self) -> dict[str, float]:
-        """Mean squared error and variance over the outputs that were measured in all batches."""
+        """Compute mean squared error and variance over outputs that every batch could measure."""
         known = torch.stack(self.known).all(dim=0)
         errors, targets = torch.stack(self.errors), torch.stack(self.targets)
         if not bool(known.any()):
@@ -272,7 +272,7 @@ class Record:
 
 
 def multiplier(size: Tensor, gap_weight: float, allowed: float) -> Tensor:
-    """Weight of a batch's cross-entropy: 1 up to the allowed bias, then rising with it."""
+    """Compute the weight of a batch's cross-entropy: 1 up to the allowed bias, then rising."""
     return (gap_weight * (size - allowed) + 1).clamp(min=1)
 
 
@@ -290,9 +290,9 @@ def actor_loss(
     critic : Critic or None
         None: plain fine-tuning.
     state : callable
-        Gives the network's trainable entries.
+        Returns the network's trainable entries.
     note : callable
-        Is told every multiplier.
+        Receives every multiplier.
     """
     forward = forward_with_features(path.module, path.data)
     margin, n_groups = path.data.margin, path.data.n_groups
@@ -349,7 +349,7 @@ def run_duel(path: Duel) -> Iterator[Candidate]:
     Yields
     ------
     candidate : Candidate
-        One an epoch.
+        One per epoch.
     """
     leaves = {
         name: parameter.detach().clone().requires_grad_()
@@ -362,7 +362,7 @@ def run_duel(path: Duel) -> Iterator[Candidate]:
 
 
 def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]:
-    """Run the epochs, changing the leaves; yields what each is to be remembered by."""
+    """Run the epochs, which change the leaves; yield a summary of each."""
     seeds, budget = path.seed.spawn(4), path.budget
     critic, record = None, Record()
     of_critic: Iterator[int] = iter(())
@@ -387,7 +387,7 @@ def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]
     for _ in range(budget.epochs):
         next(of_critic, None)
         next(of_actor)
-        found = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
+        summary = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
         for column in vars(record).values():
             column.clear()
-        yield found
+        yield summary

@@ -1,4 +1,4 @@
-"""A critic of whole batches: what it reads, and the signed soft biases that it predicts."""
+"""A critic of whole batches: its inputs, and the signed soft biases that it predicts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Critic:
     sample : Tensor of shape (n, n_features)
         Features of some rows; their means and their common scale standardise what comes in.
     n_rows : int
-        Of a batch.
+        Rows of a batch.
     width : int
-        Of the hidden layers.
+        Width of the hidden layers.
     n_outputs : int
     generator : torch.Generator
-        Draws the first weights and every dropout, on the CPU.
+        Draws the initial weights and every dropout, on the CPU.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Critic:
 def forward_with_features(
     module: nn.Module, data: EditData
 ) -> Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, Tensor]]:
-    """Make a forward pass that gives logits and what enters the output layer, both differentiable.
+    """Make a forward pass that returns logits and the output layer's inputs, differentiably.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ def forward_with_features(
 class SignedBias:
     """Signed differences of soft rates between a group and all others.
 
-    One for every rate that the constraint compares, for every class (one for two classes, where
-    the positive class says it all, and for accuracies) and for every group (one for two groups:
-    the first's rate minus the second's).
+    There is one for every rate that the constraint compares, for every class (only one for two
+    classes, where the positive class is enough, and for accuracies) and for every group (only one
+    for two groups: the first's rate minus the second's).
 
     Attributes
     ----------
@@ -161,14 +161,14 @@ class SignedBias:
         probabilities : Tensor of shape (n, n_classes)
         y, groups : Tensor of shape (n,), int64
         weights : Tensor of shape (n,)
-            Of each row in the means.
+            Weight of each row in the means.
 
         Returns
         -------
         values : Tensor of shape (n_rates, n_classes or 1, n_groups or 1), in [-1, 1]
             0 where they cannot be measured.
         known : boolean Tensor of that shape
-            The batch holds rows of the group, and of another.
+            Whether the batch holds rows of the group, and of another.
         """
         member = (groups[:, None] == torch.arange(self.n_groups, device=y.device)).to(weights)
         member = member * weights[:, None]
@@ -184,7 +184,7 @@ class SignedBias:
         return values, known
 
     def _columns(self, probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (n, n_columns) whose means are the rates, and to which class each row belongs."""
+        """Return scores (n, n_columns) whose means are the rates, and each row's class."""
         classes = torch.arange(self.n_classes, device=y.device)
         true = (y[:, None] == classes).to(probabilities)
         if self.rates == ("accuracy",):
@@ -215,7 +215,7 @@ class SignedBias:
 
 
 def _against_rest(scores: Tensor, member: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-    """Difference (n_columns, n_groups) of a group's weighted mean and all others', and if known."""
+    """Subtract the others' weighted mean from each group's (n_columns, n_groups), if known."""
     mass = torch.einsum("nc,ng->cg", condition, member)
     total = torch.einsum("nc,nc,ng->cg", scores, condition, member)
     others = 1 - torch.eye(member.shape[1], dtype=member.dtype, device=member.device)

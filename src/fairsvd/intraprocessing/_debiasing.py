@@ -29,13 +29,13 @@ from ..training import Batch, CellBatches, tune
 
 __all__ = ["AdversarialDebiasing"]
 
-# Candidates that a path leaves.
+# Candidates that a path yields.
 N_CANDIDATES = 10
 
-# Steps of the adversary before the network moves: from zero it has to learn what there is to see.
+# Steps of the adversary before the network is tuned: it starts at zero and has to learn first.
 HEAD_START = 30
 
-# Below 1 an over-fitted network hardly moves; at 10 the labels still count.
+# Below 1 an over-fitted network hardly changes; at 10 the labels still count.
 ALPHAS = (1.0, 3.0, 10.0)
 
 
@@ -43,10 +43,10 @@ ALPHAS = (1.0, 3.0, 10.0)
 class AdversarialDebiasing(TuningEditor):
     """Tune a network against an adversary that guesses the group from its predictions.
 
-    On every batch a small adversary learns to guess the group of a row, and the network is moved
-    along the gradient of its own loss, less the part that would help the adversary, away from
-    what helps it. The network keeps its architecture, needs no sensitive attribute to predict,
-    and what the user passed in is not changed.
+    On every batch a small adversary learns to guess the group of a row, and the network follows the
+    gradient of its own loss, without the part that would help the adversary, and moves away from
+    what helps the adversary. The network keeps its architecture, needs no sensitive attribute to
+    predict, and what the user passed in is not changed.
 
     Parameters
     ----------
@@ -54,22 +54,22 @@ class AdversarialDebiasing(TuningEditor):
         Weight of the step away from the adversary. None: searched on validation. 0: the
         projection alone.
     max_steps : int, default=300
-        Updates of the network: ``min(max_steps, max(30, n_rows))``; each tenth leaves a
+        Updates of the network: ``min(max_steps, max(30, n_rows))``; each tenth of them yields a
         candidate.
     learning_rate : float, default=3e-4
-        Of the network.
+        Learning rate of the network.
     adversary_steps : int, default=3
-        Updates of the adversary for each of the network.
+        Updates of the adversary for each update of the network.
     adversary_learning_rate : float, default=0.1
-        Of the adversary.
+        Learning rate of the adversary.
 
     Attributes
     ----------
     balance_ : {"cells", "classes"} or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`; ``history_`` has ten rows for each alpha, with the adversary's
-        mean loss since the row before (``adversary_loss``) and that of an adversary that does not
-        look at the predictions (``blind_loss``).
+        mean loss since the previous row (``adversary_loss``) and the loss of an adversary that does
+        not see the predictions (``blind_loss``).
 
     See Also
     --------
@@ -78,20 +78,20 @@ class AdversarialDebiasing(TuningEditor):
 
     Notes
     -----
-    The method of arXiv:1801.07593, from a trained network on. With g the gradient of the
-    balanced cross-entropy and h that of the adversary's loss, the update is ``g - proj_h g -
-    alpha h``. It is taken for each parameter tensor on its own, where the paper has all weights
-    as one vector, so that no tensor's update helps the adversary to first order. It is handed to
-    Adam, whose steps are no longer exactly orthogonal to h.
+    The method of arXiv:1801.07593, starting from a trained network. With g the gradient of the
+    balanced cross-entropy and h that of the adversary's loss, the update is ``g - proj_h g - alpha
+    h``. It is taken for each parameter tensor on its own, where the paper has all weights as one
+    vector, so that no tensor's update helps the adversary to first order. It is handed to Adam,
+    whose steps are no longer exactly orthogonal to h.
 
     The adversary is linear, as in the paper: a softmax over the groups, on ``softmax((1 + |c|)
-    logits)`` at the operating threshold, ``c`` being learned. For equalized and average odds it
-    knows the label: each class has its own coefficients and, other than in the paper, its own
+    logits)`` at the operating threshold, where ``c`` is learned. For equalized and average odds it
+    knows the label: each class has its own coefficients and, unlike in the paper, its own
     intercept, without which it would follow what the label alone tells about the group. For equal
-    opportunity it sees the rows of the positive class only, or with several classes of each row
-    the probability of its own class; for accuracy parity that probability without the class; for
-    demographic parity the probabilities alone. Rows count by the true shares of their cells.
-    It learns for 30 steps before the network moves, and three times on every batch.
+    opportunity it sees only the rows of the positive class or, with several classes, the
+    probability of each row's own class; for accuracy parity that probability without the class; for
+    demographic parity the probabilities alone. Rows are weighted by the true shares of their cells.
+    The adversary learns for 30 steps before the network is tuned, and three times on every batch.
     Without sensitive features there is no adversary: plain fine-tuning.
 
     Examples
@@ -116,7 +116,7 @@ class AdversarialDebiasing(TuningEditor):
         yield Candidate({}, {"stage": "untouched"}, attributes)
         paths = [
             DebiasingPath.of(
-                own,
+                subtask,
                 alpha=alpha,
                 n_steps=count_steps(self.max_steps, task.data),
                 learning_rate=self.learning_rate,
@@ -125,7 +125,7 @@ class AdversarialDebiasing(TuningEditor):
                 attributes=attributes,
                 seed=seed,
             )
-            for alpha, own, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
+            for alpha, subtask, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
         ]
         yield from run_paths(paths, run_debiasing, self.n_jobs)
 
@@ -145,7 +145,7 @@ class DebiasingPath(Task):
     n_steps : int
     learning_rate : float
     adversary_steps : int
-        Of the adversary, for each of the network.
+        Updates of the adversary for each update of the network.
     adversary_learning_rate : float
     attributes : dict
         Fitted attributes that do not depend on the candidate.
@@ -161,11 +161,11 @@ class DebiasingPath(Task):
     seed: np.random.SeedSequence
 
     def batches(self) -> CellBatches:
-        """Stratified batches of the editing rows."""
+        """Make stratified batches of the editing rows."""
         return make_batches(self.data, self.constraint.balance, np.random.default_rng(self.seed))
 
     def entropy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of the labels at the operating threshold."""
+        """Compute the cross-entropy of the labels at the operating threshold."""
         return edit_loss(
             logits,
             batch,
@@ -178,7 +178,7 @@ class DebiasingPath(Task):
 
 @dataclass
 class Game:
-    """The adversary, what it is shown, and what it learns from it.
+    """The adversary, the batch that it is shown, and its learning from it.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ class Game:
     shown : list of one tuple (Batch, Tensor)
         The batch of this step, and its logits at the operating threshold; empty at first.
     losses : list of float
-        Of the adversary, since the last candidate, before it learned from the batch.
+        Losses of the adversary since the last candidate, each before it learned from the batch.
     """
 
     path: DebiasingPath
@@ -196,7 +196,7 @@ class Game:
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Set the adversary's own steps going; each is made when it is asked for."""
+        """Prepare the adversary's own steps; each runs when it is requested."""
         each = self.path.adversary_steps
         self.steps = tune(
             self._loss,
@@ -217,17 +217,17 @@ class Game:
         return loss
 
     def learn(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Let the adversary learn from a batch; returns the logits that it saw, with gradients."""
+        """Let the adversary learn from a batch; return the logits that it saw, with gradients."""
         seen = shift_logits(logits, self.path.data.margin)
         self.shown[:] = [(batch, seen.detach())]
         next(self.steps)
         return seen
 
     def summary(self) -> dict[str, float]:
-        """Mean loss since the last candidate, and that of a constant prediction."""
-        found = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
+        """Return the mean loss since the last candidate, and that of a constant prediction."""
+        summary = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
         self.losses.clear()
-        return found
+        return summary
 
     @cached_property
     def _blind_loss(self) -> float:
@@ -238,8 +238,8 @@ class Game:
 
 
 def _gradients(loss: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
-    found = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)]
+    gradients = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)]
 
 
 def network_loss(
@@ -264,11 +264,12 @@ def network_loss(
         if game is None:
             return entropy
         seen = game.learn(logits, batch)
-        own = _gradients(entropy, values, keep=True)
-        other = _gradients(game.adversary.loss(seen, batch, training=False), values, keep=False)
+        of_network = _gradients(entropy, values, keep=True)
+        adversary_loss = game.adversary.loss(seen, batch, training=False)
+        of_adversary = _gradients(adversary_loss, values, keep=False)
         products = [
             (value * project(mine, theirs, path.alpha)).sum()
-            for value, mine, theirs in zip(values, own, other, strict=True)
+            for value, mine, theirs in zip(values, of_network, of_adversary, strict=True)
         ]
         return torch.stack(products).sum()
 
@@ -276,7 +277,7 @@ def network_loss(
 
 
 def start_game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
-    """Make an adversary that has learned what the untouched network gives away."""
+    """Make an adversary that has learned from the untouched network's predictions."""
     data = path.data
     sizes = data.n_classes, data.n_groups
     adversary = Adversary(path.constraint, *sizes, device=data.device, dtype=data.dtype)
@@ -319,14 +320,14 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
 
 
 def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
-    """Zhang et al.'s update of one tensor: ``own - proj_other(own) - alpha * other``.
+    """Compute Zhang et al.'s update of one tensor: ``own - proj_other(own) - alpha * other``.
 
     Parameters
     ----------
     own : Tensor
         Gradient of the predictor's loss.
     other : Tensor
-        Gradient of the adversary's loss, of the same shape; where it is zero nothing is taken
+        Gradient of the adversary's loss, of the same shape; where it is zero, nothing is projected
         out.
     alpha : float
 
@@ -335,7 +336,7 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     update : Tensor
         Its inner product with ``other`` is minus ``alpha`` times the squared norm of ``other``.
     """
-    # Scaled before squares are taken, which would underflow; the norm of what is scaled is at
+    # Scaled before squares are taken, which would underflow; the norm of the scaled tensor is at
     # least 1, or 0.
     scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
     unit = scaled / scaled.norm().clamp(min=1)
@@ -343,14 +344,13 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
 
 
 class Adversary:
-    """Linear softmax classifier of the group, on probabilities and what else it is told.
+    """Linear softmax classifier of the group, from probabilities and, if told, the label.
 
-    Its inputs are ``softmax((1 + |c|) * logits)``, with ``c`` learned. Where the constraint
-    conditions on the label it has coefficients and an intercept of their own for every class, so
-    that what the label alone tells about the group counts for nothing. For demographic parity it
-    has one set of them; for accuracy parity one, on the probability of the true class alone; for
-    equal opportunity those of every class, on the probability of that class alone, or of the
-    positive class of two.
+    Its inputs are ``softmax((1 + |c|) * logits)``, with ``c`` learned. If the constraint conditions
+    on the label, every class has its own coefficients and intercept, so that what the label alone
+    tells about the group does not count. For demographic parity there is one set of them; for
+    accuracy parity one set, on the probability of the true class alone; for equal opportunity one
+    set for every class, on the probability of that class alone, or of the positive class of two.
 
     Parameters
     ----------
@@ -362,9 +362,9 @@ class Adversary:
     Attributes
     ----------
     parameters : list of Tensor
-        Coefficients (n_sets, n_classes, n_groups), intercepts (n_sets, n_groups) and ``c``;
-        leaves that require gradients. All start at zero, ``c`` where the logits are scaled as in
-        the soft gaps.
+        Coefficients (n_sets, n_classes, n_groups), intercepts (n_sets, n_groups) and ``c``; leaves
+        that require gradients. All start at zero, except ``c``, which starts where the logits are
+        scaled as in the soft gaps.
     """
 
     def __init__(
@@ -387,7 +387,7 @@ class Adversary:
         ]
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """Weighted cross-entropy of the group.
+        """Compute the weighted cross-entropy of the group.
 
         Parameters
         ----------
@@ -395,7 +395,7 @@ class Adversary:
             At the operating threshold.
         batch : Batch
         training : bool
-            Gradients reach the adversary; otherwise ``logits`` alone.
+            Gradients reach the adversary; otherwise only ``logits``.
         """
         values = self.parameters if training else [p.detach() for p in self.parameters]
         coefficients, intercepts, c = values
@@ -409,13 +409,13 @@ class Adversary:
         return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
     def weights(self, batch: Batch) -> Tensor:
-        """Weights of the rows that the adversary sees, in the shares that the cells truly have."""
+        """Weigh the rows that the adversary sees by the true shares of their cells."""
         if self.rates == ("tpr",) and self.n_classes == 2:
             return torch.where(batch.y == self.pos, batch.gap_weights, 0.0)
         return batch.gap_weights
 
     def blind_loss(self, table: Tensor) -> float:
-        """Cross-entropy of an adversary that does not see predictions, the least it can be.
+        """Compute the smallest cross-entropy of an adversary that does not see predictions.
 
         Parameters
         ----------

@@ -38,11 +38,12 @@ __all__ = ["GapFineTuner"]
 
 SCOPES = ("all", "head", "spectrum", "bias")
 
-# Steps of the second phase, which starts from the best of the first, against the first one's.
+# Learning rate of the second phase, which starts from the best of the first, as a share of the
+# first one's.
 SLOWER = 1 / 3
 
-# Few numbers that steer whole units bear larger steps than single weights do. Nothing holds the
-# utility in a descent: at the rates of the penalty the first candidate has lost it.
+# A few numbers that scale whole units tolerate larger steps than single weights do. In a descent
+# nothing preserves the utility: at the rates of the penalty the first candidate has lost it.
 RATES = {
     "penalty": {"all": 1e-3, "head": 1e-2, "spectrum": 1e-2, "bias": 1e-2},
     "descent": {"all": 1e-4, "head": 3e-4, "spectrum": 3e-4, "bias": 3e-4},
@@ -62,50 +63,51 @@ class GapFineTuner(TuningEditor):
     ----------
     mode : {"penalty", "descent"}, default="penalty"
         "penalty": cross-entropy plus ``gap_weight`` times the soft gap. "descent": the soft gap
-        alone, from the trained weights on; the choice stops it before the utility is lost.
+        alone, starting from the trained weights; the choice stops it before the utility is lost.
     gap_weight : float or None, default=None
         Weight of the soft gap in "penalty". None: chosen on validation.
     scope : {"all", "head", "spectrum", "bias"}, default="all"
-        What moves: every parameter; the layer that makes the logits; the singular values of all
+        What is tuned: every parameter; the layer that makes the logits; the singular values of all
         linear and convolution layers, and their biases; these biases alone.
     learning_rate : float or None, default=None
-        Of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4 and 3e-4.
+        Learning rate of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4
+        and 3e-4.
     max_steps : int, default=300
-        Cap on the steps of each of two phases, ``min(max_steps, max(30, n_rows))``. The second
-        one starts from the best of the first at the threshold that fits it, in smaller steps.
+        Cap on the steps of each of two phases, ``min(max_steps, max(30, n_rows))``. The second one
+        starts from the best candidate of the first, at its best threshold and in smaller steps.
     group_shift : {"auto", "always", "never"}, default="auto"
-        Try shifts of the output layer along what tells the groups apart in its input, before the
-        tuning. "auto": where the network is over-fitted, its balanced accuracy on the editing rows
-        more than 0.10 above that on the validation rows, ``scope`` is "all" or "head" and ``mode``
-        is "penalty": rows that are memorised show no gap that a loss could follow.
+        Before the tuning, try shifts of the output layer along the directions that separate the
+        groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
+        than 0.10 higher on the editing than on the validation rows), ``scope`` is "all" or "head"
+        and ``mode`` is "penalty", since memorised rows show no gap that a loss could follow.
 
     Attributes
     ----------
     gap_weight_ : float or None
-        The weight of the chosen candidate; None where the untouched network or a shift was chosen.
+        The weight of the chosen candidate; None if the untouched network or a shift was chosen.
     balance_ : {"cells", "classes"} or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 
     See Also
     --------
-    BiasMaskFineTuner : Moves a part of the weights only.
+    BiasMaskFineTuner : Tunes only a part of the weights.
     FairLRFTransformer : Removes entries of the weights' singular vectors.
 
     Notes
     -----
     "descent" follows bias gradient descent/ascent of Marcinkevics et al. (arXiv:2208.00781).
     Deviations: the gap is the unsigned soft one of ``constraint``, for any number of groups and
-    classes, so that descent is right whatever the sign of the bias; candidates are chosen by the
-    objective that all editors share, with the untouched network among them, instead of the
-    smallest bias above a floor of utility; steps are larger and fewer. Penalties of this form are
-    older than deep networks; the loss at the operating threshold, cell-stratified batches and
-    the two phases are ours. Without sensitive features plain fine-tuning runs in either mode.
+    classes, so that descent is correct whatever the sign of the bias; candidates are chosen by the
+    objective that all editors share, with the untouched network among them, instead of the smallest
+    bias above a floor of utility; steps are larger and fewer. Penalties of this form are older than
+    deep networks; the loss at the operating threshold, cell-stratified batches and the two phases
+    are ours. Without sensitive features plain fine-tuning runs in either mode.
 
     A shift adds a multiple of a ridge regression of the group on the output layer's input to the
-    weights of a class; multiples up to one standard deviation of the logits are tried for one
-    group and class after the other. It is left out where the last layer is no ``nn.Linear``, or
-    where there are more than 24 pairs of group and class.
+    weights of a class; multiples up to one standard deviation of the logits are tried for each
+    group and class in turn. Shifts are left out if the last layer is no ``nn.Linear``, or if there
+    are more than 24 pairs of group and class.
 
     Examples
     --------
@@ -135,14 +137,14 @@ class GapFineTuner(TuningEditor):
         weights, share = self._weights(task.data)
         paths = [
             TuningPath[Values].of(
-                own,
+                subtask,
                 gap_weight=weight,
                 n_steps=count_steps(self.max_steps, task.data),
                 seed=seed,
                 attributes={**shared, "gap_weight_": weight},
                 share=share,
             )
-            for weight, own, seed in task.spread(weights, rng, self.n_jobs)
+            for weight, subtask, seed in task.spread(weights, rng, self.n_jobs)
         ]
         mode = "penalty" if share else "descent"
         rate = RATES[mode][self.scope] if self.learning_rate is None else self.learning_rate
@@ -157,14 +159,14 @@ class GapFineTuner(TuningEditor):
         return data.judge.separate and self.mode == "penalty" and self.scope in ("all", "head")
 
     def _weights(self, data: EditData) -> tuple[tuple[float, ...], float]:
-        """List the weights of the soft gap to try; give that of the cross-entropy beside it."""
+        """Return the weights of the soft gap to try, and that of the cross-entropy."""
         if self.mode == "descent" and data.has_groups:
             return (1.0,), 0.0
         return list_gap_weights(data, self.gap_weight), 1.0
 
 
 def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:
-    """Collect what a scope lets move, as it is.
+    """Collect the values that a scope tunes, unchanged.
 
     Parameters
     ----------
@@ -175,7 +177,7 @@ def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:
     Raises
     ------
     ValueError
-        The network has nothing of that kind.
+        The network has no parameter of that kind.
     """
     factors: dict[str, Factors] = {}
     plain: dict[str, Tensor]

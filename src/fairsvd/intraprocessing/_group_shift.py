@@ -1,7 +1,7 @@
-"""Shifts of the output layer along what tells the groups apart: a steady search for few rows.
+"""Shifts of the output layer along directions that separate groups: stable on few rows.
 
-A network that has memorised its rows shows no gap on them, so that a loss has nothing to follow.
-One number for each group and class can still be settled on the rows that were set apart.
+A network that has memorised its rows shows no gap on them, so a loss has nothing to follow. One
+number for each group and class can still be chosen on the validation rows.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ __all__ = ["group_directions", "run_shift"]
 # Sizes of a shift, in standard deviations of the logits' margin.
 SIZES = tuple(size for size in np.linspace(-1, 1, 41).tolist() if abs(size) > 1e-9)
 
-# Ridge of a direction, in the features' mean variance: without it memorised rows give it away.
+# Ridge of a direction, as a share of the features' mean variance; without it memorised rows would
+# determine the direction.
 RIDGE = 1e-2
 
-# Variance, as a share of the mean square, that is no more than the rounding of float32.
+# Variance, as a share of the mean square, that float32 rounding alone may cause.
 ROUNDING = 1e-12
 
-# Above so many pairs of group and class the search takes longer than tuning.
+# With more pairs of group and class than this the search takes longer than tuning.
 MOST_LINES = 24
 
 
@@ -41,10 +42,10 @@ class Line:
     Attributes
     ----------
     row : int
-        Of the weight: the class that is shifted.
+        Row of the weight, that of the shifted class.
     weight : Tensor of shape (n_features,)
     bias : Tensor of shape ()
-        What a shift of size 1 adds, so that on average over the rows nothing changes.
+        What a shift of size 1 adds; over the rows its mean effect is zero.
     params : dict
         For the record: the group and the class.
     """
@@ -58,10 +59,10 @@ class Line:
 def group_directions(
     features: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit the linear function of the features that tells each group from all others.
+    """Fit the linear function of the features that separates each group from all others.
 
-    Ridge regression of +1 and -1, both sides weighing alike; scaled so that its values on the
-    rows have a standard deviation of 1.
+    It is a ridge regression of +1 and -1 in which both sides have equal weight, scaled so that its
+    values on the rows have a standard deviation of 1.
 
     Parameters
     ----------
@@ -73,13 +74,14 @@ def group_directions(
     Returns
     -------
     directions : ndarray of shape (k, d), float64
-        One for each group, the second alone where there are two; zero where nothing tells it.
+        One for each group, or for the second of two only; zero if nothing separates the group.
     centres : ndarray of shape (k,), float64
         Their mean values on the rows.
     """
     first = 1 if n_groups == 2 else 0
-    found = [_direction(features, groups == group) for group in range(first, n_groups)]
-    directions = np.stack(found)
+    directions = np.stack(
+        [_direction(features, groups == group) for group in range(first, n_groups)]
+    )
     return directions, directions @ features.mean(axis=0)
 
 
@@ -90,7 +92,7 @@ def _direction(features: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDAr
     centred = features - weights @ features
     covariance = (centred * weights[:, None]).T @ centred
     ridge = RIDGE * np.trace(covariance) / len(covariance)
-    # Constant features differ by rounding.
+    # Constant features differ only by rounding.
     if RIDGE * np.square(features).mean() * ROUNDING >= ridge:
         return np.zeros(features.shape[1])
     slope = (centred * weights[:, None]).T @ np.where(inside, 1.0, -1.0)
@@ -100,7 +102,7 @@ def _direction(features: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDAr
 
 
 def run_shift(task: Task, attributes: Mapping[str, Any]) -> Iterator[Candidate]:
-    """Try every size along one line after the other, each from the best of those before.
+    """Try every size along each line in turn, starting from the best result of earlier lines.
 
     Parameters
     ----------
@@ -111,14 +113,14 @@ def run_shift(task: Task, attributes: Mapping[str, Any]) -> Iterator[Candidate]:
     Yields
     ------
     candidate : Candidate
-        None where the output layer is no linear one, or there are more than ``MOST_LINES`` pairs
-        of group and class.
+        Nothing is yielded if the output layer is not linear, or if there are more than
+        ``MOST_LINES`` pairs of group and class.
     """
     name, head = task.data.output_layer, task.module.get_submodule(task.data.output_layer)
     prefix = f"{name}." if name else ""
     start = {f"{prefix}{key}": value.detach() for key, value in head.named_parameters()}
     leader = Best(start)
-    # A line on which nothing is better than no shift is left where it begins.
+    # If no shift along a line is an improvement, the line is left at its start.
     leader.offer((task.data.before or task.data.judge(task.data.untouched)).rank, start)
     for line in _lines(task, head):
         base = leader.value or start
@@ -143,23 +145,23 @@ def _lines(task: Task, head: nn.Module) -> list[Line]:
     features = all_features(task.module, data.judged, data.output_layer).double().numpy()
     if features.shape[1] != head.in_features:
         return []
-    # Under phi no editing rows are among the judged ones.
+    # Under phi the judged rows include no editing rows.
     editing = data.judge.parts == data.judge.parts.max()
-    known = features[editing], data.judge.groups[editing]
-    directions, centres = group_directions(*known, data.n_groups)
+    editing_rows = features[editing], data.judge.groups[editing]
+    directions, centres = group_directions(*editing_rows, data.n_groups)
     labels = data.group_labels[1:] if data.n_groups == 2 else data.group_labels
     logits = data.untouched.double()
     spreads = [float(s) for s in (logits - logits.mean(dim=1, keepdim=True)).std(dim=0)]
-    made = []
+    lines = []
     for direction, centre, label in zip(directions, centres, labels, strict=True):
         for row in rows:
-            # Of two centred logits each varies half as much as the margin.
+            # Each of two centred logits varies half as much as the margin.
             unit = 2 * spreads[1] if data.n_classes == 2 else spreads[row]
             weight = torch.as_tensor(unit * direction).to(head.weight)
             bias = torch.as_tensor(-unit * centre).to(head.weight)
             if direction.any():
-                made.append(Line(row, weight, bias, {"group": label, "class": row}))
-    return made
+                lines.append(Line(row, weight, bias, {"group": label, "class": row}))
+    return lines
 
 
 def _shift(base: Mapping[str, Tensor], prefix: str, line: Line, size: float) -> dict[str, Tensor]:

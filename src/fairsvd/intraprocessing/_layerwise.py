@@ -1,4 +1,4 @@
-"""Layer-wise optimisation: a search of one parameter tensor at a time, led by a surrogate."""
+"""Layer-wise optimisation: a search of one parameter tensor at a time, guided by a surrogate."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from ..phases import float_parameters, run_paths
 
 __all__ = ["LayerwiseOptimizer"]
 
-# Below every score: a network whose logits are not finite.
+# Score of a network whose logits are not finite, below every other score.
 WORST = -4.0
 
 # Median, and about one standard deviation of a normal distribution to either side.
 QUANTILES = (0.16, 0.5, 0.84)
 N_TREES = 30
 
-# Coordinates that a split looks at: all of a few hundred. Of thousands, looking at all of them
-# made a fit three times as slow, for twenty points that most coordinates split alike.
+# Coordinates that a split considers: all of a few hundred. With thousands, considering all of them
+# made a fit three times as slow, although most of them split twenty points alike.
 MOST_COORDINATES = 256
 
-# Random points among which the most promising is taken; fewer in many dimensions, for memory.
+# Random points of which the most promising is taken; fewer in many dimensions, to save memory.
 MOST_POINTS, LEAST_POINTS, MOST_NUMBERS = 4096, 64, 2**20
 
-# Least improvement that counts, one point of a utility in [0, 1].
+# Smallest improvement that counts, one point of a utility in [0, 1].
 LEAST_GAIN = 0.01
 
 
@@ -55,35 +55,36 @@ LEAST_GAIN = 0.01
 class LayerwiseOptimizer(NetworkEditor):
     """Search the entries of one parameter tensor at a time for the best edit of a network.
 
-    Each of the chosen tensors is searched alone, the others as they were, in a box around its
-    values: first at random points, then at those that a surrogate of the objective, gradient-
-    boosted trees, finds most promising. The best edit of the best tensor is kept, or nothing. It
-    needs no gradient, and takes any network and any utility. The network keeps its architecture,
-    needs no sensitive attribute to predict, and what the user passed in is not changed.
+    Each of the chosen tensors is searched alone, with the others unchanged, in a box around its
+    values: first at random points, then at those that a surrogate of the objective,
+    gradient-boosted trees, finds most promising. The best edit of the best tensor is kept, or none.
+    The search needs no gradient, and works with any network and any utility. The network keeps its
+    architecture, needs no sensitive attribute to predict, and what the user passed in is not
+    changed.
 
     Parameters
     ----------
     parameters : int, list of str or re.Pattern, default=5
-        The last so many parameter tensors, in the order in which the network registers them; names
-        of parameters, or of layers for all their parameters; or a pattern that is searched in the
-        names of the parameters, such as ``"output.bias"``.
+        How many of the last parameter tensors, in the order in which the network registers them; or
+        names of parameters, or of layers for all their parameters; or a pattern that is searched in
+        the names of the parameters, such as ``"output.bias"``.
     max_entries : int, default=5000
-        Entries of a larger tensor that are searched; which ones is drawn.
+        Number of entries, drawn at random, that are searched in a larger tensor.
     n_calls : int, default=20
         Points of each tensor that are judged.
     n_initial : int, default=10
-        How many of them are random.
+        How many of these points are random.
     surrogate : {"gbrt", "random"}, default="gbrt"
-        "random": all points are, a control.
+        "random": all points are random, a control.
     width : float, default=2.2
         Half the side of the box, in standard deviations of the tensor's entries.
 
     Attributes
     ----------
     edited_parameter_ : str or None
-        Name of the one tensor that differs; None where the untouched network was chosen.
+        Name of the one tensor that differs; None if the untouched network was chosen.
     searched_entries_ : dict of parameter name to int
-        How many entries of each tensor were searched; 0 where all of them are alike.
+        How many entries of each tensor were searched; 0 if all of them are alike.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`; ``history_`` has a row for each call.
 
@@ -96,17 +97,17 @@ class LayerwiseOptimizer(NetworkEditor):
     -----
     The second method of arXiv:2006.08564, with the box and the numbers of tensors and calls of its
     code, and its ``max_entries`` for images (100,000 for tables there). Deviations: the best tensor
-    is the one that does best, not the last one; exactly ``max_entries`` entries are drawn, not so
-    many in the mean; every threshold is tried; the untouched network is among the candidates, and
-    the choice is that of every editor.
+    is the one with the best result, not the last one; exactly ``max_entries`` entries are drawn,
+    not that many on average; every threshold is tried; the untouched network is among the
+    candidates, and the choice is that of every editor.
 
     The surrogate estimates the quantiles .16, .5 and .84 of the objective by scikit-learn's
     ``GradientBoostingRegressor`` of 30 trees, and takes the point of largest expected improvement
-    among up to 4,096 random ones: what scikit-optimize's ``gbrt_minimize`` does, which the code
-    calls but whose release 0.10.2 does not run with scikit-learn 1.9. On six synthetic tables of
-    1,500 rows the guided calls were worth .008 of utility over random ones. The objective is 1 +
-    utility where the candidate is feasible, else the utility minus the excess of the gap over the
-    limit; below the least utility that may be chosen, utility minus gap minus 1.
+    among up to 4,096 random ones. This is what scikit-optimize's ``gbrt_minimize`` does, which the
+    code calls but whose release 0.10.2 does not run with scikit-learn 1.9. On six synthetic tables
+    of 1,500 rows guided calls gained .008 of utility over random ones. The objective is 1 + utility
+    if the candidate is feasible, else the utility minus the excess of the gap over the limit; below
+    the smallest utility that may be chosen, utility minus gap minus 1.
 
     A tensor whose entries are all alike, such as the single bias of a network with one logit, has a
     box without width and is left out.
@@ -138,7 +139,7 @@ class LayerwiseOptimizer(NetworkEditor):
         yield Candidate({}, {"stage": "untouched", "parameter": None, "call": 0}, untouched)
         searches = [
             TensorSearch.of(
-                own,
+                subtask,
                 name=name,
                 n_calls=self.n_calls,
                 n_initial=self.n_initial,
@@ -148,7 +149,7 @@ class LayerwiseOptimizer(NetworkEditor):
                 attributes=shared,
                 seed=seed,
             )
-            for name, own, seed in task.spread(names, rng, self.n_jobs)
+            for name, subtask, seed in task.spread(names, rng, self.n_jobs)
         ]
         yield from run_paths(searches, run_search, self.n_jobs)
 
@@ -160,13 +161,13 @@ class TensorSearch(Task):
     Attributes
     ----------
     name : str
-        Of the parameter.
+        Name of the parameter.
     n_calls, n_initial : int
     max_entries : int
     width : float
         Half the side of the box, in standard deviations of the tensor's entries.
     guided : bool
-        Let the surrogate choose after the initial calls; else draw on.
+        Let the surrogate choose after the initial calls; else continue to draw.
     attributes : dict
         Fitted attributes that do not depend on the candidate.
     seed : numpy.random.SeedSequence
@@ -189,8 +190,8 @@ def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
     ----------
     module : nn.Module
     parameters : int, list of str or re.Pattern
-        The last so many; names of parameters, or of modules for all below them; a pattern that is
-        searched in the names of the parameters.
+        How many of the last; names of parameters, or of modules for all below them; a pattern that
+        is searched in the names of the parameters.
 
     Raises
     ------
@@ -212,9 +213,9 @@ def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
     return chosen
 
 
-def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
-    found: set[str] = set()
-    for each in wanted:
+def _named(names: list[str], requested: Iterable[str]) -> list[str]:
+    matches: set[str] = set()
+    for each in requested:
         below = {name for name in names if name == each or name.startswith(f"{each}.")}
         if not below:
             near = difflib.get_close_matches(str(each), names, n=3, cutoff=0.0)
@@ -222,8 +223,8 @@ def _named(names: list[str], wanted: Iterable[str]) -> list[str]:
                 f"parameters names {each!r}, which is no parameter of the network and no module "
                 f"with parameters; the nearest names are {near}."
             )
-        found |= below
-    return [name for name in names if name in found]
+        matches |= below
+    return [name for name in names if name in matches]
 
 
 def searched_entries(module: nn.Module, names: list[str], most: int) -> dict[str, int]:
@@ -243,11 +244,11 @@ def _deviation(values: Tensor) -> float:
 
 
 def score(verdict: Verdict) -> float:
-    """Write a verdict as one finite number, for the surrogate; greater is better.
+    """Convert a verdict to one finite number for the surrogate; greater is better.
 
-    Feasible: 1 + utility, so that these lie above all others (of utilities in [0, 1]). Else, above
-    the floor of the choice, utility minus the excess of the gap; below it, utility minus gap minus
-    1, so that there still is a way up.
+    Feasible candidates get 1 + utility, which is above all others (for utilities in [0, 1]). Others
+    get utility minus the excess of the gap, if they are above the floor of the choice; below it
+    they get utility minus gap minus 1, so that improvements still show.
     """
     if not np.isfinite(verdict.utility):
         return WORST
@@ -262,8 +263,8 @@ def run_search(search: TensorSearch) -> Iterator[Candidate]:
     Yields
     ------
     candidate : Candidate
-        Its state is the one tensor. None where all entries of the tensor are alike: the box has
-        no width.
+        Its state is the one tensor. Nothing is yielded if all entries of the tensor are alike,
+        since the box has no width.
     """
     rng = np.random.default_rng(search.seed)
     original = float_parameters(search.module)[search.name]
@@ -288,7 +289,7 @@ def run_search(search: TensorSearch) -> Iterator[Candidate]:
 
 
 def _draw_entries(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw which entries are searched, without repeats; all of them where they are few."""
+    """Draw the entries to search, without repeats; all of them if they are few."""
     if size <= most:
         return np.arange(size)
     return np.sort(rng.choice(size, most, replace=False))
@@ -326,7 +327,7 @@ def expected_improvement(
     Parameters
     ----------
     middle, spread : ndarray of shape (n_points,)
-        Mean and standard deviation; where the latter is 0 the improvement is certain.
+        Mean and standard deviation; if the latter is 0, the improvement is certain.
     best : float
     """
     gain = np.asarray(middle, dtype=np.float64) - best - LEAST_GAIN
@@ -338,7 +339,7 @@ def expected_improvement(
 def propose(
     points: NDArray[Any], scores: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw random points of the unit box and give the one of largest expected improvement.
+    """Draw random points of the unit box and return the one of largest expected improvement.
 
     Three gradient-boosted tree models estimate quantiles of the score.
 
@@ -358,7 +359,7 @@ def propose(
     n_points = int(np.clip(MOST_NUMBERS // width, LEAST_POINTS, MOST_POINTS))
     pool = rng.random((n_points, width), dtype=np.float32)
     seeds = rng.integers(2**31 - 1, size=len(QUANTILES))
-    # What comes in is ours; the checks of ninety small trees would take as long as the trees.
+    # The inputs are our own; to check them for ninety small trees takes as long as the trees.
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         low, middle, high = (
             GradientBoostingRegressor(
@@ -372,6 +373,6 @@ def propose(
             .predict(pool)
             for quantile, seed in zip(QUANTILES, seeds, strict=True)
         )
-    # Quantiles that are fitted apart may cross.
+    # Quantiles that are fitted separately may cross.
     gains = expected_improvement(middle, np.abs(high - low) / 2, float(scores.max()))
     return pool[int(gains.argmax())]

@@ -1,4 +1,4 @@
-"""Random perturbation: noisy copies of a trained network, the best of which is chosen."""
+"""Random perturbation: the best of many noisy copies of a trained network."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["RandomPerturbation"]
 
 State = dict[str, Tensor]
 
-# Trials of one task. A constant, so that what is stacked does not depend on the number of jobs.
+# Trials of one task. A constant, so that stacks do not depend on the number of jobs.
 TRIALS_A_TASK = 16
 
-# Rows of one block of a stacked pass, as of a plain one.
+# Rows of one block of a stacked pass, as in a plain one.
 BLOCK = 1024
 
 # Judged rows times parameters up to which stacked trials take less time than single ones on a
@@ -44,7 +44,7 @@ MOST_WORK = 2**24
 # and logits may take: a pass and a sweep of thresholds slow each other down through the cache.
 AT_ONCE, HELD_BYTES = 8, 2**24
 
-# Rows on which both ways are held against each other before the faster one is taken.
+# Rows on which stacked and single trials are compared before trials are stacked.
 PROBED = 32
 
 
@@ -52,42 +52,42 @@ PROBED = 32
 class RandomPerturbation(NetworkEditor):
     """Multiply all parameters of a trained network by random numbers near 1, many times.
 
-    Of ``n_trials`` noisy networks and the untouched one that is chosen which has the highest
-    utility under the limit on the gap, each at its own threshold. It needs no gradient, and takes
-    any network and any utility; much of what it achieves is the threshold's. The network keeps
+    Of ``n_trials`` noisy networks and the untouched one, the one with the highest utility under the
+    limit on the gap is chosen, each at its own threshold. The method needs no gradient, and works
+    with any network and any utility; much of its effect is due to the threshold. The network keeps
     its architecture, needs no sensitive attribute to predict, and what the user passed in is not
     changed.
 
     Parameters
     ----------
     n_trials : int, default=101
-        Noisy networks that are judged. The first ones stay the same when there are more.
+        Noisy networks that are judged. A larger number does not change the first ones.
     scale : float, default=0.1
         Standard deviation of the factors around 1.
 
     Attributes
     ----------
     trial_ : int or None
-        Number of the chosen trial, from 1; None where the untouched network was chosen.
+        Number of the chosen trial, from 1; None if the untouched network was chosen.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`; ``history_`` has a row for each trial, at the position of its
         number.
 
     See Also
     --------
-    LayerwiseOptimizer : Searches one tensor at a time, led by what it has seen.
+    LayerwiseOptimizer : Searches one tensor at a time, guided by earlier results.
     BiasMaskFineTuner : Follows gradients.
 
     Notes
     -----
-    The first method of arXiv:2006.08564, with its number of trials and scale: ``theta * (1 +
-    scale * N(0, 1))``, entry by entry, always from the original parameters, those of normalisation
-    layers included; buffers stay, and what is zero stays zero. Deviations: the untouched network
-    is among the candidates; every threshold is tried instead of 501 of them; the choice is that of
-    every editor, on the rows as they are, instead of the mean of five bootstrap samples of an
-    objective that is zero outside the limit.
+    The first method of arXiv:2006.08564, with its number of trials and scale: ``theta * (1 + scale
+    * N(0, 1))``, entry by entry, always from the original parameters, those of normalisation layers
+    included; buffers stay, and zeros stay zero. Deviations: the untouched network is among the
+    candidates; every threshold is tried instead of 501 of them; the choice is that of every editor,
+    on the rows as they are, instead of the mean of five bootstrap samples of an objective that is
+    zero outside the limit.
 
-    Every trial has a generator of its own. Small networks on tables run 16 trials in one pass
+    Every trial has its own random generator. Small networks on tables run 16 trials in one pass
     (judged rows times parameters up to 2**24), others one by one; both give equal logits up to
     rounding.
 
@@ -114,13 +114,13 @@ class RandomPerturbation(NetworkEditor):
         firsts = range(0, self.n_trials, TRIALS_A_TASK)
         tasks = [
             Trials.of(
-                own,
+                subtask,
                 scale=float(self.scale),
                 numbers=tuple(range(first + 1, min(first + TRIALS_A_TASK, self.n_trials) + 1)),
                 seeds=tuple(seeds[first : first + TRIALS_A_TASK]),
                 stacked=stacked,
             )
-            for first, own in task.deal(firsts, self.n_jobs)
+            for first, subtask in task.deal(firsts, self.n_jobs)
         ]
         yield from run_paths(tasks, run_trials, self.n_jobs)
 
@@ -133,7 +133,7 @@ class Trials(Task):
     ----------
     scale : float
     numbers : tuple of int
-        From 1.
+        Numbers of the trials, from 1.
     seeds : tuple of numpy.random.SeedSequence
         One for each trial.
     stacked : bool
@@ -161,12 +161,12 @@ def perturb(parameters: Mapping[str, Tensor], scale: float, seed: np.random.Seed
         Not changed.
     scale : float
     seed : numpy.random.SeedSequence
-        Gives the draws, on the CPU, in the order of the parameters.
+        Source of the draws, made on the CPU in the order of the parameters.
     """
     generator = torch_generator(np.random.default_rng(seed))
 
     def one(value: Tensor) -> Tensor:
-        # Half precision is drawn in single, so that draws do not depend on what a CPU can.
+        # Half precision is drawn in single, so that draws do not depend on the CPU's abilities.
         dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
         factor = torch.randn(value.shape, generator=generator, dtype=dtype).mul_(scale).add_(1)
         return value * factor.to(value.device, value.dtype)
@@ -175,9 +175,9 @@ def perturb(parameters: Mapping[str, Tensor], scale: float, seed: np.random.Seed
 
 
 def can_stack(task: Task) -> bool:
-    """Tell whether trials run in one pass: where that takes less time, and works.
+    """Tell whether to run trials in one pass: if that takes less time, and works.
 
-    It depends on the network and the rows alone, never on the number of jobs.
+    The answer depends only on the network and the rows, never on the number of jobs.
     """
     data, size = task.data, sum(value.numel() for value in float_parameters(task.module).values())
     if len(data.judged.item_shape) != 1 or len(data.judged) * size > MOST_WORK:
@@ -187,7 +187,7 @@ def can_stack(task: Task) -> bool:
     states = [perturb(float_parameters(task.module), 0.1, seed) for seed in seeds]
     try:
         with warnings.catch_warnings():
-            # Among them that an operation is run once for each trial after all.
+            # One of them says that an operation runs once for each trial after all.
             warnings.simplefilter("error")
             stacked = stacked_logits(task, states, rows)
     except Exception:  # whatever a user's network does that cannot be batched
@@ -213,7 +213,7 @@ def stacked_logits(task: Task, states: Sequence[State], rows: Batches) -> Tensor
 
 
 def _iterate_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:
-    # Read once for all trials, where memory allows it.
+    # Read once for all trials, if memory allows it.
     rows = trials.data.judged.held()
     if trials.stacked:
         states = list(trials.states())
@@ -223,13 +223,13 @@ def _iterate_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:
         return
     left, size = trials.states(), _count_at_once(trials)
     while few := list(islice(left, size)):
-        found = [trials.data.logits(trials.module, state, rows) for state in few]
-        yield from zip(few, found, strict=True)
+        few_logits = [trials.data.logits(trials.module, state, rows) for state in few]
+        yield from zip(few, few_logits, strict=True)
 
 
 def _count_at_once(trials: Trials) -> int:
-    held = [*float_parameters(trials.module).values(), trials.data.untouched]
-    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in held)))
+    tensors = [*float_parameters(trials.module).values(), trials.data.untouched]
+    return max(1, min(AT_ONCE, HELD_BYTES // sum(value.nbytes for value in tensors)))
 
 
 def run_trials(trials: Trials) -> Iterator[Candidate]:

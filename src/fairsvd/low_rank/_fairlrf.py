@@ -54,15 +54,15 @@ __all__ = ["FactorSettings", "FairLRFTransformer"]
 
 @with_parameters
 class FactorSettings(TuningEditor):
-    """What an edit of factors is asked for, but for what a search over grids chooses.
+    """Parameters of an edit of factors, except those that a grid search chooses.
 
     Parameters
     ----------
     layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
         Linear, Conv2d and attention layers to edit; "hidden" leaves out the one that makes the
         logits. An ``nn.MultiheadAttention`` called ``attn`` has ``attn.in_proj``, in which the
-        projections of queries, keys and values are factored one by one, and ``attn.out_proj``. Of
-        layers that share a weight the first stands for all.
+        projections of queries, keys and values are factored one by one, and ``attn.out_proj``. If
+        layers share a weight, the first stands for all of them.
     criterion : {"learned", "curvature", "magnitude", "random"}, default="learned"
         "learned": straight-through masks; "curvature": ``1/2 u^2 (h_unprivileged -
         privileged_weight * h_privileged)``; "magnitude" and "random" are controls.
@@ -71,14 +71,14 @@ class FactorSettings(TuningEditor):
     n_rounds : int, default=1
         Rounds of removal by curvature, re-scored before each.
     refine : {"spectrum"} or None, default="spectrum"
-        Tune singular values and biases after the removal, with the soft gap in the loss. Beside
+        Tune singular values and biases after the removal, with the soft gap in the loss. With
         learned masks these and the output layer are also tuned with nothing removed, for networks
-        that can spare little; the better of both is chosen.
+        that lose too much by any removal; the better result is chosen.
     max_steps : int, default=300
         Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
     svd_solver : {"auto", "full", "randomized"}, default="auto"
-        "randomized" approximates the leading singular vectors, its error within 1 % of the
-        smallest that the rank allows; "auto" does so for large layers cut to a small rank.
+        "randomized" approximates the leading singular vectors with an error within 1 % of the
+        smallest that the rank allows; "auto" uses it for large layers cut to a small rank.
     compress : bool, default=False
         Leave the factors in the network (``LowRankLinear``, ``LowRankConv2d``) where they hold
         fewer numbers than the weight. Attention and weights that layers share stay dense.
@@ -146,13 +146,12 @@ class FairLRFTransformer(FactorSettings):
     The idea, sparse SVD factors for fairness without retraining, is FairLRF's (arXiv:2511.16549),
     whose equations are not public to us. Deviations, all ours: the score follows FairPrune
     (arXiv:2203.02110), whose two re-implementations agree; the curvature is the mean of squared
-    per-sample gradients, exact, in one pass; full rank unless asked; the output layer is left
-    out; entries are ranked within a layer; removal is one-shot unless ``n_rounds`` says otherwise;
-    both signs are searched. Singular values and biases are tuned by Adam at a rate of 1e-2, in
-    proportion less where more than four layers are edited, since their changes compound. Removal by
-    curvature alone stayed little ahead of random removal and far behind the default on the tables
-    it was measured on (``docs/results``), which is why the default learns the masks and tunes the
-    spectrum.
+    per-sample gradients, exact, in one pass; full rank unless ``rank`` is set; the output layer is
+    left out; entries are ranked within a layer; removal is one-shot unless ``n_rounds`` says
+    otherwise; both signs are searched. Singular values and biases are tuned by Adam at a rate of
+    1e-2, reduced in proportion if more than four layers are edited, since their changes compound.
+    On the tables of ``docs/results`` removal by curvature alone was little better than random
+    removal and far worse than the default, which therefore learns the masks and tunes the spectrum.
 
     Examples
     --------
@@ -219,7 +218,7 @@ class FairLRFTransformer(FactorSettings):
 
 @dataclass(frozen=True)
 class FactorEdit(MaskedEdit):
-    """Factors with their removed entries zeroed, and what was tuned beside them.
+    """Factors with their removed entries zeroed, and the parameters tuned beside them.
 
     Attributes
     ----------
@@ -229,7 +228,7 @@ class FactorEdit(MaskedEdit):
     compress : bool
         Leave the factors in the network.
     plain : mapping of parameter name to Tensor
-        Biases and the output layer, where they changed.
+        Biases and the output layer, if they changed.
     """
 
     factors: dict[str, Factors]
@@ -247,7 +246,7 @@ class FactorEdit(MaskedEdit):
         return replace(self, factors=factors, masks=masks)
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor]]:
-        """Let the singular values move."""
+        """Make the singular values trainable."""
         S = {name: f.S.clone().requires_grad_() for name, f in self.factors.items()}
         factors = {name: replace(f, S=S[name]) for name, f in self.factors.items()}
         return replace(self, factors=factors, plain=plain), list(S.values())
@@ -261,13 +260,13 @@ class FactorEdit(MaskedEdit):
         return {**self.weights(), **self.plain}
 
     def detached(self) -> FactorEdit:
-        """Copy, so that later steps do not change it."""
+        """Return a copy that later steps do not change."""
         factors = {n: replace(f, S=f.S.detach().clone()) for n, f in self.factors.items()}
         plain = {n: p.detach().clone() for n, p in self.plain.items()}
         return replace(self, factors=factors, plain=plain)
 
     def attributes(self) -> dict[str, Any]:
-        """Give masks and ranks."""
+        """Return masks and ranks."""
         return {
             "masks_": mask_arrays(self.masks),
             "removed_fraction_": removed_fraction(self.masks),
@@ -275,7 +274,7 @@ class FactorEdit(MaskedEdit):
         }
 
     def finish(self) -> Callable[[nn.Module], nn.Module] | None:
-        """Compress the chosen network where that was asked for."""
+        """Return the compression of the chosen network, if requested."""
         return partial(_compress, factors=self.factors) if self.compress else None
 
 
@@ -290,29 +289,28 @@ def factors_of(
 ) -> dict[str, Factors]:
     """Factor layers before truncation, so that one decomposition serves every rank.
 
-    Where the solver is the randomised one, which computes no more than was asked for, the
-    factors are of the given rank.
+    The randomised solver computes no more than it is asked for: its factors have the given rank.
     """
     layers = chosen_weights(module, ranks)
     solvers = {name: resolve_solver(layers[name], r, solver) for name, r in ranks.items()}
-    wanted = {
+    target_ranks = {
         name: r if solvers[name] == "randomized" else full_rank(layers[name])
         for name, r in ranks.items()
     }
 
     def compute() -> Entry:
-        found = {n: factorise(layers[n], wanted[n], solvers[n]) for n in layers}
-        parts = {f"{n}/{side}": getattr(f, side) for n, f in found.items() for side in "USV"}
+        factors = {n: factorise(layers[n], target_ranks[n], solvers[n]) for n in layers}
+        parts = {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "USV"}
         return Entry(parts)
 
-    tensors = cache.fetch("factors", {"ranks": wanted, "solvers": solvers}, compute).tensors
-    found = {}
+    tensors = cache.fetch("factors", {"ranks": target_ranks, "solvers": solvers}, compute).tensors
+    factors = {}
     for name, layer in layers.items():
         value = layer.value
-        # Contiguous, as what comes from a file is: products of other layouts round differently.
+        # Contiguous, as tensors from a file are: products of other layouts round differently.
         U, S, V = (tensors[f"{name}/{s}"].to(value.device).contiguous() for s in "USV")
-        found[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
-    return found
+        factors[name] = Factors(U, S, V, tuple(value.shape), layer.parameter)
+    return factors
 
 
 def entries_of(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
@@ -327,7 +325,7 @@ def keep_all(factors: dict[str, Factors], compress: bool) -> FactorEdit:
 
 
 def untouched_attributes(factors: Mapping[str, Factors], full: Mapping[str, int]) -> dict[str, Any]:
-    """Fitted attributes of an editor that edited nothing."""
+    """Return the fitted attributes of an editor that edited nothing."""
     masks = {}
     for name, f in factors.items():
         for side, rows in (("U", f.U.shape[1]), ("V", f.V.shape[1])):
@@ -336,7 +334,7 @@ def untouched_attributes(factors: Mapping[str, Factors], full: Mapping[str, int]
 
 
 def mask_arrays(masks: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Boolean arrays by layer and side; a single block of weights has no leading dimension."""
+    """Make boolean arrays by layer and side; one block of weights has no leading dimension."""
     arrays: dict[str, dict[str, NDArray[np.bool_]]] = {}
     for key, mask in masks.items():
         name, _, side = key.rpartition("/")
@@ -352,7 +350,7 @@ class Removal(ScoredRemoval[FactorEdit]):
     Attributes
     ----------
     measured : dict of name to Factors
-        The factors before truncation, with which the curvature is measured: one measurement
+        The factors before truncation, on which the curvature is measured, so that one measurement
         serves every rank.
     """
 
@@ -363,11 +361,11 @@ class Removal(ScoredRemoval[FactorEdit]):
         return layer_of(name)
 
     def edits(self) -> Iterator[tuple[dict[str, object], FactorEdit]]:
-        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        """Yield (params, edit) for every sparsity and every form of the score."""
         factors = self.whole.factors.values()
         truncated = any(f.S.shape[1] < min(f.U.shape[1], f.V.shape[1]) for f in factors)
         if tuple(self.sparsities) == (0,) and truncated:
-            # At full rank that is the untouched network.
+            # At full rank this edit would be the untouched network.
             yield {"sparsity": 0.0}, self.whole
         yield from super().edits()
 
@@ -390,7 +388,7 @@ class Removal(ScoredRemoval[FactorEdit]):
         }
 
     def curvature(self, edit: FactorEdit) -> dict[str, Tensor]:
-        """Measure the curvature of what is left."""
+        """Measure the curvature of the edited network."""
         return self._measure(self.edited(edit), edit.factors)
 
     def _measure(self, module: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Tensor]:
@@ -404,5 +402,5 @@ class Removal(ScoredRemoval[FactorEdit]):
 
 
 def layer_of(name: str) -> str:
-    """Tell the layer of a mask; its U and V are ranked together."""
+    """Return the layer of a mask; its U and V are ranked together."""
     return name.rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""A grid of settings on folds: what is shared by the settings of a fold is computed once."""
+"""A grid of settings on folds; what the settings of a fold share is computed once."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ N_SPLITS = 5
 
 @dataclass(frozen=True)
 class Point:
-    """How one setting does on one fold.
+    """How one setting performs on one fold.
 
     Attributes
     ----------
     split : int
         Number of the fold.
     index : int
-        Of the setting in the grid.
+        Position of the setting in the grid.
     params : mapping
     utility, gap : float
-        On the rows that the fold holds back.
+        On the test rows of the fold.
     record : mapping
-        Of the chosen candidate: what it was chosen by.
+        History row of the chosen candidate.
     fit_time, score_time : float
-        Seconds, without what the settings of the fold share.
+        Seconds, without the work that the settings of the fold share.
     """
 
     split: int
@@ -81,13 +81,13 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
         n_splits = N_SPLITS if cv is None else int(cv)
         cv = (JointStratifiedKFold if inputs.has_groups else StratifiedKFold)(n_splits)
     if isinstance(cv, JointStratifiedKFold):
-        # In order of the labels, so that the folds are those of the labels themselves.
+        # Codes have the order of the labels, so the folds are those of the labels themselves.
         groups = np.where(codes < 0, np.nan, codes)
-        found = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
+        splits = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
     else:
-        found = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
-    known = codes >= 0
-    return [(train[known[train]], test[known[test]]) for train, test in found]
+        splits = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
+    has_group = codes >= 0
+    return [(train[has_group[train]], test[has_group[test]]) for train, test in splits]
 
 
 def fold_results(
@@ -106,16 +106,16 @@ def fold_results(
     inputs : FitInputs
     splits : sequence of (train, test)
     seed : int
-        The same for every fold and setting, as it is where a search clones one editor.
+        The same for every fold and setting, as in a search that clones one editor.
     n_jobs : int or None
 
     Yields
     ------
     adopted : AdoptedNetwork
-        First of all, and once: the network trained on all rows, for the final fit. It does not
+        Yielded first and once: the network trained on all rows, for the final fit. It does not
         depend on the choice, and takes the longest.
     points : list of Point
-        A fold's, in the order of the grid.
+        Those of one fold, in the order of the grid.
     """
     folds = [(k, editors, inputs, train, test, seed) for k, (train, test) in enumerate(splits)]
     final = (None, editors, inputs, None, None, seed)
@@ -158,7 +158,7 @@ def _fold(
 def _by_shared_work(
     editors: Sequence[tuple[Mapping[str, Any], FairLRFTransformer]],
 ) -> list[tuple[int, tuple[Mapping[str, Any], FairLRFTransformer]]]:
-    """Bring together what shares its factors and masks: sparsities of one rank and weight."""
+    """Sort settings so that those that share factors and masks (rank, weights) adjoin."""
 
     def shared(editor: FairLRFTransformer) -> tuple[Any, ...]:
         return editor.rank, editor.gap_weight, editor.privileged_weight
@@ -181,7 +181,7 @@ def _point(
 ) -> Point:
     start = time.perf_counter()
     adopted, data = ready.adopted, ready.data
-    # An edit leaves the module as it is.
+    # An edit does not change the module.
     candidates = editor._edit(Task(adopted.module, data, constraint), stage_rng(seed, "edit"))
     outcome = choose(adopted.module, candidates, data)
     module, state = adopted.module, outcome.candidate.state
@@ -223,7 +223,7 @@ def _scores(
 def search_results(
     grid: Sequence[Mapping[str, Any]], folds: Sequence[Sequence[Point]]
 ) -> dict[str, Any]:
-    """Lay the points out as ``GridSearchCV.cv_results_`` does."""
+    """Arrange the points as in ``GridSearchCV.cv_results_``."""
     results: dict[str, Any] = {}
     for name in ("fit_time", "score_time"):
         values = np.array([[getattr(p, name) for p in fold] for fold in folds])
@@ -248,7 +248,7 @@ def search_results(
 
 
 def path_frame(folds: Sequence[Sequence[Point]]) -> pd.DataFrame:
-    """List every setting on every fold: by what it was chosen, and what it came to."""
+    """List every setting on every fold, with its validation and its test results."""
     import pandas as pd
 
     return pd.DataFrame(

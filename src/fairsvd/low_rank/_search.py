@@ -22,7 +22,7 @@ __all__ = ["FairLRFTransformerCV"]
 
 RANKS = (0.25, 0.5, 1.0)
 
-# What a value of each grid is to the editor.
+# The editor's parameter for each grid.
 AXES = {
     "ranks": "rank",
     "sparsities": "sparsity",
@@ -35,18 +35,18 @@ AXES = {
 class FairLRFTransformerCV(FactorSettings):
     """FairLRF-style editing with rank, sparsity and weights chosen by cross-validation.
 
-    What :class:`~sklearn.model_selection.GridSearchCV` over :class:`FairLRFTransformer` would
-    choose, for little more than one training a fold: on every fold the base network is trained,
-    factored and its curvature measured once; for ``criterion="curvature"`` the sparsities of a
-    rank are nested, each step removing more; for ``"learned"`` one training of masks for each
-    rank and gap weight serves every sparsity, which is the cap at which it is hardened. The best
+    Chooses what :class:`~sklearn.model_selection.GridSearchCV` over :class:`FairLRFTransformer`
+    would choose, for little more than one training per fold. On every fold the base network is
+    trained, factored and its curvature measured once. With ``criterion="curvature"`` the sparsities
+    of a rank are nested, and each removes more; with ``"learned"`` one training of masks for each
+    rank and gap weight serves every sparsity, which is the cap when masks are hardened. The best
     setting is then fitted on all rows.
 
     Parameters
     ----------
     network : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
-        As in :class:`FairLRFTransformer`. A network that is trained already should not have seen
-        the rows of this search.
+        As in :class:`FairLRFTransformer`. An already trained network should not have seen the rows
+        of this search.
     ranks : sequence, default=None
         Values of ``rank``; None: 0.25, 0.5 and 1.0.
     sparsities : sequence, default=None
@@ -59,34 +59,34 @@ class FairLRFTransformerCV(FactorSettings):
         None: ``JointStratifiedKFold(5)``; an integer: that many of its folds; without sensitive
         features ``StratifiedKFold``.
     refit : callable, default=None
-        Takes ``cv_results_`` and gives the index of the chosen setting; None:
-        ``best_under_gap("utility", "gap", limit=tolerance)``, with a :class:`PhiObjective` under
-        its epsilon.
+        Takes ``cv_results_`` and returns the index of the chosen setting; None:
+        ``best_under_gap("utility", "gap", limit=tolerance)``; the limit of a :class:`PhiObjective`
+        is its epsilon.
     validation : float in (0, 1) or splitter, default=0.25
         Rows on which candidates are chosen, set apart within every fold's training rows.
     on_interrupt : {"raise", "keep"}, default="raise"
-        What an interrupt (Ctrl-C) does to the final fit; one of the search is always raised.
+        What an interrupt (Ctrl-C) does to the final fit; during the search it is always raised.
     n_jobs : int or None, default=None
-        Trainings at the same time; does not change the result.
+        Trainings that run in parallel; does not change the result.
     random_state : int, RandomState or None, default=None
-        Seed of everything drawn; every fold and setting gets the same one, as the clones of a
+        Seed of all random draws; every fold and setting gets the same one, as the clones of a
         search do.
 
     Attributes
     ----------
     cv_results_ : dict
         In the layout of ``GridSearchCV``, for the metrics "utility" and "gap" (minus the gap, so
-        that greater is better) on the rows that each fold held back. The times leave out what
-        the settings of a fold share.
+        that greater is better) on the test rows of each fold. The times leave out what the settings
+        of a fold share.
     best_index_ : int
     best_params_ : dict
-        Of ``rank``, ``sparsity`` and, where they were searched, both weights.
+        ``rank``, ``sparsity`` and, if they were searched, both weights.
     best_score_ : float
         Mean utility of the chosen setting over the folds.
     n_splits_ : int
     path_ : DataFrame
-        A row for each fold and setting: share removed, threshold, utility and gap on the rows it
-        was chosen on and on those held back.
+        One row for each fold and setting: share removed, threshold, and utility and gap on the
+        validation and on the test rows.
     masks_, ranks_, removed_fraction_, privileged_group_, balance_
         Of the final fit, as in :class:`FairLRFTransformer`.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
@@ -100,8 +100,8 @@ class FairLRFTransformerCV(FactorSettings):
     Notes
     -----
     With ``criterion="curvature"`` and an integer ``random_state`` the scores are those of
-    ``GridSearchCV`` with the same grid and folds. The method's source and our deviations from it
-    (arXiv:2511.16549) are told in :class:`FairLRFTransformer`.
+    ``GridSearchCV`` with the same grid and folds. :class:`FairLRFTransformer` describes the
+    method's source (arXiv:2511.16549) and our deviations from it.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class FairLRFTransformerCV(FactorSettings):
         self, inputs: FitInputs, constraint: Constraint, seed: int
     ) -> tuple[AdoptedNetwork, None]:
         grid = list(ParameterGrid(self._axes()))
-        # Folds run at the same time; inside of one nothing does.
+        # Folds run in parallel; nothing does within a fold.
         editors = [(params, self._editor(params, n_jobs=1)) for params in grid]
         for _, editor in editors:
             editor._validate_params()

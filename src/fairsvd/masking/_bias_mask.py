@@ -41,8 +41,8 @@ from ._steps import Optimizer, Path, Step, run_path
 
 __all__ = ["BiasMaskFineTuner"]
 
-# Weights of the soft gap that are searched: beside a whole cross-entropy, and around the papers'
-# own 0.1 for their losses.
+# Weights of the soft gap that are searched: those of every editor for "penalty", and values around
+# the papers' own 0.1 for their losses.
 SEARCHED_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
 
 # Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
@@ -71,29 +71,28 @@ PUBLISHED: dict[str, Any] = {
 class BiasMaskFineTuner(TuningEditor):
     """Bias-mask fine-tuning, following the released code of BMFT and SWiFT.
 
-    A mask marks the weights whose importance for the bias is large beside their importance for
-    the prediction. A first step ("impair") tunes only those, a second one ("repair") only the
-    layer that makes the logits. :meth:`bmft` and :meth:`swift` have the values of both papers;
-    the defaults are ours, chosen by measurement. The network keeps its architecture, needs no
-    sensitive attribute to predict, and what the user passed in is not changed.
+    A mask marks the weights whose importance for the bias is large compared with their importance
+    for the prediction. A first step ("impair") tunes only those, a second one ("repair") only the
+    layer that makes the logits. :meth:`bmft` and :meth:`swift` have the values of both papers; the
+    defaults are ours, chosen by measurement. The network keeps its architecture, needs no sensitive
+    attribute to predict, and what the user passed in is not changed.
 
     Parameters
     ----------
     mask : {"hard", "soft"}, default="hard"
-        "hard": the share ``tuned_fraction`` of largest ratios moves, the rest stays (BMFT).
+        "hard": the share ``tuned_fraction`` of largest ratios is tuned, the rest stays (BMFT).
         "soft": every update is multiplied by tanh(ratio) (SWiFT).
     tuned_fraction : float in (0, 1], default=0.5
-        Share of all weights of the chosen layers that a hard mask lets move; of all units or
-        layers with the other granularities. 1: all of them.
+        Share of all weights of the chosen layers that a hard mask tunes; with the other
+        granularities, of all units or layers. 1: all of them.
     granularity : {"weight", "unit", "layer"}, default="weight"
-        What is masked as one: a weight, an output unit's incoming weights, a layer.
+        What has one value in the mask: a weight, an output unit's incoming weights, a layer.
     importance : {"fisher", "batch_gradient", "random"}, default="fisher"
-        Mean square of the gradients of batches of ``batch_size`` rows. "fisher": its expectation,
-        exact, from every row's own gradient. "batch_gradient": over batches that are drawn, as in
-        both papers' code. "random": the first one's ratios dealt out anew within each layer, a
-        control.
+        Mean square of the gradients of batches of ``batch_size`` rows. "fisher": its exact
+        expectation, from every row's own gradient. "batch_gradient": over drawn batches, as in both
+        papers' code. "random": the ratios of "fisher" shuffled within each layer, a control.
     rank_by : {"ratio", "bias"}, default="ratio"
-        "bias" leaves the importance for the prediction out, a control.
+        "bias" leaves out the importance for the prediction, a control.
     loss : {"penalty", "bmft", "swift"}, default="penalty"
         With L_p the balanced cross-entropy, L_b the soft gap and w = ``gap_weight``. "penalty":
         L_p + w L_b in both steps, at the operating threshold. "bmft": L_b, then L_p + w L_b.
@@ -101,24 +100,24 @@ class BiasMaskFineTuner(TuningEditor):
     gap_weight : float or None, default=None
         None: searched on validation.
     head_reset : {"zero", "partial", "none"}, default="none"
-        What of the output layer is set to zero before the second step: everything (BMFT), the
-        entries that drive the bias more than its average entry (SWiFT), nothing.
+        Entries of the output layer that are set to zero before the second step: all (BMFT), those
+        that drive the bias more than the average entry (SWiFT), none.
     layers : {"hidden", "all"}, list of str or re.Pattern, default="hidden"
         Linear, Conv2d and attention layers that the mask covers, named as for
         :class:`FairLRFTransformer`; "hidden" leaves out the one that makes the logits, which the
-        second step tunes whole.
+        second step tunes as a whole.
     impair_epochs, repair_epochs : int, default=10
         Passes over the rows in either step; 0 leaves the step out.
     min_steps : int, default=300
-        A step makes at least ``min(min_steps, max(30, n_rows))`` updates; 0: as many as its
-        epochs say.
+        A step makes at least ``min(min_steps, max(30, n_rows))`` updates; 0: as many as its epochs
+        need.
     learning_rate : float, default=3e-3
-        Of the masked weights.
+        Learning rate of the masked weights.
     head_learning_rate : float, default=1e-2
-        Of the output layer.
+        Learning rate of the output layer.
     optimizer : {"adam", "sgd"}, default="adam"
     momentum : float in [0, 1), default=0.9
-        Of "sgd".
+        Momentum of "sgd".
     weight_decay : float, default=0.0
         Masked like every other part of an update.
     balance : {"auto", "cells", "classes"} or None, default="auto"
@@ -127,7 +126,7 @@ class BiasMaskFineTuner(TuningEditor):
         the rows that independence of label and group would give it, else "classes". The papers'
         losses see every cell alike.
     patience : int or None, default=None
-        A step ends early after this many candidates, one an epoch, without a better one.
+        A step ends early after this many candidates, one per epoch, without a better one.
     store_importance : bool, default=False
         Keep ``importance_``.
     max_memory : int, default=2**28
@@ -136,15 +135,15 @@ class BiasMaskFineTuner(TuningEditor):
     Attributes
     ----------
     masks_ : dict of parameter name to Tensor
-        What updates are multiplied by, of the weight's shape: boolean for a hard mask, in [0, 1]
-        for a soft one.
+        Factors of the updates, of the weight's shape: boolean for a hard mask, in [0, 1] for a soft
+        one.
     masked_fraction_ : dict of layer name to float in [0, 1]
-        Mean of each layer's mask: the share of its weights that may move.
+        Mean of each layer's mask: the share of its weights that may change.
     importance_ : dict of parameter name to (bias, prediction)
         Only with ``store_importance=True``; Tensors of the weight's shape, at least 0.
     balance_ : {"cells", "classes"} or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
-        See :class:`NetworkEditor`; ``history_`` has a row for each epoch of both steps.
+        See :class:`NetworkEditor`; ``history_`` has one row for each epoch of both steps.
 
     See Also
     --------
@@ -167,9 +166,9 @@ class BiasMaskFineTuner(TuningEditor):
     Without sensitive features there is no bias loss: the hard mask is then arbitrary, the soft one
     is zero.
 
-    On the tables it was measured on (``docs/results/masks.md``) a random mask of equal size comes
-    out within noise of the measured one, and full fine-tuning with the same loss too: most of what
-    the method achieves is the loss at the operating threshold and the choice, not the mask.
+    On the tables of ``docs/results/masks.md`` a random mask of equal size and full fine-tuning with
+    the same loss do as well as the measured mask, within noise: the method works mostly by the loss
+    at the operating threshold and by the choice, not by the mask.
 
     Examples
     --------
@@ -217,10 +216,10 @@ class BiasMaskFineTuner(TuningEditor):
         ----------
         network : as in the class
         **parameters
-            Others than the paper's.
+            Values that replace the paper's.
         """
-        own = {"mask": "hard", "loss": "bmft", "head_reset": "zero"}
-        return cls(network, **{**PUBLISHED, **own, **parameters})
+        preset = {"mask": "hard", "loss": "bmft", "head_reset": "zero"}
+        return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     @classmethod
     def swift(cls, network: Any = None, **parameters: Any) -> Self:
@@ -230,10 +229,10 @@ class BiasMaskFineTuner(TuningEditor):
         ----------
         network : as in the class
         **parameters
-            Others than the paper's.
+            Values that replace the paper's.
         """
-        own = {"mask": "soft", "loss": "swift", "head_reset": "partial"}
-        return cls(network, **{**PUBLISHED, **own, **parameters})
+        preset = {"mask": "soft", "loss": "swift", "head_reset": "partial"}
+        return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(3)
@@ -253,7 +252,7 @@ class Plan(Task):
     Attributes
     ----------
     editor : BiasMaskFineTuner
-        Gives the parameters.
+        Holds the parameters.
     """
 
     editor: BiasMaskFineTuner
@@ -276,11 +275,11 @@ class Plan(Task):
 
     @property
     def ours(self) -> bool:
-        """Tell our own loss from the papers'."""
+        """Tell whether the loss is our own, not a paper's."""
         return bool(self.editor.loss == "penalty")
 
     def importance(self, seed: np.random.SeedSequence) -> Importance:
-        """Measure the covered layers and the output layer, or find what was measured before."""
+        """Measure the covered layers and the output layer, or read an earlier measurement."""
         layers = list(self.names)
         margin, sharpness = (self.data.margin, SHARPNESS) if self.ours else (0.0, 1.0)
         at, by_batch = Operating(margin, sharpness), self.editor.importance == "batch_gradient"
@@ -312,12 +311,12 @@ class Plan(Task):
         ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
         if self.editor.importance == "random":
             ratio = shuffle(ratio, torch_generator(np.random.default_rng(seed)))
-        made = (
+        masks = (
             make_soft_masks(ratio)
             if self.editor.mask == "soft"
             else make_hard_masks(ratio, self.editor.tuned_fraction)
         )
-        return {name: mask.expand_as(importance[0][name]) for name, mask in made.items()}
+        return {name: mask.expand_as(importance[0][name]) for name, mask in masks.items()}
 
     def resets(self, importance: Importance) -> dict[str, Tensor]:
         """Choose the entries of the output layer that are set to zero."""
@@ -325,29 +324,29 @@ class Plan(Task):
         if how == "none":
             return {}
         if how == "zero":
-            whole = layer_parameters(self.module, self.data.output_layer)
-            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in whole.items()}
-        # Where the weights are averaged over units or layers the reset still looks at single ones.
+            head = layer_parameters(self.module, self.data.output_layer)
+            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in head.items()}
+        # The reset compares single weights even if the mask averages over units or layers.
         bias_of, prediction_of = importance
         ratio = bias_ratio({name: bias_of[name]}, {name: prediction_of[name]}, "weight")
         return {name: reset_mask(ratio[name])}
 
     def attributes(self, masks: dict[str, Tensor], importance: Importance) -> dict[str, Any]:
         """Collect the fitted attributes that do not depend on the candidate."""
-        made = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
-        found: dict[str, Any] = {
-            "masks_": made,
+        cpu_masks = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
+        attributes: dict[str, Any] = {
+            "masks_": cpu_masks,
             "masked_fraction_": {
-                layer: float(made[self.names[layer]].double().mean()) for layer in self.layers
+                layer: float(cpu_masks[self.names[layer]].double().mean()) for layer in self.layers
             },
             "balance_": self.constraint.balance,
         }
         if self.editor.store_importance:
-            found["importance_"] = {
+            attributes["importance_"] = {
                 name: (of_bias.cpu(), importance[1][name].cpu())
                 for name, of_bias in importance[0].items()
             }
-        return found
+        return attributes
 
     def paths(
         self,
@@ -361,7 +360,7 @@ class Plan(Task):
         plain = Task(self.module, self.data, self.constraint)
         return [
             Path.of(
-                own,
+                subtask,
                 masks=masks,
                 resets=resets,
                 impair=self._step("impair", weight),
@@ -372,7 +371,7 @@ class Plan(Task):
                 attributes=attributes,
                 seed=child,
             )
-            for weight, own, child in plain.spread(weights, seed, self.editor.n_jobs)
+            for weight, subtask, child in plain.spread(weights, seed, self.editor.n_jobs)
         ]
 
     def _searched_weights(self) -> tuple[float, ...]:
@@ -407,7 +406,7 @@ class Plan(Task):
         )
 
     def _weights(self, first: bool, weight: float) -> tuple[float, float]:
-        """Weights of the cross-entropy and of the soft gap."""
+        """Return the weights of the cross-entropy and of the soft gap."""
         if not self.data.has_groups:
             return 1.0, 0.0
         if self.ours:

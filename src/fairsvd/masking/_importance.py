@@ -25,8 +25,8 @@ __all__ = [
     "row_importance",
 ]
 
-# Of the prediction's importance, as in both papers: with cells weighted equally both
-# gradients nearly coincide, and their ratio is constant.
+# How the prediction's importance weighs rows, as in both papers: with equal cells both gradients
+# would nearly coincide, and their ratio would be constant.
 BALANCE = "classes"
 
 Importance = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -34,7 +34,7 @@ Importance = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Operating:
-    """Where the bias loss is taken.
+    """Threshold and sharpness of the bias loss.
 
     Attributes
     ----------
@@ -58,10 +58,10 @@ def row_importance(
     """Compute the expected square of a batch's mean gradient from single rows' gradients.
 
     For B rows drawn at random it is ``(1 - 1/B) (E g)^2 + E g^2 / B`` with g a row's own gradient:
-    the per-sample Fisher, and what all rows agree on, without which a weight that moves both
-    groups alike counts like one that moves them apart. The gap is a function of cell means of
-    probabilities; its gradient in them, at the untouched network, gives each row of a cell its
-    share of the gap.
+    the per-sample Fisher, and the square of the mean gradient, without which a weight that moves
+    both groups alike would count like one that moves them apart. The gap is a function of cell
+    means of probabilities; its gradient in them, at the untouched network, gives each row of a cell
+    its share of the gap.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def row_importance(
 def _expected_squares(
     task: Task, layers: Sequence[str], gradient: Gradient, max_memory: int
 ) -> dict[str, Tensor]:
-    """Square single rows' gradients and their mean, weighed as in a batch."""
+    """Add the rows' mean squared gradient and their squared mean, weighed as in a batch."""
     module, data = task.module, task.data
     squares = squared_weight_gradients(
         module,
@@ -131,8 +131,8 @@ def _mean_gradients(task: Task, names: Sequence[str], gradient: Gradient) -> dic
     for X, cells, _ in _cell_batches(data):
         logits = data.forward(module, leaves, X)
         cotangent = gradient(logits.detach(), cells) / len(data.editing)
-        found = torch.autograd.grad(logits, list(leaves.values()), cotangent.to(logits))
-        for name, value in zip(names, found, strict=True):
+        gradients = torch.autograd.grad(logits, list(leaves.values()), cotangent.to(logits))
+        for name, value in zip(names, gradients, strict=True):
             sums[name] += value
     return sums
 
@@ -171,8 +171,8 @@ def gap_slopes(means: Tensor, counts: Tensor, task: Task) -> Tensor:
     Returns
     -------
     slopes : Tensor of shape (n_cells, n_classes)
-        Times the number of all rows, so that the mean over rows of slope times probability has
-        the gap's gradient; 0 without a fairness term.
+        Multiplied by the number of all rows, so that the mean over rows of slope times probability
+        has the gap's gradient; 0 without a fairness term.
     """
     data, constraint = task.data, task.constraint
     if not data.has_groups:
@@ -193,10 +193,10 @@ def batch_importance(
     at: Operating,
     rng: np.random.Generator,
 ) -> Importance:
-    """Mean over mini-batches of the squared gradients of a batch's mean losses.
+    """Average the squared gradients of the mean losses of mini-batches.
 
-    As the papers' code measures it, with every cell in every batch: values depend on the size of
-    the batches, ``data.batch_size``. Parameters and results as in :func:`row_importance`.
+    This is what the papers' code measures, with every cell in every batch; values depend on the
+    size of the batches, ``data.batch_size``. Parameters and results as in :func:`row_importance`.
     """
     module, data = task.module, task.data
     names = [weight.parameter for weight in chosen_weights(module, layers).values()]
@@ -220,15 +220,15 @@ def batch_importance(
                 share=share,
                 sharpness=at.sharpness,
             )
-            found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
-            for name, gradient in zip(names, found, strict=True):
+            gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+            for name, gradient in zip(names, gradients, strict=True):
                 total[name].add_(gradient.square(), alpha=1 / n_batches)
     bias, prediction = sums
     return bias, prediction
 
 
 def as_named(importance: Importance) -> dict[str, Tensor]:
-    """Put both importances under one name each, as a cache keeps them."""
+    """Put both importances into one dictionary, as the cache keeps it."""
     return {
         f"{kind}/{name}": value
         for kind, values in zip(("bias", "prediction"), importance, strict=True)

@@ -1,4 +1,4 @@
-"""FairPruner: single weights or whole units of a trained network are removed."""
+"""FairPruner: removes single weights or whole units of a trained network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FairPruner(TuningEditor):
     Weights of the chosen linear and convolution layers are set to zero so that errors fall more
     evenly on the groups; by default a factor for every output unit and the biases are tuned
     afterwards. With ``criterion="learned"`` it is :class:`FairLRFTransformer` without the singular
-    value factors, and so the control that tells what those are worth. The network keeps its
+    value factors, and so the control that shows what those are worth. The network keeps its
     architecture, needs no sensitive attribute to predict, and what the user passed in is not
     changed.
 
@@ -77,13 +77,13 @@ class FairPruner(TuningEditor):
         Rounds of removal by curvature or of units, re-scored before each.
     ranking : {"layer", "global"}, default="layer"
         Whether each layer loses the same share ("curvature", "unit", "magnitude", "random"), or
-        scores compete over all layers. Scores of different layers differ in size by orders, so
-        that one ranking for all tends to empty a layer; and FairLRFTransformer ranks by layer.
+        scores compete over all layers. Scores of different layers differ by orders of magnitude, so
+        a common ranking tends to empty a layer; FairLRFTransformer ranks by layer, too.
     refine : {"scale"} or None, default="scale"
         Tune a factor for every output unit of the edited layers, and the biases of linear and
-        convolution layers, after the removal, with the soft gap in the loss. Beside learned masks
-        these and the output layer are also tuned with nothing removed, for networks that can spare
-        little; the better of both is chosen.
+        convolution layers, after the removal, with the soft gap in the loss. With learned masks
+        these and the output layer are also tuned with nothing removed, for networks that lose too
+        much by any removal; the better result is chosen.
     max_steps : int, default=300
         Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
     max_memory : int, default=2**28
@@ -113,20 +113,21 @@ class FairPruner(TuningEditor):
     agree. Deviations: the curvature is the mean of squared per-sample gradients, exact, in one pass
     and at the operating threshold; one-shot unless ``n_rounds`` says otherwise; weights are ranked
     within a layer unless ``ranking="global"``, which is FairPrune's; both signs are searched; the
-    output layer is left out. With several groups everyone but the privileged group is unprivileged.
-    Biases and normalisation layers are spared. The tuning's learning rate is that of
+    output layer is left out. With several groups all but the privileged one are unprivileged.
+    Biases and normalisation layers are not removed. The tuning's learning rate is that of
     :class:`FairLRFTransformer`. What was removed in an earlier round stays removed and counts.
 
     "unit" follows the pruning of arXiv:2208.00781, which orders units by the mean derivative of a
-    signed proxy of the bias in their output, from the end that the bias's sign names. Deviations:
-    the gap here has no sign, and outputs before the activation may be negative, where the
-    derivative alone does not tell what zero does; units are therefore ordered by the first-order
-    change of the soft gap itself, ``-sum_i z_ij dgap/dz_ij``, the steepest fall first. That also
-    covers several groups and classes. A unit of a convolution is a whole channel. One pass gives
-    the gradient of the whole gap in the logits, a second carries it to the units. Without sensitive
-    features there is nothing to score by, and no unit is removed.
+    signed proxy of the bias in their output, and starts at the end given by the bias's sign.
+    Deviations: the gap here has no sign, and outputs before the activation may be negative, where
+    the derivative alone does not tell the effect of zeroing; units are therefore ordered by the
+    first-order change of the soft gap itself, ``-sum_i z_ij dgap/dz_ij``, the steepest fall first.
+    That also covers several groups and classes. A unit of a convolution is a whole channel. One
+    pass gives the gradient of the whole gap in the logits, a second carries it to the units.
+    Without sensitive features units have no score, and none is removed.
 
-    Removal by a score rewards damage to whoever is ahead: read both groups' rates in ``report_``.
+    Removal by a score rewards damage to the group that is ahead: read both groups' rates in
+    ``report_``.
 
     Examples
     --------
@@ -202,7 +203,7 @@ class FairPruner(TuningEditor):
 
 @dataclass(frozen=True)
 class Pruned(MaskedEdit):
-    """Weights with their removed entries zeroed, factors of their rows, and what was tuned beside.
+    """Weights with removed entries zeroed, factors of their rows, and other tuned parameters.
 
     Attributes
     ----------
@@ -213,7 +214,7 @@ class Pruned(MaskedEdit):
     scales : mapping of parameter name to Tensor of shape (n_units,)
         Factor of every output unit.
     plain : mapping of parameter name to Tensor
-        Biases and the output layer, where they may have changed.
+        Biases and the output layer, if they may have changed.
     """
 
     originals: Mapping[str, Tensor]
@@ -222,7 +223,7 @@ class Pruned(MaskedEdit):
     plain: Mapping[str, Tensor] = field(default_factory=dict)
 
     def entries(self) -> dict[str, Tensor]:
-        """Return single weights, those that are gone being zero."""
+        """Return single weights; removed ones are zero."""
         return {name: w * self.masks[name] for name, w in self.originals.items()}
 
     def remove(self, masks: Mapping[str, Tensor]) -> Pruned:
@@ -230,7 +231,7 @@ class Pruned(MaskedEdit):
         return replace(self, masks=masks)
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor]]:
-        """Let a factor for every output unit move."""
+        """Make a factor for every output unit trainable."""
         scales = {n: w.new_ones(len(w)).requires_grad_() for n, w in self.originals.items()}
         return replace(self, scales=scales, plain=plain), list(scales.values())
 
@@ -246,26 +247,26 @@ class Pruned(MaskedEdit):
         return {**self.weights(), **self.plain}
 
     def detached(self) -> Pruned:
-        """Copy, so that later steps do not change it."""
+        """Return a copy that later steps do not change."""
         scales = {name: value.detach().clone() for name, value in self.scales.items()}
         plain = {name: value.detach().clone() for name, value in self.plain.items()}
         return replace(self, scales=scales, plain=plain)
 
     def attributes(self) -> dict[str, Any]:
-        """Give the masks, and the share that they remove."""
+        """Return the masks, and the share that they remove."""
         masks = {name: mask.detach().bool().cpu().numpy() for name, mask in self.masks.items()}
         return {"masks_": masks, "removed_fraction_": removed_fraction(self.masks)}
 
 
 @dataclass(frozen=True)
 class PrunedUnits(Pruned):
-    """Whole output units, which go with their biases.
+    """Whole output units, which are removed together with their biases.
 
     Attributes
     ----------
     biases : mapping of weight name to its units' biases
     kept_biases : mapping of bias name to boolean Tensor
-        False where a bias goes with its unit.
+        False where a bias is removed with its unit.
     originals, masks, scales, plain
         See :class:`Pruned`; ``plain`` has every bias of a unit.
     """
@@ -279,8 +280,8 @@ class PrunedUnits(Pruned):
         for weight, biases in self.biases.items():
             for name, rows in biases:
                 kept[name][rows] &= masks[weight]
-        whole = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
-        return replace(self, masks=whole, kept_biases=kept)
+        weight_masks = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
+        return replace(self, masks=weight_masks, kept_biases=kept)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that differs from the untouched network's state dict."""
@@ -290,7 +291,7 @@ class PrunedUnits(Pruned):
 
 
 def along_rows(values: Tensor, weight: Tensor) -> Tensor:
-    """Shape one value an output unit (n_units,) so that it multiplies the rows of a weight."""
+    """Reshape one value per output unit (n_units,) so that it multiplies a weight's rows."""
     return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
@@ -326,7 +327,7 @@ class Pruning(ScoredRemoval[Pruned]):
         return name if self.ranking == "layer" else ""
 
     def edits(self) -> Iterator[tuple[dict[str, object], Pruned]]:
-        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        """Yield (params, edit) for every sparsity and every form of the score."""
         if self.criterion != "unit":
             yield from super().edits()
         # Without groups there is no gap that a unit could be scored by.
@@ -346,7 +347,7 @@ class Pruning(ScoredRemoval[Pruned]):
         return self._fetch("curvature", parts, lambda: self._measure(self.module))
 
     def curvature(self, edit: Pruned) -> dict[str, Tensor]:
-        """Measure the curvature of what is left."""
+        """Measure the curvature of the edited network."""
         return self._measure(self.edited(edit))
 
     def _measure(self, module: nn.Module) -> dict[str, Tensor]:

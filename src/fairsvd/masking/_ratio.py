@@ -1,4 +1,4 @@
-"""From importances to the mask of the weights that are tuned."""
+"""Masks of the weights to tune, made from importances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY = 1e-10
 
 
 def normalise(values: Tensor) -> Tensor:
-    """Map a tensor to [0, 1] by its least and greatest value; a constant one stays as it is.
+    """Map a tensor to [0, 1] by its smallest and largest value; a constant one is unchanged.
 
     Both papers normalise within each parameter tensor; in BMFT's code a constant one is 0/0.
     """
@@ -25,7 +25,7 @@ def normalise(values: Tensor) -> Tensor:
 
 
 def pool(values: Tensor, granularity: str) -> Tensor:
-    """Average an importance over what is masked as one, keeping the number of dimensions."""
+    """Average an importance over what has one mask value, keeping the number of dimensions."""
     if granularity == "weight":
         return values
     start = 1 if granularity == "unit" else 0
@@ -47,29 +47,29 @@ def bias_ratio(
         Of the weights' shapes, at least 0.
     granularity : {"weight", "unit", "layer"}
     bias_only : bool, default=False
-        Leave the importance for the prediction out: a control.
+        Leave out the importance for the prediction: a control.
 
     Returns
     -------
     ratio : dict of name to Tensor
         Of the weight's shape for "weight", one number for each output for "unit", one for "layer",
-        with dimensions of size 1 in the place of the others.
+        with dimensions of size 1 in place of the others.
     """
-    found = {}
+    ratios = {}
     for name, values in bias.items():
         top, bottom = pool(values, granularity), pool(prediction[name], granularity)
         if granularity != "layer":
-            # A layer's one number would be lost by it.
+            # A layer has a single number, which cannot be normalised.
             top, bottom = normalise(top), normalise(bottom)
-        found[name] = top if bias_only else top / (bottom + TINY)
-    return found
+        ratios[name] = top if bias_only else top / (bottom + TINY)
+    return ratios
 
 
 def make_hard_masks(ratio: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
     """Mark the largest ratios over all tensors together, at least one of them.
 
-    By rank: where the prediction does not depend on a weight its ratio is about 1e10, which would
-    move any threshold that is computed from the values.
+    The choice is by rank: if the prediction does not depend on a weight, its ratio is about 1e10,
+    which would shift any threshold that is computed from the values.
     """
     total = sum(values.numel() for values in ratio.values())
     share = min(1.0, max(keep, 1 / total))
@@ -84,25 +84,26 @@ def make_soft_masks(ratio: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shuffle(values: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Deal each tensor's values out anew, at random: as many of each size, elsewhere.
+    """Shuffle the values within each tensor.
 
-    Where every tensor is one number, that of a layer, the layers swap theirs.
+    If every tensor is one number, that of a layer, the layers swap their numbers.
     """
     if all(value.numel() == 1 for value in values.values()):
         places = torch.randperm(len(values), generator=generator).tolist()
-        dealt = [list(values.values())[place] for place in places]
-        return {name: v.reshape_as(values[name]) for name, v in zip(values, dealt, strict=True)}
-    found = {}
+        swapped = [list(values.values())[place] for place in places]
+        return {name: v.reshape_as(values[name]) for name, v in zip(values, swapped, strict=True)}
+    shuffled = {}
     for name, value in values.items():
         order = torch.randperm(value.numel(), generator=generator).to(value.device)
-        found[name] = value.flatten()[order].reshape(value.shape)
-    return found
+        shuffled[name] = value.flatten()[order].reshape(value.shape)
+    return shuffled
 
 
 def reset_mask(ratio: Tensor) -> Tensor:
     """Mark entries of the output layer that drive the bias more than its average entry does.
 
-    SWiFT's partial reset: the soft mask against its own mean, so that a single number is kept.
+    This is SWiFT's partial reset: the soft mask is compared with its mean, so a single number is
+    kept.
     """
     soft = torch.tanh(ratio)
     return soft > soft.mean()

@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What one step minimises, and how long: ``share`` cross-entropy + ``gap_weight`` soft gap.
+    """One step, which minimises ``share`` cross-entropy + ``gap_weight`` soft gap.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters move, in both steps."""
+    """Settings of the optimizer, for both steps."""
 
     name: str
     momentum: float
@@ -63,16 +63,16 @@ class Path(Task):
     Attributes
     ----------
     masks : dict of weight name to Tensor
-        What each update is multiplied by, in [0, 1]; broadcast to the weight.
+        Factor of each update, in [0, 1]; broadcast to the weight.
     resets : dict of parameter name to boolean Tensor
         Entries of the output layer that are set to zero between the steps.
     impair, repair : Step
     optimizer : Optimizer
     at_threshold : bool
-        Take the losses at the operating threshold and start the second step from the best
-        candidate of the first; False: at margin 0, from its last.
+        Take the losses at the operating threshold and start the second step from the best candidate
+        of the first. False: take them at margin 0 and start from the last candidate.
     record : dict
-        For ``history_``.
+        Entries of ``history_``.
     attributes : dict
         Fitted attributes that do not depend on the candidate.
     seed : numpy.random.SeedSequence
@@ -94,11 +94,11 @@ class Path(Task):
         return judge_state(self, state, params, self.attributes)
 
     def margin(self, state: State) -> float:
-        """Operating threshold of a state, in units of the logit margin."""
+        """Return the operating threshold of a state, in units of the logit margin."""
         if not state:
             return self.data.margin if self.at_threshold else 0.0
         if not self.at_threshold or self.resets:
-            # An output layer that starts anew has no threshold yet.
+            # A reset output layer has no threshold yet.
             return 0.0
         return self.data.judge.for_utility(self.data.logits(self.module, state)).margin
 
@@ -109,7 +109,7 @@ def run_path(path: Path) -> Iterator[Candidate]:
     Yields
     ------
     candidate : Candidate
-        One an epoch of either step.
+        One per epoch of either step.
     """
     rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
     start = Best[State]({})
@@ -127,7 +127,7 @@ def run_path(path: Path) -> Iterator[Candidate]:
 
 
 def _reset(path: Path, state: State) -> State:
-    """Set the entries of the output layer to zero that are to be learned anew."""
+    """Zero the entries of the output layer that are to be learned again."""
     current = dict(path.module.named_parameters())
     zeroed = {
         name: torch.where(mask, 0.0, state.get(name, current[name])).detach()

@@ -1,4 +1,4 @@
-"""Whole units, scored by what their removal does to the soft gap."""
+"""Scores of whole units by the effect of their removal on the soft gap."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Bias: TypeAlias = tuple[str, slice]
 
 
 def unit_biases(module: nn.Module, layers: Sequence[str]) -> dict[str, list[Bias]]:
-    """Find the biases that go with the units of each weight, by parameter names.
+    """Find the biases that belong to the units of each weight, by parameter names.
 
-    Of a weight that several layers share these are the biases of all of them.
+    For a weight that several layers share, these are the biases of all of them.
     """
     chosen = chosen_weights(module, layers).values()
-    found: dict[str, list[Bias]] = {weight.parameter: [] for weight in chosen}
+    biases: dict[str, list[Bias]] = {weight.parameter: [] for weight in chosen}
     for weight in layer_weights(module).values():
-        own = found.get(weight.parameter)
-        if own is not None and weight.bias is not None and weight.bias not in own:
-            own.append(weight.bias)
-    return found
+        of_weight = biases.get(weight.parameter)
+        if of_weight is not None and weight.bias is not None and weight.bias not in of_weight:
+            of_weight.append(weight.bias)
+    return biases
 
 
 def unit_effects(
@@ -39,16 +39,16 @@ def unit_effects(
 ) -> dict[str, Tensor]:
     """Predict to first order how the soft gap changes when a unit's output is zeroed.
 
-    On the editing rows. A unit's output z is linear in its weights and bias, so that
-    ``-sum z dgap/dz``, over rows and positions, is ``-(w . dgap/dw + b dgap/db)``, which needs no
-    look at z itself.
+    The gap is that of the editing rows. A unit's output z is linear in its weights and bias, so
+    ``-sum z dgap/dz``, over rows and positions, is ``-(w . dgap/dw + b dgap/db)``, which does not
+    need z itself.
 
     Parameters
     ----------
     task : Task
         Its constraint names the gap.
     state : mapping of parameter name to Tensor
-        What has been changed of the network so far; every weight of ``biases`` is in it.
+        Parameters of the network that were changed so far, among them every weight of ``biases``.
     biases : mapping of weight name to its units' biases
 
     Returns
@@ -57,22 +57,22 @@ def unit_effects(
         Below zero where the gap is predicted to fall.
     """
     parameters = dict(task.module.named_parameters())
-    own = [name for each in biases.values() for name, _ in each if name not in state]
-    state = {**state, **{name: parameters[name].detach() for name in own}}
+    names = [name for each in biases.values() for name, _ in each if name not in state]
+    state = {**state, **{name: parameters[name].detach() for name in names}}
     leaves = {name: value.clone().requires_grad_() for name, value in state.items()}
     gradients = _gradients(task, leaves, _gap_gradient(task, state))
     products = {name: -(state[name] * gradients[name]) for name in state}
     effects = {}
-    for weight, some in biases.items():
-        parts = [products[weight], *(products[name][rows] for name, rows in some)]
+    for weight, of_weight in biases.items():
+        parts = [products[weight], *(products[name][rows] for name, rows in of_weight)]
         effects[weight] = torch.cat([p.reshape(len(p), -1) for p in parts], dim=1).sum(dim=1)
     return effects
 
 
 def _gap_gradient(task: Task, state: Mapping[str, Tensor]) -> Tensor:
-    """Gradient (n_editing, n_classes) of the soft gap at the operating threshold, in the logits.
+    """Compute the gradient (n_editing, n_classes) of the soft gap in the shifted logits.
 
-    Of all rows at once: a gap is no sum over rows.
+    It is taken at the operating threshold, and for all rows at once: a gap is no sum over rows.
     """
     data, rows = task.data, task.data.editing
     logits = data.logits(task.module, state, rows.X).double().requires_grad_()

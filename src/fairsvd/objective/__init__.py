@@ -1,4 +1,4 @@
-"""What is asked of an edit and how candidates are judged."""
+"""The constraint on an edit, and how candidates are judged."""
 
 from __future__ import annotations
 

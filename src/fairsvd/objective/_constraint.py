@@ -1,4 +1,4 @@
-"""What an edit is asked for, and the utilities it is judged by."""
+"""The constraint on an edit, and the utilities by which it is judged."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ UTILITIES = (
     "mean_and_worst_cell_accuracy",
 )
 
-# The choice of utility="auto" where some cell is nearly empty. Along one threshold the mean over
-# cells hardly moves, since what one label gains the other loses, and says nothing of the cell that
-# the network fails; the worst cell alone is mostly noise where cells are small.
+# The choice of utility="auto" if some cell is nearly empty. The mean over cells hardly changes with
+# the threshold, since one label gains what the other loses, and it does not show the cell on which
+# the network fails; the worst cell alone is mostly noise if cells are small.
 UNBALANCED_UTILITY = "mean_and_worst_cell_accuracy"
 
-# A cell below half of what independent labels and groups would give it.
+# A cell is nearly empty below this share of what independence would give it.
 UNBALANCED_SHARE = 0.5
 
 
@@ -60,8 +60,8 @@ class Constraint:
     balance : {"cells", "classes"} or None
         How the cross-entropy of an edit weighs rows.
     phi : PhiObjective or None
-        What candidates are chosen by in the place of the package's own rule; ``gap`` and
-        ``tolerance`` are its measure and its epsilon then.
+        Replaces the package's own rule of choice; ``gap`` and ``tolerance`` are then its measure
+        and its epsilon.
     """
 
     gap: str
@@ -85,7 +85,7 @@ class Constraint:
 
 
 def is_unbalanced(table: NDArray[Any]) -> bool:
-    """Tell whether label and group go together so far that some cell is nearly empty.
+    """Tell whether label and group go together so closely that some cell is nearly empty.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def utility_from_counts(counts: NDArray[Any], name: str) -> NDArray[np.float64]:
 
 
 def _mean(recall: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over the last axis, cells without rows left out."""
+    """Average over the last axis, leaving out cells without rows."""
     if not np.isnan(recall).any():
         return sum_slices(recall, -1) / recall.shape[-1]
     # Cells last in memory, so that the order of the sum does not depend on that of the counts.
@@ -136,7 +136,7 @@ def chance_utility(
     table: NDArray[Any],
     utility: str | Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> float:
-    """Return the best utility of a constant prediction: what a collapsed network earns.
+    """Return the best utility of a constant prediction, that of a collapsed network.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which gaps there are, and which rates each of them compares between groups."""
+"""The names of the gaps, and the rates that each of them compares between groups."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ def count_table(
     ValueError
         If a code lies outside its range.
     """
-    known = groups >= 0
-    codes = tuple(np.asarray(a)[known].astype(np.int64) for a in (groups, y, predictions))
+    has_group = groups >= 0
+    codes = tuple(np.asarray(a)[has_group].astype(np.int64) for a in (groups, y, predictions))
     shape = (n_groups, n_classes, n_classes)
     for what, code, size in zip(("groups", "y", "predictions"), codes, shape, strict=True):
         if code.size and not 0 <= int(code.min()) <= int(code.max()) < size:
@@ -99,10 +99,10 @@ def _positive_counts(counts: NDArray[Any], pos: int | None) -> tuple[NDArray[Any
     """Count selected, truly positive and rightly selected rows, each (..., n_groups, C)."""
     n_classes = counts.shape[-1]
     if n_classes == 2 and pos is not None:
-        own = slice(pos, pos + 1)
-        selected = sum_slices(counts[..., own], -2)
-        positive = sum_slices(counts[..., own, :], -1)
-        return selected, positive, counts[..., pos, own]
+        pos_slice = slice(pos, pos + 1)
+        selected = sum_slices(counts[..., pos_slice], -2)
+        positive = sum_slices(counts[..., pos_slice, :], -1)
+        return selected, positive, counts[..., pos, pos_slice]
     return sum_slices(counts, -2), sum_slices(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
 
 
@@ -115,7 +115,7 @@ def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float
         right = sum_slices(np.diagonal(counts, axis1=-2, axis2=-1), -1)
         return divide(right[..., None], _total(counts))
     if which != "selection" and counts.shape[-1] == 2 and pos is not None:
-        # Of the rows of one true class: most of what a gap at every threshold takes.
+        # Only rows of one true class: this is most of the time of a gap at every threshold.
         true = counts[..., pos if which == "tpr" else 1 - pos, :]
         return divide(true[..., pos : pos + 1], sum_slices(true, -1)[..., None])
     selected, positive, hit = _positive_counts(counts, pos)
@@ -160,8 +160,8 @@ def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     high, low = _reduce(values, np.fmax), _reduce(values, np.fmin)
     missing = np.isnan(values)
     if values.shape[-2] < 2 or missing.any():
-        lonely = _reduce((~missing).astype(np.int64), np.add) < 2
-        high = np.where(lonely, np.nan, high)
+        too_few = _reduce((~missing).astype(np.int64), np.add) < 2
+        high = np.where(too_few, np.nan, high)
     return high, low
 
 
@@ -176,10 +176,10 @@ def _averaged(tpr: NDArray[np.float64], fpr: NDArray[np.float64]) -> NDArray[np.
     both = (tpr + fpr) / 2
     if not np.isnan(both).any():
         return both
-    known = [
+    comparable = [
         (_reduce((~np.isnan(v)).astype(np.int64), np.add) >= 2)[..., None, :] for v in (tpr, fpr)
     ]
-    return np.where(known[0] & known[1], both, np.where(known[0], tpr, fpr))
+    return np.where(comparable[0] & comparable[1], both, np.where(comparable[0], tpr, fpr))
 
 
 def _mean(values: list[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Choice among candidates and thresholds: utility under a gap, and never a collapsed network."""
+"""Choice among candidates and thresholds by utility under a gap; never a collapsed network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
 
 __all__ = ["GapJudge", "Judge"]
 
-# A callable utility is asked at this many quantiles of the margin instead of at every value.
+# A callable utility is computed at this many quantiles of the margin, not at every value.
 N_CALLABLE_CUTS = 101
 
-# A candidate that fits editing rows this much better than validation rows is judged on each alone.
+# A candidate that fits editing rows better than validation rows by more than this is judged on each
+# separately.
 OVERFIT_CANDIDATE = 0.05
 
-# Where a validation cell holds fewer rows, a gap on these alone is noise: a rate that is known to
-# more than a tenth.
+# If a validation cell holds fewer rows, a gap on validation rows alone is noise: the standard error
+# of its rate may exceed a tenth.
 MIN_CELL = 20
 
-# Utilities that look at cells; the fit of a candidate is measured as they weigh rows.
+# Utilities over cells; under these the fit of a candidate is measured over cells, too.
 OF_CELLS = ("cell_balanced_accuracy", "worst_cell_accuracy", "mean_and_worst_cell_accuracy")
 
 
@@ -46,7 +47,7 @@ class Judge(ABC):
     n_classes, n_groups : int
     constraint : Constraint
     floor : float
-        Least utility of a candidate that may be chosen.
+        Smallest utility of a candidate that may be chosen.
     """
 
     y: NDArray[np.int64]
@@ -59,7 +60,7 @@ class Judge(ABC):
 
     @abstractmethod
     def curves(self, logits: Tensor | Curves) -> Curves:
-        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
+        """Measure utility and gap at every threshold; no threshold if a logit is not finite."""
 
     def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
         """Find the best threshold of a candidate.
@@ -67,12 +68,12 @@ class Judge(ABC):
         Parameters
         ----------
         logits : Tensor of shape (n, n_classes) or Curves
-            Of the judge's rows, in order; their curves where more than one question is asked.
+            Logits of the judge's rows, in order, or their curves, to measure them only once.
         limit : float, optional
-            In place of both the constraint's limit and its target.
+            Replaces both the constraint's limit and its target.
         """
-        asked = self.constraint
-        bounds = (asked.limit, asked.target) if limit is None else (limit, limit)
+        constraint = self.constraint
+        bounds = (constraint.limit, constraint.target) if limit is None else (limit, limit)
         return best_cut(self.curves(logits), *bounds, floor=self.floor)
 
     def for_utility(self, logits: Tensor | Curves) -> Verdict:
@@ -96,11 +97,11 @@ class Judge(ABC):
 
     @property
     def separate(self) -> bool:
-        """Tell whether validation and editing rows are judged each on its own."""
+        """Tell whether validation and editing rows are judged separately."""
         return False
 
     def apart(self) -> Judge:
-        """Judge validation and editing rows each on its own, where the rule can."""
+        """Judge validation and editing rows separately, if the rule can."""
         return self
 
     @property
@@ -119,7 +120,7 @@ class Judge(ABC):
         margin : float
             The threshold; not used for more than two classes.
         mean : {"balanced_accuracy", "cell_balanced_accuracy"}, optional
-            None: over cells where the utility looks at cells, else over classes.
+            None: over cells if the utility is one over cells, else over classes.
 
         Returns
         -------
@@ -137,7 +138,7 @@ class Judge(ABC):
 
     @cached_property
     def _places(self) -> NDArray[np.int64]:
-        """Place of every row in a table of counts, but for what is predicted for it."""
+        """Index of every row in a flat table of counts, without its predicted class."""
         of_group = self.parts * self.n_groups + self.groups
         return (of_group * self.n_classes + self.y) * self.n_classes
 
@@ -150,14 +151,14 @@ class Judge(ABC):
 
 @dataclass(frozen=True)
 class GapJudge(Judge):
-    """Judges by the utility under a gap, the package's own rule.
+    """Judges by the utility under a limit on the gap, the package's own rule.
 
     Attributes
     ----------
     held_apart : bool
-        Hold validation and editing rows to the limit each on its own, and take the utility on
-        validation alone: for networks that are over-fitted to the editing rows. False: only for
-        candidates that are, where validation cells are large enough to tell.
+        Hold validation and editing rows to the limit separately, and measure the utility on
+        validation rows alone, for networks that are over-fitted to the editing rows. False: do so
+        only for over-fitted candidates, if validation cells are large enough to tell.
     y, groups, parts, n_classes, n_groups, constraint, floor
         See :class:`Judge`.
     """
@@ -166,11 +167,11 @@ class GapJudge(Judge):
 
     @property
     def separate(self) -> bool:
-        """Tell whether validation and editing rows are judged each on its own."""
+        """Tell whether validation and editing rows are judged separately."""
         return self.held_apart
 
     def apart(self) -> GapJudge:
-        """Judge validation and editing rows each on its own."""
+        """Judge validation and editing rows separately."""
         return replace(self, held_apart=True)
 
     @property
@@ -179,7 +180,7 @@ class GapJudge(Judge):
         return (self.parts == 0) | (not self.separate)
 
     def curves(self, logits: Tensor | Curves) -> Curves:
-        """Measure utility and gap at every threshold; there is none where a logit is not finite."""
+        """Measure utility and gap at every threshold; no threshold if a logit is not finite."""
         if isinstance(logits, Curves):
             return logits
         values = logits.double().numpy()
@@ -215,7 +216,7 @@ class GapJudge(Judge):
         margins = np.clip(logits[:, 1] - logits[:, 0], 1 - MAX_MARGIN, MAX_MARGIN - 1)
         tuned = self.constraint.threshold is None
         if tuned and not callable(self.constraint.utility):
-            # One table where both parts are judged together: half the counting.
+            # Parts that are judged together share one table, which halves the counting.
             parts = self.parts if self.separate else np.zeros_like(self.parts)
             n_parts = 2 if self.separate else 1
             yield from sweep(margins, self.y, self.groups, parts, self.n_groups, n_parts)
@@ -248,12 +249,12 @@ def _pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _or_infinite(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A gap that cannot be measured is not met.
+    # A gap that cannot be measured exceeds every limit.
     return np.where(np.isnan(gaps), np.inf, gaps)
 
 
 def _pairs(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write a table [group, true, predicted] out as two vectors for a user's function."""
+    """Expand a table [group, true, predicted] to two vectors for a user's function."""
     n_classes = table.shape[-1]
     flat = table.sum(axis=0).ravel()
     true, predicted = np.divmod(np.arange(n_classes**2), n_classes)

@@ -34,10 +34,10 @@ def edit_loss(
     share: float = 1.0,
     sharpness: float = SHARPNESS,
 ) -> Tensor:
-    """``share`` times the weighted cross-entropy plus ``gap_weight`` times the soft gap.
+    """Add ``share`` times the weighted cross-entropy and ``gap_weight`` times the soft gap.
 
-    Both are taken at the operating threshold. A gap penalised at margin 0, where an unbalanced
-    task is never run, costs balanced accuracy and buys nothing.
+    Both are taken at the operating threshold. An unbalanced task never runs at margin 0: penalising
+    its gap there would cost balanced accuracy and gain nothing.
 
     Parameters
     ----------

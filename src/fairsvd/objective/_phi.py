@@ -1,4 +1,4 @@
-"""The objective of Savani et al.: balanced accuracy within a limit of the bias, else nothing."""
+"""The objective of Savani et al.: balanced accuracy if the bias is within a limit, else 0."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["PhiObjective", "bin_counts", "resamples"]
 
 
 class PhiObjective(BaseEstimator):
-    """The objective phi, by which an editor chooses in the place of its own rule.
+    """The objective phi, which replaces an editor's own rule of choice.
 
-    Pass it as ``constraint=`` of an editor. Candidate and threshold are then those of the largest
+    Pass it as ``constraint=`` of an editor, which then chooses candidate and threshold of largest
 
         phi = utility where gap < epsilon - slack, else 0,
 
-    the mean over bootstrap resamples of the validation rows, at an even grid of thresholds. The
-    gap of this measure is also what methods that follow gradients penalise.
+    averaged over bootstrap resamples of the validation rows, on an even grid of thresholds. Methods
+    that follow gradients penalise the gap of this measure.
 
     Parameters
     ----------
@@ -31,17 +31,16 @@ class PhiObjective(BaseEstimator):
         One of the gaps that ``constraint=`` takes. The paper's bias measures are
         "demographic_parity" (SPD), "equal_opportunity" (EOD) and "signed_average_odds" (AOD).
     epsilon : float in (0, 1], default=0.05
-        The gap that is accepted, a difference of rates; takes the place of the editor's
-        ``tolerance``.
+        The accepted gap, a difference of rates; replaces the editor's ``tolerance``.
     slack : float in [0, epsilon), default=0.01
-        What the gap has to stay below ``epsilon`` where the choice is made; takes the place of
+        How far the gap must stay below ``epsilon`` on the rows of the choice; replaces
         ``tolerance_fraction``.
     n_bootstrap : int, default=5
         Resamples of the validation rows; 0: the rows as they are, once.
     n_thresholds : int, default=501
-        Probabilities of ``classes_[1]`` from 0 to 1, at least 3, above which it is predicted; the
+        Number of thresholds from 0 to 1 on the probability of ``classes_[1]``, at least 3; the
         paper's code takes 501 or 1001. Not used with more than two classes, whose predictions are
-        the largest logits, or where the editor's ``threshold`` is a number.
+        the largest logits, or if the editor's ``threshold`` is a number.
     random_state : int, default=0
         Seed of the resamples, which all candidates and thresholds share.
 
@@ -53,20 +52,20 @@ class PhiObjective(BaseEstimator):
     -----
     From arXiv:2006.08564 and its released code. The utility is balanced accuracy unless the
     editor's ``utility`` names another one; with several classes and groups, utility and gap are
-    those of this package. The first maximum wins: of the candidates the earliest, the untouched
-    network being the first, then the lowest threshold. Only validation rows are looked at, whether
+    those of this package. The first maximum wins: that of the earliest candidate (the untouched
+    network is the first), then that of the lowest threshold. Only validation rows are used, whether
     the network is over-fitted to the editing rows or not.
 
-    At both ends of the grid everybody is predicted alike, for which no measure of rates shows any
-    bias, so that a balanced accuracy of 1/2 is what phi prefers to every network outside of the
-    limit. The fit warns where that is the result (``ConstantPredictionsWarning``).
+    At both ends of the grid all rows get the same prediction, in which no measure of rates shows
+    any bias. Phi therefore prefers its balanced accuracy of 1/2 to every network outside the limit.
+    The fit warns if that is the result (``ConstantPredictionsWarning``).
 
     Deviations: the resamples are drawn once and shared, so that thresholds and candidates compare
-    on equal rows, where the code draws anew for each of them; the untouched network is among the
-    candidates; a resample in which the gap cannot be measured counts 0, where the code takes the
-    missing rate for 0; where phi is 0 everywhere, the untouched network is kept at its threshold
-    of largest utility and a ``ConstraintNotMetWarning`` is raised, where the code would return the
-    threshold 0, everybody positive.
+    on equal rows, while the code draws new ones for each of them; the untouched network is among
+    the candidates; a resample in which the gap cannot be measured counts 0, while the code sets the
+    missing rate to 0; if phi is 0 everywhere, the untouched network is kept at its threshold of
+    largest utility and a ``ConstraintNotMetWarning`` is raised, while the code would return the
+    threshold 0, which predicts everybody positive.
 
     Examples
     --------
@@ -99,7 +98,7 @@ class PhiObjective(BaseEstimator):
 
     @property
     def limit(self) -> float:
-        """Gap from which on phi is 0."""
+        """Smallest gap for which phi is 0."""
         return float(self.epsilon) - float(self.slack)
 
     def check(self) -> None:
@@ -108,7 +107,7 @@ class PhiObjective(BaseEstimator):
         Raises
         ------
         ValueError
-            One of them is out of its range; it is named.
+            A parameter is out of its range; the message names it.
         """
         if self.measure not in GAPS:
             raise ValueError(
@@ -129,19 +128,19 @@ class PhiObjective(BaseEstimator):
 
 
 def _real(value: Any) -> float:
-    """Read a number; anything else compares with nothing."""
+    """Convert a number to float; anything else to NaN, which fails every comparison."""
     return float(value) if isinstance(value, Real) else float("nan")
 
 
-def _check_number(name: str, value: Any, fits: bool, wanted: str) -> None:
+def _check_number(name: str, value: Any, fits: bool, legal: str) -> None:
     if not fits:
-        raise ValueError(f"{name}={value!r} of PhiObjective: pass a number {wanted}.")
+        raise ValueError(f"{name}={value!r} of PhiObjective: pass a number {legal}.")
 
 
 def resamples(n_rows: int, objective: PhiObjective) -> Iterator[NDArray[np.int64]]:
     """Yield how often each row is drawn, resample by resample; the same ones every time.
 
-    Nothing is kept: drawing them again costs little beside what they are drawn for.
+    They are not stored: drawing them again costs little compared with their use.
 
     Parameters
     ----------
@@ -170,7 +169,7 @@ def bin_counts(
     cells : ndarray of shape (n,), int64
         Codes in [0, n_cells).
     bins : ndarray of shape (n,), int64
-        How many cuts, from the lowest on, a row lies above: in [0, n_cuts].
+        Number of cuts below each row: in [0, n_cuts].
     n_cells, n_cuts : int
     weights : ndarray of shape (n,), optional
         How often each row counts; None: once.
@@ -181,10 +180,10 @@ def bin_counts(
         Indexed [cell, predicted, cut].
     """
     size = n_cells * (n_cuts + 1)
-    found = np.bincount(cells * (n_cuts + 1) + bins, weights, minlength=size)
-    up_to = found.reshape(n_cells, n_cuts + 1).astype(np.float64).cumsum(axis=1)
+    binned = np.bincount(cells * (n_cuts + 1) + bins, weights, minlength=size)
+    up_to = binned.reshape(n_cells, n_cuts + 1).astype(np.float64).cumsum(axis=1)
     counts = np.empty((n_cells, 2, n_cuts))
-    # What lies above so few cuts is below this one.
+    # A row above at most k cuts is not above cut k.
     counts[:, 0] = up_to[:, :-1]
     counts[:, 1] = up_to[:, -1:] - up_to[:, :-1]
     return counts

@@ -38,13 +38,13 @@ class PhiCurves(Curves):
 
 @dataclass(frozen=True)
 class PhiJudge(Judge):
-    """Judges by phi; questions under a limit of one's own are answered as by any judge.
+    """Judges by phi; a call with a limit of its own is answered as by any judge.
 
     Attributes
     ----------
     y, groups, parts, n_classes, n_groups, constraint, floor
-        As of :class:`Judge`, the constraint with its ``phi``. All rows count, whatever their part:
-        they are to be validation rows.
+        As of :class:`Judge`; the constraint must have its ``phi``. All rows count, whatever their
+        part, so they must be validation rows.
     """
 
     def __call__(self, logits: Tensor | Curves, limit: float | None = None) -> Verdict:
@@ -55,7 +55,7 @@ class PhiJudge(Judge):
         logits : Tensor of shape (n, n_classes) or Curves
             As for :class:`Judge`.
         limit : float, optional
-            Ask for the threshold of highest utility under this gap instead.
+            Find the threshold of highest utility under this gap instead.
         """
         curves = self.curves(logits)
         if limit is not None or not isinstance(curves, PhiCurves):
@@ -72,7 +72,7 @@ class PhiJudge(Judge):
         )
 
     def curves(self, logits: Tensor | Curves) -> Curves:
-        """Measure all at every threshold; there is none where a logit is not finite."""
+        """Measure utility, gap and phi at every threshold; none if a logit is not finite."""
         if isinstance(logits, Curves):
             return logits
         values = logits.double().numpy()
@@ -89,13 +89,13 @@ class PhiJudge(Judge):
 
     @property
     def objective(self) -> PhiObjective:
-        """Give the objective of the constraint."""
+        """Return the objective of the constraint."""
         if self.constraint.phi is None:
             raise ValueError("the constraint of a PhiJudge needs phi=PhiObjective(...).")
         return self.constraint.phi
 
     def _counter(self, logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], Counter]:
-        """Give the thresholds, and what counts [cut, group, true, predicted] for weighted rows."""
+        """Return thresholds, and a counter of [cut, group, true, predicted] for weighted rows."""
         if self.n_classes > 2:
             return np.zeros(1), partial(self._count_classes, logits.argmax(axis=1))
         cuts = self._cuts_of_margin()
@@ -107,7 +107,7 @@ class PhiJudge(Judge):
         if self.constraint.threshold is not None:
             return np.array([margin_of_threshold(self.constraint.threshold)])
         grid = np.linspace(0, 1, self.objective.n_thresholds)[1:-1]
-        # The ends lie beyond every margin: everybody, and nobody.
+        # The ends lie beyond every margin: they predict everybody positive, and nobody.
         return np.concatenate([[-MAX_MARGIN], np.log(grid / (1 - grid)), [MAX_MARGIN]])
 
     def _count_cuts(

@@ -13,7 +13,7 @@ Means = tuple[torch.Tensor, torch.Tensor]
 
 
 def _soft_means(values: torch.Tensor, weights: torch.Tensor) -> Means:
-    """Weighted means of the groups, and whether there is one, each of shape (n_groups, C).
+    """Compute weighted means of the groups and whether each exists, both (n_groups, C).
 
     ``values`` has shape (n, C); ``weights`` has shape (n, n_groups, C) or (n, n_groups, 1).
     """
@@ -33,7 +33,7 @@ def _soft_sum(tpr: Means, fpr: Means) -> Means:
 
 
 def _soft_spread(mean: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spread over groups of their means, and whether there is one, each of shape (C,)."""
+    """Compute the spread of the groups' means and whether it exists, both of shape (C,)."""
     high = torch.where(present, mean, -torch.inf).amax(dim=0)
     low = torch.where(present, mean, torch.inf).amin(dim=0)
     comparable = present.sum(dim=0) >= 2
@@ -83,9 +83,9 @@ def soft_gap(
 
     Notes
     -----
-    The mean of probabilities stands in the place of the rate, as in arXiv:1811.00247, there with
-    Lagrangian multipliers. For 0/1 probabilities and equal weights it equals the
-    hard gap, except for the sum named above.
+    The mean of probabilities replaces the rate, as in arXiv:1811.00247, which uses Lagrangian
+    multipliers. For 0/1 probabilities and equal weights it equals the hard gap, except for the sum
+    named above.
     """
     which = compared(name)
     member = (groups[:, None] == torch.arange(n_groups, device=groups.device)).to(probabilities)

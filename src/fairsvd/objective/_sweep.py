@@ -1,4 +1,4 @@
-"""Every threshold at once: counts of a margin cut at each of its values, by one sort."""
+"""Counts of a margin that is cut at every threshold at once, by one sort."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Cuts", "sweep"]
 
-# Elements of one chunk of the table of counts, 512 KiB of int64: what stays in the cache, and in
-# memory that the process keeps. Half as many took a tenth longer, an eighth two thirds.
+# Elements of one chunk of the table of counts: 512 KiB of int64 stay in the cache, and in memory
+# that the process keeps. Half as many took a tenth longer, an eighth two thirds longer.
 CHUNK = 2**16
 
 
@@ -55,7 +55,7 @@ def sweep(
     Yields
     ------
     cuts : Cuts
-        From the highest threshold to the lowest; at least one each.
+        From the highest threshold to the lowest; each holds at least one.
     """
     margins = np.asarray(margins, dtype=np.float64)
     order = _falling(margins)
@@ -64,13 +64,13 @@ def sweep(
     codes = np.arange(n_cells + 1, dtype=np.min_scalar_type(n_cells))
     cells = codes[(parts * n_groups + groups) * 2 + y]
     totals = np.bincount(cells, minlength=n_cells)[:, None]
-    # Row i is the one that cut i has above it and cut i - 1 has not; the first cut has none.
+    # Row i lies above cut i but not above cut i - 1; no row lies above the first cut.
     added = np.concatenate([codes[-1:], cells.take(order)])
     thresholds, distinct = _between(margins)
     size = max(1, CHUNK // n_cells)
     reached = np.zeros((n_cells, 1), dtype=np.int64)
     for start in range(0, len(added), size):
-        # Cuts last in memory: every later sum over cells then runs along them, and they are many.
+        # Cuts last in memory: later sums over cells then run along the cuts, which are many.
         positive = np.cumsum(
             added[start : start + size] == codes[:-1, None], axis=1, dtype=np.int64
         )
@@ -81,7 +81,7 @@ def sweep(
             # A long run of equal margins, say of a constant network.
             continue
         counts = np.empty((2, n_cells, len(chosen)), dtype=np.int64)
-        # The indices are in range; to check them numpy would write to a copy first.
+        # The indices are in range; numpy would check them by writing to a copy first.
         positive.take(chosen, axis=1, out=counts[1], mode="clip")
         np.subtract(totals, counts[1], out=counts[0])
         table = counts.reshape(2, n_parts, n_groups, 2, -1).transpose(4, 1, 2, 3, 0)
@@ -89,12 +89,12 @@ def sweep(
 
 
 def _falling(margins: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Sort margins, the highest first; equal ones in any order, since there is no cut between.
+    """Sort margins, the highest first; equal ones in any order, as no cut separates them.
 
-    Numpy sorts 16 bits by counting, so the place of each margin between the ends is sorted in two
-    halves. What is left to be done for the margins themselves is next to nothing, and the order
-    is exact whatever the places were. One argsort took three times as long with AVX-512, and as
-    long with AVX2.
+    Numpy sorts 16-bit integers by counting, so each margin's position between the ends is sorted
+    first, in two halves. The final sort of the margins themselves then costs almost nothing, and
+    makes the order exact whatever the positions were. A single argsort took three times as long
+    with AVX-512, and as long with AVX2.
     """
     high = margins.max()
     with np.errstate(over="ignore"):
@@ -108,7 +108,7 @@ def _falling(margins: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _between(margins: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Give the cuts of falling margins, one more than these, and which of them cut anything."""
+    """Return the cuts of falling margins, one more than these, and which separate values."""
     above = np.concatenate([[margins[0] + 1], margins])
     below = np.concatenate([margins, [margins[-1] - 1]])
     thresholds = (above + below) / 2

@@ -15,7 +15,7 @@ N_DRAWS = 1000
 def resampled_counts(
     counts: NDArray[np.int64], rng: np.random.Generator, n_draws: int = N_DRAWS
 ) -> NDArray[np.int64]:
-    """Draw the rows of a table of counts anew, with replacement, without a pass over them.
+    """Resample the rows of a table of counts with replacement, without a pass over them.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def gap_interval(
     level: float = 0.95,
     n_draws: int = N_DRAWS,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a gap.
+    """Compute a bootstrap interval of a gap.
 
     Rows are resampled as multinomial counts of the (group, true, predicted) table, which is the
     same as drawing rows with replacement and costs no pass over them.
@@ -69,7 +69,7 @@ def noise_floor(
     *,
     n_draws: int = N_DRAWS,
 ) -> float:
-    """Mean gap that a classifier which treats all groups alike would show on that many rows.
+    """Estimate the mean gap of a classifier that treats all groups alike, on as many rows.
 
     Parameters
     ----------
@@ -102,6 +102,6 @@ def noise_floor(
 
 
 def _mean(gaps: NDArray[np.float64]) -> float:
-    """Average the draws that can be measured; NaN, without a warning, where none can."""
+    """Average the draws that can be measured; NaN, without a warning, if none can."""
     measured = gaps[np.isfinite(gaps)]
     return float(measured.mean()) if len(measured) else float("nan")

@@ -1,4 +1,4 @@
-"""How a candidate does at its thresholds, and at the best of them."""
+"""How a candidate performs at its thresholds, and at the best of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["MAX_MARGIN", "Curves", "Verdict", "best_cut", "margin_of_threshold"]
 
-# Margins beyond this are probabilities that differ from 0 and 1 by less than 1e-13.
+# Margins beyond this mean probabilities that differ from 0 or 1 by less than 1e-13.
 MAX_MARGIN = 30.0
 
 
@@ -34,7 +34,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one candidate does at its best threshold.
+    """How one candidate performs at its best threshold.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Verdict:
     feasible : bool
         Gap within the limit and utility above the floor.
     value : float
-        What candidates of equal feasibility are ranked by.
+        Ranks candidates of equal feasibility.
     """
 
     margin: float
@@ -69,7 +69,7 @@ def best_cut(curves: Curves, limit: float, target: float, floor: float) -> Verdi
     # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
     value = utility - np.maximum(0, gaps - target) if np.isfinite(target) else utility
     allowed = feasible if feasible.any() else utility >= floor
-    # Below the floor the order still counts: a fixed threshold is kept whatever it earns.
+    # If all are below the floor, the largest value wins: a fixed threshold is always kept.
     i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
     return Verdict(
         float(curves.thresholds[i]),

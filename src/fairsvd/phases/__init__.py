@@ -1,4 +1,4 @@
-"""What methods that tune a network share: paths and their phases, edits, leaves, removal."""
+"""Shared parts of methods that tune a network: paths, phases, edits, leaves, removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a phase is run with: weights of the gap, the number of its steps, their batches."""
+"""Settings of a phase: weights of the gap, the number of steps, their batches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["GAP_WEIGHTS", "count_step_rows", "count_steps", "list_gap_weights", 
 # Weights of the soft gap that are tried; every one of them is chosen on some task.
 GAP_WEIGHTS = (0.3, 1.0, 3.0)
 
-# The gap of a batch is mostly noise at a few dozen rows a cell; on tables, where rows cost little,
-# a step sees this many batches' rows, which left smaller gaps at equal utility.
+# With a few dozen rows per cell the gap of a batch is mostly noise. On tables, where rows cost
+# little, a step uses the rows of this many batches, which left smaller gaps at equal utility.
 TABLE_BATCHES = 4
 
 
 def list_gap_weights(data: EditData, asked: float | None) -> tuple[float, ...]:
-    """List the weights of the soft gap to try: the one asked for, or all; 0 without groups."""
+    """List the weights of the soft gap to try: the requested one, or all; 0 without groups."""
     if not data.has_groups:
         return (0.0,)
     return GAP_WEIGHTS if asked is None else (float(asked),)
@@ -31,7 +31,7 @@ def count_steps(most: int, data: EditData) -> int:
 
 
 def count_step_rows(data: EditData) -> int:
-    """Count the rows of one step: never more than memory was meant for, nor than the data has."""
+    """Return the rows of one step: ``batch_size``, and on tables up to four times as many."""
     size, editing = data.batch_size, data.editing
     if len(editing.X.item_shape) != 1:
         return size
@@ -50,7 +50,7 @@ def make_batches(
         How the cross-entropy weighs rows.
     rng : numpy.random.Generator
     size : int, optional
-        Rows a batch; None: see :func:`count_step_rows`.
+        Rows per batch; None: see :func:`count_step_rows`.
     """
     return CellBatches(
         data.editing,

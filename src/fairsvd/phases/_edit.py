@@ -1,4 +1,4 @@
-"""Edits: what a path changes of a network."""
+"""Edits: the changes that a path makes to a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Edit", "MaskedEdit", "judge_state"]
 
 
 class Edit(ABC):
-    """What differs from the untouched network."""
+    """The difference from the untouched network."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -25,18 +25,18 @@ class Edit(ABC):
 
     @abstractmethod
     def detached(self) -> Self:
-        """Copy, so that later steps do not change it."""
+        """Return a copy that later steps do not change."""
 
     def record(self) -> dict[str, Any]:
-        """Tell what ``history_`` says about the edit itself."""
+        """Return the entries of ``history_`` that describe the edit itself."""
         return {}
 
     def attributes(self) -> dict[str, Any]:
-        """Give the fitted attributes that depend on the edit."""
+        """Return the fitted attributes that depend on the edit."""
         return {}
 
     def finish(self) -> Callable[[nn.Module], nn.Module] | None:
-        """Give what changes the structure of the network should the edit be chosen."""
+        """Return the function that changes the network's structure if the edit is chosen."""
         return None
 
     def pack(
@@ -46,7 +46,7 @@ class Edit(ABC):
         verdict: Verdict,
         logits: Tensor,
     ) -> Candidate:
-        """Make a candidate of the edit once it is judged."""
+        """Make a candidate of the judged edit."""
         with torch.no_grad():
             state = {name: value.detach().clone() for name, value in self.state().items()}
         record, fitted = {**params, **self.record()}, {**attributes, **self.attributes()}
@@ -66,30 +66,30 @@ class MaskedEdit(Edit):
 
     @abstractmethod
     def entries(self) -> dict[str, Tensor]:
-        """Return what can be removed, by the names that masks use; what is gone is zero."""
+        """Return the removable entries, by the names that masks use; removed ones are zero."""
 
     @abstractmethod
     def remove(self, masks: Mapping[str, Tensor]) -> Self:
-        """Zero what the masks remove, differentiably; of the edit that keeps every entry."""
+        """Zero what the masks remove, differentiably; called on the edit that keeps every entry."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights that result, by their names in the state dict."""
+        """Return the resulting weights, by their names in the state dict."""
 
     @abstractmethod
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Self, list[Tensor]]:
-        """Let a factor for each layer move, and ``plain`` parameters beside the weights.
+        """Make a factor for each layer trainable, and ``plain`` parameters beside the weights.
 
         Returns
         -------
         edit : MaskedEdit
-            It follows the leaves.
+            Depends on the leaves.
         leaves : list of Tensor
-            The factors, one tensor a layer.
+            The factors, one tensor per layer.
         """
 
     def record(self) -> dict[str, Any]:
-        """Tell the share that is removed."""
+        """Return the removed share."""
         return {"removed_fraction": removed_fraction(self.masks)}
 
 
@@ -99,6 +99,6 @@ def judge_state(
     params: Mapping[str, Any],
     attributes: Mapping[str, Any],
 ) -> Candidate:
-    """Judge a state of the module and pack it, its logits with it."""
+    """Judge a state of the module and pack it with its logits."""
     logits = task.data.logits(task.module, state)
     return Candidate(state, params, attributes, verdict=task.data.judge(logits), logits=logits)

@@ -1,4 +1,4 @@
-"""TuningEditor: what editors share that follow a loss."""
+"""TuningEditor: the base of editors that minimise a loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that a tuning moves, copied as leaves, and the rate at which it does."""
+"""Parameters of a tuning, copied as leaves, and its learning rate."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["copy_biases", "copy_head_and_biases", "float_parameters", "rate_for_
 TUNING_RATE = 1e-2
 
 # Networks with up to four edited layers train stably at this rate; in deeper ones the changes of
-# the layers compound: a residual network of 20 layers lost later what 60 steps had gained.
+# the layers compound: a residual network of 20 layers later lost what 60 steps had gained.
 FEW_LAYERS = 4
 
 
 def rate_for_depth(n_layers: int) -> float:
-    """Give the learning rate of what scales layers one after the other: less for many layers."""
+    """Return the learning rate of factors that scale successive layers: lower for many layers."""
     return TUNING_RATE * (FEW_LAYERS / max(FEW_LAYERS, n_layers))
 
 
 def float_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Find the floating-point parameters by name, shared ones once; not copied."""
+    """Return the floating-point parameters by name, shared ones once, without copying."""
     named = module.named_parameters()
     return {name: value.detach() for name, value in named if value.is_floating_point()}
 
@@ -31,7 +31,7 @@ def float_parameters(module: nn.Module) -> dict[str, Tensor]:
 def copy_head_and_biases(
     module: nn.Module, output_layer: str, edited: Container[str]
 ) -> dict[str, Tensor]:
-    """Copy the output layer and the biases of all layers as leaves, all but edited weights."""
+    """Copy the output layer and all layers' biases as leaves, without edited weights."""
     leaves = copy_biases(module)
     for name, parameter in layer_parameters(module, output_layer).items():
         if name not in leaves and name not in edited:

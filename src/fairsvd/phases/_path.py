@@ -1,4 +1,4 @@
-"""The way of an edit from the values it tries to its loss: paths, their phases, who runs them."""
+"""Paths of an edit, one for each tried weight: their loss, their phases, and how they are run."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = [
     "tune_whole",
 ]
 
-# Candidates that each phase leaves.
+# Candidates that each phase yields.
 N_CANDIDATES = 10
 
-# What a second tuning starts from is chosen under this share of the tolerance: it closes
-# the rest, and a looser start costs less utility.
+# The start of a second tuning is chosen under this share of the tolerance: the tuning closes the
+# rest of the gap, and a looser start costs less utility.
 START_FRACTION = 0.6
 
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
 
-# Mask variables of more bytes, those of large networks, are not kept for another cap: 256 MiB.
+# Mask variables of more bytes (256 MiB), those of large networks, are not kept for other caps.
 MAX_KEPT = 2**28
 
 P = TypeVar("P")
@@ -61,14 +61,14 @@ ExtraLoss = Callable[[State, Tensor, Batch], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TuningPath(Task, Generic[E]):
-    """One weight of the soft gap: its way through the phases of an edit.
+    """The phases of an edit under one weight of the soft gap.
 
     Attributes
     ----------
     gap_weight : float
         Weight of the soft gap in the loss.
     n_steps : int
-        Of each phase.
+        Number of steps of each phase.
     seed : numpy.random.SeedSequence
     attributes : dict
         Fitted attributes that do not depend on the candidate.
@@ -106,7 +106,7 @@ class TuningPath(Task, Generic[E]):
         Yields
         ------
         step : int
-            Every tenth of the steps.
+            After every tenth of the steps.
         """
         weights = {"gap_weight": self.gap_weight, "share": self.share}
         return tune(
@@ -120,14 +120,14 @@ class TuningPath(Task, Generic[E]):
         )
 
     def measure(self, edit: E) -> tuple[Tensor, Curves]:
-        """Compute the logits of the judged rows, and what they are worth at every threshold."""
+        """Compute the logits of the judged rows, and their utility and gap at every threshold."""
         logits = self.data.logits(self.module, edit.state())
         return logits, self.data.judge.curves(logits)
 
     def candidate(
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves
     ) -> Candidate:
-        """Judge an edit and pack it, with a record of where it comes from."""
+        """Judge an edit and pack it, with a record of its origin."""
         params = {"gap_weight": self.gap_weight, "stage": stage, "step": step}
         return edit.pack(params, self.attributes, self.data.judge(curves), logits)
 
@@ -148,7 +148,7 @@ def make_loss(
     ----------
     task : Task
     state : callable
-        Gives the entries of the module's state that are replaced, anew for every batch.
+        Returns the replaced entries of the module's state; called for every batch.
     margin : float
         Operating threshold, in units of the logit margin.
     gap_weight, share, sharpness : float
@@ -170,7 +170,7 @@ def make_loss(
 
 
 class Best(Generic[P]):
-    """What has the highest rank so far; an equal one does not replace it."""
+    """The value of highest rank so far; one of equal rank does not replace it."""
 
     def __init__(self, value: P | None = None) -> None:
         self.rank: tuple[bool, float] | None = None
@@ -187,7 +187,7 @@ class Best(Generic[P]):
 def run_paths(
     paths: Sequence[P], run: Callable[[P], Iterator[Candidate]], n_jobs: int | None = None
 ) -> Iterator[Candidate]:
-    """Run paths one by one, or at the same time, with equal results.
+    """Run paths one by one or in parallel, with equal results.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def run_paths(
     Yields
     ------
     candidate : Candidate
-        In the order of the paths. Its state is left out where an earlier one of its path ranks at
+        In the order of the paths. Its state is dropped if an earlier candidate of its path ranks at
         least as high, so that memory holds few networks.
     """
     if len(paths) == 1 or effective_n_jobs(n_jobs) == 1:
@@ -223,7 +223,7 @@ def _run_to_end(run: Callable[[P], Iterator[Candidate]], path: P) -> list[Candid
 
 
 def forget_beaten(candidate: Candidate, best: Best[Candidate]) -> Candidate:
-    """Leave out the state of a candidate that an earlier one ranks at least as high as."""
+    """Drop the state of a candidate if an earlier one ranks at least as high."""
     if candidate.verdict is None or best.offer(candidate.verdict.rank):
         return candidate
     return replace(candidate, state={}, attributes={}, finish=None, logits=None)
@@ -240,7 +240,7 @@ def run_phases(
     start: E | None = None,
     beside: tuple[str, Callable[[Any, np.random.Generator], Iterator[tuple[int, E]]]] | None = None,
 ) -> Iterator[Candidate]:
-    """Run the phases of one path, each named as the record is to call it.
+    """Run the phases of one path; each has the name that the record uses.
 
     Parameters
     ----------
@@ -248,11 +248,11 @@ def run_phases(
     first : (str, callable)
         Makes edits from the path alone and yields (step, edit), such as learned masks.
     second : (str, callable) or None
-        Goes on from the best edit of the first phase, and yields (step, edit).
+        Continues from the best edit of the first phase, and yields (step, edit).
     start : edit, optional
-        What the second phase starts from in the place of a first one.
+        Start of the second phase; the first phase is then skipped.
     beside : (str, callable), optional
-        Runs beside a first phase, from the untouched network on.
+        Runs in addition to a first phase and starts from the untouched network.
 
     Yields
     ------
@@ -283,7 +283,7 @@ def tune_edit(
     rng: np.random.Generator,
     rate: float,
 ) -> Iterator[tuple[int, E]]:
-    """Tune an edit at the threshold that fits it; yields (step, edit) every tenth of the steps.
+    """Tune an edit at its start's best threshold; yield (step, edit) every tenth of the steps.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ def tune_edit(
     leaves : sequence of Tensor
         Changed in place.
     edited : callable
-        Makes the edit that the leaves now stand for.
+        Makes the edit from the current leaves.
     rng : numpy.random.Generator
     rate : float
         Learning rate.
@@ -320,7 +320,7 @@ class MaskingPath(TuningPath[M]):
     max_removed: float | None
 
     def key(self) -> dict[str, Any]:
-        """Tell what a training of masks depends on, beside the scope of the data's cache."""
+        """Return what a training of masks depends on, besides the scope of the data's cache."""
         return {
             "entries": {name: tuple(v.shape) for name, v in self.whole.entries().items()},
             "gap_weight": self.gap_weight,
@@ -345,7 +345,7 @@ def mask_and_tune(
     rng: np.random.Generator,
     n_jobs: int | None,
 ) -> Iterator[Candidate]:
-    """Learn masks, or start from a removal, and tune what is left: a path a weight of the gap.
+    """Learn masks or start from a removal, then tune the rest: one path per weight of the gap.
 
     Parameters
     ----------
@@ -353,9 +353,9 @@ def mask_and_tune(
     whole : MaskedEdit
         Keeps every entry.
     start : MaskedEdit or None
-        What is tuned in the place of learned masks.
+        The removal that is tuned instead of learned masks.
     stage : str or None
-        What the record calls the tuning; None: masks are learned and nothing is tuned.
+        Name of the tuning in the record; None: masks are learned and nothing is tuned.
     gap_weight : float or None
         Weight of the soft gap; None: several are tried.
     max_removed, max_steps, attributes, rng, n_jobs
@@ -363,7 +363,7 @@ def mask_and_tune(
     """
     paths = [
         MaskingPath[M].of(
-            own,
+            subtask,
             gap_weight=weight,
             n_steps=count_steps(max_steps, task.data),
             seed=seed,
@@ -371,7 +371,9 @@ def mask_and_tune(
             whole=whole,
             max_removed=max_removed,
         )
-        for weight, own, seed in task.spread(list_gap_weights(task.data, gap_weight), rng, n_jobs)
+        for weight, subtask, seed in task.spread(
+            list_gap_weights(task.data, gap_weight), rng, n_jobs
+        )
     ]
     run = partial(run_phases, first=("masks", learn_masks), second=None, start=start)
     if stage is not None:
@@ -383,13 +385,13 @@ def mask_and_tune(
 def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
     """Learn which entries to remove, the weights untouched.
 
-    The training does not depend on the cap, which acts when masks are hardened: with a cache one
-    training serves every cap.
+    The training does not depend on the cap, which applies when masks are hardened; with a cache one
+    training therefore serves every cap.
 
     Yields
     ------
     step, edit
-        The masks hardened, every tenth of the steps.
+        With hardened masks, after every tenth of the steps.
     """
     values = path.whole.entries()
 
@@ -411,7 +413,7 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
 
 
 def tune_rest(path: MaskingPath[M], start: M, rng: np.random.Generator) -> Iterator[tuple[int, M]]:
-    """Tune what is left after the removal, and the biases; what is removed stays removed.
+    """Tune the rest after a removal, and the biases; removed entries stay removed.
 
     Yields
     ------
@@ -422,7 +424,7 @@ def tune_rest(path: MaskingPath[M], start: M, rng: np.random.Generator) -> Itera
 
 
 def tune_whole(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
-    """Tune the same, and the output layer, with nothing removed.
+    """Tune the same and the output layer, with nothing removed.
 
     Yields
     ------

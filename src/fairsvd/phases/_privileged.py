@@ -12,7 +12,7 @@ __all__ = ["find_privileged", "privileged_group"]
 
 
 def find_privileged(data: EditData) -> int | None:
-    """Find the privileged group on the judged rows, untouched network; None without groups."""
+    """Find the untouched network's privileged group on the judged rows; None without groups."""
     if not data.has_groups:
         return None
     judge = data.judge
@@ -31,7 +31,7 @@ def privileged_group(
 
 
 def _recall(right: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean recall over the classes that have rows, for counts (n_groups, n_classes)."""
+    """Average the recall over the classes that have rows, for counts (n_groups, n_classes)."""
     seen = total > 0
     rates = np.divide(right, total, out=np.zeros(total.shape), where=seen)
     sums, n_seen = rates.sum(axis=1), seen.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Removal by a score: curvature and its controls, at once or in rounds, whatever is removed."""
+"""Removal of any entries by a score: curvature or a control, at once or in rounds."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Tried = Iterator[tuple[dict[str, object], M]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRemoval(Task, ABC, Generic[M]):
-    """Everything that removal by a score needs, except what the entries are.
+    """Everything that removal by a score needs, except the kind of entries.
 
     Attributes
     ----------
     whole : MaskedEdit
         The edit that keeps every entry.
     criterion : {"curvature", "magnitude", "random"}
-        A subclass may know more.
+        A subclass may have more.
     sparsities : sequence of float
     privileged_weight : float or None
         None: searched, with both signs.
@@ -75,10 +75,10 @@ class ScoredRemoval(Task, ABC, Generic[M]):
 
     @abstractmethod
     def block_of(self, name: str) -> str:
-        """Tell which entries are ranked together."""
+        """Name the block in which an entry is ranked."""
 
     def edits(self) -> Tried[M]:
-        """Yield what was tried and the edit, for every sparsity and every form of the score."""
+        """Yield (params, edit) for every sparsity and every form of the score."""
         if tuple(self.sparsities) == (0,):
             return  # The untouched network is a candidate already.
         if self.criterion == "magnitude":
@@ -109,7 +109,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
         Parameters
         ----------
         params : dict
-            What is tried, for the record.
+            Settings of the removal, for the record.
         first : mapping of name to Tensor
             Measured on the untouched network, for the first round.
         measure : callable
@@ -157,7 +157,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
         return scores
 
     def pass_settings(self) -> dict[str, Any]:
-        """Give the settings of a curvature pass at the operating threshold, for two sides."""
+        """Return the settings of a curvature pass at the operating threshold, for two sides."""
         data = self.data
         return {
             "n_groups": 2,
@@ -168,7 +168,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
         }
 
     def sides(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batches whose group is 1 for the privileged rows and 0 for all others.
+        """Yield batches whose group is 1 for the privileged rows and 0 for all others.
 
         The score compares these two sides whatever the number of groups.
         """
@@ -176,7 +176,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
             yield X, y, (groups == (-1 if self.privileged is None else self.privileged)).long()
 
     def edited(self, edit: M) -> nn.Module:
-        """Build the edited network; the module stays as it is."""
+        """Build the edited network without changing the module."""
         edited = copy.deepcopy(self.module)
         unknown = edited.load_state_dict(dict(edit.state()), strict=False).unexpected_keys
         assert not unknown, f"an edit of {unknown}, which the network does not have"
@@ -190,7 +190,7 @@ def judge_removals(removal: ScoredRemoval[M], start: Best[M]) -> Iterator[Candid
     ----------
     removal : ScoredRemoval
     start : Best
-        Is offered every edit: the best is what a tuning starts from.
+        Receives every edit; a tuning starts from the best.
     """
     limit, judge = START_FRACTION * removal.constraint.tolerance, removal.data.judge
     for params, edit in removal.edits():

@@ -1,4 +1,4 @@
-"""Values: an edit that moves parameters as they are, and singular values of weights."""
+"""Values: an edit that changes parameters directly, and singular values of weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Values", "tune_from", "tune_values"]
 
 @dataclass(frozen=True)
 class Values(Edit):
-    """Parameters that move, some of them the singular values of a layer's weight.
+    """Trainable parameters, some of them the singular values of a layer's weight.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Values(Edit):
     factors: dict[str, Factors] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
-        """List what moves."""
+        """List the trainable tensors."""
         return [*self.plain.values(), *(f.S for f in self.factors.values())]
 
     def state(self) -> dict[str, Tensor]:
@@ -38,27 +38,27 @@ class Values(Edit):
         return {**self.plain, **weights}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Values:
-        """Change every tensor that moves."""
+        """Apply a function to every trainable tensor."""
         return Values(
             {name: change(value) for name, value in self.plain.items()},
             {name: replace(f, S=change(f.S)) for name, f in self.factors.items()},
         )
 
     def detached(self) -> Values:
-        """Copy, so that later steps do not change it."""
+        """Return a copy that later steps do not change."""
         return self.map(lambda value: value.detach().clone())
 
 
 def tune_from(
     start: Values, path: TuningPath[Values], rng: np.random.Generator, *, rate: float
 ) -> Iterator[tuple[int, Values]]:
-    """Move the values from the untouched network on."""
+    """Tune the values, starting from the untouched network."""
     return tune_values(path, start, rng, rate=rate)
 
 
 def tune_values(
     path: TuningPath[Values], start: Values, rng: np.random.Generator, *, rate: float
 ) -> Iterator[tuple[int, Values]]:
-    """Move the values from a start on, at the threshold that fits it."""
+    """Tune the values from a start, at its best threshold."""
     leaves = start.map(lambda value: value.detach().clone().requires_grad_())
     return tune_edit(path, start, leaves.tensors(), lambda: leaves, rng, rate)

@@ -1,4 +1,4 @@
-"""Masks that measure nothing: everything, the last layer, whole blocks of the network."""
+"""Masks that need no measurement: everything, the output layer, whole blocks of the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Mask = dict[str, Tensor]
 def make_block_masks(
     module: nn.Module, kind: str, blocks: Any, output_layer: str
 ) -> list[tuple[dict[str, Any], Mask]]:
-    """Make the masks of one kind, each with what ``history_`` says about it.
+    """Make the masks of one kind, each with its entries of ``history_``.
 
     Parameters
     ----------
     module : nn.Module
     kind : {"all", "head", "blocks"}
     blocks : None, list of str or re.Pattern
-        Names of submodules that move together; None: every top-level one by itself.
+        Names of submodules that are tuned together; None: every top-level one by itself.
     output_layer : str
         Name of the layer that makes the logits.
     """
@@ -52,31 +52,31 @@ def _mask(module: nn.Module, blocks: Sequence[str]) -> Mask:
 
 
 def _top_level(module: nn.Module) -> list[str]:
-    """Name the outermost submodules with parameters, going down where there is only one."""
-    found, prefix = module, ""
+    """Name the outermost submodules with parameters; go down a level if there is only one."""
+    part, prefix = module, ""
     while True:
         children = {
             f"{prefix}{name}": child
-            for name, child in found.named_children()
+            for name, child in part.named_children()
             if next(child.parameters(), None) is not None
         }
         if len(children) != 1:
             return list(children) or [prefix.removesuffix(".")]
-        ((name, found),) = children.items()
+        ((name, part),) = children.items()
         prefix = f"{name}."
 
 
 def _named(module: nn.Module, blocks: Any) -> list[str]:
-    known = [name for name, part in module.named_modules() if name]
+    submodules = [name for name, part in module.named_modules() if name]
     if isinstance(blocks, Pattern):
-        names = [name for name in known if blocks.search(name)]
+        names = [name for name in submodules if blocks.search(name)]
         if not names:
-            raise ValueError(f"blocks={blocks.pattern!r} matches no submodule: {known}.")
+            raise ValueError(f"blocks={blocks.pattern!r} matches no submodule: {submodules}.")
         return names
     names = [blocks] if isinstance(blocks, str) else list(blocks)
     for name in names:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=3, cutoff=0.0)
+        if name not in submodules:
+            near = get_close_matches(str(name), submodules, n=3, cutoff=0.0)
             raise ValueError(f"blocks names {name!r}, which is no submodule; the nearest: {near}.")
     if not names:
         raise ValueError("blocks is empty: name at least one submodule.")

@@ -1,4 +1,4 @@
-"""Where candidates are judged: on real rows whose groups are known, else on synthetic ones."""
+"""Judging of candidates, on real rows if their groups are known, else on synthetic rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Choice:
     data : EditData
         The real rows, with the judge that every editor has.
     held : LabelledRows or None
-        Synthetic rows that nothing is tuned on; None: the real rows' own judge speaks.
+        Synthetic rows on which nothing is tuned; None: the real rows' own judge decides.
     held_judge : Judge or None
-        Of ``held``.
+        Judge of the rows in ``held``.
     """
 
     data: EditData
@@ -52,10 +52,10 @@ class Choice:
         return Candidate(state, params, attributes, verdict=verdict, logits=logits)
 
     def _place(self, verdict: Verdict, logits: Tensor) -> Verdict:
-        """Take the threshold from the real rows, and turn down what is of too little use there.
+        """Take the threshold from the real rows, and reject a candidate of low utility there.
 
-        Their labels are known: a threshold from the synthetic rows would carry over how these
-        are shifted.
+        The labels of the real rows are known, and a threshold from the synthetic rows would carry
+        over their shift.
         """
         real = self.data.judge.for_utility(logits)
         verdict = replace(verdict, margin=real.margin)

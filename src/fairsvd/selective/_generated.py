@@ -15,7 +15,7 @@ from ..generative.sampler import CellRequest, draw_cells, fresh_generator
 
 __all__ = ["generate_rows"]
 
-# What the rows that a generator is fitted on may take, and those that it makes.
+# Limit in bytes of the rows that a generator is fitted on, and of those that it makes.
 MOST_BYTES = 2**28
 
 
@@ -70,7 +70,7 @@ def generate_rows(
 def _within(
     place: NDArray[np.int64], counts: NDArray[np.int64], most: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Choose rows that memory has room for: an equal number of every cell that is too large."""
+    """Choose rows that fit in memory: an equal number of every cell that is too large."""
     if len(place) <= most:
         return np.arange(len(place))
     limit = max(1, most // len(counts))

@@ -1,4 +1,4 @@
-"""Reading of ready synthetic sets, with every complaint about them."""
+"""Reading and validation of ready synthetic sets."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Given", "read_given"]
 
 @dataclass(frozen=True)
 class Given:
-    """What the user knows beside the real rows, encoded.
+    """The user's data besides the real rows, encoded.
 
     Attributes
     ----------
     balanced, biased : LabelledRows or None
-        The synthetic sets that came ready.
+        The ready synthetic sets.
     group_labels : tuple
-        Of the synthetic rows; empty where there are no groups at all.
+        Groups of the synthetic rows; empty if there are no groups at all.
     classes : ndarray of shape (n_classes,)
     shares : ndarray of shape (n_classes, n_groups) or None
-        Share of every cell among the real rows, where the user gave it; adds up to 1.
+        Share of every cell among the real rows, if the user passed it; adds up to 1.
     """
 
     balanced: LabelledRows | None
@@ -41,7 +41,7 @@ class Given:
 
     @property
     def n_groups(self) -> int:
-        """Count the groups of the synthetic rows; without any all rows are one."""
+        """Count the groups of the synthetic rows; 1 without any."""
         return max(1, len(self.group_labels))
 
     def as_shares(self, table: NDArray[np.float64]) -> dict[Any, float]:
@@ -62,7 +62,7 @@ def read_given(editor: Any, inputs: FitInputs) -> Given:
     Parameters
     ----------
     editor : SelectiveFineTuner
-        Has seen the real rows, so that it knows their columns.
+        Has read the real rows, so it knows their columns.
     inputs : FitInputs
         The real rows.
 
@@ -91,14 +91,14 @@ def read_given(editor: Any, inputs: FitInputs) -> Given:
     return Given(balanced, biased, labels, inputs.classes, shares)
 
 
-def _parts(given: Any, name: str) -> tuple[Any, Any, Any]:
-    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+def _parts(dataset: Any, name: str) -> tuple[Any, Any, Any]:
+    if not isinstance(dataset, (tuple, list)) or len(dataset) not in (2, 3):
         raise ValueError(
-            f"{name} is a {type(given).__name__}"
-            + (f" of {len(given)} entries" if isinstance(given, (tuple, list)) else "")
+            f"{name} is a {type(dataset).__name__}"
+            + (f" of {len(dataset)} entries" if isinstance(dataset, (tuple, list)) else "")
             + ": pass (X, y, sensitive_features)."
         )
-    X, y, *rest = given
+    X, y, *rest = dataset
     return X, y, rest[0] if rest else None
 
 
@@ -109,10 +109,10 @@ def _plain(
         batches = read_predict_inputs(editor, X)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    wanted = inputs.rows.X.item_shape
-    if batches.item_shape != wanted:
+    row_shape = inputs.rows.X.item_shape
+    if batches.item_shape != row_shape:
         raise ValueError(
-            f"{name} has rows of shape {batches.item_shape}, X has {wanted}: pass rows as the "
+            f"{name} has rows of shape {batches.item_shape}, X has {row_shape}: pass rows as the "
             "editor gets them, after every step of a Pipeline that comes before."
         )
     labels = np.asarray(y)
@@ -132,48 +132,48 @@ def _plain(
 
 
 def _read(
-    editor: Any, inputs: FitInputs, X: Any, y: Any, groups: Any, known: tuple[Any, ...]
+    editor: Any, inputs: FitInputs, X: Any, y: Any, groups: Any, real_labels: tuple[Any, ...]
 ) -> tuple[LabelledRows, tuple[Any, ...]]:
     batches, codes = _plain(editor, inputs, X, y, "synthetic")
     if groups is None:
-        if known:
+        if real_labels:
             raise GroupError(
                 "synthetic is (X, y) without groups, but the real rows have some: pass "
                 "(X, y, sensitive_features)."
             )
         return LabelledRows(batches, codes, torch.zeros_like(codes)), ()
     try:
-        found = encode_groups(groups, len(codes))
+        encoded = encode_groups(groups, len(codes))
     except GroupError as error:
         raise GroupError(f"synthetic: {error}") from error
-    if len(found.labels) < 2:
+    if len(encoded.labels) < 2:
         raise GroupError(
-            f"synthetic holds the single group {found.labels[0]!r}: there is nothing to balance. "
+            f"synthetic holds the single group {encoded.labels[0]!r}: there is nothing to balance. "
             "Draw rows of every (label, group) cell."
         )
-    labels = known or tuple(found.labels)
-    unknown = [label for label in found.labels if label not in labels]
+    labels = real_labels or tuple(encoded.labels)
+    unknown = [label for label in encoded.labels if label not in labels]
     if unknown:
         raise GroupError(
             f"synthetic has the groups {unknown}, the real rows have {list(labels)}: leave these "
             "rows out, or name the groups alike."
         )
-    place = np.array([labels.index(label) for label in found.labels])
-    return LabelledRows(batches, codes, torch.as_tensor(place[found.codes])), labels
+    place = np.array([labels.index(label) for label in encoded.labels])
+    return LabelledRows(batches, codes, torch.as_tensor(place[encoded.codes])), labels
 
 
 def _check_cells(rows: LabelledRows, inputs: FitInputs, labels: tuple[Any, ...]) -> None:
     """Refuse a set without rows of a cell that the real rows have, or may have."""
     n_groups, n_classes = max(1, len(labels)), len(inputs.classes)
     size = n_classes * n_groups
-    have = torch.bincount(rows.y * n_groups + rows.groups, minlength=size).reshape(-1, n_groups)
+    counts = torch.bincount(rows.y * n_groups + rows.groups, minlength=size).reshape(-1, n_groups)
     # A network may know classes that no real row has.
-    wanted = torch.bincount(inputs.rows.y, minlength=n_classes)[:, None].expand_as(have)
+    real_counts = torch.bincount(inputs.rows.y, minlength=n_classes)[:, None].expand_as(counts)
     if inputs.has_groups:
-        known = inputs.rows.groups >= 0
-        cells = inputs.rows.y[known] * n_groups + inputs.rows.groups[known]
-        wanted = torch.bincount(cells, minlength=size).reshape(-1, n_groups)
-    missing = torch.nonzero((have == 0) & (wanted > 0)).tolist()
+        has_group = inputs.rows.groups >= 0
+        cells = inputs.rows.y[has_group] * n_groups + inputs.rows.groups[has_group]
+        real_counts = torch.bincount(cells, minlength=size).reshape(-1, n_groups)
+    missing = torch.nonzero((counts == 0) & (real_counts > 0)).tolist()
     if missing:
         classes = inputs.classes.tolist()
         names = [
@@ -186,24 +186,24 @@ def _check_cells(rows: LabelledRows, inputs: FitInputs, labels: tuple[Any, ...])
 
 
 def _shares(
-    given: Any, classes: NDArray[Any], groups: tuple[Any, ...]
+    shares: Any, classes: NDArray[Any], groups: tuple[Any, ...]
 ) -> NDArray[np.float64] | None:
-    if given is None:
+    if shares is None:
         return None
     keys = {(c, g): (k, j) for k, c in enumerate(classes.tolist()) for j, g in enumerate(groups)}
     if not keys:
         raise ValueError("cell_shares was given, but there are no groups: leave it out.")
     table = np.zeros((len(classes), len(groups)))
-    if not isinstance(given, Mapping) or set(given) != set(keys):
+    if not isinstance(shares, Mapping) or set(shares) != set(keys):
         raise ValueError(
             f"cell_shares must be a dict with exactly the keys {sorted(keys, key=repr)}, got "
-            f"{given!r}."
+            f"{shares!r}."
         )
-    for key, share in given.items():
+    for key, share in shares.items():
         table[keys[key]] = share
     if not np.isfinite(table).all() or (table < 0).any() or table.sum() <= 0:
         raise ValueError(
-            f"cell_shares holds {sorted(given.values())}: pass counts or shares that are at least "
+            f"cell_shares holds {sorted(shares.values())}: pass counts or shares that are at least "
             "0, not all of them 0."
         )
     return table / table.sum()

@@ -1,4 +1,4 @@
-"""Fine-tuning of the parameters that a mask lets move, on synthetic rows."""
+"""Fine-tuning, on synthetic rows, of the parameters that a mask selects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Optimizer", "Path", "run_path"]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters move.
+    """Settings of the optimizer.
 
     Attributes
     ----------
@@ -39,21 +39,21 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Path(Task):
-    """One mask's way; the editing rows of its data are the synthetic ones.
+    """The tuning under one mask; the editing rows of its data are the synthetic ones.
 
     Attributes
     ----------
     choice : Choice
         Judges candidates.
     masks : dict of parameter name to boolean Tensor
-        True where a parameter may move; parameters that are left out stay.
+        True where a parameter may change; parameters that are left out stay.
     optimizer : Optimizer
     freeze_norm_stats : bool
         False: normalisation runs on the batches and its running statistics follow them.
     record : dict
-        For ``history_``.
+        Entries of ``history_``.
     attributes : dict
-        Fitted attributes should a candidate of this path be chosen.
+        Fitted attributes if a candidate of this path is chosen.
     seed : numpy.random.SeedSequence
     """
 
@@ -66,7 +66,7 @@ class Path(Task):
     seed: np.random.SeedSequence
 
     def loss(self, state: Mapping[str, Tensor]) -> Callable[[Batch], Tensor]:
-        """Make the loss of a batch; the tensors of the state may change between two."""
+        """Make the loss of a batch; the tensors of the state may change between two batches."""
         plain = make_loss(self, lambda: state, margin=self.data.margin, gap_weight=0.0)
         layers = [] if self.freeze_norm_stats else _norm_layers(self.module)
 
@@ -82,14 +82,14 @@ class Path(Task):
         return of_batch
 
     def statistics(self) -> dict[str, Tensor]:
-        """Copy the running statistics, where they are to move."""
+        """Copy the running statistics, if they are to change."""
         if self.freeze_norm_stats:
             return {}
-        own = set(map(id, _norm_layers(self.module)))
+        norm_ids = set(map(id, _norm_layers(self.module)))
         return {
             f"{name}.{key}" if name else key: value.detach().clone()
             for name, layer in self.module.named_modules()
-            if id(layer) in own
+            if id(layer) in norm_ids
             for key, value in layer.named_buffers(recurse=False)
         }
 
@@ -100,7 +100,7 @@ def _norm_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def run_path(path: Path) -> Iterator[Candidate]:
-    """Tune what the mask lets move."""
+    """Tune the parameters that the mask selects."""
     current = dict(path.module.named_parameters())
     names = [name for name, mask in path.masks.items() if bool(mask.any())]
     leaves = {name: current[name].detach().clone().requires_grad_() for name in names}
@@ -126,5 +126,5 @@ def run_path(path: Path) -> Iterator[Candidate]:
 
 
 def _partial(mask: Tensor) -> Tensor | None:
-    """Leave out a mask that lets everything move: its updates need no copy."""
+    """Leave out a mask that selects everything: its updates need no copy."""
     return None if bool(mask.all()) else mask

@@ -1,4 +1,4 @@
-"""What a selective fit does, from its parameters, the real rows and the synthetic ones."""
+"""The plan of a selective fit, made from its parameters and the real and synthetic rows."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from ._shares import estimate_shares
 
 __all__ = ["TOP_KS", "Plan"]
 
-# Shares that are tried: the best one differs from task to task, and nothing but a trial tells
-# where full fine-tuning is better. Between .5 and 1 there is little of either.
+# Shares that are tried: the best one differs from task to task, and only a trial shows where full
+# fine-tuning is better. Shares between .5 and 1 offer little of either.
 TOP_KS = (0.3, 0.5, 1.0)
 
-# Of the synthetic rows, where they choose and ``validation`` is no number; and the number of rows
-# at most, since every candidate runs on them.
+# Share of the synthetic rows that is held back if they decide the choice and ``validation`` is no
+# number; and the maximum number of these rows, since every candidate runs on them.
 HELD, MOST_HELD = 0.25, 4000
 
 
@@ -48,10 +48,10 @@ class Plan(Task):
     Attributes
     ----------
     editor : SelectiveFineTuner
-        Gives the parameters.
+        Holds the parameters.
     given : Given
     synthetic : LabelledRows
-        All synthetic rows, every cell filled.
+        All synthetic rows, with some in every cell.
     seeds : tuple of numpy.random.SeedSequence
         For the rows held back, for random masks and for the paths.
     """
@@ -63,7 +63,7 @@ class Plan(Task):
 
     @property
     def chooses_on_synthetic(self) -> bool:
-        """Tell whether the groups are known of synthetic rows only."""
+        """Tell whether the groups are known for synthetic rows only."""
         return bool(self.given.group_labels) and not self.data.has_groups
 
     @cached_property
@@ -81,21 +81,21 @@ class Plan(Task):
 
     @cached_property
     def choice(self) -> Choice:
-        """What judges candidates."""
+        """The judge of the candidates."""
         held = self.sides[1]
         if held is None:
             return Choice(self.data)
-        # The cells are as large as somebody made them: each one counts alike.
-        own = self.constraint
+        # The sizes of synthetic cells are arbitrary, so each cell counts alike.
+        constraint = self.constraint
         if isinstance(self.editor.utility, str) and self.editor.utility == "auto":
-            own = replace(own, utility="cell_balanced_accuracy")
+            constraint = replace(constraint, utility="cell_balanced_accuracy")
         logits = self.data.logits(self.module, {}, held.X)
-        judge = synthetic_judge(held, logits, self.data.n_classes, self.given.n_groups, own)
+        judge = synthetic_judge(held, logits, self.data.n_classes, self.given.n_groups, constraint)
         return Choice(self.data, held, judge)
 
     @cached_property
     def rows(self) -> EditData:
-        """The synthetic rows to tune on, as a tuning takes them."""
+        """The data of the tuning, with the synthetic rows as editing rows."""
         return replace(
             self.data,
             editing=self.sides[0],
@@ -105,7 +105,7 @@ class Plan(Task):
 
     @cached_property
     def shares(self) -> NDArray[np.float64] | None:
-        """Share of every cell among the real rows; None where nobody asks for it."""
+        """Share of every cell among the real rows; None if it is not needed."""
         if self.given.shares is not None:
             return self.given.shares
         shape = self.data.n_classes, self.given.n_groups
@@ -119,25 +119,25 @@ class Plan(Task):
         return estimate_shares(self.module, self.data, self.sides[0], shape[1], self.seeds[0])
 
     def scores(self) -> tuple[Gradients, Gradients]:
-        """Absolute differences of mean gradients: real to synthetic, biased to balanced."""
+        """Compute absolute differences of mean gradients: real to biased, biased to balanced."""
         data, real = self.data, self.data.editing
-        alike = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
-        (of_real,) = compute_mean_gradients(self.module, data, real, [alike])
+        equal = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
+        (of_real,) = compute_mean_gradients(self.module, data, real, [equal])
         weights = [self._cell_weights(None)]
         if self.given.biased is None:
             weights.append(self._cell_weights(self.shares))
         of_balanced, *rest = compute_mean_gradients(self.module, data, self.sides[0], weights)
         if self.given.biased is not None:
-            made = self.given.biased
-            alike = torch.full((len(made),), 1 / len(made), dtype=torch.float64)
-            rest = compute_mean_gradients(self.module, data, made, [alike])
+            biased = self.given.biased
+            equal = torch.full((len(biased),), 1 / len(biased), dtype=torch.float64)
+            rest = compute_mean_gradients(self.module, data, biased, [equal])
         (of_biased,) = rest
         domain = {name: (of_real[name] - of_biased[name]).abs() for name in of_real}
         bias = {name: (of_biased[name] - of_balanced[name]).abs() for name in of_real}
         return domain, bias
 
     def _cell_weights(self, shares: NDArray[np.float64] | None) -> Tensor:
-        """Weigh synthetic rows so that cells have the given shares, or equal ones."""
+        """Weight synthetic rows so that cells have the given shares, or equal ones."""
         rows, n_groups = self.sides[0], self.given.n_groups
         cells = rows.y * n_groups + rows.groups
         counts = torch.bincount(cells, minlength=self.data.n_classes * n_groups)
@@ -149,13 +149,11 @@ class Plan(Task):
         return (table / counts.clamp_min(1))[cells]
 
     def masks(self) -> tuple[list[tuple[dict[str, Any], dict[str, Tensor]]], dict[str, Any]]:
-        """Make the masks to try, each with its record, and the scores they rest on."""
+        """Make the masks to try, each with its record, and the scores behind them."""
         current = dict(self.module.named_parameters())
         if self.editor.mask in ("all", "head", "blocks"):
-            made = make_block_masks(
-                self.module, self.editor.mask, self.editor.blocks, self.data.output_layer
-            )
-            return [(record, made_mask) for record, made_mask in made], {}
+            editor, head = self.editor, self.data.output_layer
+            return make_block_masks(self.module, editor.mask, editor.blocks, head), {}
         granularity = self.editor.granularity
         domain, bias = (
             {name: pool(value, granularity) for name, value in part.items()}
@@ -167,32 +165,30 @@ class Plan(Task):
         if self.editor.mask == "random":
             generator = torch_generator(np.random.default_rng(self.seeds[1]))
             order = random_order(len(needed), generator).to(needed.device)
-        found = []
-        for top_k in self._top_ks():
+        top_ks = TOP_KS if self.editor.top_k is None else (self.editor.top_k,)
+        masks = []
+        for top_k in top_ks:
             count = count_of(top_k, len(needed), granularity)
             if self.editor.mask == "random":
                 # As many items as the measured mask has.
                 count = int((needed <= max(count, int(needed.min()))).sum())
-            found.append(({"top_k": top_k}, select_items(order, count, shapes, current)))
-        kept = {}
+            masks.append(({"top_k": top_k}, select_items(order, count, shapes, current)))
+        stored = {}
         if self.editor.store_scores:
-            kept = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
-        return found, kept
-
-    def _top_ks(self) -> tuple[Any, ...]:
-        return TOP_KS if self.editor.top_k is None else (self.editor.top_k,)
+            stored = {"scores_": {n: (domain[n].cpu(), bias[n].cpu()) for n in domain}}
+        return masks, stored
 
     def attributes(
         self, record: dict[str, Any], mask: dict[str, Tensor], scores: dict[str, Any]
     ) -> dict[str, Any]:
-        """Collect what is set should a candidate under this mask be chosen."""
-        made = {name: each.detach().cpu().clone() for name, each in mask.items()}
-        total = sum(each.numel() for each in made.values())
+        """Collect the fitted attributes of a candidate under this mask."""
+        cpu_masks = {name: each.detach().cpu().clone() for name, each in mask.items()}
+        total = sum(each.numel() for each in cpu_masks.values())
         shares = self.shares if self.editor.mask in ("selective", "random") else None
         return {
-            "masks_": made,
-            "masked_fraction_": {n: float(each.double().mean()) for n, each in made.items()},
-            "tuned_fraction_": sum(int(each.sum()) for each in made.values()) / max(1, total),
+            "masks_": cpu_masks,
+            "masked_fraction_": {n: float(each.double().mean()) for n, each in cpu_masks.items()},
+            "tuned_fraction_": sum(int(each.sum()) for each in cpu_masks.values()) / max(1, total),
             "top_k_": record.get("top_k"),
             "block_": record.get("block"),
             "chosen_on_": "synthetic rows" if self.chooses_on_synthetic else "real rows",
@@ -202,7 +198,7 @@ class Plan(Task):
         }
 
     def untouched(self, attributes: dict[str, Any]) -> Candidate:
-        """Make the first candidate; what the real rows say of it is known already."""
+        """Make the first candidate; its verdict on the real rows is known already."""
         record = {"stage": "untouched"}
         if not self.chooses_on_synthetic:
             return Candidate({}, record, attributes)
@@ -215,7 +211,7 @@ class Plan(Task):
         rows = Task(self.module, self.rows, self.constraint)
         return [
             Path.of(
-                own,
+                task,
                 choice=self.choice,
                 masks=mask,
                 optimizer=self._optimizer(),
@@ -224,7 +220,7 @@ class Plan(Task):
                 attributes=self.attributes(record, mask, scores),
                 seed=seed,
             )
-            for (record, mask), own, seed in rows.spread(masks, self.seeds[2], self.editor.n_jobs)
+            for (record, mask), task, seed in rows.spread(masks, self.seeds[2], self.editor.n_jobs)
         ]
 
     def _optimizer(self) -> Optimizer:

@@ -1,4 +1,4 @@
-"""Which parameters react to the bias, and which to the gap between real and synthetic rows."""
+"""Scores of how parameters react to bias, and to the shift from real to synthetic rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Gradients = dict[str, Tensor]
 
 
 def trainable(module: nn.Module) -> list[str]:
-    """Name the parameters of floating point, in the module's order."""
+    """Name the floating-point parameters, in the module's order."""
     return [name for name, value in module.named_parameters() if value.is_floating_point()]
 
 
@@ -38,13 +38,13 @@ def compute_mean_gradients(
     """Sum the gradients of every row's cross-entropy, weighted in one way or in several.
 
     The cross-entropy is taken at the operating threshold, in evaluation mode, at the untouched
-    network. Memory holds one gradient a weighting and one batch.
+    network. Memory holds one gradient per weighting and one batch.
 
     Parameters
     ----------
     module : nn.Module
     data : EditData
-        Gives the device, the precision, the threshold and ``batch_size``.
+        Holds the device, the precision, the threshold and ``batch_size``.
     rows : LabelledRows
     weights : sequence of Tensor of shape (n_rows,)
         A weighting whose weights add up to 1 gives a mean.
@@ -63,14 +63,14 @@ def compute_mean_gradients(
         logits = shift_logits(data.forward(module, leaves, X.to(data.dtype)), data.margin)
         losses = nn.functional.cross_entropy(logits, y, reduction="none")
         for number, (total, weight) in enumerate(zip(sums, weights, strict=True)):
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 losses,
                 list(leaves.values()),
                 weight[start : start + len(y)].to(losses),
                 retain_graph=number + 1 < len(sums),
                 allow_unused=True,
             )
-            for name, gradient in zip(names, found, strict=True):
+            for name, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
         start += len(y)
@@ -78,7 +78,7 @@ def compute_mean_gradients(
 
 
 def pool(values: Tensor, granularity: str) -> Tensor:
-    """Average what is chosen as one, keeping the number of dimensions.
+    """Average the values of each item, keeping the number of dimensions.
 
     A unit is an entry of the first dimension: an output's incoming weights, or one entry of a
     bias or of a normalisation.
@@ -90,14 +90,14 @@ def pool(values: Tensor, granularity: str) -> Tensor:
 
 
 def _ranks(flat: Tensor) -> Tensor:
-    """Place of every value in ascending order; of equal ones the first comes first."""
+    """Rank every value in ascending order; equal ones keep their order."""
     places = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
     places[torch.argsort(flat, stable=True)] = torch.arange(len(flat), device=flat.device)
     return places
 
 
 def count_needed(domain: Mapping[str, Tensor], bias: Mapping[str, Tensor]) -> Tensor:
-    """Tell for every item how large k must be for it to be in both sets.
+    """Compute for every item the smallest k for which it is in both sets.
 
     The two sets are the k items of smallest ``domain`` and the k of largest ``bias``.
 
@@ -141,21 +141,21 @@ def count_of(top_k: int | float, n_items: int, granularity: str) -> int:
 def select_items(
     needed: Tensor, count: int, shapes: Mapping[str, torch.Size], values: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Mark the items that are needed up to ``count``; where there are none, the first.
+    """Mark the items whose ``needed`` is at most ``count``; if there are none, the smallest.
 
     Parameters
     ----------
     needed : Tensor of shape (n_items,)
     count : int
     shapes : mapping of name to torch.Size
-        Of the items.
+        Shapes of the pooled values.
     values : mapping of name to Tensor
         The parameters that the masks are for.
 
     Returns
     -------
     masks : dict of name to boolean Tensor
-        Of the parameters' shapes; True where a parameter may move.
+        Of the parameters' shapes; True where a parameter may change.
     """
     flat = needed <= max(count, int(needed.min()))
     parts = torch.split(flat, [shape.numel() for shape in shapes.values()])

@@ -55,54 +55,54 @@ PUBLISHED: dict[str, Any] = {
 class SelectiveFineTuner(NetworkEditor):
     """Tune on balanced synthetic rows what reacts to bias and not to the synthesis (AIM-Fair).
 
-    Three mean gradients are compared at the trained network: on the real rows, on synthetic rows
-    in which every (label, group) cell has its real share, and on synthetic rows in which all
-    cells are alike. The first two differ by the domain, the last two by the bias. Parameters that
-    are among the least domain-sensitive and among the most bias-sensitive are tuned on the
-    balanced synthetic rows, the others keep their bits. The network keeps its architecture, needs
-    no sensitive attribute to predict, and what the user passed in is not changed.
+    Three mean gradients are compared at the trained network: on the real rows, on synthetic rows in
+    which every (label, group) cell has its real share, and on synthetic rows in which all cells are
+    alike. The first two differ by the domain, the last two by the bias. Parameters that are among
+    the least domain-sensitive and among the most bias-sensitive are tuned on the balanced synthetic
+    rows; the others do not change. The network keeps its architecture, needs no sensitive attribute
+    to predict, and what the user passed in is not changed.
 
     Parameters
     ----------
     synthetic : (X, y, sensitive_features) or None, default=None
-        Ready synthetic rows of every (label, group) cell, in any numbers. X as the editor gets
-        it: behind the steps of a Pipeline, with or without the sensitive columns; labels and
-        groups named as those of the real rows. The groups of the real rows are not needed then.
-        None: ``generator`` makes them from the rows of ``fit``. A clone copies them.
+        Ready synthetic rows of every (label, group) cell, in any numbers. X must be as the editor
+        gets it: after the steps of a Pipeline, with or without the sensitive columns. Labels and
+        groups must have the names of the real rows' ones. The groups of the real rows are then not
+        needed. None: ``generator`` makes the rows from the rows of ``fit``. A clone copies them.
     synthetic_biased : (X, y) or None, default=None
         Ready synthetic rows with the cells' real shares, for the mask. None: the balanced rows
         are weighted to ``cell_shares``.
     cell_shares : dict or None, default=None
         Keys ``(label, group)``, values each cell's share of the real rows, or its count. None:
-        counted; where the real rows have no groups, estimated (``cell_shares_`` tells).
+        counted, or estimated if the real rows have no groups (see ``cell_shares_``).
     generator : {"auto", "copula", "smoothed", "smote", "hyper"} or object, default="auto"
-        What makes synthetic rows where none came ready, fitted within each fit on editing rows:
-        a name as in :class:`CellSampler`, or an object with ``fit`` and ``sample``, which is
-        copied. "auto": "copula" for tables, "smoothed" for images.
+        Makes synthetic rows if no ready ones are passed, fitted on the editing rows of each fit: a
+        name as in :class:`CellSampler`, or an object with ``fit`` and ``sample``, which is copied.
+        "auto": "copula" for tables, "smoothed" for images.
     n_per_cell : int or None, default=None
         Rows that are generated for every cell. None: as many as the largest cell has.
     mask : {"selective", "random", "all", "head", "blocks"}, default="selective"
-        What may move. "random": as many items as "selective" would choose, at random, a control.
+        What is tuned. "random": as many items as "selective" would choose, at random, a control.
         "all": everything. "head": the layer that makes the logits. "blocks": see ``blocks``.
     granularity : {"element", "unit", "tensor"}, default="element"
-        What is chosen as one: a single number, an output's incoming weights (of a bias or a
+        The items of the choice: a single number, an output's incoming weights (of a bias or a
         normalisation: one number), a parameter tensor.
     top_k : float in (0, 1], int or None, default=None
-        k, a share of all items or their number: an item moves where it is among the k least
-        domain-sensitive and among the k most bias-sensitive. Where no item is in both sets, k is
+        k, a share of all items or their number: an item is tuned if it is among the k least
+        domain-sensitive and among the k most bias-sensitive. If no item is in both sets, k is
         raised until one is. None: .3, .5 and 1, which is full fine-tuning, are tried.
     blocks : list of str, re.Pattern or None, default=None
-        With ``mask="blocks"``: names of submodules that move together. None: every top-level
+        With ``mask="blocks"``: names of submodules that are tuned together. None: every top-level
         submodule alone is tried.
     epochs : int, default=10
-        Passes over the synthetic rows; one candidate each.
+        Passes over the synthetic rows; each yields one candidate.
     min_steps : int, default=300
-        At least ``min(min_steps, max(30, n_synthetic))`` updates are made; 0: as many as
-        ``epochs`` says.
+        At least ``min(min_steps, max(30, n_synthetic))`` updates are made; 0: as many as ``epochs``
+        needs.
     learning_rate : float, default=3e-3
     optimizer : {"adam", "sgd"}, default="adam"
     momentum : float in [0, 1), default=0.9
-        Of "sgd".
+        Momentum of "sgd".
     weight_decay : float, default=0.0
         Masked like every other part of an update.
     freeze_norm_stats : bool, default=True
@@ -116,22 +116,22 @@ class SelectiveFineTuner(NetworkEditor):
     utility : str or callable, default="auto"
         "balanced_accuracy", "cell_balanced_accuracy", "accuracy", "worst_cell_accuracy",
         "mean_and_worst_cell_accuracy" or ``f(y_true, y_pred)`` on class codes. "auto":
-        "cell_balanced_accuracy" where synthetic rows choose, "mean_and_worst_cell_accuracy" where
-        some cell holds less than half the rows that independence of label and group would give it,
-        else "balanced_accuracy".
+        "cell_balanced_accuracy" if synthetic rows decide the choice, "mean_and_worst_cell_accuracy"
+        if some cell holds less than half the rows that independence of label and group would give
+        it, else "balanced_accuracy".
 
     Attributes
     ----------
     masks_ : dict of parameter name to boolean Tensor
-        What was let move in the chosen network; nothing where the untouched one was chosen.
+        What was tuned in the chosen network; nothing if the untouched one was chosen.
     masked_fraction_ : dict of parameter name to float in [0, 1]
-        The share of each that was.
+        Share of each parameter that was tuned.
     tuned_fraction_ : float in [0, 1]
-        The share of all.
+        Share of all parameters that was tuned.
     top_k_ : float, int or None
         k of the chosen candidate; None without a measured mask.
     block_ : str or None
-        What moved, with ``mask="blocks"``.
+        What was tuned, with ``mask="blocks"``.
     cell_shares_ : dict or None
         Shares of the cells that the mask was measured with.
     synthetic_groups_ : list
@@ -139,7 +139,7 @@ class SelectiveFineTuner(NetworkEditor):
     chosen_on_ : {"real rows", "synthetic rows"}
         Where candidates were compared.
     scores_ : dict of parameter name to (domain, bias)
-        Only with ``store_scores=True``; Tensors, an entry an item, at least 0.
+        Only with ``store_scores=True``; Tensors with one entry per item, at least 0.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 
@@ -150,26 +150,26 @@ class SelectiveFineTuner(NetworkEditor):
 
     Notes
     -----
-    AIM-Fair is arXiv:2503.05665; :meth:`aim_fair` has its values, the defaults are ours, chosen
-    by measurement. Deviations from the released code: masks of single numbers, which do better on
+    AIM-Fair is arXiv:2503.05665; :meth:`aim_fair` has its values, the defaults are ours, chosen by
+    measurement. Deviations from the released code: masks of single numbers, which do better on
     tables; gradients are exact means over all rows, in evaluation mode and without augmentation;
     the biased synthetic rows are the balanced ones, weighted, unless they are given; batches hold
     every cell alike; masks multiply updates; learning rates stay constant; as in every editor the
-    untouched network is among the candidates and the objective chooses. Labels of real rows enter
-    the mask and the choice, their groups the choice and the shares only.
+    untouched network is among the candidates and the objective chooses. Labels of real rows affect
+    the mask and the choice, their groups only the choice and the shares.
 
-    Where the groups of the real rows are not known, candidates are compared on synthetic rows of
-    every cell, held back from the tuning (the share of ``validation``, or a quarter): utility and
-    gap at the threshold that suits these. The threshold that is kept is the one of highest
-    utility on the real rows, where a candidate must keep half of the untouched network's lead over
-    chance. ``history_`` then has the figures of the synthetic rows; what they say about real ones
-    is as good as the synthesis is. Shares of cells are estimated from features of the untouched
-    network; a gap between the sets that points from one group to another passes for a share, so
-    pass ``cell_shares`` where they are known.
+    If the groups of the real rows are not known, candidates are compared on synthetic rows of every
+    cell, held back from the tuning (the share of ``validation``, or a quarter): utility and gap at
+    the best threshold for these. The threshold that is kept is the one of highest utility on the
+    real rows, where a candidate must keep half of the untouched network's lead over chance.
+    ``history_`` then has the figures of the synthetic rows, which are as reliable as the synthesis.
+    Shares of cells are estimated from features of the untouched network; a difference between the
+    sets that points from one group to another is mistaken for a share, so pass ``cell_shares`` if
+    they are known.
 
-    Ready sets are the same in all folds of a search: made from all rows, they show each fold's
-    training some of its test rows. A ``generator`` is fitted anew in every fold, behind the steps
-    of the Pipeline. It sees as many rows as 256 MB hold.
+    Ready sets are the same in all folds of a search: if they were made from all rows, they leak
+    test rows of each fold into its training. A ``generator`` is fitted in every fold, after the
+    steps of the Pipeline. It sees as many rows as 256 MB hold.
 
     Without sensitive features anywhere, classes are balanced and the utility alone counts.
 
@@ -214,7 +214,7 @@ class SelectiveFineTuner(NetworkEditor):
         ----------
         network : as in the class
         **parameters
-            Others than the paper's.
+            Values that replace the paper's.
         """
         return cls(network, **{**PUBLISHED, **parameters})
 
@@ -223,7 +223,7 @@ class SelectiveFineTuner(NetworkEditor):
         return synthetic is not None and len(synthetic) == 3 and synthetic[2] is not None
 
     def _settle(self, inputs: FitInputs, constraint: Constraint, seed: int) -> tuple[None, Given]:
-        # Here, so that a set that does not fit is found before a network is trained.
+        # Read here, so that an unsuitable set is reported before a network is trained.
         return None, read_given(self, inputs)
 
     def _keep(self, inputs: FitInputs, adopted: Any, outcome: Any) -> None:

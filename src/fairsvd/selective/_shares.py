@@ -1,4 +1,4 @@
-"""How large every (label, group) cell of the real rows is, where their groups are not known."""
+"""Estimated sizes of the real rows' (label, group) cells, if their groups are not known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..networks import all_features
 
 __all__ = ["estimate_shares"]
 
-# Rows of either set that are looked at.
+# Maximum number of rows that are used of either set.
 MOST_ROWS = 4000
 
 # Added to the spread within the cells, as a share of its mean over the features.
@@ -21,7 +21,7 @@ RIDGE = 1e-3
 
 Seed = int | np.random.SeedSequence
 
-# Weight of the condition that the groups of a class add up to 1.
+# Weight of the condition that the shares of a class's groups add up to 1.
 STRICT = 1e3
 
 
@@ -31,9 +31,9 @@ def estimate_shares(
     """Estimate the shares of the cells by mean features.
 
     Within a class, the mean feature of the real rows is the mean of its groups' mean features,
-    weighted by their shares. The weights that come nearest are taken, in the metric of the spread
-    within the cells. A gap between real and synthetic rows that points from one group to another
-    passes for a share.
+    weighted by their shares. The nearest such weights are taken, in the metric of the spread within
+    the cells. A difference between real and synthetic rows that points from one group to another is
+    mistaken for a share.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def estimate_shares(
     data : EditData
         Its editing rows are the real ones.
     synthetic : LabelledRows
-        With groups, rows in every cell.
+        They have groups, and rows in every cell.
     n_groups : int
     seed : int or numpy.random.SeedSequence
-        Of the rows that are looked at.
+        Seed of the draw of rows.
 
     Returns
     -------
@@ -53,20 +53,21 @@ def estimate_shares(
     """
     rng = np.random.default_rng(seed)
     real, y = _features(module, data, data.editing, rng)
-    made, cells = _features(module, data, synthetic, rng, n_groups)
-    means = np.zeros((data.n_classes * n_groups, made.shape[1]))
+    generated, cells = _features(module, data, synthetic, rng, n_groups)
+    means = np.zeros((data.n_classes * n_groups, generated.shape[1]))
     for cell in np.unique(cells):
-        means[cell] = made[cells == cell].mean(axis=0)
-    spread = np.cov((made - means[cells]).T.reshape(made.shape[1], -1))
+        means[cell] = generated[cells == cell].mean(axis=0)
+    spread = np.cov((generated - means[cells]).T.reshape(generated.shape[1], -1))
     spread = np.atleast_2d(spread)
     spread += RIDGE * max(np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
     whiten = np.linalg.cholesky(np.linalg.inv(spread)).T
     counts = np.bincount(data.editing.y.numpy(), minlength=data.n_classes) / len(data.editing)
     shares = np.zeros((data.n_classes, n_groups))
     for k in np.flatnonzero(counts):
-        own = whiten @ means[k * n_groups : (k + 1) * n_groups].T
+        group_means = whiten @ means[k * n_groups : (k + 1) * n_groups].T
         target = whiten @ real[y == k].mean(axis=0)
-        weights, _ = nnls(np.vstack([own, np.full(n_groups, STRICT)]), np.append(target, STRICT))
+        system = np.vstack([group_means, np.full(n_groups, STRICT)])
+        weights, _ = nnls(system, np.append(target, STRICT))
         shares[k] = counts[k] * weights / weights.sum()
     return shares
 
@@ -78,7 +79,7 @@ def _features(
     rng: np.random.Generator,
     n_groups: int = 1,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Features of up to ``MOST_ROWS`` rows, drawn alike from every cell, and their cells."""
+    """Compute features of up to ``MOST_ROWS`` rows, as many of every cell, and their cells."""
     cells = rows.y.numpy() * n_groups + (rows.groups.numpy() if n_groups > 1 else 0)
     order = rng.permutation(len(cells))
     order = order[np.argsort(cells[order], kind="stable")]
@@ -86,5 +87,5 @@ def _features(
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     most = max(1, MOST_ROWS // int(np.count_nonzero(counts)))
     chosen = np.sort(order[place < most])
-    found = all_features(module, rows.X.subset(chosen), data.output_layer)
-    return found.double().numpy(), cells[chosen]
+    features = all_features(module, rows.X.subset(chosen), data.output_layer)
+    return features.double().numpy(), cells[chosen]
