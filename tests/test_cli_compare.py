@@ -120,7 +120,7 @@ def test_empty_cells_labels_and_failures(capsys, people, tmp_path):
     [
         ({"target": "z"}, [], "there is no column z; it has a, b, c"),
         ({"sensitive": ","}, [], "--sensitive names no column"),
-        ({"methods": "Thresholdoptimizer"}, [], "Did you mean ThresholdOptimizer"),
+        ({"methods": "Thresholdoptimizer"}, [], "Did you mean 'ThresholdOptimizer'"),
         ({}, ["--constraints", "fair"], "wanted names among demographic_parity"),
         ({}, ["--pos-label", "7"], "--pos-label 7 is not among the labels 0, 1"),
         ({}, ["--plot", "p.doc"], "--plot p.doc must end in one of"),

@@ -382,8 +382,8 @@ def test_instances_of_fairlearn_and_aif360(task, base):
 @pytest.mark.parametrize(
     ("mitigators", "complaint"),
     [
-        ("FairLRF", "Unknown mitigator 'FairLRF'.*Did you mean FairLRFTransformer"),
-        (["Threshold"], "Did you mean threshold"),
+        ("FairLRF", "Unknown mitigator 'FairLRF'.*Did you mean 'FairLRFTransformer'"),
+        (["Threshold"], "Did you mean 'threshold'"),
         ([QUICK, "GapFineTuner"], "GapFineTuner more than once: pass a dict"),
         ([GapFineTuner], "the class GapFineTuner"),
         ({"untouched": QUICK}, "base network's own name"),

@@ -85,7 +85,7 @@ def test_compare_knows_it_by_name_and_as_an_instance(kind):
             t[t["method"] == n][column] for t, n in ((found, "HeadScaler"), (mine, "mine"))
         )
         assert one.tolist() == other.tolist()
-    with pytest.raises(ValueError, match=r"'HeadScale'.*Did you mean HeadScaler"):
+    with pytest.raises(ValueError, match=r"'HeadScale'.*Did you mean 'HeadScaler'"):
         compare(["HeadScale"], ROWS.X, ROWS.y, ROWS.group, **settings)
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .arrays import LabelledRows, to_device
-from .groups import cell_codes
 
 __all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
 
@@ -97,7 +96,7 @@ class CellBatches:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        cells = cell_codes(rows.y, rows.groups, n_groups)
+        cells = rows.cells(n_groups)
         counts = torch.bincount(cells, minlength=n_classes * n_groups)
         table = counts.reshape(n_classes, n_groups).numpy()
         self.rows, self.generator, self.device, self.dtype = rows, generator, device, dtype

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..groups import cell_codes
+
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
 
 # Limit in bytes of the rows of a block; a block of wide rows holds fewer of them.
@@ -134,6 +136,16 @@ class LabelledRows:
         """Restrict to some rows without reading any."""
         chosen = torch.as_tensor(positions)
         return LabelledRows(self.X.subset(positions), self.y[chosen], self.groups[chosen])
+
+    def cells(self, n_groups: int) -> Tensor:
+        """Give the number of every row's (label, group) cell; -1 without a group."""
+        return cell_codes(self.y, self.groups, n_groups)
+
+    def count_cells(self, n_classes: int, n_groups: int) -> Tensor:
+        """Count the rows of every cell, (n_classes, n_groups), but for rows without a group."""
+        cells = self.cells(n_groups)
+        counts = torch.bincount(cells[cells >= 0], minlength=n_classes * n_groups)
+        return counts.reshape(n_classes, n_groups)
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) on ``device`` in order, ``size`` rows at a time or fewer."""

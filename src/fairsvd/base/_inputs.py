@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
+from .._warn import warn
 from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import drop_sensitive, encode_groups, find_sensitive
@@ -134,12 +134,11 @@ def read_fit_inputs(
 
 
 def _warn_missing() -> None:
-    warnings.warn(
+    warn(
         "fit got no sensitive_features (and sensitive_columns is None): the method runs for "
         "utility alone. Pass sensitive_features=, or name columns of X or index levels of y in "
         "sensitive_columns=.",
         MissingSensitiveFeaturesWarning,
-        stacklevel=5,
     )
 
 
@@ -202,10 +201,9 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
             f"without rows: {', '.join(empty)}. Merge groups, or choose another constraint."
         )
     if empty:
-        warnings.warn(
+        warn(
             f"No rows in {', '.join(empty)}: their rates are left out of the gap.",
             SmallCellWarning,
-            stacklevel=5,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
+from .._warn import warn
 from ..arrays import Batches, to_device
 from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
-from ..groups import cell_codes
 from ..networks import (
     AdoptedNetwork,
     adopt,
@@ -109,7 +108,7 @@ def prepare(
 def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     """Split the rows; rows whose group is missing and ignored are left out of all parts."""
     y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
-    cells = cell_codes(y, groups, inputs.n_groups)
+    cells = inputs.rows.cells(inputs.n_groups).numpy()
     editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"))
     notes: tuple[str, ...] = ()
     ignored = int((groups < 0).sum())
@@ -221,22 +220,20 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
     if not cache.keeps:
         return cache
     if editor.random_state is None:
-        warnings.warn(
+        warn(
             "memory= has no effect with random_state=None: every fit draws other numbers, so "
             "that no earlier result fits. Pass an integer as random_state.",
             CacheWarning,
-            stacklevel=5,
         )
         return Cache()
     rows = inputs.rows
     try:
         return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
     except NotStableError as error:
-        warnings.warn(
+        warn(
             f"memory= has no effect, since X cannot be told from other data: {error}. Let its "
             "transforms be functions of a module, or objects that hold numbers and strings.",
             CacheWarning,
-            stacklevel=5,
         )
         return Cache()
 
@@ -246,11 +243,10 @@ def _of_network(cache: Cache, adopted: AdoptedNetwork, *parts: str) -> Cache:
     try:
         return cache.within(adopted.module, adopted.kind, adopted.output_key, *parts)
     except NotStableError as error:
-        warnings.warn(
+        warn(
             "memory= keeps nothing of what is computed on this network, since it cannot be told "
             f"from others: {error}.",
             CacheWarning,
-            stacklevel=7,
         )
         return Cache()
 

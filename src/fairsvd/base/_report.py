@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from torch import Tensor, nn
 
 from .._rng import stage_rng
+from .._warn import warn
 from ..arrays import LabelledRows
 from ..exceptions import (
     ConstantPredictionsWarning,
@@ -138,7 +139,7 @@ class ReportData:
             complaints.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
         for category, text in complaints:
             self.notes.append(text)
-            warnings.warn(text, category, stacklevel=5)
+            warn(text, category)
 
     def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
         complaints: list[tuple[type[Warning], str]] = []

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from ..groups import cell_codes
 from ..objective import UNBALANCED_UTILITY, Constraint, PhiObjective, is_unbalanced
 from ._inputs import FitInputs, check_cells
 
@@ -36,14 +35,6 @@ def as_device(device: Any) -> str | None:
     return str(device)
 
 
-def _table(inputs: FitInputs) -> NDArray[np.int64]:
-    has_group = inputs.rows.groups.numpy() >= 0
-    y, groups = inputs.rows.y.numpy()[has_group], inputs.rows.groups.numpy()[has_group]
-    cells = cell_codes(y, groups, inputs.n_groups)
-    size = len(inputs.classes) * inputs.n_groups
-    return np.bincount(cells, minlength=size).reshape(-1, inputs.n_groups)
-
-
 def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     """Resolve the user's request; "auto" depends on how label and group go together.
 
@@ -53,7 +44,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
         ``pos_label`` is no class; the gap cannot be measured on these cells; a parameter of a
         :class:`PhiObjective` is out of its range, or does not go together with another.
     """
-    table = _table(inputs)
+    table = inputs.rows.count_cells(len(inputs.classes), inputs.n_groups).numpy()
     pos = positive_code(editor.pos_label, inputs.classes)
     phi = _phi_of(editor)
     name = editor.constraint if phi is None else phi.measure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -17,6 +16,7 @@ from safetensors.torch import load, save
 from sklearn.utils.validation import check_memory
 from torch import Tensor
 
+from .._warn import warn
 from ..exceptions import CacheWarning
 from ._fingerprint import fingerprint
 
@@ -123,11 +123,10 @@ def cached_bytes(key: str, produce: Callable[[], bytes]) -> bytes:
 
 
 def _warn_damaged(name: str, key: str) -> None:
-    warnings.warn(
+    warn(
         f"The cached {name} ({key[:12]}...) could not be read or fails its checksum: it was "
         "computed anew and written again. If this recurs, clear the folder given as memory=.",
         CacheWarning,
-        stacklevel=2,
     )
 
 

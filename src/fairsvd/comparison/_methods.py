@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import intraprocessing, low_rank, masking, selective
+from .._messages import did_you_mean
 from .._signature import takes
 from ..base import EDITORS, NetworkEditor
 from ..interop import GroupAwareWrapper
@@ -127,8 +127,7 @@ def _by_name(name: str) -> Method:
     for method in OTHERS:
         if method.name == name:
             return method
-    near = get_close_matches(name, names(), n=2, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, names())
     raise ValueError(f"Unknown mitigator {name!r}: wanted one of {', '.join(names())}.{hint}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils import Bunch
 
 from .._messages import did_you_mean
+from .._warn import warn
 from ..exceptions import DatasetNotFoundError, ImageFileError, SkippedRowsWarning
 from ._frame import ImageFrame
 from ._pixels import problem_of
@@ -175,7 +175,7 @@ def usable(
     if len(skipped) == len(table):
         raise ImageFileError(f"no row can be used: {_list_names(skipped)}")
     if len(skipped):
-        warnings.warn(f"left out: {_list_names(skipped)}", SkippedRowsWarning, stacklevel=3)
+        warn(f"left out: {_list_names(skipped)}", SkippedRowsWarning)
     return table[~unusable].reset_index(drop=True), skipped
 
 

@@ -247,6 +247,8 @@ def cell_codes(y_codes: Codes, group_codes: Codes, n_groups: int) -> Codes:
     cells : ndarray or Tensor of shape (n,), int64
         -1 where the group is -1, so that such rows are never counted in another cell.
     """
-    cells = y_codes * n_groups + group_codes
-    cells[group_codes < 0] = -1
-    return cells
+    cells, missing = y_codes * n_groups + group_codes, group_codes < 0
+    # Neither form waits for a GPU.
+    if isinstance(cells, np.ndarray):
+        return np.where(missing, -1, cells)
+    return cells.masked_fill(missing, -1)

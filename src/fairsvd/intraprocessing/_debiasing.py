@@ -232,9 +232,7 @@ class Game:
     @cached_property
     def _blind_loss(self) -> float:
         data = self.path.data
-        rows, n_classes, n_groups = data.editing, data.n_classes, data.n_groups
-        cells = torch.bincount(rows.y * n_groups + rows.groups, minlength=n_classes * n_groups)
-        return self.adversary.blind_loss(cells.reshape(n_classes, n_groups))
+        return self.adversary.blind_loss(data.editing.count_cells(data.n_classes, data.n_groups))
 
 
 def _gradients(loss: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from scipy.stats import norm
 from sklearn.ensemble import GradientBoostingRegressor
 from torch import Tensor, nn
 
+from .._messages import did_you_mean
 from ..base import (
     Candidate,
     NetworkEditor,
@@ -218,10 +218,9 @@ def _named(names: list[str], requested: Iterable[str]) -> list[str]:
     for each in requested:
         below = {name for name in names if name == each or name.startswith(f"{each}.")}
         if not below:
-            near = difflib.get_close_matches(str(each), names, n=3, cutoff=0.0)
             raise NetworkError(
                 f"parameters names {each!r}, which is no parameter of the network and no module "
-                f"with parameters; the nearest names are {near}."
+                f"with parameters; it has {names}.{did_you_mean(each, names)}"
             )
         matches |= below
     return [name for name in names if name in matches]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .._messages import did_you_mean
+from .._warn import warn
 from ..exceptions import NetworkError, RankWarning
 from ..networks import LayerWeight, layer_weights
 from ._factors import full_rank
@@ -145,9 +145,8 @@ def resolve_ranks(module: nn.Module, names: list[str], rank: float | None) -> di
             f"{max(full.values())}, a float in (0, 1] for a fraction, or None for full rank."
         )
     if rank == 1:
-        warnings.warn(
+        warn(
             "rank=1 (an int) keeps one singular direction; for the full rank use 1.0 or None.",
             RankWarning,
-            stacklevel=2,
         )
     return {name: min(int(rank), r) for name, r in full.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..base import EditData, Task
 from ..curvature import Gradient, squared_weight_gradients
+from ..groups import cell_codes
 from ..layers import chosen_weights
 from ..objective import edit_loss, shift_logits, soft_gap
 from ..phases import make_batches
@@ -139,7 +140,7 @@ def _mean_gradients(task: Task, names: Sequence[str], gradient: Gradient) -> dic
 
 def _cell_batches(data: EditData) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for X, y, groups in data.editing_batches():
-        yield X, y * data.n_groups + groups, torch.zeros_like(y)
+        yield X, cell_codes(y, groups, data.n_groups), torch.zeros_like(y)
 
 
 def cell_means(task: Task, at: Operating) -> tuple[Tensor, Tensor]:

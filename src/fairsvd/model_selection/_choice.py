@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._warn import warn
 from ..exceptions import ConstraintNotMetWarning
 
 if TYPE_CHECKING:
@@ -34,12 +34,11 @@ class _BestUnderGap:
         utility, gap = self._columns(cv_results)
         best = self._choose(utility, gap)
         if gap[best] > self.limit:
-            warnings.warn(
+            warn(
                 f"No candidate has a mean {self.gap!r} within limit={self.limit}: chose number "
                 f"{best} with {gap[best]:.4f}, the largest {self.utility!r} minus excess gap. "
                 "Search other parameters, or allow a larger limit.",
                 ConstraintNotMetWarning,
-                stacklevel=2,
             )
         return best
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import marshal
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from .._rng import seeded_globally
+from .._warn import warn
 from ..arrays import LabelledRows
 from ..caching import Cache, Entry, NotStableError
 from ..exceptions import CacheWarning, IgnoredWeightsWarning
@@ -60,11 +60,10 @@ def train_users_net(
 ) -> Any:
     """Train a clone of the user's skorch net, or restore the state of the same training."""
     if getattr(network, "initialized_", False):
-        warnings.warn(
+        warn(
             "network is a fitted skorch net: a clone of it is trained anew and its weights are "
             "not used. Wrap it in sklearn.frozen.FrozenEstimator to keep them.",
             IgnoredWeightsWarning,
-            stacklevel=6,
         )
     net = clone(network)
     if device is not None:
@@ -132,12 +131,11 @@ def _train_once(
     try:
         entry = cache.fetch("base network", parts, compute)
     except NotStableError as error:
-        warnings.warn(
+        warn(
             f"memory= cannot keep the training of this network: {error}. It is trained in every "
             "fit. Use only numbers, strings, functions of a module and estimators as "
             "settings, or train it first and pass FrozenEstimator(net).",
             CacheWarning,
-            stacklevel=6,
         )
         if not done:
             train()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..groups import cell_codes
 from ._constraint import Constraint, chance_utility, utility_from_counts
 from ._gaps import gap
 from ._sweep import Cuts, sweep
@@ -84,7 +85,8 @@ class Judge(ABC):
         """Set the floor: chance plus half of the untouched network's lead over chance."""
         rows = self.utility_rows
         y, groups = self.y[rows], self.groups[rows]
-        table = np.bincount(y * self.n_groups + groups, minlength=self.n_classes * self.n_groups)
+        cells = cell_codes(y, groups, self.n_groups)
+        table = np.bincount(cells, minlength=self.n_classes * self.n_groups)
         table = table.reshape(self.n_classes, self.n_groups)
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility

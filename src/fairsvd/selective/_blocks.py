@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from re import Pattern
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .._messages import did_you_mean
 
 __all__ = ["make_block_masks"]
 
@@ -76,8 +77,8 @@ def _named(module: nn.Module, blocks: Any) -> list[str]:
     names = [blocks] if isinstance(blocks, str) else list(blocks)
     for name in names:
         if name not in submodules:
-            near = get_close_matches(str(name), submodules, n=3, cutoff=0.0)
-            raise ValueError(f"blocks names {name!r}, which is no submodule; the nearest: {near}.")
+            hint = did_you_mean(name, submodules)
+            raise ValueError(f"blocks names {name!r}, which is no submodule: {submodules}.{hint}")
     if not names:
         raise ValueError("blocks is empty: name at least one submodule.")
     return names

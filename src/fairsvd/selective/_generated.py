@@ -41,7 +41,7 @@ def generate_rows(
     rows = data.editing
     row_bytes = math.prod(rows.X.item_shape) * rows.X.dtype.itemsize
     most = max(2, MOST_BYTES // max(1, row_bytes))
-    cells = (rows.y * data.n_groups + rows.groups).numpy()
+    cells = rows.cells(data.n_groups).numpy()
     present, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
     chosen = _within(place, counts, most, rng)
     X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).numpy()

@@ -165,14 +165,11 @@ def _read(
 def _check_cells(rows: LabelledRows, inputs: FitInputs, labels: tuple[Any, ...]) -> None:
     """Refuse a set without rows of a cell that the real rows have, or may have."""
     n_groups, n_classes = max(1, len(labels)), len(inputs.classes)
-    size = n_classes * n_groups
-    counts = torch.bincount(rows.y * n_groups + rows.groups, minlength=size).reshape(-1, n_groups)
+    counts = rows.count_cells(n_classes, n_groups)
     # A network may know classes that no real row has.
     real_counts = torch.bincount(inputs.rows.y, minlength=n_classes)[:, None].expand_as(counts)
     if inputs.has_groups:
-        has_group = inputs.rows.groups >= 0
-        cells = inputs.rows.y[has_group] * n_groups + inputs.rows.groups[has_group]
-        real_counts = torch.bincount(cells, minlength=size).reshape(-1, n_groups)
+        real_counts = inputs.rows.count_cells(n_classes, n_groups)
     missing = torch.nonzero((counts == 0) & (real_counts > 0)).tolist()
     if missing:
         classes = inputs.classes.tolist()

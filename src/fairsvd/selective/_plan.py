@@ -75,7 +75,7 @@ class Plan(Task):
         share = HELD if hasattr(validation, "split") else float(validation)
         rows, rng = self.synthetic, np.random.default_rng(self.seeds[0])
         share = min(share, MOST_HELD / len(rows))
-        cells = (rows.y * self.given.n_groups + rows.groups).numpy()
+        cells = rows.cells(self.given.n_groups).numpy()
         tuned, held = split_rows(share, cells, rows.y.numpy(), rng)
         return rows.subset(tuned), rows.subset(held)
 
@@ -110,10 +110,8 @@ class Plan(Task):
             return self.given.shares
         shape = self.data.n_classes, self.given.n_groups
         if not self.chooses_on_synthetic:
-            real = self.data.editing
-            cells = real.y * shape[1] + real.groups
-            table = torch.bincount(cells, minlength=shape[0] * shape[1]).double()
-            return (table / table.sum()).reshape(shape).numpy()
+            table = self.data.editing.count_cells(*shape).double()
+            return (table / table.sum()).numpy()
         if self.given.biased is not None:
             return None
         return estimate_shares(self.module, self.data, self.sides[0], shape[1], self.seeds[0])
@@ -139,8 +137,8 @@ class Plan(Task):
     def _cell_weights(self, shares: NDArray[np.float64] | None) -> Tensor:
         """Weight synthetic rows so that cells have the given shares, or equal ones."""
         rows, n_groups = self.sides[0], self.given.n_groups
-        cells = rows.y * n_groups + rows.groups
-        counts = torch.bincount(cells, minlength=self.data.n_classes * n_groups)
+        cells = rows.cells(n_groups)
+        counts = rows.count_cells(self.data.n_classes, n_groups).flatten()
         present = counts > 0
         table = present.double() / present.sum()
         if shares is not None:

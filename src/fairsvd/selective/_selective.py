@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from re import Pattern
 from typing import Any, Self
 
 import numpy as np
 
+from .._warn import warn
 from ..base import (
     Candidate,
     FitInputs,
@@ -229,12 +229,11 @@ class SelectiveFineTuner(NetworkEditor):
     def _keep(self, inputs: FitInputs, adopted: Any, outcome: Any) -> None:
         super()._keep(inputs, adopted, outcome)
         if self.chosen_on_ == "synthetic rows" and not outcome.verdict.feasible:
-            warnings.warn(
+            warn(
                 f"No candidate keeps {self.constraint} within the tolerance of "
                 f"{self.tolerance:.3g} on the synthetic rows that were held back; the chosen one "
                 f"has {outcome.verdict.gap:.3f}. Raise tolerance, or pass more rows.",
                 ConstraintNotMetWarning,
-                stacklevel=5,
             )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:

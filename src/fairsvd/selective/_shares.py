@@ -80,7 +80,7 @@ def _features(
     n_groups: int = 1,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Compute features of up to ``MOST_ROWS`` rows, as many of every cell, and their cells."""
-    cells = rows.y.numpy() * n_groups + (rows.groups.numpy() if n_groups > 1 else 0)
+    cells = (rows.cells(n_groups) if n_groups > 1 else rows.y).numpy()
     order = rng.permutation(len(cells))
     order = order[np.argsort(cells[order], kind="stable")]
     counts = np.bincount(cells)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -15,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
+from ..._warn import warn
 from ...base import Interval, StrOptions, positive_int, restored_on_failure
 from ...exceptions import SmallCellWarning
 from ..cells import CellGenerator, Cells, Encoded, make_codec, read_rows
@@ -422,8 +422,7 @@ class HyperGenerator(CellGenerator):
 def _warn_of_single_rows(cells: Cells) -> None:
     single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
     if single:
-        warnings.warn(
+        warn(
             f"The cells {single} have one row: they get the spread of the whole table around it.",
             SmallCellWarning,
-            stacklevel=5,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
+from ..._warn import warn
 from ...exceptions import GroupError, MissingSensitiveFeaturesWarning
 from ...groups import cell_codes, encode_groups, find_sensitive, is_frame
 from ..cells import label_codes, make_codec, read_rows
@@ -126,12 +126,11 @@ def read_sampler_inputs(
 
 
 def _warn_missing() -> None:
-    warnings.warn(
+    warn(
         "fit_resample got no sensitive_features (and sensitive_columns is None): cells are the "
         "classes alone. Pass sensitive_features=, or name columns of X or index levels of y in "
         "sensitive_columns=.",
         MissingSensitiveFeaturesWarning,
-        stacklevel=5,
     )
 
 
