@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from torch import nn
 from torch.func import functional_call
 
@@ -146,6 +147,15 @@ def test_the_loss_has_every_term_that_is_asked_for():
     assert list(path.steps(lambda: {"4.bias": leaf}, [leaf], 0.8, np.random.default_rng(0), 0.1))
     # Ten times the size outweighs the gap: both entries shrink by the rate.
     torch.testing.assert_close(leaf.detach(), torch.tensor([0.1, -0.3]), rtol=1e-4, atol=0)
+    # Without any term nothing moves.
+    still = replace(path, gap_weight=0.0, extra_loss=None)
+    list(still.steps(lambda: {"4.bias": leaf}, [leaf], 0.8, np.random.default_rng(0), 0.1))
+    torch.testing.assert_close(leaf.detach(), torch.tensor([0.1, -0.3]), rtol=1e-4, atol=0)
+
+
+def test_a_phase_leaves_ten_candidates():
+    every = {n: path_for(n_steps=n).every for n in (1, 9, 20, 45, 95, 300)}
+    assert every == {1: 1, 9: 1, 20: 2, 45: 4, 95: 9, 300: 30}
 
 
 class Ranked(SimpleNamespace):
@@ -188,7 +198,9 @@ def test_a_second_phase_starts_from_the_best_under_three_fifths_of_the_tolerance
     assert [stage for stage, _, _ in found] == ["one"] * 4 + ["two", "three"]
     # A gap of 0.07 is within the tolerance, not within 0.06; of two equal ones the first counts.
     assert given["start"] == (0.8, 0.055)
-    assert len({given["first"], given["second"], given["beside"]}) == 3
+    draws = [np.random.default_rng(each) for each in np.random.SeedSequence(1).spawn(3)]
+    wanted = [rng.integers(2**40) for rng in draws]
+    assert [given[name] for name in ("first", "second", "beside")] == wanted
 
 
 def test_a_start_takes_the_place_of_the_first_phase_and_nothing_runs_beside_it():
@@ -222,7 +234,8 @@ def candidates_of(values):
 def test_a_beaten_candidate_is_left_out_but_for_its_record(n_jobs):
     """An earlier one of its own path ranks as high: what it changed can never be chosen."""
     paths = [[1.0, 0.5, 1.0, 2.0], [0.1, None, 0.1]]
-    found = list(run_paths(paths, candidates_of, n_jobs))
+    with parallel_config("threading"):
+        found = list(run_paths(paths, candidates_of, n_jobs))
     assert [c.params["p"] for c in found] == [1.0, 0.5, 1.0, 2.0, 0.1, None, 0.1]
     kept = [bool(c.state) for c in found]
     assert kept == [True, False, False, True, True, True, False]
