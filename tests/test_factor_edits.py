@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from fairsvd import FairLRFTransformer, FairPruner
 from fairsvd.caching import Cache
+from fairsvd.curvature import group_curvature, group_weight_curvature
 from fairsvd.layers import LowRankLinear, chosen_weights, factorise
 from fairsvd.low_rank._fairlrf import Removal, factors_of, keep_all
 from fairsvd.low_rank._grid import Point, path_frame, search_results
@@ -234,6 +235,29 @@ def test_rows_are_of_two_sides_at_the_operating_threshold():
     logits = task.module(task.data.judged[:])
     moved = removal(task=task).pass_settings()["to_logits"](logits)
     torch.testing.assert_close(moved, logits - torch.tensor([0.0, 0.3]))
+
+
+@pytest.mark.parametrize("hessian", ["fisher", "ggn"])
+def test_the_curvature_is_of_the_kind_that_is_asked_for(hessian):
+    task = small_task()
+    X, y, groups = next(task.data.editing_batches(90))
+    settings = {
+        "n_groups": 2,
+        "to_logits": lambda out: out - torch.tensor([0.0, 0.3]),
+        "hessian": hessian,
+    }
+    rows = [(X, y, (groups == 1).long())]
+    wanted = group_weight_curvature(task.module, LAYERS, rows, **settings)
+    found = removal(Pruning, hessian=hessian).first_curvature()
+    for layer, h in wanted.items():
+        weight = found[f"{layer}.weight"]
+        torch.testing.assert_close(weight, h.reshape(weight.shape), rtol=1e-4, atol=1e-9)
+    made = removal(hessian=hessian)
+    triples = {n: (f.U, f.S, f.V) for n, f in made.measured.items()}
+    found = made.first_curvature()
+    for layer, sides in group_curvature(task.module, triples, rows, **settings).items():
+        for side, h in zip("UV", sides, strict=True):
+            torch.testing.assert_close(found[f"{layer}/{side}"], h[..., :3], rtol=1e-4, atol=1e-9)
 
 
 def test_random_removal_draws_from_the_generator_of_the_fit():

@@ -375,6 +375,24 @@ def test_steps_and_rows_of_a_step():
     assert len(next(iter(make_batches(data, None, np.random.default_rng(0)))).y) == 64
 
 
+def test_batches_weigh_rows_as_they_are_asked_to():
+    task = small_task()
+    y, groups = (part.numpy() for part in (task.data.editing.y, task.data.editing.groups))
+    for balance in ("cells", "classes", None):
+        batch = next(iter(make_batches(task.data, balance, np.random.default_rng(0))))
+        for k in (0, 1):
+            for g in (0, 1):
+                rows, share = (
+                    (batch.y == k) & (batch.groups == g),
+                    np.mean((y == k) & (groups == g)),
+                )
+                assert int(rows.sum()) == 16  # a quarter of 64, whatever the cell holds
+                within = share / np.mean(y == k) / 2
+                wanted = {"cells": 0.25, "classes": within, None: share}[balance]
+                assert float(batch.loss_weights[rows].sum()) / 64 == pytest.approx(wanted)
+                assert float(batch.gap_weights[rows].sum()) / 64 == pytest.approx(share)
+
+
 def test_the_privileged_group_is_found_at_the_operating_threshold():
     """At margin 0 everyone is selected and both groups are equal; at 2 one of them leads."""
     data = small_task(n_rows=40).data
