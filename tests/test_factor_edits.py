@@ -93,6 +93,7 @@ def test_a_packed_edit_is_a_copy_with_its_own_attributes():
     edit = factored(task, compress=True)
     masks = random_masks(edit)
     removed = edit.remove(masks)
+    singular = {n: f.S.clone() for n, f in removed.factors.items()}
     loose, leaves = removed.loosen({"4.bias": torch.zeros(2)})
     packed = loose.pack({"step": 3}, {"balance_": "cells"}, None, None)
     before = {n: v.clone() for n, v in packed.state.items()}
@@ -103,8 +104,10 @@ def test_a_packed_edit_is_a_copy_with_its_own_attributes():
     loose.plain["4.bias"].add_(1)
     assert all(torch.equal(v, before[n]) for n, v in packed.state.items())
     assert all(torch.equal(v, kept_before[n]) for n, v in kept.state().items())
-    # Neither are the factors that it was made from.
-    assert torch.equal(removed.factors["0"].S, edit.factors["0"].S)
+    # Neither do the factors that it was made from, which other phases start from.
+    for name, S in singular.items():
+        assert torch.equal(removed.factors[name].S, S)
+        assert not removed.factors[name].S.requires_grad
     total = sum(m.numel() for m in masks.values())
     share = sum(int((~m).sum()) for m in masks.values()) / total
     assert packed.params == {"step": 3, "removed_fraction": share}
@@ -126,7 +129,7 @@ def test_a_packed_edit_is_a_copy_with_its_own_attributes():
 def test_one_decomposition_serves_every_rank_and_a_randomised_one_its_own():
     net = nn.Sequential(nn.Linear(40, 30))
     cache = Cache().for_one_task()
-    for rank in (2, 5):
+    for rank in (2, 5, 30):
         full = factors_of(net, {"0": rank}, "full", cache)["0"]
         assert full.S.shape == (1, 30)
         thin = factors_of(net, {"0": rank}, "randomized", cache)["0"]
@@ -314,6 +317,19 @@ def test_both_weights_do_what_their_names_say(kind):
     tuned = searched.query("stage not in ('untouched', 'removal')")
     assert set(tuned["gap_weight"]) == {1.0}
     assert tuned["privileged_weight"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage"), [(FairLRFTransformer, "spectrum"), (FairPruner, "scale")]
+)
+@pytest.mark.parametrize("criterion", ["learned", "curvature", "magnitude", "random"])
+def test_where_nothing_is_to_be_removed_the_network_is_tuned_as_it_is(kind, stage, criterion):
+    rows = table()
+    settings = {"criterion": criterion, "sparsity": 0, "max_steps": 2, "gap_weight": 1.0}
+    editor = kind(trained(mlp(), rows, n_steps=5), **settings, random_state=0)
+    history = editor.fit(rows.X, rows.y, sensitive_features=rows.group).history_
+    assert history["stage"].tolist() == ["untouched", stage, stage]
+    assert history["removed_fraction"].tolist() == [0.0] * 3
 
 
 def points(split, pairs):
