@@ -308,14 +308,14 @@ def test_both_weights_do_what_their_names_say(kind):
     assert one.history_["privileged_weight"].dropna().unique().tolist() == [0.5]
     assert masks(fit(gap_weight=9.0, privileged_weight=0.5, refine=None)) == masks(one)
     assert masks(fit(gap_weight=1.0, privileged_weight=4.0, refine=None)) != masks(one)
-    searched = fit(gap_weight=1.0).history_
+    searched = fit(gap_weight=2.5).history_
     removals = searched.query("stage == 'removal'")
     assert removals["gap_weight"].isna().all()
     forms = list(zip(removals["protects"], removals["privileged_weight"], strict=True))
     sides = ("unprivileged", "privileged")
     assert forms == [(side, w) for side in sides for w in (1 / 3, 1.0)]
     tuned = searched.query("stage not in ('untouched', 'removal')")
-    assert set(tuned["gap_weight"]) == {1.0}
+    assert set(tuned["gap_weight"]) == {2.5}
     assert tuned["privileged_weight"].isna().all()
 
 
