@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from fairsvd import GapFineTuner, fairness_scorer
-from fairsvd.base import EditData
 from fairsvd.datasets import make_biased_classification
 from fairsvd.intraprocessing._gap import collect_values
 from fairsvd.layers import editable_layers
@@ -70,28 +71,49 @@ def test_the_start_is_the_untouched_network(scope, make):
         torch.testing.assert_close(value.reshape(current[name].shape), current[name])
 
 
-def test_descent_ignores_the_labels_utility(monkeypatch):
-    """In descent the loss is the soft gap alone; in penalty it holds the cross-entropy too."""
-    rows, seen = table(), []
-    call = EditData.forward
+class Watched(torch.nn.Sequential):
+    """Notes the size of every gradient that a loss has in its logits, by class of network."""
 
-    def forward(self, module, state, X):
-        logits = call(self, module, state, X)
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, X):
+        logits = super().forward(X)
         if logits.requires_grad:
-            logits.register_hook(lambda g: seen.append(g.abs().sum(dim=0)))
+            logits.register_hook(lambda gradient: self.seen.append(gradient.abs().sum(dim=0)))
         return logits
 
-    monkeypatch.setattr(EditData, "forward", forward)
-    network = trained(mlp(), rows)
-    sums = {}
+
+def test_descent_ignores_the_labels_utility():
+    """In descent the loss is the soft gap alone; in penalty it holds the cross-entropy too."""
+    rows, sums = table(), {}
+    network = Watched(*trained(mlp(), rows))
     for mode, weight in (("descent", None), ("penalty", 0.0)):
-        seen.clear()
-        fit(quick(network, mode=mode, gap_weight=weight, constraint="demographic_parity"), rows)
-        sums[mode] = torch.stack(seen).sum()
+        Watched.seen.clear()
+        settings = {"mode": mode, "gap_weight": weight, "constraint": "demographic_parity"}
+        fit(quick(network, **settings), rows)
+        sums[mode] = torch.stack(Watched.seen).sum()
     # With weight 0 only the cross-entropy has a gradient; in descent only the gap.
     assert sums["descent"] > 0
     assert sums["penalty"] > 0
     assert not torch.isclose(sums["descent"], sums["penalty"])
+
+
+def flat_network():
+    """Make a network that answers alike for all rows: every gap is zero, the entropy is not."""
+    network = mlp()
+    with torch.no_grad():
+        network[4].weight.zero_()
+        network[4].bias.copy_(torch.tensor([0.0, 1.0]))
+    return network
+
+
+def test_descent_does_not_move_where_there_is_no_gap():
+    rows, network = table(), flat_network()
+    before = network.state_dict()
+    for mode, moves in (("descent", False), ("penalty", True)):
+        settings = {"mode": mode, "gap_weight": 1.0, "scope": "bias", "group_shift": "never"}
+        after = fit(quick(network, LastWins, **settings), rows).module_.state_dict()
+        assert torch.equal(after["4.bias"], before["4.bias"]) != moves
 
 
 def test_the_weight_is_chosen_or_given():

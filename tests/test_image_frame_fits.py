@@ -25,6 +25,7 @@ from fairsvd.arrays import as_batches
 from fairsvd.exceptions import CacheWarning, ImageFileError
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, quick, skorch_net
 from pictures import Folder, Noting
+from work import count_work
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
 
@@ -49,7 +50,7 @@ def small(n_outputs=2):
 
 
 def gap(network=None, **settings):
-    defaults = {"max_steps": 4, "weight": 1.0, "random_state": 0}
+    defaults = {"max_steps": 4, "gap_weight": 1.0, "random_state": 0}
     return GapFineTuner(network, **{**defaults, **settings})
 
 
@@ -325,22 +326,18 @@ def as_floats(image):
 
 def test_memory_tells_rows_apart_without_reading_them(tmp_path, monkeypatch):
     own = Folder(tmp_path, 40)
-    trainings = []
-    from fairsvd.networks import _trained
-
-    fit_net = _trained.fit_net
-    monkeypatch.setattr(_trained, "fit_net", lambda *a: trainings.append(1) or fit_net(*a))
+    work = count_work(monkeypatch)
     cache = tmp_path / "cache"
     first, _ = kept_fit(own, cache, transform=as_floats)
     again, _ = kept_fit(own, cache, transform=as_floats)
-    assert len(trainings) == 1
+    assert work["training"] == 1
     assert again.history_.equals(first.history_)
     kept_fit(own, cache, transform=None)  # another transform
     kept_fit(own, cache, transform=as_floats, augment=flipped)
-    assert len(trainings) == 3
+    assert work["training"] == 3
     os.utime(tmp_path / "3.png", ns=(1, 1))  # a file that was written again
     kept_fit(own, cache, transform=as_floats)
-    assert len(trainings) == 4
+    assert work["training"] == 4
 
 
 def test_a_stamp_reads_no_file(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from fairsvd.objective import GAPS, Constraint, _loss, edit_loss, margin_of_threshold, shift_logits
+from fairsvd.objective import GAPS, Constraint, edit_loss, margin_of_threshold, shift_logits
 from fairsvd.training import Batch
 
 SHARPNESS = 4.0
@@ -158,19 +160,27 @@ def test_at_a_sharpness_of_1_the_gap_is_that_of_the_networks_own_probabilities()
         assert float(found) == pytest.approx(abs(values[:2].mean() - values[2:].mean()))
 
 
-def test_weight_0_does_not_compute_the_gap(monkeypatch):
+def test_weight_0_does_not_compute_the_gap():
     logits, batch = make_batch()
     expected = reference(logits, batch, "equalized_odds", 1, 0.5, 0.0, 2)
-
-    def refuse(*_):
-        raise RuntimeError("the soft gap was computed")
-
-    monkeypatch.setattr(_loss, "soft_gap", refuse)
+    # No gap can be computed of rows whose groups are not known.
+    unknown = replace(batch, groups=None, gap_weights=None)
     options = {"margin": 0.5, "n_groups": 2}
-    found = edit_loss(logits, batch, constraint(), gap_weight=0, **options)
+    found = edit_loss(logits, unknown, constraint(), gap_weight=0, **options)
     assert float(found) == pytest.approx(expected)
-    with pytest.raises(RuntimeError, match="was computed"):
-        edit_loss(logits, batch, constraint(), gap_weight=1e-9, **options)
+    with pytest.raises((TypeError, AttributeError)):
+        edit_loss(logits, unknown, constraint(), gap_weight=1e-9, **options)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("gap_weight", [0.0, 0.5])
+def test_the_share_weighs_the_cross_entropy_alone(share, gap_weight):
+    logits, batch = make_batch(4)
+    entropy = reference(logits, batch, "equalized_odds", 1, 0.5, 0.0, 2)
+    both = reference(logits, batch, "equalized_odds", 1, 0.5, gap_weight, 2)
+    options = {"margin": 0.5, "n_groups": 2, "gap_weight": gap_weight, "share": share}
+    found = edit_loss(logits, batch, constraint(), **options)
+    assert float(found) == pytest.approx(share * entropy + (both - entropy), abs=1e-12)
 
 
 def test_the_penalty_sees_the_gap_where_the_network_is_run():

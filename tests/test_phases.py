@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from torch import nn
 from torch.func import functional_call
 
@@ -60,7 +61,9 @@ def reference_steps(path, leaves, state, margin, rate, rng, after=None):
 
 
 def test_masks_are_learned_as_in_a_plain_loop():
-    path = path_for(n_steps=60)
+    task = small_task()
+    cache = task.data.cache.for_one_task()
+    path = path_for(replace(task, data=replace(task.data, cache=cache)), n_steps=40)
     own = path.module.state_dict()
     variables = {n: torch.full_like(own[n], 0.5).requires_grad_() for n in HIDDEN}
 
@@ -76,11 +79,14 @@ def test_masks_are_learned_as_in_a_plain_loop():
         path, variables.values(), state, path.data.margin, 3e-2, np.random.default_rng(5), clamp
     )
     found = learn_masks(path, np.random.default_rng(5))
+    step, edit = next(found)
+    kept = dict(cache.stream("masks", path.key(), lambda: iter([])))  # the variables themselves
     for number, _ in enumerate(steps, start=1):
-        if number % 6 == 0:
-            step, edit = next(found)
+        if number % 4 == 0:
+            step, edit = (step, edit) if number == 4 else next(found)
             assert step == number
             for name, v in variables.items():
+                torch.testing.assert_close(kept[step][name], v.detach(), rtol=0, atol=1e-5)
                 assert torch.equal(edit.masks[name], v > 0)
                 assert torch.equal(edit.state()[name], own[name] * (v > 0))
     assert next(found, None) is None
@@ -146,6 +152,15 @@ def test_the_loss_has_every_term_that_is_asked_for():
     assert list(path.steps(lambda: {"4.bias": leaf}, [leaf], 0.8, np.random.default_rng(0), 0.1))
     # Ten times the size outweighs the gap: both entries shrink by the rate.
     torch.testing.assert_close(leaf.detach(), torch.tensor([0.1, -0.3]), rtol=1e-4, atol=0)
+    # Without any term nothing moves.
+    still = replace(path, gap_weight=0.0, extra_loss=None)
+    list(still.steps(lambda: {"4.bias": leaf}, [leaf], 0.8, np.random.default_rng(0), 0.1))
+    torch.testing.assert_close(leaf.detach(), torch.tensor([0.1, -0.3]), rtol=1e-4, atol=0)
+
+
+def test_a_phase_leaves_ten_candidates():
+    every = {n: path_for(n_steps=n).every for n in (1, 9, 20, 45, 95, 300)}
+    assert every == {1: 1, 9: 1, 20: 2, 45: 4, 95: 9, 300: 30}
 
 
 class Ranked(SimpleNamespace):
@@ -188,7 +203,9 @@ def test_a_second_phase_starts_from_the_best_under_three_fifths_of_the_tolerance
     assert [stage for stage, _, _ in found] == ["one"] * 4 + ["two", "three"]
     # A gap of 0.07 is within the tolerance, not within 0.06; of two equal ones the first counts.
     assert given["start"] == (0.8, 0.055)
-    assert len({given["first"], given["second"], given["beside"]}) == 3
+    draws = [np.random.default_rng(each) for each in np.random.SeedSequence(1).spawn(3)]
+    wanted = [rng.integers(2**40) for rng in draws]
+    assert [given[name] for name in ("first", "second", "beside")] == wanted
 
 
 def test_a_start_takes_the_place_of_the_first_phase_and_nothing_runs_beside_it():
@@ -222,7 +239,8 @@ def candidates_of(values):
 def test_a_beaten_candidate_is_left_out_but_for_its_record(n_jobs):
     """An earlier one of its own path ranks as high: what it changed can never be chosen."""
     paths = [[1.0, 0.5, 1.0, 2.0], [0.1, None, 0.1]]
-    found = list(run_paths(paths, candidates_of, n_jobs))
+    with parallel_config("threading"):
+        found = list(run_paths(paths, candidates_of, n_jobs))
     assert [c.params["p"] for c in found] == [1.0, 0.5, 1.0, 2.0, 0.1, None, 0.1]
     kept = [bool(c.state) for c in found]
     assert kept == [True, False, False, True, True, True, False]
@@ -324,7 +342,10 @@ def test_a_removal_is_tuned_in_the_place_of_masks_and_no_stage_tunes_nothing():
     found = stages(start=whole.remove(gone), gap_weight=1.0)
     assert {c.params["stage"] for c in found} == {"scale"}
     assert {c.params["removed_fraction"] for c in found} == {53 / 54}
-    assert {c.params["stage"] for c in stages(stage=None, gap_weight=1.0)} == {"masks"}
+    masks = stages(stage=None, gap_weight=1.0, max_steps=40, max_removed=0.05)
+    assert {c.params["stage"] for c in masks} == {"masks"}
+    # Of 54 weights a twentieth is two, where more of them had fallen.
+    assert max(c.params["removed_fraction"] for c in masks) == 2 / 54
 
 
 @pytest.mark.parametrize(
@@ -352,6 +373,24 @@ def test_steps_and_rows_of_a_step():
     batch = next(iter(make_batches(data, None, np.random.default_rng(0), size=12)))
     assert len(batch.y) == 12
     assert len(next(iter(make_batches(data, None, np.random.default_rng(0)))).y) == 64
+
+
+def test_batches_weigh_rows_as_they_are_asked_to():
+    task = small_task()
+    y, groups = (part.numpy() for part in (task.data.editing.y, task.data.editing.groups))
+    for balance in ("cells", "classes", None):
+        batch = next(iter(make_batches(task.data, balance, np.random.default_rng(0))))
+        for k in (0, 1):
+            for g in (0, 1):
+                rows, share = (
+                    (batch.y == k) & (batch.groups == g),
+                    np.mean((y == k) & (groups == g)),
+                )
+                assert int(rows.sum()) == 16  # a quarter of 64, whatever the cell holds
+                within = share / np.mean(y == k) / 2
+                wanted = {"cells": 0.25, "classes": within, None: share}[balance]
+                assert float(batch.loss_weights[rows].sum()) / 64 == pytest.approx(wanted)
+                assert float(batch.gap_weights[rows].sum()) / 64 == pytest.approx(share)
 
 
 def test_the_privileged_group_is_found_at_the_operating_threshold():

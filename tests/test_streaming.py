@@ -11,7 +11,6 @@ import scipy.sparse
 import torch
 from torch import nn
 
-from fairsvd import arrays
 from fairsvd.arrays import LabelledRows, LazyRows, as_batches, is_lazy, to_device
 from fairsvd.networks import _inference
 from helpers import IGNORE_SMALL_DATA, convolutions, fingerprint, images, mlp, quick, table, trained
@@ -22,10 +21,16 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
 CPU = torch.device("cpu")
 
 
+def blocks_of(monkeypatch, n_bytes):
+    """Read X in blocks of so many bytes, for data that fit into one otherwise."""
+    for place in ("_batches", "_lazy"):
+        monkeypatch.setattr(f"fairsvd.arrays.{place}.BLOCK_BYTES", n_bytes)
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Make blocks of 64 rows of a table with 6 columns, so that few rows need many blocks."""
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", LIMIT * 6 * 4)
+    blocks_of(monkeypatch, LIMIT * 6 * 4)
     monkeypatch.setattr(_inference, "SMALL_BLOCK", LIMIT)
 
 
@@ -84,7 +89,7 @@ def results(fitted, X):
 @pytest.mark.parametrize("data", DATA)
 def test_results_are_those_of_the_array_in_memory(data, form, criterion, tmp_path, monkeypatch):
     X, y, group, module = DATA[data]()
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", LIMIT * X[0].size * 4)
+    blocks_of(monkeypatch, LIMIT * X[0].size * 4)
     streamed = FORMS[form](X, tmp_path)
     wanted = editor(module, criterion).fit(X, y, sensitive_features=group)
     found = editor(module, criterion).fit(streamed, y, sensitive_features=group)
@@ -184,7 +189,7 @@ def test_sensitive_columns_are_read_and_left_out_in_blocks(form, column, tmp_pat
     X[:, 2], X[:, 5] = group, np.arange(600) // 3 % 2
     module = mlp(width=8)
     left = 6 - np.size(column)
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", LIMIT * left * 4)
+    blocks_of(monkeypatch, LIMIT * left * 4)
     module[0] = nn.Linear(left, 8)
     wanted = editor(module, sensitive_columns=column).fit(X, y)
     streamed = FORMS[form](X, tmp_path)
@@ -244,7 +249,7 @@ def test_what_counts_as_not_in_memory(tmp_path):
 
 
 def test_blocks_of_wide_rows_hold_fewer_of_them(monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", 1000)
+    blocks_of(monkeypatch, 1000)
     narrow, wide = as_batches(np.zeros((50, 5))), as_batches(np.zeros((50, 100)))
     assert (narrow.block_size(20), narrow.block_size(1024)) == (20, 50)
     assert (wide.block_size(1024), wide.astype(torch.float64).block_size(1024)) == (2, 1)

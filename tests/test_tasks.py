@@ -73,7 +73,9 @@ def test_the_chosen_edit_is_written_into_a_copy(finish):
     assert torch.equal(inner[0].weight, net[0].weight)
     assert all(p.grad is None for p in found.parameters())
     assert not any(part.training for part in found.modules())
+    assert net[0].weight.grad is not None
     assert apply_candidate(net, Candidate({})) is net
+    assert all(p.grad is None for p in net.parameters())
     assert not net.training
 
 
