@@ -180,6 +180,13 @@ def test_one_group_alone_is_never_judged_apart():
     assert (judge(logits).utility, judge(logits).gap) == (0.5, 0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_earn_nothing_at_all(bad):
+    judge, logits = judged([bad, 1.0, -1.0, 1.0], [0, 1, 0, 1], [0, 0, 1, 1])
+    assert judge(logits) == Verdict(0.0, -np.inf, np.inf, False, -np.inf)
+    assert judge.for_utility(logits).utility == -np.inf
+
+
 def test_far_margins_are_told_apart():
     judge, logits = judged([-25, -20, 20, 25], [0, 0, 0, 1], [0, 1, 0, 1], utility="accuracy")
     verdict = judge.for_utility(logits)

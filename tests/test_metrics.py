@@ -198,3 +198,12 @@ def test_tables_from_counts():
     assert table["n"].tolist() == [8, 4]
     np.testing.assert_array_equal(table["tpr"], [0.75, np.nan])
     assert gaps_frame(counts, 1).loc["demographic_parity", "difference"] == 0.5
+
+
+def test_labels_that_are_tuples_stay_labels_of_one_column():
+    counts = np.ones((2, 2, 2), dtype=int)
+    for names in (("box",), ()):
+        table = rates_frame(counts, 1, [("a", 1), ("b", 2)], names)
+        assert table.index.nlevels == 1
+        assert table.index.tolist() == [("a", 1), ("b", 2)]
+    assert rates_frame(counts, 1, [("a", 1), ("b", 2)], ("x", "y")).index.names == ["x", "y"]

@@ -89,3 +89,15 @@ def test_a_row_on_the_threshold_is_negative_and_one_above_it_positive(threshold)
     assert (verdict.margin, verdict.value) == (0.0, 1.0)
     nobody = judge(torch.zeros((8, 2), dtype=torch.float64))
     assert nobody.value == 0.5
+
+
+def test_within_the_limit_in_some_resamples_is_feasible_though_not_on_the_rows_as_they_are():
+    y, group = np.tile([0, 1], 20), np.repeat([0, 1], 20)
+    positive = np.where(group == 0, np.arange(40) % 20 < 12, np.arange(40) % 20 < 8)
+    phi = PhiObjective(epsilon=0.2, margin=0.05, n_bootstrap=15)
+    judge = make_judge(y, group, np.zeros(40, dtype=np.int64), 2, 2, asked(phi, threshold=0.5))
+    verdict = judge(torch.tensor(np.stack([np.zeros(40), np.where(positive, 1.0, -1.0)], axis=1)))
+    assert verdict.gap == pytest.approx(0.2)
+    assert verdict.utility == 0.5
+    assert verdict.feasible
+    assert 0 < verdict.value < 0.5

@@ -30,7 +30,7 @@ class Deciding(ClassifierMixin, BaseEstimator):
 
 def test_a_decision_of_exactly_zero_is_the_first_class():
     classifier = Deciding().fit(None, None)
-    X, y, group = [[0.0], [1.0], [-0.0], [-1.0]], ["no", "yes"] * 2, ["a", "a", "b", "b"]
+    X, y, group = [[0.0], [1.0], [-2.0], [-1.0]], ["no", "yes"] * 2, ["a", "a", "b", "b"]
     scorer = fairness_scorer("demographic_parity_difference", response_method="decision_function")
     assert scorer(classifier, X, y, sensitive_features=group) == -0.5
 

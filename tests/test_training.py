@@ -201,9 +201,11 @@ def test_more_cells_than_rows_in_a_batch():
     assert seen == set(range(20))
 
 
-def test_draws_come_from_the_generator_alone():
+@pytest.mark.parametrize("batch_size", [40, 3])
+def test_draws_come_from_the_generator_alone(batch_size):
     def first(seed):
-        return [b.X for b in itertools.islice(batches_of(TABLE, seed=seed), 3)]
+        batches = batches_of(TABLE, seed=seed, batch_size=batch_size)
+        return [b.X for b in itertools.islice(batches, 3)]
 
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     one, same, other = first(0), first(0), first(1)
@@ -305,7 +307,7 @@ def test_sgd_gathers_momentum_and_adam_steps_by_the_rate():
 def test_weight_decay_is_a_gradient_of_the_squares():
     """Not a shrinking beside the gradient: alone it makes Adam take a whole step."""
     assert after_steps(1, slope=0.0, start=2.0) == 2.0
-    decayed = after_steps(1, slope=0.0, start=2.0, weight_decay=0.5)
+    decayed = after_steps(1, slope=0.0, start=2.0, weight_decay=0.01)
     assert decayed == pytest.approx(1.9)
     options = {"optimizer": "sgd", "start": 2.0, "weight_decay": 0.5}
     assert after_steps(1, **options) == pytest.approx(2.0 - 0.1 * (1 + 0.5 * 2.0))
