@@ -222,6 +222,10 @@ TOLD_APART = {
         lambda: {"network": skorch_net(Shell, lr=0.1)},
         lambda: {"network": skorch_net(Shell, lr=0.5)},
     ),
+    "the precision": (
+        lambda: {"precision": "full", "network": trained(mlp(), ROWS)},
+        lambda: {"precision": "mixed", "network": trained(mlp(), ROWS)},
+    ),
     "the kind of output": (
         lambda: {"network": by(nn.BCELoss)},
         lambda: {"network": by(nn.BCEWithLogitsLoss)},

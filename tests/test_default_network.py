@@ -14,7 +14,7 @@ from fairsvd import MLP, ConvNet
 from fairsvd._rng import stage_rng, torch_generator
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.networks._default import channel_statistics, default_net
-from helpers import IGNORE_SMALL_DATA, images, quick, table
+from helpers import IGNORE_SMALL_DATA, images, mlp, quick, table
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -73,6 +73,16 @@ def test_the_network_scales_by_the_rows_that_it_is_trained_on():
     module = editor.fit(X, rows.y, sensitive_features=rows.group).module_
     np.testing.assert_allclose(module.mean, X[~held].mean(axis=0, dtype=np.float64), rtol=1e-5)
     np.testing.assert_allclose(module.scale, X[~held].std(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+def test_nothing_is_said_of_bytes_which_it_scales_itself():
+    rows = table()
+    X = np.clip(rows.X * 40 + 120, 0, 255).astype(np.uint8)
+    notes = []
+    for network in (None, mlp()):
+        editor = quick(network, **UNTOUCHED).fit(X, rows.y, sensitive_features=rows.group)
+        notes.append([note for note in editor.report_.notes if "without scaling" in note])
+    assert [len(each) for each in notes] == [0, 1]
 
 
 # How it is trained

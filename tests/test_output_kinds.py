@@ -15,6 +15,7 @@ from fairsvd.arrays import as_batches
 from fairsvd.networks import ShiftedNetwork, all_features, fold_offset, to_logits
 from helpers import (
     IGNORE_SMALL_DATA,
+    LastWins,
     binary_net,
     convolutions,
     images,
@@ -236,6 +237,34 @@ def test_looking_at_a_network_leaves_no_hook_on_it():
         for part in module.modules():
             assert not part._forward_hooks
             assert not part._forward_pre_hooks
+
+
+class Keyed(nn.Module):
+    """Returns its scores under a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, X):
+        return {"scores": self.inner(X)}
+
+
+@pytest.mark.parametrize("make", [mlp, Keyed])
+def test_a_net_around_a_bare_module_is_in_evaluation_mode_and_trains_on_all_rows(make):
+    editor = fit(make(), output_key="scores" if make is Keyed else None, **UNTOUCHED)
+    net = editor.to_skorch()
+    assert not any(part.training for part in net.module_.modules())
+    assert net.train_split is None
+    assert net.device == "cpu"
+    assert net.classes_.tolist() == [0, 1]
+
+
+def test_that_nothing_did_better_is_said_only_where_nothing_did():
+    told = "The untouched network was chosen: no edit did better."
+    assert told in fit(mlp(), **UNTOUCHED).report_.notes
+    edited = quick(mlp(), LastWins).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    assert told not in edited.report_.notes
 
 
 # Features

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
@@ -213,6 +216,41 @@ def test_what_is_chosen_on_rows_that_are_edited_on_is_said_and_why():
     assert editing.tolist() == validation_of(editor, judged).tolist() == [0, 1, 2, 3]
     (note,) = notes(editor)
     assert "too few rows to set any apart" in note
+
+
+def test_cells_without_rows_are_warned_of_by_label_and_group():
+    rows = numbered(200, n_groups=3)
+    groups = np.array(["a", "b", "c"])[rows.group]
+    keep = ~((rows.y == 1) & (groups == "c"))
+    some = Rows(rows.X[keep], rows.y[keep], pd.DataFrame({"kind": groups[keep]}))
+    editor = quick(mlp(), **UNTOUCHED)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        editor.fit(some.X, some.y, sensitive_features=some.group)
+        every = quick(mlp(), **UNTOUCHED).fit(rows.X, rows.y, sensitive_features=groups)
+    told = [str(w.message) for w in caught if "No rows in" in str(w.message)]
+    assert told == ["No rows in (label 1, group 'c'): their rates are left out of the gap."]
+    assert (editor.sensitive_source_, every.sensitive_source_) == ("sensitive_features",) * 2
+    assert editor.groups_ == every.groups_ == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("n_wrong", "separate"), [(2, False), (3, True)])
+def test_a_lead_of_more_than_a_tenth_on_editing_rows_counts_as_over_fitted(n_wrong, separate):
+    """The first column tells every label on editing rows, and all but 2 or 3 of 25 on others."""
+    cells = np.repeat(np.arange(4), 50)
+    y, group = np.divmod(cells, 2)
+    held = np.arange(200) % 50 < 25
+    X = np.zeros((200, 6), np.float32)
+    X[:, 0] = 2 * y - 1
+    X[np.arange(200) % 50 < n_wrong, 0] *= -1
+    X[:, NUMBER] = np.arange(200)
+    module = nn.Sequential(nn.Linear(6, 2))
+    with torch.no_grad():
+        module[0].weight.zero_()[1, 0] = 1.0
+        module[0].bias.zero_()
+    split = PredefinedSplit(np.where(held, 0, -1))
+    editor, *_ = seen(Rows(X, y, group), module, validation=split, layers="all")
+    assert editor.seen["data"].judge.separate == separate
 
 
 def test_an_edit_has_a_stream_of_its_own():
