@@ -278,7 +278,7 @@ def test_debiasing_is_a_plain_loop_over_both_sides(adversary_steps):
 
 def test_the_adversary_sees_rows_in_the_shares_that_cells_truly_have():
     """Batches hold every cell alike; the weights of its loss put that right."""
-    path = duel_of(task_of())
+    path = duel_of(task_of(balance="cells"))
     batch = next(iter(path.batches(np.random.SeedSequence(1))))
     logits = torch.randn(len(batch.y), 2, dtype=torch.float64)
     for gap, counted in (("demographic_parity", batch.y >= 0), ("equal_opportunity", batch.y == 1)):
@@ -291,6 +291,19 @@ def test_the_adversary_sees_rows_in_the_shares_that_cells_truly_have():
         wanted = -(weights * chance[batch.groups]).sum() / weights.sum()
         assert batch.gap_weights.unique().numel() > 1
         assert float(rival.loss(logits, batch, training=False)) == pytest.approx(float(wanted))
+
+
+def test_the_adversary_s_steps_and_rate_are_the_user_s():
+    settings = {"max_steps": 1, "alpha": 1.0}
+    losses = [
+        fitted(AdversarialDebiasing, **settings, **own).history_["adversary_loss"].iloc[1]
+        for own in ({}, {"adversary_steps": 9}, {"adversary_learning_rate": 1e-9})
+    ]
+    blind = fitted(AdversarialDebiasing, **settings).history_["blind_loss"].iloc[1]
+    # More steps learn more; a rate of next to nothing learns nothing, and stays at two even halves.
+    assert losses[1] != losses[0]
+    assert losses[2] == pytest.approx(np.log(2), abs=1e-6)
+    assert blind < np.log(2)
 
 
 def test_an_alpha_of_the_user_is_the_only_one_and_several_are_tried_else():

@@ -20,7 +20,7 @@ from fairsvd.selective._generated import generate_rows
 from fairsvd.selective._path import Optimizer, Path, run_path
 from fairsvd.selective._shares import estimate_shares
 from helpers import IGNORE_SMALL_DATA, Rows, images, mlp, table, trained
-from selective_data import biased_rows, made_set, planted, quick, worst_cell
+from selective_data import LastWins, biased_rows, made_set, planted, quick, worst_cell
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -140,6 +140,24 @@ def test_what_is_of_too_little_use_on_real_rows_is_turned_down():
     assert (strict.utility, strict.gap) == (kept.utility, kept.gap)
 
 
+def test_the_floor_is_held_against_the_use_on_real_rows_not_on_synthetic_ones():
+    network, data, rows, judge, _ = two_sided_choice()
+    start = network.state_dict()
+    for seed in range(3):
+        noise = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+        state = {"0.weight": start["0.weight"] + 0.1 * noise}
+        X = data.editing.X[:], rows.X[:]
+        real, made = (torch.func.functional_call(network, state, (x.double(),)) for x in X)
+        use, other = data.judge.for_utility(real).utility, judge(made)
+        floor = (use + other.utility) / 2
+        assert use != other.utility
+        held = Choice(replace(data, judge=replace(data.judge, floor=floor)), rows, judge)
+        verdict = held.judge(network, state, {}, {}).verdict
+        # What is judged is the edited network's.
+        assert (verdict.utility, verdict.gap) == (other.utility, other.gap)
+        assert np.isfinite(verdict.value) == (use >= floor and np.isfinite(other.value))
+
+
 def test_the_synthetic_judge_has_the_untouched_network_s_floor():
     _, data, _, judge, (_, made, _, held) = two_sided_choice()
     plain = Judge(made.y, made.group, np.zeros(100, dtype=int), 2, 2, data.judge.constraint)
@@ -152,9 +170,11 @@ def test_the_synthetic_judge_has_the_untouched_network_s_floor():
 def test_no_held_row_is_tuned_on_and_none_is_judged_that_was():
     """The split of the ready set, made again, gives history's first row."""
     rows, _, other, network = planted(600)
+    # Cells of one hundred rows and of four hundred: their accuracies count alike all the same.
+    uneven = Rows(*(part[300:] for part in other))
     kind = SelectiveFineTuner
     for validation, share in ((0.4, 0.4), (PredefinedSplit(np.arange(600) % 3 // 2 - 1), 0.25)):
-        editor = quick(network, kind, synthetic=other, epochs=0, threshold=0.5, mask="all")
+        editor = quick(network, kind, synthetic=uneven, epochs=0, threshold=0.5, mask="all")
         editor.set_params(validation=validation, tolerance=1.0)
         seen = {}
 
@@ -167,14 +187,14 @@ def test_no_held_row_is_tuned_on_and_none_is_judged_that_was():
                 yield from super()._edit(task, rng)
 
         editor = Watched(**editor.get_params(deep=False)).fit(rows.X, rows.y)
-        cells = other.y * 2 + other.group
+        cells = uneven.y * 2 + uneven.group
         rng = np.random.default_rng(seen["seed"])
-        tuned, held = split_rows(share, cells, other.y, rng)
+        tuned, held = split_rows(share, cells, uneven.y, rng)
         assert len(held) == round(share * len(cells))
         assert not set(tuned) & set(held)
         with torch.no_grad():
-            predicted = network(torch.tensor(other.X[held])).argmax(1).numpy()
-        right = predicted == other.y[held]
+            predicted = network(torch.tensor(uneven.X[held])).argmax(1).numpy()
+        right = predicted == uneven.y[held]
         by_cell = [right[cells[held] == cell].mean() for cell in range(4)]
         assert editor.history_["utility"].iloc[0] == pytest.approx(np.mean(by_cell))
 
@@ -217,11 +237,25 @@ def test_a_batch_s_statistics_are_used_and_kept_only_where_they_are_asked_for():
         rows,
     )
     ready = made_set(rows)
-    predictions = {}
+    predictions, judged = {}, []
+
+    class Watched(LastWins):
+        def _edit(self, task, rng):
+            for candidate in super()._edit(task, rng):
+                if candidate.state:
+                    judged.append((candidate, task.data.judged[:]))
+                yield candidate
+
     for frozen in (True, False):
-        editor = quick(network, mask="head", synthetic=ready, freeze_norm_stats=frozen, min_steps=1)
+        settings = {"synthetic": ready, "freeze_norm_stats": frozen, "min_steps": 1}
+        editor = quick(network, Watched, mask="head", **settings)
         editor.fit(rows.X, rows.y, sensitive_features=rows.group)
         predictions[frozen] = editor.module_
+        # Candidates are judged as they predict, with the statistics and not the batch's.
+        candidate, X = judged[-1]
+        with torch.no_grad():
+            logits = torch.func.functional_call(network, dict(candidate.state), (X,))
+        torch.testing.assert_close(candidate.logits, logits, atol=1e-5, rtol=1e-4)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             same = torch.equal(
                 editor.module_.state_dict()[f"1.{name}"], network.state_dict()[f"1.{name}"]
