@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fairsvd.intraprocessing._adversarial import (
     make_critic,
     run_duel,
 )
-from fairsvd.intraprocessing._critic import SignedBias
+from fairsvd.intraprocessing._critic import SignedBias, forward_with_features
 from fairsvd.intraprocessing._debiasing import (
     HEAD_START,
     Adversary,
@@ -68,19 +69,23 @@ def entropy(logits, batch):
     return (losses * batch.loss_weights).mean()
 
 
-def rate_gaps(logits, batch):
+def rate_gaps(logits, batch, gap="equalized_odds"):
     """Differences of the first group's rates and the second's: found, wrongly suspected."""
     scores, g, w = torch.softmax(4 * lowered(logits), dim=1)[:, 1], batch.groups, batch.gap_weights
     gaps = []
-    for label in (1, 0):
-        own, other = (w * ((batch.y == label) & (g == k)) for k in (0, 1))
+    counted = (batch.y == 1, batch.y == 0) if gap == "equalized_odds" else (batch.y >= 0,)
+    for rows in counted:
+        own, other = (w * (rows & (g == k)) for k in (0, 1))
         gaps.append((scores * own).sum() / own.sum() - (scores * other).sum() / other.sum())
     return torch.stack(gaps)
 
 
-@pytest.mark.parametrize("balance", ["classes", "cells"])
-def test_a_duel_is_a_plain_loop_over_turns(balance):
-    path = duel_of(task_of(balance=balance))
+@pytest.mark.parametrize(
+    ("gap", "balance"),
+    [("equalized_odds", "classes"), ("equalized_odds", "cells"), ("demographic_parity", "cells")],
+)
+def test_a_duel_is_a_plain_loop_over_turns(gap, balance):
+    path = duel_of(task_of(gap=gap, balance=balance))
     found = list(run_duel(path))
     assert len(found) == path.budget.epochs
 
@@ -98,7 +103,7 @@ def test_a_duel_is_a_plain_loop_over_turns(balance):
             batch = next(of_critic)
             with torch.no_grad():
                 logits, features = run_plain(leaves, batch.X)
-                target = rate_gaps(logits, batch)
+                target = rate_gaps(logits, batch, gap)
                 errors.append((critic(features, training=False) - target).square())
                 targets.append(target)
             slow.zero_grad()
@@ -170,6 +175,27 @@ def test_the_largest_bias_of_several_groups_counts_and_a_group_alone_has_none():
     alone, known = bias(scores[:2], y[:2], g[:2], w[:2])
     assert not known.any()
     assert not alone.any()
+
+
+def test_features_are_those_of_the_own_pass_though_another_thread_runs_the_network():
+    class Echo(nn.Module):
+        """Lets another thread run the last layer, on other features, before it returns."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, X):
+            logits = self.head(X)
+            other = Thread(target=self.head, args=(X.detach() + 1,))
+            other.start()
+            other.join()
+            return logits
+
+    data, X = edit_data(ROWS, output_layer="head"), torch.tensor(ROWS.X).double()
+    logits, features = forward_with_features(Echo().double(), data)({}, X)
+    assert logits.shape == (len(X), 2)
+    assert torch.equal(features, X)
 
 
 def fitted(kind, rows=ROWS, **parameters):
@@ -252,7 +278,7 @@ def test_debiasing_is_a_plain_loop_over_both_sides(adversary_steps):
 
 def test_the_adversary_sees_rows_in_the_shares_that_cells_truly_have():
     """Batches hold every cell alike; the weights of its loss put that right."""
-    path = duel_of(task_of())
+    path = duel_of(task_of(balance="cells"))
     batch = next(iter(path.batches(np.random.SeedSequence(1))))
     logits = torch.randn(len(batch.y), 2, dtype=torch.float64)
     for gap, counted in (("demographic_parity", batch.y >= 0), ("equal_opportunity", batch.y == 1)):
@@ -265,6 +291,19 @@ def test_the_adversary_sees_rows_in_the_shares_that_cells_truly_have():
         wanted = -(weights * chance[batch.groups]).sum() / weights.sum()
         assert batch.gap_weights.unique().numel() > 1
         assert float(rival.loss(logits, batch, training=False)) == pytest.approx(float(wanted))
+
+
+def test_the_adversary_s_steps_and_rate_are_the_user_s():
+    settings = {"max_steps": 1, "alpha": 1.0}
+    losses = [
+        fitted(AdversarialDebiasing, **settings, **own).history_["adversary_loss"].iloc[1]
+        for own in ({}, {"adversary_steps": 9}, {"adversary_learning_rate": 1e-9})
+    ]
+    blind = fitted(AdversarialDebiasing, **settings).history_["blind_loss"].iloc[1]
+    # More steps learn more; a rate of next to nothing learns nothing, and stays at two even halves.
+    assert losses[1] != losses[0]
+    assert losses[2] == pytest.approx(np.log(2), abs=1e-6)
+    assert blind < np.log(2)
 
 
 def test_an_alpha_of_the_user_is_the_only_one_and_several_are_tried_else():

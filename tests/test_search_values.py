@@ -158,6 +158,7 @@ def test_a_descent_follows_the_soft_gap_alone_and_a_weight_of_nought_the_labels_
     """Adam's first step has the sign of the gradient; the batch is large enough to be all rows."""
     rows = table()
     network, held = trained(mlp(), rows), np.arange(120) % 4 == 0
+    rows = rows._replace(y=1 - rows.y)  # it is wrong about most rows: the labels pull hard
     X, y, g = (torch.tensor(part[~held]) for part in rows)
     head = {n: p.detach().clone().requires_grad_() for n, p in network[4].named_parameters()}
     with torch.no_grad():
@@ -185,6 +186,58 @@ def test_a_descent_follows_the_soft_gap_alone_and_a_weight_of_nought_the_labels_
         large_ones[mode] = torch.where(large, slope.sign(), 0)
     # The two losses do not ask for the same.
     assert (large_ones["descent"] * large_ones["penalty"] < 0).any()
+
+
+def test_the_weights_of_gap_and_labels_are_those_asked_for():
+    """Where the two pull against each other, the stronger one decides an entry's first step."""
+    rows = table()
+    network, held = trained(mlp(), rows), np.arange(120) % 4 == 0
+    rows = rows._replace(y=1 - rows.y)
+    X, y, g = (torch.tensor(part[~held]) for part in rows)
+    weight = network[4].weight.detach().clone().requires_grad_()
+    with torch.no_grad():
+        hidden = network[:4](X)
+    logits = hidden @ weight.T + network[4].bias.detach()
+    p = torch.softmax(4 * logits, dim=1)[:, 1]
+    labels = torch.nn.functional.cross_entropy(logits, y, weight=1 / torch.bincount(y).float())
+    gap = (p[g == 1].mean() - p[g == 0].mean()).abs()
+    slopes = [torch.autograd.grad(v, weight, retain_graph=True)[0] for v in (labels, gap)]
+    against = slopes[0] * slopes[1]
+    at = np.unravel_index(int(against.argmin()), against.shape)
+    assert against[at] < 0
+    ratio = float(slopes[0][at].abs() / slopes[1][at].abs())
+    settings = {"max_steps": 1, "constraint": "demographic_parity", "batch_size": 10**4}
+    settings |= {"threshold": 0.5, "scope": "head", "balance": "classes", "group_shift": "never"}
+    settings |= {"validation": PredefinedSplit(np.where(held, 0, -1))}
+    for share, leader in ((0.7, slopes[0]), (1.4, slopes[1])):
+        kind = last_wins(GapFineTuner)
+        _, seen = watched(kind, network, rows, gap_weight=share * ratio, **settings)
+        step = seen[0].state["4.weight"] - network.state_dict()["4.weight"]
+        assert torch.sign(step[at]) == -torch.sign(leader[at])
+
+
+@pytest.mark.usefixtures("no_edit_left_out")
+def test_every_weight_starts_from_the_untouched_network_and_settling_from_the_best():
+    rows, rate = table(), 0.3
+    network = trained(mlp(), rows)
+    _, seen = watched(
+        last_wins(GapFineTuner), network, rows, max_steps=6, learning_rate=rate, tolerance=0.5
+    )
+    before, left = network.state_dict(), []
+
+    def farthest(one, other):
+        return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+    for weight in (0.3, 1.0, 3.0):
+        own = [c for c in seen if c.params["gap_weight"] == weight]
+        tuned, settled = ([c for c in own if c.params["stage"] == s] for s in ("tune", "settle"))
+        assert [c.params["step"] for c in tuned] == [1, 2, 3, 4, 5, 6]
+        assert farthest(tuned[0].state, before) == pytest.approx(rate, rel=0.02)
+        near = [farthest(settled[0].state, c.state) <= rate / 3 * 1.02 for c in tuned]
+        assert sum(near) == 1
+        left.append(near.index(True))
+    # Long steps do harm: some path's best is not its last.
+    assert min(left) < 5
 
 
 def moves(parameter, n_calls=20, width=2.0, **parameters):

@@ -1,0 +1,136 @@
+"""Numbers of the cells' generators and of the sampler's strategies, by hand and by brute force."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fairsvd import CellSampler
+from fairsvd.generative import SmoothedGenerator, SmoteGenerator
+from fairsvd.generative.sampler._strategy import apportioned
+
+WEIGHTS = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
+
+
+@given(WEIGHTS, st.integers(0, 200))
+def test_rows_are_shared_out_by_largest_remainders(weights, total):
+    exact = [Fraction(w, sum(weights)) * total for w in weights]
+    rows = [int(share) for share in exact]  # rounded down
+    rest = [share - n for share, n in zip(exact, rows, strict=True)]
+    assume(len(set(rest)) == len(rest))  # ties are below
+    order = sorted(range(len(weights)), key=lambda k: (rows[k] - exact[k], k))
+    for k in order[: total - sum(rows)]:
+        rows[k] += 1
+    assert apportioned(np.array(weights, dtype=float), total).tolist() == rows
+
+
+def test_of_equal_remainders_the_earlier_cell_gets_the_row():
+    assert apportioned(np.ones(4), 6).tolist() == [2, 2, 1, 1]
+    assert apportioned(np.array([[1.0, 1.0], [2.0, 0.0]]), 2).tolist() == [[1, 0], [1, 0]]
+
+
+def resampled(counts, **settings):
+    """Resample plain numbers with given rows of every cell, and count the cells."""
+    keys = [(k, g) for k in range(len(counts)) for g in range(len(counts[0]))]
+    labels = np.repeat(keys, np.ravel(counts), axis=0)
+    X = np.random.default_rng(0).normal(size=(len(labels), 2))
+    sampler = CellSampler(generator="smoothed", min_cell_size=1, random_state=0, **settings)
+    _, y = sampler.fit_resample(X, labels[:, 0], sensitive_features=labels[:, 1])
+    table = np.zeros(np.shape(counts), dtype=int)
+    np.add.at(table, (np.asarray(y), np.asarray(y.index)), 1)
+    return sampler, table
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode", "wanted"),
+    [
+        ("joint", "augment", [[60, 60], [60, 60]]),
+        ("joint", "replace", [[60, 60], [60, 60]]),
+        ("match", "replace", [[10, 60], [20, 30]]),
+        # The second group has 90 rows; the first's labels stay at 1 : 2.
+        ("group", "augment", [[30, 60], [60, 30]]),
+        # A synthetic set of 120 rows beside the real one.
+        ("joint", "mix", [[40, 90], [50, 60]]),
+        # Labels 70 : 50, groups 30 : 90: 17.5, 52.5, 12.5 and 37.5, of which the first two rise.
+        ("parity", "replace", [[18, 53], [12, 37]]),
+    ],
+)
+def test_strategies_by_hand(strategy, mode, wanted):
+    sampler, table = resampled([[10, 60], [20, 30]], sampling_strategy=strategy, mode=mode)
+    assert table.tolist() == wanted
+    assert list(sampler.sampling_strategy_.values()) == np.ravel(wanted).tolist()
+
+
+def test_parity_that_keeps_every_row_is_the_smallest_such_table():
+    _, table = resampled([[10, 60], [20, 30]], sampling_strategy="parity")
+    shares = np.outer([70, 50], [30, 90]) / 120**2
+    # The cell that has most of its share sets the size: 20 of .104, which is 192 rows.
+    assert table.sum() == 192
+    assert table.tolist() == np.rint(192 * shares).astype(int).tolist() == [[28, 84], [20, 60]]
+
+
+def test_a_mix_has_the_share_of_synthetic_rows_that_was_asked_for():
+    sampler, table = resampled([[10, 60], [20, 30]], mode="mix", mix_ratio=0.5)
+    assert sampler.is_synthetic_.sum() == 60
+    assert table.tolist() == [[25, 75], [35, 45]]
+
+
+def two_rows():
+    """One row at 0 and "a", one at 1 and "b"."""
+    return pd.DataFrame({"x": [0.0, 1.0, 0.0], "job": ["a", "b", "a"]})[:2]
+
+
+def test_a_category_comes_from_the_neighbour_as_often_as_numbers_lean_to_it():
+    rows = pd.DataFrame({"x": np.arange(4.0) * 100, "job": list("abcd")})
+    pair = pd.concat([two_rows(), rows.assign(x=rows["x"] + 1000)], ignore_index=True)
+    cell = np.array([0, 0, 1, 1, 1, 1])
+    generator = SmoteGenerator(random_state=0).fit(pair, cell)
+    drawn = generator.sample(4000, conditions=[0] * 4000)
+    x, second = drawn["x"].to_numpy(float), (drawn["job"] == "b").to_numpy()
+    assert ((x >= 0) & (x <= 1)).all()
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (x >= low) & (x < low + 0.25)
+        wanted = x[inside].mean()
+        error = 4 * np.sqrt(0.25 / inside.sum())
+        assert second[inside].mean() == pytest.approx(wanted, abs=error)
+
+
+def test_smote_keeps_the_row_where_its_neighbour_lacks_a_value():
+    X = np.array([[0.0, 5.0, 1.0], [1.0, np.nan, 2.0], [0.5, np.nan, 1.5]])
+    drawn = SmoteGenerator(random_state=0).fit(X).sample(600)
+    known = ~np.isnan(drawn[:, 1])
+    # One row in three knows the number, and nothing mixes it.
+    assert set(drawn[known, 1]) == {5.0}
+    assert known.mean() == pytest.approx(1 / 3, abs=4 * np.sqrt(2 / 9 / 600))
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 1.0])
+def test_categories_flip_at_the_jitter_s_part_of_the_variance(bandwidth):
+    """Every row has a category of its own: one that a row does not come with was flipped."""
+    n = 50
+    X = pd.DataFrame({"x": 1000.0 * np.arange(n), "job": [f"j{k}" for k in range(n)]})
+    generator = SmoothedGenerator(bandwidth=bandwidth, random_state=0).fit(X)
+    drawn = generator.sample(6000)
+    # Jitter of numbers hides the row: read the rate from a copy whose numbers stay.
+    plain = SmoothedGenerator(bandwidth=0.0, flip=bandwidth**2 / (1 + bandwidth**2), random_state=0)
+    kept = plain.fit(X).sample(6000)
+    rate = (kept["job"] != [f"j{int(x / 1000)}" for x in kept["x"]]).mean()
+    wanted = bandwidth**2 / (1 + bandwidth**2) * (n - 1) / n
+    assert rate == pytest.approx(wanted, abs=4 * np.sqrt(0.25 / 6000))
+    assert set(drawn["job"]) <= set(X["job"])
+
+
+def test_jitter_of_one_column_has_the_bandwidth_of_its_rows():
+    """Two far clusters: within one, the spread is the jitter's, pulled in with the rest."""
+    X = np.concatenate([np.zeros(4), 1000 + np.zeros(4), [500.0]]).reshape(-1, 1)
+    X += np.linspace(0, 1e-3, 9)[:, None]  # no value is shared
+    h = 0.05
+    drawn = SmoothedGenerator(bandwidth=h, random_state=0).fit(X).sample(20000)[:, 0]
+    middle = drawn[np.abs(drawn - 500) < 250]
+    wanted = X.std() * h / np.sqrt(1 + h**2)
+    assert middle.std() == pytest.approx(wanted, rel=0.1)
