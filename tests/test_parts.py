@@ -272,7 +272,7 @@ def flags(module):
     return [parameter.requires_grad for parameter in module.parameters()]
 
 
-@pytest.mark.parametrize("settings", [UNTOUCHED, {"threshold": 0.5, "tradeoff": 1.0}])
+@pytest.mark.parametrize("settings", [UNTOUCHED, {"threshold": 0.5, "gap_weight": 1.0}])
 def test_what_asks_for_gradients_asks_for_them_again_after_the_fit_and_nothing_else(settings):
     rows, module = table(), half_frozen()
     editor = quick(module, Looking, **settings)
@@ -304,7 +304,7 @@ def normalised():
 
 
 @pytest.mark.parametrize("form", ["module", "frozen module", "frozen net"])
-@pytest.mark.parametrize("settings", [UNTOUCHED, {"tradeoff": 1.0}])
+@pytest.mark.parametrize("settings", [UNTOUCHED, {"gap_weight": 1.0}])
 def test_a_network_in_training_mode_is_edited_as_in_evaluation_mode(form, settings):
     rows, found = table(), []
     for training in (True, False):
