@@ -9,7 +9,7 @@ import torch
 
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
-from fairsvd.objective import Constraint, Judge
+from fairsvd.objective import Constraint, GapJudge
 from helpers import Rows
 
 
@@ -48,7 +48,7 @@ def edit_data(
     return EditData(
         editing=editing,
         judged=editing.X,
-        judge=Judge(rows.y, rows.group, parts, n_classes, n_groups, request),
+        judge=GapJudge(rows.y, rows.group, parts, n_classes, n_groups, request),
         n_classes=n_classes,
         n_groups=n_groups,
         group_labels=tuple(range(n_groups)),

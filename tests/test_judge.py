@@ -16,7 +16,7 @@ from fairsvd.objective import (
     UTILITIES,
     Constraint,
     Curves,
-    Judge,
+    GapJudge,
     Verdict,
     _sweep,
     count_table,
@@ -31,7 +31,7 @@ CONSTRAINT = Constraint("equalized_odds", 0.25, 0.4, "balanced_accuracy", None, 
 def make_judge(seed, *, n=120, n_classes=2, n_groups=2, **constraint):
     rng = np.random.default_rng(seed)
     y, groups, parts = (rng.integers(k, size=n) for k in (n_classes, n_groups, 2))
-    return Judge(y, groups, parts, n_classes, n_groups, replace(CONSTRAINT, **constraint))
+    return GapJudge(y, groups, parts, n_classes, n_groups, replace(CONSTRAINT, **constraint))
 
 
 def make_logits(judge, seed, *, skill=1.0, bias=0.8, decimals=1):
@@ -80,7 +80,7 @@ def as_judged(judge, logits):
     held = judge.parts == 0
     cells = np.unique(np.stack([judge.y, judge.groups])[:, held], axis=1, return_counts=True)[1]
     able = cells.min() >= 20
-    return replace(judge, separate=judge.separate or (able and is_over_fitted(judge, logits)))
+    return replace(judge, held_apart=judge.separate or (able and is_over_fitted(judge, logits)))
 
 
 def is_over_fitted(judge, logits):
@@ -126,7 +126,7 @@ def test_equal_to_the_rule(utility, name, n_groups, threshold, separate):
     feasible = set()
     for seed, tolerance in enumerate([0.05, 0.3, 0.6, 2.0]):
         judge = make_judge(seed, n_groups=n_groups, tolerance=tolerance, **options)
-        judge = replace(judge, separate=separate, floor=0.2)
+        judge = replace(judge, held_apart=separate, floor=0.2)
         logits = make_logits(judge, seed)
         expected = by_the_rule(judge, logits, tolerance)
         if expected is None:
@@ -182,7 +182,7 @@ def test_threshold_and_figures_are_those_of_single_tables_to_the_bit(
     seed, name, utility, n_groups, separate, decimals
 ):
     judge = make_judge(seed, n=80, n_groups=n_groups, gap=name, utility=utility)
-    judge = replace(judge, separate=separate, floor=0.3)
+    judge = replace(judge, held_apart=separate, floor=0.3)
     logits = make_logits(judge, seed, decimals=decimals)
     if seed % 7 == 0:
         logits[:, :] = logits[0]
@@ -282,7 +282,7 @@ def test_nothing_feasible_falls_back_on_utility_less_the_excess():
 
 def test_ties_go_to_the_highest_threshold():
     y, groups = np.array([1, 0, 1, 0]), np.zeros(4, dtype=np.int64)
-    judge = Judge(
+    judge = GapJudge(
         y, groups, np.zeros(4, dtype=np.int64), 2, 1, replace(CONSTRAINT, utility="accuracy")
     )
     margins = torch.tensor([4.0, 3.0, 2.0, 1.0])
@@ -330,8 +330,8 @@ def test_separate_holds_each_set_to_the_limit_on_its_own():
     wrong = (groups == parts) & (rng.random(n) < 0.5)
     margins = torch.as_tensor(np.where(wrong, 1 - y, y) * 2.0 - 1)
     logits = torch.stack([torch.zeros(n), margins], dim=1)
-    judge = Judge(y, groups, parts, 2, 2, replace(CONSTRAINT, threshold=0.5))
-    together, apart = judge(logits), replace(judge, separate=True)(logits)
+    judge = GapJudge(y, groups, parts, 2, 2, replace(CONSTRAINT, threshold=0.5))
+    together, apart = judge(logits), replace(judge, held_apart=True)(logits)
     assert together.gap < 0.1 < 0.4 < apart.gap
     assert together.feasible
     assert not apart.feasible
@@ -344,7 +344,7 @@ def test_a_candidate_that_is_over_fitted_is_judged_on_each_set_apart(utility):
     learned = honest.clone()
     seen = torch.as_tensor(judge.parts == 1)
     learned[seen, torch.as_tensor(judge.y)[seen]] += 1.0
-    apart = replace(judge, separate=True)
+    apart = replace(judge, held_apart=True)
     assert not is_over_fitted(judge, honest)
     assert is_over_fitted(judge, learned)
     assert judge(honest) != apart(honest)
@@ -357,7 +357,7 @@ def test_a_candidate_that_is_over_fitted_is_judged_on_each_set_apart(utility):
 def test_small_validation_cells_cannot_tell_who_is_over_fitted(n, able):
     y, groups = (np.tile(np.repeat(codes, n), 5) for codes in ([0, 0, 1, 1], [0, 1, 0, 1]))
     parts = np.repeat([0, 1], [4 * n, 16 * n])
-    judge = Judge(y, groups, parts, 2, 2, replace(CONSTRAINT, threshold=0.5))
+    judge = GapJudge(y, groups, parts, 2, 2, replace(CONSTRAINT, threshold=0.5))
     # Right on every editing row, and on validation rows for one group only.
     right = (parts == 1) | (groups == 0)
     margins = torch.as_tensor(np.where(right, 2.0 * y - 1, 1 - 2.0 * y))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fairsvd.objective import Constraint, Curves, Judge, Verdict
+from fairsvd.objective import Constraint, Curves, GapJudge, Verdict
 
 CONSTRAINT = Constraint("equal_opportunity", 0.25, 0.5, "balanced_accuracy", None, 1, "classes")
 NOBODY = np.zeros(0, dtype=np.int64)
 # The limit is .25 and the target .125; both are numbers that floats can hold.
-JUDGE = Judge(NOBODY, NOBODY, NOBODY, 2, 2, CONSTRAINT, floor=0.625)
+JUDGE = GapJudge(NOBODY, NOBODY, NOBODY, 2, 2, CONSTRAINT, floor=0.625)
 
 
 def curves(*cuts):
@@ -25,7 +25,7 @@ def curves(*cuts):
 def judged(margins, y, groups, parts=None, *, n_groups=2, **changes):
     y, groups = np.asarray(y), np.asarray(groups)
     parts = np.zeros_like(y) if parts is None else parts
-    judge = Judge(y, groups, parts, 2, n_groups, replace(CONSTRAINT, **changes))
+    judge = GapJudge(y, groups, parts, 2, n_groups, replace(CONSTRAINT, **changes))
     margins = torch.as_tensor(np.asarray(margins, dtype=np.float64))
     return judge, torch.stack([torch.zeros_like(margins), margins], dim=1)
 
@@ -76,7 +76,7 @@ def test_a_gap_that_cannot_be_measured_is_never_within_the_limit():
     verdict = judge(logits)  # no positive row in the second group
     assert (verdict.feasible, verdict.gap) == (False, np.inf)
     assert judge.for_utility(logits).utility == 1.0
-    apart = replace(judge, separate=True)
+    apart = replace(judge, held_apart=True)
     assert apart(logits).gap == np.inf
 
 
@@ -89,7 +89,7 @@ def test_of_two_sets_that_are_judged_apart_one_may_lack_the_rows_of_a_gap():
         np.array([0, 0, 1, 1, 1]),
         threshold=0.5,
     )
-    assert replace(judge, separate=True)(logits).gap == 1.0
+    assert replace(judge, held_apart=True)(logits).gap == 1.0
 
 
 @pytest.mark.parametrize(("right", "apart"), [(849, False), (851, True)])
@@ -162,7 +162,7 @@ def test_the_floor_is_set_on_the_rows_that_utility_is_taken_on():
     judge = replace(judge, constraint=replace(judge.constraint, threshold=0.5))
     # One class for everybody is right for five of eight, and for two of four.
     assert judge.against(logits).floor == (5 / 8 + 7 / 8) / 2
-    assert replace(judge, separate=True).against(logits).floor == (2 / 4 + 3 / 4) / 2
+    assert replace(judge, held_apart=True).against(logits).floor == (2 / 4 + 3 / 4) / 2
 
 
 def test_below_the_floor_the_best_threshold_is_kept_and_counts_for_nothing():

@@ -14,7 +14,7 @@ from torch import nn
 
 from fairsvd import FairLRFTransformer, PhiObjective
 from fairsvd._rng import stage_rng
-from fairsvd.base import EditData, draw_sample, split_rows
+from fairsvd.base import draw_sample, split_rows
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, Rows, fingerprint, mlp, quick, skorch_net, table, trained
 
@@ -40,14 +40,11 @@ def numbered(n_rows=200, n_groups=2, n_classes=2, seed=0):
 class Looking(FairLRFTransformer):
     """Keeps what its edit was given."""
 
-    def _edit(self, *given):
-        kinds = {"data": EditData, "module": nn.Module, "rng": np.random.Generator}
-        found = {k: next(v for v in given if isinstance(v, kind)) for k, kind in kinds.items()}
-        state = found["rng"].bit_generator.state
-        flags = [parameter.requires_grad for parameter in found["module"].parameters()]
-        mode = found["module"].training
-        self.seen = {"data": found["data"], "state": state, "flags": flags, "training": mode}
-        return super()._edit(*given)
+    def _edit(self, task, rng):
+        flags = [parameter.requires_grad for parameter in task.module.parameters()]
+        state, mode = rng.bit_generator.state, task.module.training
+        self.seen = {"data": task.data, "state": state, "flags": flags, "training": mode}
+        return super()._edit(task, rng)
 
 
 def seen(rows, network=None, groups=None, y=None, **settings):

@@ -73,7 +73,7 @@ def phi_by_loops(scores, y, group, objective):
             yhat, truth = scores[rows] > tau, y[rows]
             rho = (yhat[truth == 1].mean() + (~yhat[truth == 0]).mean()) / 2
             bias = bias_of(yhat, truth, group[rows], objective.measure)
-            met = abs(bias) < objective.epsilon - objective.margin
+            met = abs(bias) < objective.epsilon - objective.slack
             earned.append(rho if met else 0.0)
         phi.append(np.mean(earned))
     return np.array(phi)
@@ -86,7 +86,7 @@ def test_equal_to_loops_over_resamples_and_thresholds(seed, measure, n_bootstrap
     objective = PhiObjective(
         measure,
         epsilon=0.3,
-        margin=0.05,
+        slack=0.05,
         n_bootstrap=n_bootstrap,
         n_thresholds=101,
         random_state=seed,
@@ -127,7 +127,7 @@ def test_the_limit_is_strict_and_ties_go_to_the_lowest_threshold():
     logits = torch.tensor(np.stack([np.zeros(16), np.where(positive, 1.0, -1.0)], axis=1))
 
     def verdict(epsilon):
-        phi = PhiObjective(epsilon=epsilon, margin=0.0, n_bootstrap=0, n_thresholds=11)
+        phi = PhiObjective(epsilon=epsilon, slack=0.0, n_bootstrap=0, n_thresholds=11)
         return make_judge(y, group, np.zeros(16, dtype=np.int64), 2, 2, constraint(phi))(logits)
 
     assert verdict(0.25).value == 0.5
@@ -218,7 +218,7 @@ def test_logits_that_are_not_finite_lose():
         ({"measure": "parity"}, r"measure='parity'.*demographic_parity"),
         ({"epsilon": 0}, r"epsilon=0 .*\(0, 1\]"),
         ({"epsilon": "small"}, r"epsilon='small'"),
-        ({"margin": 0.05}, r"margin=0\.05 .*\[0, epsilon=0\.05\)"),
+        ({"slack": 0.05}, r"slack=0\.05 .*\[0, epsilon=0\.05\)"),
         ({"n_bootstrap": -1}, r"n_bootstrap=-1 .*at least 0"),
         ({"n_thresholds": 2.5}, r"n_thresholds=2\.5 .*at least 3"),
         ({"random_state": None}, r"random_state=None"),
@@ -296,7 +296,7 @@ def test_editing_rows_may_be_those_of_the_choice():
 def test_no_candidate_at_all_is_the_untouched_network():
     with pytest.warns(ConstraintNotMetWarning, match=r"demographic_parity below 0\.002 .*epsilon"):
         editor = fitted(
-            constraint=PhiObjective(epsilon=0.003, margin=0.001, n_bootstrap=0),
+            constraint=PhiObjective(epsilon=0.003, slack=0.001, n_bootstrap=0),
             threshold=0.5,
         )
     assert fingerprint(editor.module_) == fingerprint(NETWORK)

@@ -17,8 +17,8 @@ def asked(phi, **changes):
     return replace(base, **changes)
 
 
-def test_limit_and_target_are_epsilon_less_the_margin():
-    phi = PhiObjective(epsilon=0.3, margin=0.1)
+def test_limit_and_target_are_epsilon_less_the_slack():
+    phi = PhiObjective(epsilon=0.3, slack=0.1)
     by_phi = asked(phi, tolerance=0.3, fraction=0.5)
     assert by_phi.limit == by_phi.target == phi.limit == pytest.approx(0.2)
     without = replace(by_phi, phi=None)
@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_the_paper():
     assert PhiObjective().get_params() == {
         "measure": "demographic_parity",
         "epsilon": 0.05,
-        "margin": 0.01,
+        "slack": 0.01,
         "n_bootstrap": 5,
         "n_thresholds": 501,
         "random_state": 0,
@@ -37,12 +37,12 @@ def test_the_defaults_are_those_of_the_paper():
 
 
 def test_parameters_at_their_bounds_are_taken():
-    PhiObjective(epsilon=1, margin=0, n_bootstrap=0, n_thresholds=3, random_state=0).check()
-    PhiObjective(epsilon=np.float64(0.2), margin=np.nextafter(0.2, 0), n_bootstrap=1).check()
+    PhiObjective(epsilon=1, slack=0, n_bootstrap=0, n_thresholds=3, random_state=0).check()
+    PhiObjective(epsilon=np.float64(0.2), slack=np.nextafter(0.2, 0), n_bootstrap=1).check()
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"epsilon": 1.01}, {"margin": -0.01}, {"n_thresholds": 2}, {"random_state": -1}]
+    "parameters", [{"epsilon": 1.01}, {"slack": -0.01}, {"n_thresholds": 2}, {"random_state": -1}]
 )
 def test_parameters_beyond_their_bounds_are_named(parameters):
     name, value = next(iter(parameters.items()))
@@ -94,7 +94,7 @@ def test_a_row_on_the_threshold_is_negative_and_one_above_it_positive(threshold)
 def test_within_the_limit_in_some_resamples_is_feasible_though_not_on_the_rows_as_they_are():
     y, group = np.tile([0, 1], 20), np.repeat([0, 1], 20)
     positive = np.where(group == 0, np.arange(40) % 20 < 12, np.arange(40) % 20 < 8)
-    phi = PhiObjective(epsilon=0.2, margin=0.05, n_bootstrap=15)
+    phi = PhiObjective(epsilon=0.2, slack=0.05, n_bootstrap=15)
     judge = make_judge(y, group, np.zeros(40, dtype=np.int64), 2, 2, asked(phi, threshold=0.5))
     verdict = judge(torch.tensor(np.stack([np.zeros(40), np.where(positive, 1.0, -1.0)], axis=1)))
     assert verdict.gap == pytest.approx(0.2)

@@ -130,8 +130,8 @@ def test_its_docstring_has_its_own_texts_and_the_shared_ones(kind):
     entries = [n for line in parameters if line[0] != " " for n in line.split(" : ")[0].split(", ")]
     assert entries == list(inspect.signature(kind).parameters)
     assert doc.count("A text of its own.") == 1
-    assert "The gap that is accepted" not in doc
-    assert "The gap that is accepted" in inspect.getdoc(NetworkEditor)
+    assert "The accepted gap, a " not in doc
+    assert "The accepted gap, a " in inspect.getdoc(NetworkEditor)
 
 
 def test_its_fit_takes_what_it_declares_and_nothing_else(kind):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from torch import nn
 
 from fairsvd import FairLRFTransformer, PhiObjective
-from fairsvd.base import EditData
-from fairsvd.objective import Constraint
 from helpers import IGNORE_SMALL_DATA, Rows, mlp, quick
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
@@ -17,12 +14,10 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 class Asked(FairLRFTransformer):
     """Keeps what its edit was asked for."""
 
-    def _edit(self, *given):
-        data = next(each for each in given if isinstance(each, EditData))
-        request = next(each for each in given if isinstance(each, Constraint))
-        assert not any(isinstance(each, nn.Module) and each.training for each in given)
-        self.asked = data.judge.constraint, request
-        return super()._edit(*given)
+    def _edit(self, task, rng):
+        assert not task.module.training
+        self.asked = task.data.judge.constraint, task.constraint
+        return super()._edit(task, rng)
 
 
 def drawn(cells):
@@ -103,7 +98,7 @@ def test_the_positive_code_is_the_labels_place_in_sorted_order():
 
 
 def test_phi_brings_its_own_limits_and_utility_is_balanced_accuracy_whatever_the_cells():
-    objective = PhiObjective("demographic_parity", epsilon=0.1, margin=0.08, n_bootstrap=5)
+    objective = PhiObjective("demographic_parity", epsilon=0.1, slack=0.08, n_bootstrap=5)
     found = asked(UNEVEN, constraint=objective, tolerance=0.3, tolerance_fraction=0.9)
     assert (found.gap, found.utility) == ("demographic_parity", "balanced_accuracy")
     assert found.tolerance == 0.1

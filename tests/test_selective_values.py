@@ -13,7 +13,7 @@ from torch import nn
 from edit_data import edit_data, labelled
 from fairsvd import SelectiveFineTuner
 from fairsvd.base import split_rows
-from fairsvd.objective import Judge
+from fairsvd.objective import GapJudge
 from fairsvd.phases import make_batches
 from fairsvd.selective._choice import Choice, synthetic_judge
 from fairsvd.selective._generated import generate_rows
@@ -160,7 +160,7 @@ def test_the_floor_is_held_against_the_use_on_real_rows_not_on_synthetic_ones():
 
 def test_the_synthetic_judge_has_the_untouched_network_s_floor():
     _, data, _, judge, (_, made, _, held) = two_sided_choice()
-    plain = Judge(made.y, made.group, np.zeros(100, dtype=int), 2, 2, data.judge.constraint)
+    plain = GapJudge(made.y, made.group, np.zeros(100, dtype=int), 2, 2, data.judge.constraint)
     best = plain.for_utility(held).utility
     assert judge.floor == pytest.approx((0.5 + best) / 2)
     state = torch.zeros_like(held)
