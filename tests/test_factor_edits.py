@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from fairsvd import FairLRFTransformer, FairPruner
+from fairsvd import FairLRFTransformer, FairLRFTransformerCV, FairPruner
 from fairsvd.caching import Cache
 from fairsvd.curvature import group_curvature, group_weight_curvature
 from fairsvd.layers import LowRankLinear, chosen_weights, factorise
@@ -265,6 +265,40 @@ def test_the_curvature_is_of_the_kind_that_is_asked_for(hessian):
     for layer, sides in group_curvature(task.module, triples, rows, **settings).items():
         for side, h in zip("UV", sides, strict=True):
             torch.testing.assert_close(found[f"{layer}/{side}"], h[..., :3], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Removal, Pruning])
+def test_a_weight_of_zero_is_a_weight_and_the_score_that_of_one_side(kind):
+    task = small_task()
+    ((params, edit),) = removal(kind, task, privileged_weight=0, sparsities=(0.3,)).edits()
+    assert params == {"privileged_weight": 0, "protects": "unprivileged", "sparsity": 0.3}
+    made = removal(kind, task)
+    scores = {
+        name: value.square() * made.first_curvature()[name][0]
+        for name, value in made.whole.entries().items()
+    }
+    for layer in LAYERS:
+        names = [name for name in scores if name.startswith(layer)]
+        flat = torch.cat([scores[name].flatten() for name in names])
+        gone = torch.cat([~edit.masks[name].flatten() for name in names])
+        assert int(gone.sum()) == int(0.3 * len(flat))
+        assert float(flat[gone].max()) <= float(flat[~gone].min())
+
+
+def test_a_search_gives_each_weight_to_what_it_names():
+    rows = table()
+    settings = {"criterion": "curvature", "refine": None, "cv": 2, "random_state": 0}
+    grid = {"ranks": [1.0], "sparsities": [0.1], "gap_weights": [2.0], "privileged_weights": [0.5]}
+    search = FairLRFTransformerCV(trained(mlp(), rows), **settings, **grid)
+    search.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert search.best_params_ == {
+        "rank": 1.0,
+        "sparsity": 0.1,
+        "gap_weight": 2.0,
+        "privileged_weight": 0.5,
+    }
+    assert search.history_["privileged_weight"].dropna().tolist() == [0.5]
+    assert search.path_["gap_weight"].tolist() == [2.0, 2.0]
 
 
 def test_random_removal_draws_from_the_generator_of_the_fit():
