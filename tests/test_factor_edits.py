@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from fairsvd import FairLRFTransformer, FairPruner
+from fairsvd import FairLRFTransformer, FairLRFTransformerCV, FairPruner
 from fairsvd.caching import Cache
 from fairsvd.curvature import group_curvature, group_weight_curvature
 from fairsvd.layers import LowRankLinear, chosen_weights, factorise
@@ -167,41 +167,45 @@ def removal(kind=Removal, task=None, **options):
     return kind.of(task, **{**defaults, **own, **options})
 
 
+CHANGES = {
+    "hessian": {"hessian": "ggn"},
+    "margin": {"margin": 0.9},
+    "privileged": {"privileged": 0},
+    "gap": {"constraint": replace(CONSTRAINT, gap="demographic_parity")},
+    "layers": {"layers": ("0",)},
+    "rank": {"rank": 2},
+}
+
+
+def removal_under(kind, cache, criterion, constraint=CONSTRAINT, margin=0.3, **change):
+    task = small_task(constraint=constraint)
+    task = replace(task, data=replace(task.data, margin=margin, cache=cache))
+    if "rank" in change:
+        rank = change.pop("rank")
+        change |= {"whole": factored(task, rank)} if kind is Removal else {}
+    if "layers" in change:
+        layers = change.pop("layers")
+        whole = _pruner.keep_all(task.module, layers, units=criterion == "unit")
+        change |= {"layers": layers, "whole": whole} if kind is Pruning else {}
+    sparsities = (0.2, 0.4, 0.6, 0.8)
+    return removal(kind, task, criterion=criterion, sparsities=sparsities, **change)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     ("kind", "criterion"), [(Removal, "curvature"), (Pruning, "curvature"), (Pruning, "unit")]
 )
-def test_what_is_measured_once_is_kept_under_everything_it_depends_on(kind, criterion):
-    cache, seen = Cache().for_one_task(), set()
-    parity = replace(CONSTRAINT, gap="demographic_parity")
-    for change in (
-        {},
-        {"hessian": "ggn"},
-        {"margin": 0.9},
-        {"privileged": 0},
-        {"constraint": parity},
-        {"layers": ("0",)},
-        {"rank": 2},
-    ):
-        task = small_task(constraint=change.get("constraint", CONSTRAINT))
-        data = replace(task.data, margin=change.get("margin", 0.3))
-        options = {n: change[n] for n in ("hessian", "privileged") if n in change}
-        options["sparsities"] = (0.2, 0.4, 0.6, 0.8)
-        if kind is Pruning and "layers" in change:
-            only = _pruner.keep_all(task.module, ("0",), units=criterion == "unit")
-            options |= {"layers": ("0",), "whole": only}
-        if kind is Removal and "rank" in change:
-            options |= {"whole": factored(task, 2)}
-        pair = [
-            [edit.masks for _, edit in removal(kind, own, criterion=criterion, **options).edits()]
-            for own in (
-                replace(task, data=data),
-                replace(task, data=replace(data, cache=cache)),
-            )
-        ]
-        for plain, cached in zip(*pair, strict=True):
-            assert all(torch.equal(m, cached[n]) for n, m in plain.items())
-        seen.add(repr([{n: m.tolist() for n, m in masks.items()} for masks in pair[0]]))
-    assert len(seen) >= 4
+def test_what_is_measured_once_is_kept_under_everything_it_depends_on(kind, criterion, change):
+    cache = Cache().for_one_task()
+    list(removal_under(kind, cache, criterion).edits())
+    found, wanted = (
+        list(removal_under(kind, each, criterion, **CHANGES[change]).edits())
+        for each in (cache, Cache())
+    )
+    assert len(found) == len(wanted) == 4
+    for (_, cached), (_, plain) in zip(found, wanted, strict=True):
+        assert cached.masks.keys() == plain.masks.keys()
+        assert all(torch.equal(m, cached.masks[n]) for n, m in plain.masks.items())
 
 
 @pytest.mark.parametrize("kind", [Removal, Pruning])
@@ -261,6 +265,40 @@ def test_the_curvature_is_of_the_kind_that_is_asked_for(hessian):
     for layer, sides in group_curvature(task.module, triples, rows, **settings).items():
         for side, h in zip("UV", sides, strict=True):
             torch.testing.assert_close(found[f"{layer}/{side}"], h[..., :3], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Removal, Pruning])
+def test_a_weight_of_zero_is_a_weight_and_the_score_that_of_one_side(kind):
+    task = small_task()
+    ((params, edit),) = removal(kind, task, privileged_weight=0, sparsities=(0.3,)).edits()
+    assert params == {"privileged_weight": 0, "protects": "unprivileged", "sparsity": 0.3}
+    made = removal(kind, task)
+    scores = {
+        name: value.square() * made.first_curvature()[name][0]
+        for name, value in made.whole.entries().items()
+    }
+    for layer in LAYERS:
+        names = [name for name in scores if name.startswith(layer)]
+        flat = torch.cat([scores[name].flatten() for name in names])
+        gone = torch.cat([~edit.masks[name].flatten() for name in names])
+        assert int(gone.sum()) == int(0.3 * len(flat))
+        assert float(flat[gone].max()) <= float(flat[~gone].min())
+
+
+def test_a_search_gives_each_weight_to_what_it_names():
+    rows = table()
+    settings = {"criterion": "curvature", "refine": None, "cv": 2, "random_state": 0}
+    grid = {"ranks": [1.0], "sparsities": [0.1], "gap_weights": [2.0], "privileged_weights": [0.5]}
+    search = FairLRFTransformerCV(trained(mlp(), rows), **settings, **grid)
+    search.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert search.best_params_ == {
+        "rank": 1.0,
+        "sparsity": 0.1,
+        "gap_weight": 2.0,
+        "privileged_weight": 0.5,
+    }
+    assert search.history_["privileged_weight"].dropna().tolist() == [0.5]
+    assert search.path_["gap_weight"].tolist() == [2.0, 2.0]
 
 
 def test_random_removal_draws_from_the_generator_of_the_fit():
