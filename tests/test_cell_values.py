@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.mixture import GaussianMixture
 
 from fairsvd import CellSampler
 from fairsvd.generative import SmoothedGenerator, SmoteGenerator
@@ -134,3 +135,28 @@ def test_jitter_of_one_column_has_the_bandwidth_of_its_rows():
     middle = drawn[np.abs(drawn - 500) < 250]
     wanted = X.std() * h / np.sqrt(1 + h**2)
     assert middle.std() == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize("own", [5, None])
+def test_a_generator_s_own_seed_is_kept_and_only_a_missing_one_is_the_sampler_s(own):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    y, g = np.arange(60) % 2, np.arange(60) // 2 % 3 % 2
+    drawn = []
+    for seed in (0, 1):
+        sampler = CellSampler(generator=SmoothedGenerator(random_state=own), random_state=seed)
+        rows, _ = sampler.fit_resample(X, y, sensitive_features=g)
+        drawn.append(np.sort(rows[sampler.is_synthetic_], axis=0))
+    assert np.array_equal(*drawn) == (own == 5)
+
+
+def test_a_plain_generator_is_copied_for_every_cell_and_fitted_on_its_rows_alone():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    y, g = np.arange(60) % 2, np.arange(60) // 2 % 3 % 2
+    generator = GaussianMixture(1, covariance_type="diag", random_state=0)
+    sampler = CellSampler(generator=generator, min_cell_size=1, mode="replace", random_state=0)
+    sampler.fit_resample(X, y, sensitive_features=g)
+    assert not hasattr(generator, "means_")
+    assert set(sampler.generator_) == {(k, j) for k in (0, 1) for j in (0, 1)}
+    for (label, group), fitted in sampler.generator_.items():
+        own = X[(y == label) & (g == group)]
+        np.testing.assert_allclose(fitted.means_[0], own.mean(axis=0))

@@ -15,7 +15,7 @@ from edit_data import constraint, edit_data
 from fairsvd import GapFineTuner, LayerwiseOptimizer, RandomPerturbation
 from fairsvd.base import Task
 from fairsvd.intraprocessing._group_shift import SIZES, run_shift
-from fairsvd.intraprocessing._layerwise import propose, score
+from fairsvd.intraprocessing._layerwise import TensorSearch, propose, run_search, score
 from fairsvd.objective import Verdict
 from fairsvd.phases import Best
 from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
@@ -282,6 +282,37 @@ def test_scores_are_utilities_and_one_more_where_the_limit_is_met():
     assert score(replace(verdict, feasible=True, value=0.8)) == pytest.approx(1.8)
     assert score(replace(verdict, value=-np.inf)) == pytest.approx(0.8 - 0.3 - 1)
     assert score(replace(verdict, value=-np.inf, gap=np.inf)) == pytest.approx(0.8 - 1 - 1)
+
+
+def test_a_search_draws_its_first_points_and_proposes_the_others_by_all_it_has_seen():
+    rows = table()
+    network = trained(mlp(), rows).requires_grad_(False)
+    data = edit_data(rows, dtype=torch.float32)
+    search = TensorSearch.of(
+        Task(network, data, data.judge.constraint),
+        name="4.weight",
+        n_calls=6,
+        n_initial=4,
+        max_entries=99,
+        width=3.0,
+        guided=True,
+        attributes={},
+        seed=np.random.SeedSequence(6),
+    )
+    found = list(run_search(search))
+    assert [c.params["stage"] for c in found] == ["random"] * 4 + ["guided"] * 2
+    original = network.state_dict()["4.weight"]
+    radius = 3.0 * float(original.double().std(correction=0))
+    rng, points, values = np.random.default_rng(np.random.SeedSequence(6)), [], []
+    for number, candidate in enumerate(found):
+        if number < 4:
+            points.append(rng.random(16, dtype=np.float32))
+        else:
+            points.append(propose(np.stack(points), np.array(values), rng))
+        place = original + radius * (2 * torch.tensor(points[-1]) - 1).reshape(2, 8)
+        torch.testing.assert_close(candidate.state["4.weight"], place)
+        values.append(score(candidate.verdict))
+    assert len(set(values)) > 3
 
 
 def test_a_proposal_is_the_point_of_largest_expected_improvement_of_three_models():

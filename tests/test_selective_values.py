@@ -265,6 +265,22 @@ def test_a_batch_s_statistics_are_used_and_kept_only_where_they_are_asked_for():
     assert not torch.equal(predictions[True][4].weight, predictions[False][4].weight)
 
 
+def test_cells_of_a_ready_set_count_alike_however_many_rows_they_have():
+    """Its rows weigh as in a set in which each cell's rows were repeated until all are as many."""
+    rows = table()
+    uneven = biased_rows((2, 2), (10, 20, 20, 40), seed=3)
+    repeats = np.array([4, 2, 2, 1])[uneven.y * 2 + uneven.group]
+    even = Rows(*(np.repeat(part, repeats, axis=0) for part in uneven))
+    found = []
+    for ready in (uneven, even):
+        editor = quick(trained(mlp(), rows), synthetic=ready, store_scores=True)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+        found.append(editor.scores_)
+    for name, pair in found[0].items():
+        for one, other in zip(pair, found[1][name], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
 def test_shares_of_cells_by_hand():
     """Group means at 0 and 1 along one feature: the real rows' mean is the second's share."""
     rng = np.random.default_rng(0)
@@ -284,6 +300,35 @@ def test_shares_of_cells_by_hand():
     wanted = np.array([[300, 100], [30, 170]]) / 600
     np.testing.assert_allclose(found, wanted, atol=0.003)
     np.testing.assert_allclose(found.sum(axis=1), [400 / 600, 200 / 600], atol=1e-9)
+
+
+def test_shares_are_those_that_come_nearest_in_the_metric_of_the_spread_within_cells():
+    """Real rows that lie beside the line between the groups: by the formula of one unknown."""
+    rng = np.random.default_rng(1)
+    y, g = np.repeat([0, 1], 400), np.tile(np.repeat([0, 1], 200), 2)
+    noise = rng.normal(size=(800, 2)) @ np.array([[1.0, 0.8], [0.0, 0.3]])
+    X = (noise + np.stack([6.0 * y + 2.0 * g, 1.0 * g], axis=1)).astype(np.float32)
+    made = Rows(X, y, g)
+    real = made._replace(X=X + np.array([0.3, 0.6], dtype=np.float32), group=0 * g)
+    network = nn.Sequential(nn.Linear(2, 2)).requires_grad_(False)
+    data = edit_data(real, dtype=torch.float32, output_layer="0")
+    found = estimate_shares(network, data, labelled(made), 2, 0)
+    X = X.astype(np.float64)
+    means = {(k, j): X[(y == k) & (g == j)].mean(axis=0) for k in (0, 1) for j in (0, 1)}
+    within = np.cov((X - np.array([means[key] for key in zip(y, g, strict=True)])).T)
+    metric = np.linalg.inv(within + 1e-3 * np.trace(within) / 2 * np.eye(2))
+    for k in (0, 1):
+        way, target = means[k, 1] - means[k, 0], real.X[y == k].astype(float).mean(axis=0)
+        second = (target - means[k, 0]) @ metric @ way / (way @ metric @ way)
+        assert 0.1 < second < 0.9
+        assert found[k, 1] == pytest.approx(second / 2, abs=1e-4)
+
+
+def test_auto_is_the_copula_for_tables_and_the_smoothed_bootstrap_for_images():
+    for rows, name in ((table(), "copula"), (images(), "smoothed")):
+        data = edit_data(rows, dtype=torch.float32)
+        auto, named = (generate_rows(n, data, 5, np.random.SeedSequence(0)) for n in ("auto", name))
+        assert torch.equal(auto.X[:], named.X[:])
 
 
 def test_generated_rows_come_from_their_own_cell_and_memory_limits_what_is_fitted(monkeypatch):
