@@ -207,8 +207,8 @@ TOLD_APART = {
         lambda: {"validation": Split(np.arange(110, 160)), "network": mlp()},
     ),
     "the number of rounds": (
-        lambda: {"n_steps": 1, "network": trained(mlp(), ROWS)},
-        lambda: {"n_steps": 3, "network": trained(mlp(), ROWS)},
+        lambda: {"n_rounds": 1, "network": trained(mlp(), ROWS)},
+        lambda: {"n_rounds": 3, "network": trained(mlp(), ROWS)},
     ),
     "the seed of the default network": (
         lambda: {"validation": FIXED, "random_state": 0},

@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from fairsvd import CellSampler
 from fairsvd.generative import SmoothedGenerator, SmoteGenerator
-from fairsvd.generative.sampler._strategy import apportioned
+from fairsvd.generative.sampler._strategy import _apportion
 
 WEIGHTS = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
 
@@ -27,12 +27,12 @@ def test_rows_are_shared_out_by_largest_remainders(weights, total):
     order = sorted(range(len(weights)), key=lambda k: (rows[k] - exact[k], k))
     for k in order[: total - sum(rows)]:
         rows[k] += 1
-    assert apportioned(np.array(weights, dtype=float), total).tolist() == rows
+    assert _apportion(np.array(weights, dtype=float), total).tolist() == rows
 
 
 def test_of_equal_remainders_the_earlier_cell_gets_the_row():
-    assert apportioned(np.ones(4), 6).tolist() == [2, 2, 1, 1]
-    assert apportioned(np.array([[1.0, 1.0], [2.0, 0.0]]), 2).tolist() == [[1, 0], [1, 0]]
+    assert _apportion(np.ones(4), 6).tolist() == [2, 2, 1, 1]
+    assert _apportion(np.array([[1.0, 1.0], [2.0, 0.0]]), 2).tolist() == [[1, 0], [1, 0]]
 
 
 def resampled(counts, **settings):

@@ -38,7 +38,7 @@ def labels(ax):
 def test_units_of_a_tuned_mask():
     rows = table()
     tuner = BiasMaskFineTuner(
-        trained(mlp(), rows), keep=0.3, impair_epochs=0, repair_epochs=0, random_state=0
+        trained(mlp(), rows), tuned_fraction=0.3, impair_epochs=0, repair_epochs=0, random_state=0
     ).fit(rows.X, rows.y, sensitive_features=rows.group)
     ax = plot_mask(tuner)
     assert labels(ax) == ["0.weight", "2.weight"]

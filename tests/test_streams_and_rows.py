@@ -12,7 +12,6 @@ from joblib import parallel_config
 from torch import nn
 from torch.utils.data import Dataset
 
-from fairsvd import arrays
 from fairsvd._parallel import in_parallel
 from fairsvd._rng import resolve_seed, seeded_globally, stage_rng, torch_generator
 from fairsvd.arrays import Batches, LabelledRows, as_batches
@@ -143,10 +142,10 @@ def test_rows_that_are_held_are_copies_in_the_dtype_that_was_asked_for():
 
 
 def test_only_what_fits_into_one_block_is_held(monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", 10 * 4 * 4)
+    monkeypatch.setattr("fairsvd.arrays._batches.BLOCK_BYTES", 10 * 4 * 4)
     fits = as_batches(X)
     assert fits.held() is not fits
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", 10 * 4 * 4 - 1)
+    monkeypatch.setattr("fairsvd.arrays._batches.BLOCK_BYTES", 10 * 4 * 4 - 1)
     larger = as_batches(X)
     assert larger.held() is larger
 

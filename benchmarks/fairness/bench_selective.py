@@ -185,9 +185,9 @@ METHODS = {
     "untouched": Method("untouched, threshold .5", {"epochs": 0, "threshold": 0.5}),
     "threshold": Method("untouched, threshold chosen", {"epochs": 0}),
     "default": Method("selective (default)"),
-    "element": Method("selective, elements, q = .5", {"keep": 0.5}),
-    "unit": Method("selective, units, q = .5", {"granularity": "unit", "keep": 0.5}),
-    "tensor": Method("selective, tensors, q = .75", {"granularity": "tensor", "keep": 0.75}),
+    "element": Method("selective, elements, q = .5", {"top_k": 0.5}),
+    "unit": Method("selective, units, q = .5", {"granularity": "unit", "top_k": 0.5}),
+    "tensor": Method("selective, tensors, q = .75", {"granularity": "tensor", "top_k": 0.75}),
     "aim-fair": Method("AIM-Fair's values", preset=True),
     "random": Method("random elements, as many as the default", {"mask": "random"}),
     "full": Method("full fine-tuning", {"mask": "all"}),
@@ -246,7 +246,7 @@ def run_seed(section: str, seed: int, names: Sequence[str], dev: bool, out: Path
         started = time.perf_counter()
         editor = made(problem, METHODS[name], seed)
         row = {"section": section, "seed": seed, "dev": dev, "method": name}
-        row |= {"seconds": time.perf_counter() - started, "keep": editor.keep_}
+        row |= {"seconds": time.perf_counter() - started, "top_k": editor.top_k_}
         row |= {"tuned": editor.tuned_fraction_}
         append_row(out, {**row, **evaluate(editor.predict(problem.test.X), problem.test)})
 
