@@ -256,12 +256,12 @@ def test_aif360s_post_processors_get_scores_and_decisions_at_the_best_threshold(
             num_class_thresh=50,
             num_ROC_margin=20,
             metric_name="Average odds difference",
-            metric_ub=0.4 * 0.2,
-            metric_lb=-0.4 * 0.2,
+            metric_ub=0.4 * 0.05,
+            metric_lb=-0.4 * 0.05,
         )
     predicted = by_aif360(theirs, rows, choosing, test, scores, hard, pos)
     named = rows._replace(group=pd.Series(rows.group, name="sex"))
-    row = compared(name, named, fitting, test, base=base, tolerance=0.2, pos_label=pos)
+    row = compared(name, named, fitting, test, base=base, tolerance=0.05, pos_label=pos)
     same(row, rows, test, predicted, pos)
 
 
