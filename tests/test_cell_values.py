@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
 from fairsvd import CellSampler
-from fairsvd.generative import SmoothedGenerator, SmoteGenerator
+from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
+from fairsvd.generative.cells._copula_fit import add_ridge
 from fairsvd.generative.sampler._strategy import _apportion
 
 WEIGHTS = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
@@ -102,28 +103,39 @@ def test_a_category_comes_from_the_neighbour_as_often_as_numbers_lean_to_it():
 
 
 def test_smote_keeps_the_row_where_its_neighbour_lacks_a_value():
-    X = np.array([[0.0, 5.0, 1.0], [1.0, np.nan, 2.0], [0.5, np.nan, 1.5]])
-    drawn = SmoteGenerator(random_state=0).fit(X).sample(600)
+    X = np.random.default_rng(0).normal(size=(12, 3))
+    X[::2, 1] = np.nan
+    drawn = SmoteGenerator(random_state=0).fit(X).sample(2000)
+    # A value is there where it is in the row drawn, every second one, whatever the neighbour has.
     known = ~np.isnan(drawn[:, 1])
-    # One row in three knows the number, and nothing mixes it.
-    assert set(drawn[known, 1]) == {5.0}
-    assert known.mean() == pytest.approx(1 / 3, abs=4 * np.sqrt(2 / 9 / 600))
+    assert known.mean() == pytest.approx(1 / 2, abs=4 * np.sqrt(1 / 4 / 2000))
+    # Every second neighbour lacks it, and leaves the row's own.
+    kept = np.isin(drawn[known, 1], X[1::2, 1])
+    assert 0.3 < kept.mean() < 0.8
 
 
-@pytest.mark.parametrize("bandwidth", [0.5, 1.0])
+@pytest.mark.parametrize("bandwidth", [0.5, 1.0, None])
 def test_categories_flip_at_the_jitter_s_part_of_the_variance(bandwidth):
-    """Every row has a category of its own: one that a row does not come with was flipped."""
-    n = 50
-    X = pd.DataFrame({"x": 1000.0 * np.arange(n), "job": [f"j{k}" for k in range(n)]})
-    generator = SmoothedGenerator(bandwidth=bandwidth, random_state=0).fit(X)
-    drawn = generator.sample(6000)
-    # Jitter of numbers hides the row: read the rate from a copy whose numbers stay.
-    plain = SmoothedGenerator(bandwidth=0.0, flip=bandwidth**2 / (1 + bandwidth**2), random_state=0)
-    kept = plain.fit(X).sample(6000)
-    rate = (kept["job"] != [f"j{int(x / 1000)}" for x in kept["x"]]).mean()
-    wanted = bandwidth**2 / (1 + bandwidth**2) * (n - 1) / n
-    assert rate == pytest.approx(wanted, abs=4 * np.sqrt(0.25 / 6000))
-    assert set(drawn["job"]) <= set(X["job"])
+    """Two columns that number the rows: where they differ, one of them was flipped."""
+    n = 100
+    X = pd.DataFrame({column: [f"{column}{k}" for k in range(n)] for column in "ab"})
+    settings = {} if bandwidth is None else {"bandwidth": bandwidth}
+    drawn = SmoothedGenerator(**settings, random_state=0).fit(X).sample(8000)
+    same = (drawn["a"].str[1:] == drawn["b"].str[1:]).mean()
+    size = (4 / (3 * n)) ** 0.2 if bandwidth is None else bandwidth
+    stay = 1 / (1 + size**2)
+    wanted = stay**2 + (1 - stay**2) / n
+    assert same == pytest.approx(wanted, abs=4 * np.sqrt(0.25 / 8000))
+
+
+@pytest.mark.parametrize(("zeros", "share"), [(5, 1 / 8), (4, 0)])
+def test_five_rows_of_one_value_are_a_mass_and_four_are_not(zeros, share):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    X[:zeros, 0] = 0
+    drawn = SmoothedGenerator(random_state=0).fit(X).sample(4000)
+    assert (drawn[:, 0] == 0).mean() == pytest.approx(
+        share, abs=4 * np.sqrt(7 / 64 / 4000) * (share > 0)
+    )
 
 
 def test_jitter_of_one_column_has_the_bandwidth_of_its_rows():
@@ -160,3 +172,47 @@ def test_a_plain_generator_is_copied_for_every_cell_and_fitted_on_its_rows_alone
     for (label, group), fitted in sampler.generator_.items():
         own = X[(y == label) & (g == group)]
         np.testing.assert_allclose(fitted.means_[0], own.mean(axis=0))
+
+
+class FromGlobalNumbers:
+    """Draws from numpy's global generator, and perhaps a row too many."""
+
+    def __init__(self, more=0):
+        self.more = more
+
+    def fit(self, X):
+        self.width = X.shape[1]
+        return self
+
+    def sample(self, n):
+        return np.random.normal(size=(n + self.more, self.width))
+
+
+def test_global_generators_are_seeded_by_the_sampler_and_a_row_too_many_is_refused():
+    X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    g, drawn = np.arange(60) // 2 % 3 % 2, []
+    for seed in (0, 0, 1):
+        sampler = CellSampler(generator=FromGlobalNumbers(), random_state=seed)
+        rows, _ = sampler.fit_resample(X, y, sensitive_features=g)
+        drawn.append(np.sort(rows[sampler.is_synthetic_], axis=0))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    with pytest.raises(ValueError, match=r"shape \(11, 2\), wanted \(10, 2\)"):
+        CellSampler(generator=FromGlobalNumbers(1)).fit_resample(X, y, sensitive_features=g)
+
+
+def test_the_copula_draws_ranks_that_its_cell_has_and_none_between():
+    levels = pd.CategoricalDtype(["low", "some", "much", "most"], ordered=True)
+    y = np.repeat([0, 1], 40)
+    first = np.tile(["low", "most"], 20)
+    rank = pd.Series(np.concatenate([first, np.resize(levels.categories, 40)])).astype(levels)
+    X = pd.DataFrame({"rank": rank, "x": np.random.default_rng(0).normal(size=80)})
+    drawn = CopulaGenerator(prior_rows=0.0, random_state=0).fit(X, y).sample(500, [0] * 500)
+    assert drawn["rank"].value_counts()[["some", "much"]].tolist() == [0, 0]
+    assert (drawn["rank"] == "low").mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 500))
+
+
+def test_a_table_s_correlation_has_a_ridge_of_columns_over_rows_and_columns():
+    correlation = np.array([[1.0, 0.8], [0.8, 1.0]])
+    # Two columns and six rows: a quarter of the identity.
+    np.testing.assert_allclose(add_ridge(correlation, 6), [[1.0, 0.6], [0.6, 1.0]])
