@@ -16,22 +16,22 @@ def curvature_scores(
     values: Mapping[str, Tensor],
     protect: Mapping[str, Tensor],
     sacrifice: Mapping[str, Tensor],
-    tradeoff: float,
+    weight: float,
 ) -> dict[str, Tensor]:
     """Predict the loss change if an entry is set to zero, one side's against the other's.
 
-    ``1/2 u^2 (h_protect - tradeoff * h_sacrifice)`` is low where removal costs the protected rows
+    ``1/2 u^2 (h_protect - weight * h_sacrifice)`` is low where removal costs the protected rows
     little and the others much (the form of FairPrune, arXiv:2203.02110, on entries of any kind).
 
     Parameters
     ----------
     values, protect, sacrifice : mapping of name to Tensor
         The entries, and the curvature of each side's loss in them; same shapes.
-    tradeoff : float
+    weight : float
         At least 0.
     """
     return {
-        name: 0.5 * u.square() * (protect[name] - tradeoff * sacrifice[name])
+        name: 0.5 * u.square() * (protect[name] - weight * sacrifice[name])
         for name, u in values.items()
     }
 

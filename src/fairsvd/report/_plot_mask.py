@@ -52,7 +52,7 @@ def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
     >>> from fairsvd.datasets import make_biased_classification
     >>> from fairsvd.report import plot_mask
     >>> task = make_biased_classification(600, random_state=0)
-    >>> tuner = BiasMaskFineTuner(bias_weight=1.0, tolerance=0.2, min_steps=30, random_state=0)
+    >>> tuner = BiasMaskFineTuner(gap_weight=1.0, tolerance=0.2, min_steps=30, random_state=0)
     >>> tuner = tuner.fit(task.data, task.target, sensitive_features=task.sensitive_features)
     >>> [label.get_text() for label in plot_mask(tuner).get_yticklabels()]
     ['hidden.0.weight', 'hidden.2.weight']
