@@ -16,7 +16,8 @@ from fairsvd import GapFineTuner, LayerwiseOptimizer, RandomPerturbation
 from fairsvd.base import Task
 from fairsvd.intraprocessing._group_shift import SIZES, run_shift
 from fairsvd.intraprocessing._layerwise import TensorSearch, propose, run_search, score
-from fairsvd.objective import Verdict
+from fairsvd.intraprocessing._perturbation import perturb
+from fairsvd.objective import Judge, Verdict
 from fairsvd.phases import Best
 from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
 
@@ -71,6 +72,19 @@ def test_a_shift_adds_what_tells_the_groups_apart_and_nothing_on_average():
         assert spread == pytest.approx(abs(size) * float(margins.std()), rel=1e-6)
         toward = moved[rows.group == 1, 1].mean() - moved[rows.group == 0, 1].mean()
         assert np.sign(float(toward)) == np.sign(size)
+
+
+def test_the_direction_is_that_of_the_editing_rows_among_the_judged_ones():
+    """On these nothing changes on average, and a shift of size 1 is a whole spread."""
+    task, rows, logits = shift_task(2, 2)
+    parts = (np.arange(200) % 3 > 0).astype(int)  # validation first, then editing rows
+    judge = Judge(rows.y, rows.group, parts, 2, 2, task.constraint)
+    task = replace(task, data=replace(task.data, judge=judge))
+    for candidate in list(run_shift(task, {}))[::13]:
+        moved = (logits_under(task, rows, candidate.state) - logits)[parts == 1, 1]
+        assert float(moved.mean()) == pytest.approx(0, abs=1e-9)
+        wanted = abs(candidate.params["shift"]) * float(torch.diff(logits).std())
+        assert float(moved.std(correction=0)) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_each_line_starts_from_the_best_of_those_before_and_moves_one_class():
@@ -335,6 +349,18 @@ def test_a_proposal_is_the_point_of_largest_expected_improvement_of_three_models
     gain = middle - scores.max() - 0.01
     improvement = gain * norm.cdf(gain / spread) + spread * norm.pdf(gain / spread)
     assert np.array_equal(found, pool[improvement.argmax()])
+
+
+def test_half_precision_is_drawn_in_single():
+    weight, seed = torch.linspace(-2, 2, 50), np.random.SeedSequence(3)
+    single, half = (
+        perturb({"w": weight.to(dtype)}, 0.3, np.random.SeedSequence(3))["w"]
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**63 - 1)))
+    factor = 1 + 0.3 * torch.randn(50, generator=generator)
+    torch.testing.assert_close(single, weight * factor)
+    assert torch.equal(half, weight.bfloat16() * factor.bfloat16())
 
 
 @pytest.mark.usefixtures("no_edit_left_out")

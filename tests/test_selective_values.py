@@ -18,6 +18,7 @@ from fairsvd.phases import make_batches
 from fairsvd.selective._choice import Choice, synthetic_judge
 from fairsvd.selective._generated import generate_rows
 from fairsvd.selective._path import Optimizer, Path, run_path
+from fairsvd.selective._scores import compute_mean_gradients
 from fairsvd.selective._shares import estimate_shares
 from helpers import IGNORE_SMALL_DATA, Rows, images, mlp, table, trained
 from selective_data import LastWins, biased_rows, made_set, planted, quick, worst_cell
@@ -226,6 +227,52 @@ def test_the_number_of_updates():
     # At most as many as there are synthetic rows, where the epochs do not say more.
     assert steps_of(network, rows, epochs=2, min_steps=500, **settings) == [50, 100]
     assert steps_of(network, rows, epochs=0, min_steps=500, **settings) == []
+
+
+def test_momentum_and_decay_are_the_editor_s():
+    """Decay pulls the first step by rate x decay x value; momentum shows from the second on."""
+    rows = table()
+    network, ready = trained(mlp(), rows), made_set(rows)
+    settings = {"optimizer": "sgd", "mask": "head", "synthetic": ready, "epochs": 1}
+    settings |= {"batch_size": 80, "min_steps": 0, "learning_rate": 0.1}
+
+    def moved(epochs=1, **own):
+        editor = quick(network, **{**settings, "epochs": epochs, **own})
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+        return editor.module_[4].weight.detach()
+
+    plain, decayed = (moved(weight_decay=decay, momentum=0.5) for decay in (0.0, 0.2))
+    torch.testing.assert_close(plain - decayed, 0.1 * 0.2 * network[4].weight.detach())
+    assert torch.equal(plain, moved(momentum=0.0))
+    assert not torch.equal(moved(2, momentum=0.5), moved(2, momentum=0.0))
+    assert not torch.equal(moved(2, momentum=0.5), moved(2, momentum=0.9))
+
+
+def test_blocks_are_those_inside_the_only_module():
+    rows = table()
+    network = nn.Sequential(nn.Sequential(trained(mlp(), rows)))
+    editor = quick(network, mask="blocks", synthetic=made_set(rows))
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert editor.history_["block"].dropna().unique().tolist() == ["0.0.0", "0.0.2", "0.0.4"]
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.7])
+def test_mean_gradients_are_taken_at_the_threshold_and_weighted_row_by_row(margin):
+    rows = table(50)
+    network = trained(mlp(), rows).double()
+    data = edit_data(rows, margin=margin, batch_size=16)
+    rng = np.random.default_rng(0)
+    weights = [torch.tensor(rng.random(50)) for _ in range(2)]
+    found = compute_mean_gradients(network.requires_grad_(False), data, data.editing, weights)
+    leaves = {n: p.detach().clone().requires_grad_() for n, p in network.named_parameters()}
+    logits = torch.func.functional_call(network, leaves, (data.editing.X[:].double(),))
+    logits = logits - torch.tensor([0.0, margin])
+    losses = nn.functional.cross_entropy(logits, data.editing.y, reduction="none")
+    for sums, weight in zip(found, weights, strict=True):
+        wanted = torch.autograd.grad((losses * weight).sum(), leaves.values(), retain_graph=True)
+        for (name, value), slope in zip(sums.items(), wanted, strict=True):
+            assert name in leaves
+            torch.testing.assert_close(value, slope)
 
 
 def test_a_batch_s_statistics_are_used_and_kept_only_where_they_are_asked_for():
