@@ -33,6 +33,7 @@ def test_rows_are_shared_out_by_largest_remainders(weights, total):
 
 def test_of_equal_remainders_the_earlier_cell_gets_the_row():
     assert _apportion(np.ones(4), 6).tolist() == [2, 2, 1, 1]
+    assert _apportion(np.array([9.0, 12.0, 1.0]), 8).tolist() == [3, 5, 0]
     assert _apportion(np.array([[1.0, 1.0], [2.0, 0.0]]), 2).tolist() == [[1, 0], [1, 0]]
 
 

@@ -20,7 +20,8 @@ def _apportion(weights: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     """Divide ``total`` rows by weight with largest remainders; ties go to the earlier cell."""
     exact = weights / weights.sum() * total
     rows = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-(exact - rows).reshape(-1), kind="stable")
+    # Remainders that are equal may differ by the rounding of the shares.
+    order = np.argsort(-np.round(exact - rows, 9).reshape(-1), kind="stable")
     rows.reshape(-1)[order[: total - int(rows.sum())]] += 1
     return rows
 
