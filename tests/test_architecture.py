@@ -112,6 +112,7 @@ def from_targets(name: str, node: ast.ImportFrom) -> Iterator[str]:
             yield base
 
 
+@cache
 def own_imports(name: str) -> set[str]:
     """Modules of this package that a file imports, at any depth and under TYPE_CHECKING too."""
     found: set[str] = set()

@@ -32,7 +32,10 @@ from fairsvd.exceptions import GroupError
 from fairsvd.interop import AIF360Mitigator, from_aif360, resample_by_weight
 from helpers import EXACT, IGNORE_SMALL_DATA, quick
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 PRIVILEGED, UNPRIVILEGED = [{"sex": 1.0}], [{"sex": 0.0}]
 GROUPS = {"unprivileged_groups": UNPRIVILEGED, "privileged_groups": PRIVILEGED}

@@ -43,6 +43,7 @@ from fairsvd.interop import GroupAwareWrapper
 from helpers import IGNORE_SMALL_DATA, fast_net
 
 pytestmark = [
+    pytest.mark.slow,
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
     # fairlearn 0.15 does with pandas 3.1 what pandas 4 will refuse.
     pytest.mark.filterwarnings("ignore:Setting an? (item|value)"),

@@ -39,7 +39,10 @@ from fairsvd.comparison._methods import names
 from fairsvd.interop import GroupAwareWrapper
 from helpers import EXACT, IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 QUICK = GapFineTuner(max_steps=3)
 TIMES = ["seconds"]

@@ -25,6 +25,8 @@ from fairsvd.datasets import load_biased_digits
 from fairsvd.objective import GAPS, count_table
 from fairsvd.report import gap_estimates
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_task(monkeypatch) -> Task:

@@ -8,9 +8,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from editors import registered
 
 # The checks know nothing of sensitive features; no other warning is allowed.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning"),
+]
 
 # Each call of the search costs the same: fewer show as much.
 FEWER = {"LayerwiseOptimizer"}

@@ -16,7 +16,10 @@ from helpers import IGNORE_SMALL_DATA, LastWins, convolutions, images, mlp, quic
 
 # torch's own tree utilities are used by its exporter in a way that it has deprecated (2.13).
 LEAF_SPEC = r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
-pytestmark = [pytest.mark.filterwarnings(each) for each in [*IGNORE_SMALL_DATA, LEAF_SPEC]]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in [*IGNORE_SMALL_DATA, LEAF_SPEC]),
+]
 
 BATCHES = (1, 2, 7, 64)
 THIN = (LowRankLinear, LowRankConv2d)

@@ -257,3 +257,18 @@ def test_every_row_counts_in_however_many_blocks_it_is_read(n_rows, row):
     assert fingerprint(as_batches(changed)) != key
     assert fingerprint(as_batches(torch.tensor(changed))) != key
     assert fingerprint(as_batches(X).subset(np.arange(n_rows - 1))) != key
+
+
+def test_layers_that_share_a_weight_are_told_from_layers_with_equal_ones():
+    def network(shared):
+        torch.manual_seed(0)
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.load_state_dict(first.state_dict())
+        if shared:
+            second.weight = first.weight
+        return nn.Sequential(first, nn.ReLU(), second)
+
+    with torch.random.fork_rng():
+        tied, again, equal = (fingerprint(network(shared)) for shared in (True, True, False))
+    assert tied == again
+    assert tied != equal

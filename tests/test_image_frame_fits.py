@@ -27,7 +27,10 @@ from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, quick, skorch_
 from pictures import Folder, Noting
 from work import count_work
 
-pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
+]
 
 N_ROWS = 60
 

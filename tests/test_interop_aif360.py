@@ -38,7 +38,10 @@ from fairsvd import (
 from fairsvd.interop import from_aif360, load_aif360, to_aif360
 from helpers import IGNORE_SMALL_DATA, quick, table
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 

@@ -33,7 +33,10 @@ from helpers import (
 )
 from work import NOTHING, count_work, spent
 
-pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
+]
 
 work = pytest.fixture(count_work)
 

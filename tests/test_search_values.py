@@ -17,7 +17,7 @@ from fairsvd.base import Task
 from fairsvd.intraprocessing._group_shift import SIZES, run_shift
 from fairsvd.intraprocessing._layerwise import TensorSearch, propose, run_search, score
 from fairsvd.intraprocessing._perturbation import perturb
-from fairsvd.objective import Judge, Verdict
+from fairsvd.objective import GapJudge, Verdict
 from fairsvd.phases import Best
 from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
 
@@ -78,7 +78,7 @@ def test_the_direction_is_that_of_the_editing_rows_among_the_judged_ones():
     """On these nothing changes on average, and a shift of size 1 is a whole spread."""
     task, rows, logits = shift_task(2, 2)
     parts = (np.arange(200) % 3 > 0).astype(int)  # validation first, then editing rows
-    judge = Judge(rows.y, rows.group, parts, 2, 2, task.constraint)
+    judge = GapJudge(rows.y, rows.group, parts, 2, 2, task.constraint)
     task = replace(task, data=replace(task.data, judge=judge))
     for candidate in list(run_shift(task, {}))[::13]:
         moved = (logits_under(task, rows, candidate.state) - logits)[parts == 1, 1]

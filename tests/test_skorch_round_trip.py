@@ -22,7 +22,10 @@ from fairsvd.base._export import net_around
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, LastWins, fingerprint, mlp, table
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(200)
 

@@ -19,7 +19,10 @@ from fairsvd import FairLRFTransformer, JointStratifiedKFold, best_under_gap, fa
 from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning
 from helpers import IGNORE_SMALL_DATA, mlp, skorch_net, table, trained
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 GAP = "equalized_odds_difference"
 GRID = {"fairlrf__rank": [0.25, 1.0], "fairlrf__sparsity": [0.0, 0.1]}

@@ -171,6 +171,12 @@ def _module(update: Update, value: nn.Module) -> None:
         for kind in ("_forward_hooks", "_forward_pre_hooks"):
             _sequence(update, list(getattr(part, kind).values()))
     _mapping(update, value.state_dict())
+    # Layers that share a weight change together; layers with equal weights do not.
+    first: dict[int, str] = {}
+    for name, parameter in value.named_parameters(remove_duplicate=False):
+        owner = first.setdefault(id(parameter), name)
+        if owner != name:
+            _plain(update, f"{name} is {owner}")
 
 
 def _attributes_of(part: nn.Module) -> dict[str, Any]:
