@@ -17,6 +17,8 @@ import fairsvd
 from fairsvd.base import EDITORS
 from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(fairsvd.__file__).parent
 PROJECT = Path(__file__).parents[1]
 

@@ -11,6 +11,8 @@ import pytest
 
 from benchmark_files import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tasks() -> ModuleType:

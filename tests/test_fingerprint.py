@@ -21,6 +21,8 @@ from fairsvd.arrays import as_batches
 from fairsvd.caching import NotStableError, fingerprint
 from helpers import convolutions, mlp, skorch_net
 
+pytestmark = pytest.mark.slow
+
 THINGS = [
     None,
     0,

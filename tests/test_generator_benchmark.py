@@ -8,6 +8,8 @@ from sklearn.mixture import GaussianMixture
 
 from benchmark_files import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench():

@@ -18,7 +18,10 @@ from fairsvd.layers import LowRankLinear, factorise
 from fairsvd.objective import count_table, gap
 
 # What fit has to say has tests of its own; here it would stop a fit that is about something else.
-pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning"),
+]
 
 
 class Task(NamedTuple):

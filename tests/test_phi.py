@@ -21,7 +21,10 @@ from fairsvd.objective import Constraint, Judge, make_judge
 from fairsvd.report import plot_tradeoff
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, mlp, table, trained
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(200)
 NETWORK = trained(mlp(), ROWS)

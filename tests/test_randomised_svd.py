@@ -14,6 +14,8 @@ from torch import nn
 from fairsvd.layers import _svd, factorise, full_rank, resolve_solver
 from fairsvd.layers._svd import exact_svd, in_float64, randomised_pays, randomised_svd
 
+pytestmark = pytest.mark.slow
+
 ROUNDING = 1e-12  # of a matrix's norm: what the truncated product may be off beside the 1 %
 
 

@@ -32,6 +32,8 @@ from fairsvd.report import (
 from helpers import mlp, table, trained
 from uncertainty_reference import UNEQUAL, check_uncertainty
 
+pytestmark = pytest.mark.slow
+
 # Tables
 
 
