@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,23 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import sklearn
+import torch
 from hypothesis import settings
 
 # No deadline: the first call of a torch function is slow. Derandomised: a failure must come back.
 settings.register_profile("fairsvd", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("fairsvd")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give each test the same global generators, in any order and on any worker.
+
+    A hook and not a fixture, since it must come before fixtures of modules and of the session too.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 class BiasedArrays(NamedTuple):

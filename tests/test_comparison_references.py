@@ -219,11 +219,14 @@ def by_aif360(processor, rows, fitted_on, test, scores, hard, pos):
     return np.where(fixed.labels.ravel() == 1, pos, 1 - pos)
 
 
-def best_cut(y, scores):
-    """Every cut between two scores, by hand: where balanced accuracy is highest, in the middle."""
-    values = np.unique(scores)
+def best_cut(y, margins):
+    """Every cut between two margins, by hand: where balanced accuracy is highest, in the middle.
+
+    In the middle of margins and not of probabilities, since a test row may lie between the two.
+    """
+    values = np.unique(margins)
     cuts = (values[1:] + values[:-1]) / 2
-    worth = [balanced_accuracy_score(y, scores > cut) for cut in cuts]
+    worth = [balanced_accuracy_score(y, margins > cut) for cut in cuts]
     best = np.flatnonzero(np.isclose(worth, max(worth)))
     assert len(best) == 1
     return cuts[best[0]]
@@ -243,8 +246,10 @@ def test_aif360s_post_processors_get_scores_and_decisions_at_the_best_threshold(
     rows, fitting, test, base = uneven
     seed, _, _, choosing = fold_of(rows, fitting)
     with torch.no_grad():
-        scores = base(torch.tensor(rows.X)).double().softmax(1).numpy()[:, pos]
-    hard = scores > best_cut(rows.y[choosing] == pos, scores[choosing])
+        logits = base(torch.tensor(rows.X)).double()
+    scores = logits.softmax(1).numpy()[:, pos]
+    margins = (logits[:, pos] - logits[:, 1 - pos]).numpy()
+    hard = margins > best_cut(rows.y[choosing] == pos, margins[choosing])
     shares = [(rows.y[fitting][rows.group[fitting] == g] == pos).mean() for g in (0, 1)]
     more = int(shares[1] > shares[0])
     roles = [{"sex": 1 - more}], [{"sex": more}]
