@@ -36,7 +36,7 @@ FLOORS = (
     {"model_selection", "metrics"},
     {"base"},
     {"phases", "generative"},
-    {"intraprocessing", "low_rank", "masking", "selective"},
+    {"intraprocessing", "low_rank", "masking", "postprocessing", "selective"},
     {"interop", "report"},
     {"comparison"},
     {"cli"},
