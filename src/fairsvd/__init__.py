@@ -15,6 +15,7 @@ _HOMES = {
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",
+    "BlindPostProcessor": "postprocessing",
     "CellSampler": "generative",
     "Comparison": "comparison",
     "ConvNet": "networks",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
     from .objective import PhiObjective as PhiObjective
+    from .postprocessing import *
     from .selective import *
 else:
     # Under `else`, so that type checkers see the imports above and still refuse a misspelt name.

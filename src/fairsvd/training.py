@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .arrays import LabelledRows, to_device
 
-__all__ = ["Batch", "CellBatches", "cell_shares", "tune"]
+__all__ = ["Batch", "CellBatches", "RowBatches", "cell_shares", "tune"]
 
 B = TypeVar("B")
 
@@ -30,6 +31,8 @@ class Batch:
         Weights that give each cell its share of the cross-entropy; mean 1.
     gap_weights : Tensor of shape (n,)
         Weights that give each cell its true share of the rows; mean 1.
+    targets : Tensor of shape (n, n_classes), optional
+        Probabilities to imitate instead of the labels.
     """
 
     X: Tensor
@@ -37,6 +40,7 @@ class Batch:
     groups: Tensor
     loss_weights: Tensor
     gap_weights: Tensor
+    targets: Tensor | None = None
 
 
 def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64]:
@@ -135,14 +139,65 @@ class CellBatches:
         )
 
 
+class RowBatches:
+    """Endless batches of all rows, in a new order in every pass over them.
+
+    Parameters
+    ----------
+    rows : LabelledRows
+    batch_size : int
+        Rows per batch; the last batch of a pass has the rest.
+    generator : torch.Generator
+    device : torch.device
+    dtype : torch.dtype
+        Of X and of the weights, which are all 1.
+    """
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        *,
+        batch_size: int,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.rows, self.batch_size, self.generator = rows, batch_size, generator
+        self.device, self.dtype = device, dtype
+
+    @property
+    def per_epoch(self) -> int:
+        """Count the batches of one pass over the rows."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go through the rows for ever."""
+        while True:
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            for positions in order.split(self.batch_size):
+                yield self._read(positions)
+
+    def _read(self, positions: Tensor) -> Batch:
+        rows, device = self.rows, self.device
+        ones = torch.ones(len(positions), device=device, dtype=self.dtype)
+        return Batch(
+            to_device(rows.X.for_training(positions.numpy(), self.generator), device, self.dtype),
+            to_device(rows.y[positions], device),
+            to_device(rows.groups[positions], device),
+            ones,
+            ones,
+        )
+
+
 def tune(
     loss: Callable[[B], Tensor],
     parameters: Sequence[Tensor],
     batches: Iterable[B],
     *,
     n_steps: int,
-    learning_rate: float,
+    learning_rate: float | Sequence[float],
     every: int,
+    schedule: str = "constant",
     optimizer: str = "adam",
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -161,9 +216,12 @@ def tune(
     batches : iterable
         Endless batches: from :class:`CellBatches`, or of whatever type ``loss`` takes.
     n_steps : int
-    learning_rate : float
+    learning_rate : float or sequence of float
+        One rate for all parameters, or one for each.
     every : int
         Steps between two candidates; the last step always is a candidate.
+    schedule : {"constant", "cosine"}, default="constant"
+        "cosine": the rates fall to 0 along half a cosine wave.
     optimizer : {"adam", "sgd"}, default="adam"
     momentum : float in [0, 1), default=0.9
         Of "sgd".
@@ -188,10 +246,15 @@ def tune(
         for parameter, mask in zip(parameters, update_masks or (), strict=bool(update_masks))
         if mask is not None
     ]
+    rates = [group["lr"] for group in updater.param_groups]
     updater.zero_grad(set_to_none=True)
     # No variable holds a batch, so its rows are freed before the next batch is read.
     for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
         value.backward()
+        if schedule == "cosine":
+            left = (1 + math.cos(math.pi * (step - 1) / n_steps)) / 2
+            for group, rate in zip(updater.param_groups, rates, strict=True):
+                group["lr"] = rate * left
         before = [parameter.detach().clone() for parameter, _ in masked]
         updater.step()
         for (parameter, mask), old in zip(masked, before, strict=True):
@@ -207,13 +270,24 @@ def tune(
 
 
 def _make_optimizer(
-    name: str, parameters: Sequence[Tensor], rate: float, momentum: float, weight_decay: float
+    name: str,
+    parameters: Sequence[Tensor],
+    rate: float | Sequence[float],
+    momentum: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    settings: dict[str, Any] = {"lr": rate, "weight_decay": weight_decay, "fused": fused}
+    settings: dict[str, Any] = {"weight_decay": weight_decay, "fused": fused}
+    groups: Any = [{"params": list(parameters), "lr": rate}]
+    if isinstance(rate, Sequence):
+        # One group for each rate: a fused step is a call for each group.
+        groups = [
+            {"params": [p for p, r in zip(parameters, rate, strict=True) if r == each], "lr": each}
+            for each in dict.fromkeys(rate)
+        ]
     if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=momentum, **settings)
-    return torch.optim.Adam(parameters, **settings)
+        return torch.optim.SGD(groups, momentum=momentum, **settings)
+    return torch.optim.Adam(groups, **settings)
 
 
 def _mask_update(parameter: Tensor, old: Tensor, mask: Tensor) -> None:

@@ -175,7 +175,7 @@ class NetworkEditor(
             held = inputs.rows.subset(ready.parts.validation)
             self._report = describe(inputs, held, data, after, constraint, outcome, seed)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
-        if not outcome.candidate.state:
+        if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
         self._report.warn(excess_fit(data))
         return self
@@ -190,7 +190,8 @@ class NetworkEditor(
         self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
         self.threshold_ = float(expit(self.offset_)) if len(self.classes_) == 2 else None
-        self._adopted = replace(adopted, module=nn.Identity())  # module_ holds it
+        # module_ holds the network.
+        self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.history
         self._n_features_out = self._transform_width()

@@ -165,6 +165,7 @@ def make_data(
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     return EditData(
         editing=of_fit.subset(parts.editing),
+        unlabelled=of_fit.X.subset(np.union1d(parts.editing, parts.validation)),
         judged=judged.X,
         judge=judge,
         untouched=entry.tensors["logits"],

@@ -50,6 +50,9 @@ class Candidate:
         The editor's own verdict, if it has judged the candidate already.
     logits : Tensor, optional
         Logits of the judged rows, if the editor has them.
+    reading : mapping, optional
+        Fields of :class:`fairsvd.networks.AdoptedNetwork` that ``finish`` changes: what the new
+        network returns, and the layer that makes its logits.
     """
 
     state: Mapping[str, Tensor]
@@ -58,6 +61,7 @@ class Candidate:
     finish: Callable[[nn.Module], nn.Module] | None = None
     verdict: Verdict | None = None
     logits: Tensor | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class EditData:
     ----------
     editing : LabelledRows
         Rows to compute losses and curvature on.
+    unlabelled : Batches
+        Editing and validation rows, for what needs no labels.
     judged : Batches
         Rows of the judge: validation, then a sample of the editing rows.
     judge : Judge
@@ -97,6 +103,7 @@ class EditData:
     """
 
     editing: LabelledRows
+    unlabelled: Batches
     judged: Batches
     judge: Judge
     untouched: Tensor

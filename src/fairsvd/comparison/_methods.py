@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import intraprocessing, low_rank, masking, selective
+from .. import intraprocessing, low_rank, masking, postprocessing, selective
 from .._messages import did_you_mean
 from .._signature import takes
 from ..base import EDITORS, NetworkEditor
@@ -27,7 +27,7 @@ __all__ = ["UNTOUCHED", "Method", "names", "resolve"]
 UNTOUCHED = "untouched"
 
 # An import of these folders registers their editors.
-FAMILIES = (intraprocessing, low_rank, masking, selective)
+FAMILIES = (intraprocessing, low_rank, masking, postprocessing, selective)
 
 
 @dataclass(frozen=True)

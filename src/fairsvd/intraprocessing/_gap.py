@@ -21,10 +21,12 @@ from ..base import (
 )
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..phases import (
+    Teacher,
     TuningEditor,
     TuningPath,
     Values,
     copy_biases,
+    count_lessons,
     count_steps,
     list_gap_weights,
     run_paths,
@@ -47,6 +49,7 @@ SLOWER = 1 / 3
 RATES = {
     "penalty": {"all": 1e-3, "head": 1e-2, "spectrum": 1e-2, "bias": 1e-2},
     "descent": {"all": 1e-4, "head": 3e-4, "spectrum": 3e-4, "bias": 3e-4},
+    "imitation": {"all": 1e-3, "head": 3e-3, "spectrum": 1e-2, "bias": 1e-2},
 }
 
 
@@ -72,9 +75,9 @@ class GapFineTuner(TuningEditor):
     learning_rate : float or None, default=None
         Learning rate of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4
         and 3e-4.
-    max_steps : int, default=300
-        Cap on the steps of each of two phases, ``min(max_steps, max(30, n_rows))``. The second one
-        starts from the best candidate of the first, at its best threshold and in smaller steps.
+    max_steps : int or None, default=None
+        Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
     group_shift : {"auto", "always", "never"}, default="auto"
         Before the tuning, try shifts of the output layer along the directions that separate the
         groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
@@ -124,42 +127,62 @@ class GapFineTuner(TuningEditor):
     gap_weight: float | None = parameter(at_least_0(), None, default=None)
     scope: str = parameter(StrOptions(set(SCOPES)), default="all")
     learning_rate: float | None = parameter(positive(), None, default=None)
-    max_steps: int = parameter(positive_int(), default=300)
+    max_steps: int | None = parameter(positive_int(), None, default=None)
     group_shift: str = parameter(StrOptions({"auto", "always", "never"}), default="auto")
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
-        shared = {"balance_": task.constraint.balance}
+        teacher = self._teacher(task, rng)
+        shared = {
+            "balance_": task.constraint.balance,
+            "objective_": "soft_gap" if teacher is None else "teacher",
+        }
         untouched = {**shared, "gap_weight_": None}
         yield Candidate({}, {"stage": "untouched"}, untouched)
-        if self._shifts(task.data):
+        if self._shifts(task.data, teacher):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
-        weights, share = self._weights(task.data)
+        weights, share = self._weights(task.data, teacher)
+        count = count_steps if teacher is None else count_lessons
         paths = [
             TuningPath[Values].of(
                 subtask,
                 gap_weight=weight,
-                n_steps=count_steps(self.max_steps, task.data),
+                teacher=teacher,
+                n_steps=count(self.max_steps, task.data),
                 seed=seed,
-                attributes={**shared, "gap_weight_": weight},
+                attributes={**shared, "gap_weight_": weight if teacher is None else None},
                 share=share,
             )
             for weight, subtask, seed in task.spread(weights, rng, self.n_jobs)
         ]
         mode = "penalty" if share else "descent"
-        rate = RATES[mode][self.scope] if self.learning_rate is None else self.learning_rate
-        second = partial(tune_values, rate=float(rate) * SLOWER)
-        first = partial(tune_from, start, rate=float(rate))
-        run = partial(run_phases, first=("tune", first), second=("settle", second))
-        yield from run_paths(paths, run, self.n_jobs)
+        rates = RATES[mode if teacher is None else "imitation"]
+        rate = float(rates[self.scope] if self.learning_rate is None else self.learning_rate)
+        first = ("tune", partial(tune_from, start, rate=rate))
+        # An imitation settles by itself, since its rate falls to 0.
+        second = ("settle", partial(tune_values, rate=rate * SLOWER)) if teacher is None else None
+        yield from run_paths(paths, partial(run_phases, first=first, second=second), self.n_jobs)
 
-    def _shifts(self, data: EditData) -> bool:
+    def _teacher(self, task: Task, rng: np.random.Generator) -> Teacher | None:
+        if self.mode == "penalty":
+            return self._find_teacher(task, rng, self.gap_weight)
+        if self.objective == "teacher":
+            raise ValueError(
+                "mode='descent' follows the soft gap alone, but objective='teacher' asks for an "
+                "imitation. Use mode='penalty', or objective='soft_gap'."
+            )
+        return None
+
+    def _shifts(self, data: EditData, teacher: Teacher | None) -> bool:
         if self.group_shift != "auto":
             return self.group_shift == "always"
-        return data.judge.separate and self.mode == "penalty" and self.scope in ("all", "head")
+        follows_gap = teacher is None and self.mode == "penalty"
+        return data.judge.separate and follows_gap and self.scope in ("all", "head")
 
-    def _weights(self, data: EditData) -> tuple[tuple[float, ...], float]:
+    def _weights(self, data: EditData, teacher: Teacher | None) -> tuple[tuple[float, ...], float]:
         """Return the weights of the soft gap to try, and that of the cross-entropy."""
+        if teacher is not None:
+            return (0.0,), 1.0
         if self.mode == "descent" and data.has_groups:
             return (1.0,), 0.0
         return list_gap_weights(data, self.gap_weight), 1.0

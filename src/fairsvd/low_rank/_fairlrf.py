@@ -39,14 +39,11 @@ from ..layers import (
 from ..masks import removed_fraction
 from ..phases import (
     SPARSITIES,
-    Best,
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
     find_privileged,
-    judge_removals,
     mask_and_tune,
-    run_paths,
 )
 
 __all__ = ["FactorSettings", "FairLRFTransformer"]
@@ -74,8 +71,9 @@ class FactorSettings(TuningEditor):
         Tune singular values and biases after the removal, with the soft gap in the loss. With
         learned masks these and the output layer are also tuned with nothing removed, for networks
         that lose too much by any removal; the better result is chosen.
-    max_steps : int, default=300
-        Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
+    max_steps : int or None, default=None
+        Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
     svd_solver : {"auto", "full", "randomized"}, default="auto"
         "randomized" approximates the leading singular vectors with an error within 1 % of the
         smallest that the rank allows; "auto" uses it for large layers cut to a small rank.
@@ -93,7 +91,7 @@ class FactorSettings(TuningEditor):
     hessian: str = parameter(StrOptions({"fisher", "ggn"}), default="fisher")
     n_rounds: int = parameter(positive_int(), default=1)
     refine: str | None = parameter(StrOptions({"spectrum"}), None, default="spectrum")
-    max_steps: int = parameter(positive_int(), default=300)
+    max_steps: int | None = parameter(positive_int(), None, default=None)
     svd_solver: str = parameter(StrOptions({"auto", "full", "randomized"}), default="auto")
     compress: bool = parameter("boolean", default=False)
     max_memory: int = parameter(positive_int(), default=2**28)
@@ -175,14 +173,17 @@ class FairLRFTransformer(FactorSettings):
         measured = factors_of(task.module, ranks, self.svd_solver, task.data.cache)
         whole = keep_all({n: f.truncated(ranks[n]) for n, f in measured.items()}, self.compress)
         privileged = find_privileged(task.data)
+        removes_only = self.refine is None and self.criterion != "learned"
+        teacher = None if removes_only else self._find_teacher(task, rng, self.gap_weight)
         shared = {
+            "objective_": "soft_gap" if teacher is None else "teacher",
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
             "balance_": task.constraint.balance,
         }
         full = resolve_ranks(task.module, names, None)
         untouched = {**shared, **untouched_attributes(whole.factors, full)}
         yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
-        start = Best[FactorEdit]()
+        removal = None
         if self.criterion != "learned" or self.sparsity == 0:
             removal = Removal.of(
                 task,
@@ -198,15 +199,12 @@ class FairLRFTransformer(FactorSettings):
                 rng=rng,
                 attributes=shared,
             )
-            yield from run_paths([removal], partial(judge_removals, start=start))
-            if self.refine is None:
-                return
-            start.value = start.value or whole
         yield from mask_and_tune(
             task,
             whole,
-            start.value,
+            removal,
             self.refine,
+            teacher=teacher,
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,

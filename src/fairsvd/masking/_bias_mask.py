@@ -27,7 +27,7 @@ from ..base import (
 from ..caching import Entry
 from ..layers import chosen_weights, first_name, layer_parameters, select_layers
 from ..objective import SHARPNESS
-from ..phases import GAP_WEIGHTS, TuningEditor, count_step_rows, count_steps, run_paths
+from ..phases import GAP_WEIGHTS, Teacher, TuningEditor, count_step_rows, count_steps, run_paths
 from ._importance import (
     Importance,
     Operating,
@@ -235,14 +235,25 @@ class BiasMaskFineTuner(TuningEditor):
         return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        teacher = self._teacher(task, rng)
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(3)
-        plan = Plan.of(task, editor=self)
+        plan = Plan.of(task, editor=self, teacher=teacher)
         importance = plan.importance(seeds[0])
         masks = plan.masks(importance, seeds[1])
         attributes = plan.attributes(masks, importance)
         yield Candidate({}, {"stage": "untouched"}, attributes)
         paths = plan.paths(masks, plan.resets(importance), attributes, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)
+
+    def _teacher(self, task: Task, rng: np.random.Generator) -> Teacher | None:
+        if self.loss == "penalty":
+            return self._find_teacher(task, rng, self.gap_weight)
+        if self.objective == "teacher":
+            raise ValueError(
+                f"loss={self.loss!r} is a paper's, which objective='teacher' would replace. Use "
+                "loss='penalty', or objective='soft_gap'."
+            )
+        return None
 
 
 @dataclass(frozen=True)
@@ -253,9 +264,12 @@ class Plan(Task):
     ----------
     editor : BiasMaskFineTuner
         Holds the parameters.
+    teacher : Teacher or None
+        Whom both steps imitate.
     """
 
     editor: BiasMaskFineTuner
+    teacher: Teacher | None = None
 
     @cached_property
     def layers(self) -> list[str]:
@@ -340,6 +354,7 @@ class Plan(Task):
                 layer: float(cpu_masks[self.names[layer]].double().mean()) for layer in self.layers
             },
             "balance_": self.constraint.balance,
+            "objective_": "soft_gap" if self.teacher is None else "teacher",
         }
         if self.editor.store_importance:
             attributes["importance_"] = {
@@ -367,7 +382,8 @@ class Plan(Task):
                 repair=self._step("repair", weight),
                 optimizer=self._optimizer(),
                 at_threshold=self.ours,
-                record={"gap_weight": weight},
+                record={"gap_weight": weight} if self.teacher is None else {},
+                teacher=self.teacher,
                 attributes=attributes,
                 seed=child,
             )
@@ -381,7 +397,7 @@ class Plan(Task):
                 f"gap_weight={editor.gap_weight} with loss='swift', which is a mixture of both "
                 "losses: pass a number in [0, 1], or loss='penalty'."
             )
-        if not self.data.has_groups:
+        if not self.data.has_groups or self.teacher is not None:
             return (0.0,)
         if editor.gap_weight is None:
             return SEARCHED_WEIGHTS[editor.loss]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from re import Pattern
 from typing import Any
 
@@ -28,14 +27,11 @@ from ..layers import chosen_weights, select_layers
 from ..masks import removed_fraction
 from ..phases import (
     SPARSITIES,
-    Best,
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
     find_privileged,
-    judge_removals,
     mask_and_tune,
-    run_paths,
 )
 from ._units import Bias, unit_biases, unit_effects
 
@@ -84,8 +80,9 @@ class FairPruner(TuningEditor):
         convolution layers, after the removal, with the soft gap in the loss. With learned masks
         these and the output layer are also tuned with nothing removed, for networks that lose too
         much by any removal; the better result is chosen.
-    max_steps : int, default=300
-        Cap on the steps of each phase, ``min(max_steps, max(30, n_rows))``.
+    max_steps : int or None, default=None
+        Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.
 
@@ -153,20 +150,23 @@ class FairPruner(TuningEditor):
     n_rounds: int = parameter(positive_int(), default=1)
     ranking: str = parameter(StrOptions({"layer", "global"}), default="layer")
     refine: str | None = parameter(StrOptions({"scale"}), None, default="scale")
-    max_steps: int = parameter(positive_int(), default=300)
+    max_steps: int | None = parameter(positive_int(), None, default=None)
     max_memory: int = parameter(positive_int(), default=2**28)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         names = select_layers(task.module, self.layers, task.data.output_layer)
         whole = keep_all(task.module, names, units=self.criterion == "unit")
         privileged = find_privileged(task.data)
+        removes_only = self.refine is None and self.criterion != "learned"
+        teacher = None if removes_only else self._find_teacher(task, rng, self.gap_weight)
         shared = {
+            "objective_": "soft_gap" if teacher is None else "teacher",
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
             "balance_": task.constraint.balance,
         }
         untouched = {**shared, **whole.attributes()}
         yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
-        start = Best[Pruned]()
+        removal = None
         if self.criterion != "learned" or self.sparsity == 0:
             removal = Pruning.of(
                 task,
@@ -183,15 +183,12 @@ class FairPruner(TuningEditor):
                 rng=rng,
                 attributes=shared,
             )
-            yield from run_paths([removal], partial(judge_removals, start=start))
-            if self.refine is None:
-                return
-            start.value = start.value or whole
         yield from mask_and_tune(
             task,
             whole,
-            start.value,
+            removal,
             self.refine,
+            teacher=teacher,
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,

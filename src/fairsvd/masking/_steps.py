@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,16 @@ from torch import Tensor
 from ..base import Candidate, Task
 from ..layers import layer_parameters
 from ..objective import SHARPNESS
-from ..phases import START_FRACTION, Best, judge_state, make_batches, make_loss
-from ..training import tune
+from ..phases import (
+    START_FRACTION,
+    Best,
+    Teacher,
+    judge_state,
+    make_batches,
+    make_lessons,
+    make_loss,
+)
+from ..training import Batch, tune
 
 __all__ = ["Optimizer", "Path", "Step", "run_path"]
 
@@ -71,6 +79,8 @@ class Path(Task):
     at_threshold : bool
         Take the losses at the operating threshold and start the second step from the best candidate
         of the first. False: take them at margin 0 and start from the last candidate.
+    teacher : Teacher or None
+        Whom both steps imitate instead of their losses.
     record : dict
         Entries of ``history_``.
     attributes : dict
@@ -84,6 +94,7 @@ class Path(Task):
     repair: Step
     optimizer: Optimizer
     at_threshold: bool
+    teacher: Teacher | None
     record: dict[str, Any]
     attributes: dict[str, Any]
     seed: np.random.SeedSequence
@@ -97,6 +108,8 @@ class Path(Task):
         """Return the operating threshold of a state, in units of the logit margin."""
         if not state:
             return self.data.margin if self.at_threshold else 0.0
+        if self.teacher is not None:
+            return self.data.margin
         if not self.at_threshold or self.resets:
             # A reset output layer has no threshold yet.
             return 0.0
@@ -152,15 +165,23 @@ def _tune(
         gap_weight=step.gap_weight,
         share=step.share,
         sharpness=SHARPNESS if path.at_threshold else 1.0,
+        teacher=path.teacher,
     )
+    batches: Iterable[Batch]
+    if path.teacher is None:
+        schedule = "constant"
+        batches = make_batches(path.data, step.balance, rng, size=path.optimizer.rows)
+    else:
+        schedule, batches = "cosine", make_lessons(path.data, path.teacher, rng)
     masks = path.masks if step is path.impair else {}
     numbers = tune(
         loss,
         list(leaves.values()),
-        make_batches(path.data, step.balance, rng, size=path.optimizer.rows),
+        batches,
         n_steps=step.n_steps,
         learning_rate=step.learning_rate,
         every=step.every,
+        schedule=schedule,
         optimizer=path.optimizer.name,
         momentum=path.optimizer.momentum,
         weight_decay=path.optimizer.weight_decay,

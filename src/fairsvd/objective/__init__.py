@@ -12,9 +12,10 @@ from ._constraint import (
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
 from ._judge import GapJudge, Judge
-from ._loss import SHARPNESS, edit_loss, shift_logits
+from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
+from ._rule import FairRule, solve_rules
 from ._uncertainty import gap_interval, noise_floor, resampled_counts
 from ._verdict import Curves, Verdict, margin_of_threshold
 
@@ -25,6 +26,7 @@ __all__ = [
     "UTILITIES",
     "Constraint",
     "Curves",
+    "FairRule",
     "GapJudge",
     "Judge",
     "PhiObjective",
@@ -35,6 +37,7 @@ __all__ = [
     "edit_loss",
     "gap",
     "gap_interval",
+    "imitation_loss",
     "is_unbalanced",
     "make_judge",
     "margin_of_threshold",
@@ -44,5 +47,6 @@ __all__ = [
     "resampled_counts",
     "shift_logits",
     "soft_gap",
+    "solve_rules",
     "utility_from_counts",
 ]

@@ -9,7 +9,7 @@ from ..training import Batch
 from ._constraint import Constraint
 from ._gaps import soft_gap
 
-__all__ = ["SHARPNESS", "edit_loss", "shift_logits"]
+__all__ = ["SHARPNESS", "edit_loss", "imitation_loss", "shift_logits"]
 
 # The step from one decision to the other is smoothed over about a unit of margin: wide enough
 # for gradients, narrow enough that the soft gap falls together with the hard one.
@@ -72,3 +72,22 @@ def edit_loss(
         n_groups,
     )
     return loss + gap_weight * penalty
+
+
+def imitation_loss(
+    logits: Tensor, targets: Tensor, *, margin: float, sharpness: float = 1.0
+) -> Tensor:
+    """Compute the mean cross-entropy of a network against a teacher's probabilities.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, n_classes)
+    targets : Tensor of shape (n, n_classes)
+        Probabilities of the teacher; they need no labels.
+    margin : float
+        Threshold at which the network should decide as the teacher does, in units of the margin.
+    sharpness : float, default=1.0
+        Factor of the logits, which lets the network keep the scale of its own.
+    """
+    logits = sharpness * shift_logits(logits, margin)
+    return torch.nn.functional.cross_entropy(logits, targets)

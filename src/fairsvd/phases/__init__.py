@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from ._batches import (
     GAP_WEIGHTS,
+    count_lessons,
     count_step_rows,
     count_steps,
     list_gap_weights,
     make_batches,
 )
+from ._cells import JOINTS, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
+from ._masking import MaskingPath, mask_and_tune
 from ._path import (
     START_FRACTION,
     Best,
-    MaskingPath,
     TuningPath,
     make_loss,
-    mask_and_tune,
     run_paths,
     run_phases,
     tune_edit,
 )
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
+from ._teacher import Teacher, cell_probabilities, find_teacher, judge_rules, make_lessons
 from ._values import Values, tune_from, tune_values
 
 __all__ = [
     "GAP_WEIGHTS",
+    "JOINTS",
     "SPARSITIES",
     "START_FRACTION",
     "Best",
@@ -36,23 +39,30 @@ __all__ = [
     "MaskedEdit",
     "MaskingPath",
     "ScoredRemoval",
+    "Teacher",
     "TuningEditor",
     "TuningPath",
     "Values",
+    "cell_probabilities",
     "copy_biases",
+    "count_lessons",
     "count_step_rows",
     "count_steps",
     "find_privileged",
+    "find_teacher",
     "float_parameters",
     "judge_removals",
+    "judge_rules",
     "judge_state",
     "list_gap_weights",
     "make_batches",
+    "make_lessons",
     "make_loss",
     "mask_and_tune",
     "privileged_group",
     "run_paths",
     "run_phases",
+    "train_cells",
     "tune_edit",
     "tune_from",
     "tune_values",

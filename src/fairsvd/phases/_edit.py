@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ..base import Candidate, Task
 from ..masks import removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Edit", "MaskedEdit", "judge_state"]
+__all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
 
 
 class Edit(ABC):
@@ -91,6 +91,9 @@ class MaskedEdit(Edit):
     def record(self) -> dict[str, Any]:
         """Return the removed share."""
         return {"removed_fraction": removed_fraction(self.masks)}
+
+
+M = TypeVar("M", bound=MaskedEdit)
 
 
 def judge_state(

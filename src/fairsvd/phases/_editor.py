@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ..base import NetworkEditor, StrOptions, parameter, with_parameters
+import numpy as np
+
+from ..base import NetworkEditor, StrOptions, Task, parameter, positive_int, with_parameters
+from ._cells import JOINTS
+from ._teacher import Teacher, find_teacher
 
 __all__ = ["TuningEditor"]
 
@@ -13,18 +17,54 @@ class TuningEditor(NetworkEditor):
 
     Parameters
     ----------
+    objective : {"auto", "teacher", "soft_gap"}, default="auto"
+        What the edit follows. "teacher": the fair Bayes rule on predicted (label, group) cells,
+        imitated row by row. "soft_gap": the labels and the soft gap of each batch. "auto":
+        "teacher" for tables with groups, unless ``gap_weight`` is given; else "soft_gap".
+    joint : {"auto", "refit", "finetune", "head"}, default="auto"
+        Origin of the teacher's networks, see :class:`BlindPostProcessor`. "auto": "refit" for
+        tables, "finetune" for images.
+    n_teachers : int, default=2
+        Networks of the teacher, whose probabilities are averaged.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
-        independence of label and group would give it, else "classes".
+        independence of label and group would give it, else "classes". Not used with a teacher.
 
     Attributes
     ----------
+    objective_ : {"teacher", "soft_gap"}
+        What the edit followed.
     balance_ : {"cells", "classes"} or None
         How the cross-entropy weighed rows.
     """
 
+    objective: str = parameter(StrOptions({"auto", "teacher", "soft_gap"}), default="auto")
+    joint: str = parameter(StrOptions({"auto", *JOINTS}), default="auto")
+    n_teachers: int = parameter(positive_int(), default=2)
     balance: str | None = parameter(StrOptions({"auto", "cells", "classes"}), None, default="auto")
 
     def _loss_balance(self) -> str | None:
         return self.balance
+
+    def _find_teacher(
+        self, task: Task, rng: np.random.Generator, gap_weight: float | None
+    ) -> Teacher | None:
+        """Train the teacher, or return None if the edit follows the soft gap.
+
+        The generator is not advanced, so that an edit's other draws do not depend on the teacher.
+        """
+        is_table = len(task.data.editing.X.item_shape) == 1
+        if self.objective == "teacher" and gap_weight is not None:
+            raise ValueError(
+                f"gap_weight={gap_weight!r} is the weight of the soft gap, which "
+                "objective='teacher' does not follow. Use objective='soft_gap', or gap_weight=None."
+            )
+        by_itself = is_table and task.data.has_groups and gap_weight is None
+        if self.objective == "soft_gap" or (self.objective == "auto" and not by_itself):
+            return None
+        joint = self.joint
+        if joint == "auto":
+            joint = "refit" if is_table else "finetune"
+        seed = np.random.SeedSequence(int(rng.spawn(1)[0].integers(2**63 - 1)))
+        return find_teacher(task, joint, self.n_teachers, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -14,45 +14,31 @@ from torch import Tensor
 from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, Task
-from ..caching import Cache
-from ..masks import clamp_masks, harden, mask_variables, straight_through
-from ..objective import SHARPNESS, Curves, edit_loss
+from ..objective import SHARPNESS, Curves, edit_loss, imitation_loss
 from ..training import Batch, tune
-from ._batches import count_step_rows, count_steps, list_gap_weights, make_batches
-from ._edit import Edit, MaskedEdit
-from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
+from ._batches import make_batches
+from ._edit import Edit
+from ._teacher import Teacher, make_lessons
 
 __all__ = [
     "START_FRACTION",
     "Best",
-    "MaskingPath",
     "TuningPath",
-    "learn_masks",
     "make_loss",
-    "mask_and_tune",
     "run_paths",
     "run_phases",
     "tune_edit",
-    "tune_rest",
-    "tune_whole",
 ]
 
-# Candidates that each phase yields.
-N_CANDIDATES = 10
+# Candidates that each phase yields, under the soft gap and in imitation of a teacher.
+N_CANDIDATES, N_IMITATIONS = 10, 4
 
 # The start of a second tuning is chosen under this share of the tolerance: the tuning closes the
 # rest of the gap, and a looser start costs less utility.
 START_FRACTION = 0.6
 
-# Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
-MASK_RATE = 3e-2
-
-# Mask variables of more bytes (256 MiB), those of large networks, are not kept for other caps.
-MAX_KEPT = 2**28
-
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
-M = TypeVar("M", bound=MaskedEdit)
 State = Mapping[str, Tensor]
 
 # Maps the entries of the state that were replaced, the logits and the batch to a scalar.
@@ -61,12 +47,14 @@ ExtraLoss = Callable[[State, Tensor, Batch], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TuningPath(Task, Generic[E]):
-    """The phases of an edit under one weight of the soft gap.
+    """The phases of an edit under one weight of the soft gap, or in imitation of a teacher.
 
     Attributes
     ----------
     gap_weight : float
         Weight of the soft gap in the loss.
+    teacher : Teacher, optional
+        Whom the edit imitates instead of following labels and the soft gap.
     n_steps : int
         Number of steps of each phase.
     seed : numpy.random.SeedSequence
@@ -80,7 +68,8 @@ class TuningPath(Task, Generic[E]):
         See :class:`fairsvd.base.Task`.
     """
 
-    gap_weight: float
+    gap_weight: float = 0.0
+    teacher: Teacher | None = None
     n_steps: int
     seed: np.random.SeedSequence
     attributes: dict[str, Any]
@@ -90,7 +79,8 @@ class TuningPath(Task, Generic[E]):
     @property
     def every(self) -> int:
         """Steps between two candidates."""
-        return max(1, self.n_steps // N_CANDIDATES)
+        n_candidates = N_CANDIDATES if self.teacher is None else N_IMITATIONS
+        return max(1, self.n_steps // n_candidates)
 
     def steps(
         self,
@@ -98,7 +88,7 @@ class TuningPath(Task, Generic[E]):
         leaves: Sequence[Tensor],
         margin: float,
         rng: np.random.Generator,
-        rate: float,
+        rate: float | Sequence[float],
         after_step: Callable[[], None] | None = None,
     ) -> Iterator[int]:
         """Minimise the path's loss over the leaves that the state depends on.
@@ -106,16 +96,24 @@ class TuningPath(Task, Generic[E]):
         Yields
         ------
         step : int
-            After every tenth of the steps.
+            Whenever a candidate is due.
         """
+        batches: Iterable[Batch]
+        if self.teacher is None:
+            schedule, batches = "constant", make_batches(self.data, self.constraint.balance, rng)
+        else:
+            schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
         weights = {"gap_weight": self.gap_weight, "share": self.share}
         return tune(
-            make_loss(self, state, margin=margin, extra=self.extra_loss, **weights),
+            make_loss(
+                self, state, margin=margin, teacher=self.teacher, extra=self.extra_loss, **weights
+            ),
             leaves,
-            make_batches(self.data, self.constraint.balance, rng),
+            batches,
             n_steps=self.n_steps,
             learning_rate=rate,
             every=self.every,
+            schedule=schedule,
             after_step=after_step,
         )
 
@@ -128,7 +126,12 @@ class TuningPath(Task, Generic[E]):
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves
     ) -> Candidate:
         """Judge an edit and pack it, with a record of its origin."""
-        params = {"gap_weight": self.gap_weight, "stage": stage, "step": step}
+        aim = (
+            {"gap_weight": self.gap_weight}
+            if self.teacher is None
+            else {"alpha": self.teacher.rule.alpha}
+        )
+        params = {**aim, "stage": stage, "step": step}
         return edit.pack(params, self.attributes, self.data.judge(curves), logits)
 
 
@@ -137,12 +140,16 @@ def make_loss(
     state: Callable[[], State],
     *,
     margin: float,
-    gap_weight: float,
+    gap_weight: float = 0.0,
     share: float = 1.0,
     sharpness: float = SHARPNESS,
+    teacher: Teacher | None = None,
     extra: ExtraLoss | None = None,
 ) -> Callable[[Batch], Tensor]:
     """Make the loss of a batch for a state that depends on trainable tensors.
+
+    With a teacher it is the cross-entropy against the targets of the batch, else that against its
+    labels and the soft gap.
 
     Parameters
     ----------
@@ -153,6 +160,8 @@ def make_loss(
         Operating threshold, in units of the logit margin.
     gap_weight, share, sharpness : float
         As in :func:`fairsvd.objective.edit_loss`.
+    teacher : Teacher, optional
+        Its lessons are the batches.
     extra : callable, optional
         Maps (entries, logits, batch) to a term that is added.
     """
@@ -162,8 +171,12 @@ def make_loss(
     def loss(batch: Batch) -> Tensor:
         entries = state()
         logits = data.forward(task.module, entries, batch.X)
-        settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
-        value = edit_loss(logits, batch, task.constraint, **settings)
+        if teacher is not None and batch.targets is not None:
+            scale = teacher.sharpness
+            value = imitation_loss(logits, batch.targets, margin=margin, sharpness=scale)
+        else:
+            settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
+            value = edit_loss(logits, batch, task.constraint, **settings)
         return value if extra is None else value + extra(entries, logits, batch)
 
     return loss
@@ -281,9 +294,9 @@ def tune_edit(
     leaves: Sequence[Tensor],
     edited: Callable[[], E],
     rng: np.random.Generator,
-    rate: float,
+    rate: float | Sequence[float],
 ) -> Iterator[tuple[int, E]]:
-    """Tune an edit at its start's best threshold; yield (step, edit) every tenth of the steps.
+    """Tune an edit at its start's best threshold; yield (step, edit) when a candidate is due.
 
     Parameters
     ----------
@@ -294,152 +307,11 @@ def tune_edit(
     edited : callable
         Makes the edit from the current leaves.
     rng : numpy.random.Generator
-    rate : float
-        Learning rate.
+    rate : float or sequence of float
+        Learning rate, or one for each leaf.
     """
-    margin = path.data.judge.for_utility(path.measure(start)[1]).margin
+    margin = path.data.margin
+    if path.teacher is None:
+        margin = path.data.judge.for_utility(path.measure(start)[1]).margin
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):
         yield step, edited().detached()
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingPath(TuningPath[M]):
-    """A path that removes entries of the network, then tunes what is left.
-
-    Attributes
-    ----------
-    whole : MaskedEdit
-        The edit that keeps every entry.
-    max_removed : float or None
-        Cap on the removed share.
-    module, data, constraint, gap_weight, n_steps, seed, attributes, share, extra_loss
-        See :class:`TuningPath`.
-    """
-
-    whole: M
-    max_removed: float | None
-
-    def key(self) -> dict[str, Any]:
-        """Return what a training of masks depends on, besides the scope of the data's cache."""
-        return {
-            # By value: another solver has other factors of equal shape.
-            "entries": self.whole.entries(),
-            "gap_weight": self.gap_weight,
-            "margin": self.data.margin,
-            "constraint": vars(self.constraint),
-            "n_steps": self.n_steps,
-            "rows": count_step_rows(self.data),
-            "seed": [self.seed.entropy, self.seed.spawn_key],
-        }
-
-
-def mask_and_tune(
-    task: Task,
-    whole: M,
-    start: M | None,
-    stage: str | None,
-    *,
-    gap_weight: float | None,
-    max_removed: float | None,
-    max_steps: int,
-    attributes: dict[str, Any],
-    rng: np.random.Generator,
-    n_jobs: int | None,
-) -> Iterator[Candidate]:
-    """Learn masks or start from a removal, then tune the rest: one path per weight of the gap.
-
-    Parameters
-    ----------
-    task : Task
-    whole : MaskedEdit
-        Keeps every entry.
-    start : MaskedEdit or None
-        The removal that is tuned instead of learned masks.
-    stage : str or None
-        Name of the tuning in the record; None: masks are learned and nothing is tuned.
-    gap_weight : float or None
-        Weight of the soft gap; None: several are tried.
-    max_removed, max_steps, attributes, rng, n_jobs
-        As the parameters of the editors and of :class:`MaskingPath`.
-    """
-    paths = [
-        MaskingPath[M].of(
-            subtask,
-            gap_weight=weight,
-            n_steps=count_steps(max_steps, task.data),
-            seed=seed,
-            attributes=attributes,
-            whole=whole,
-            max_removed=max_removed,
-        )
-        for weight, subtask, seed in task.spread(
-            list_gap_weights(task.data, gap_weight), rng, n_jobs
-        )
-    ]
-    run = partial(run_phases, first=("masks", learn_masks), second=None, start=start)
-    if stage is not None:
-        # Some networks, mostly of images, lose too much accuracy if anything is removed.
-        run = partial(run, second=(stage, tune_rest), beside=("nothing removed", tune_whole))
-    yield from run_paths(paths, run, n_jobs)
-
-
-def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
-    """Learn which entries to remove, the weights untouched.
-
-    The training does not depend on the cap, which applies when masks are hardened; with a cache one
-    training therefore serves every cap.
-
-    Yields
-    ------
-    step, edit
-        With hardened masks, after every tenth of the steps.
-    """
-    values = path.whole.entries()
-
-    def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        leaves, clamp = list(masks.values()), partial(clamp_masks, masks)
-        for step in path.steps(state, leaves, path.data.margin, rng, MASK_RATE, clamp):
-            yield step, masks
-
-    size = sum(value.nbytes for value in values.values())
-    cache = path.data.cache if N_CANDIDATES * size <= MAX_KEPT else Cache()
-    for step, masks in cache.stream("masks", path.key(), train):
-        hard = harden(masks, path.max_removed)
-        yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
-
-
-def tune_rest(path: MaskingPath[M], start: M, rng: np.random.Generator) -> Iterator[tuple[int, M]]:
-    """Tune the rest after a removal, and the biases; removed entries stay removed.
-
-    Yields
-    ------
-    step, edit
-        Every tenth of the steps.
-    """
-    return _tune_masked(path, start, copy_biases(path.module), rng)
-
-
-def tune_whole(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
-    """Tune the same and the output layer, with nothing removed.
-
-    Yields
-    ------
-    step, edit
-        Every tenth of the steps.
-    """
-    head = path.data.output_layer
-    plain = copy_head_and_biases(path.module, head, path.whole.weights())
-    return _tune_masked(path, path.whole, plain, rng)
-
-
-def _tune_masked(
-    path: MaskingPath[M], start: M, plain: dict[str, Tensor], rng: np.random.Generator
-) -> Iterator[tuple[int, M]]:
-    edit, scales = start.loosen(plain)
-    leaves, rate = [*scales, *plain.values()], rate_for_depth(len(scales))
-    return tune_edit(path, start, leaves, lambda: edit, rng, rate)

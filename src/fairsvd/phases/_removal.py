@@ -15,7 +15,8 @@ from .._rng import torch_generator
 from ..base import Candidate, Task
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
 from ..objective import shift_logits
-from ._path import START_FRACTION, Best, M
+from ._edit import M
+from ._path import START_FRACTION, Best
 
 __all__ = ["SPARSITIES", "ScoredRemoval", "judge_removals"]
 

@@ -1,0 +1,210 @@
+"""Cell networks: the probabilities of the (group, label) cells of a row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._rng import seeded_globally, torch_generator
+from ..arrays import to_device
+from ..base import EditData, Task
+from ..caching import Entry
+from ..exceptions import NetworkError
+from ..groups import cell_codes
+from ..networks import MLP, ConvNet, fast_logits, raw_output
+from ..training import Batch, RowBatches, tune
+
+__all__ = ["JOINTS", "CellNetwork", "train_cells"]
+
+# How the cell network comes about, and its learning rate: a new network; the given one with a new
+# last layer; a new last layer alone.
+JOINTS = {"refit": 1e-3, "finetune": 3e-4, "head": 3e-3}
+
+# What is trained to its end has lost what it knew of rows that it has not seen.
+MAX_EPOCHS, PATIENCE = 40, 4
+
+# Batches, of few rows and of many.
+SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
+
+
+class CellNetwork(nn.Module):
+    """A network of the user's architecture with one output for each (label, group) cell.
+
+    Parameters
+    ----------
+    network : nn.Module
+    kind : str
+        What the network would return for classes; see :func:`fairsvd.networks.to_logits`.
+    key : str, int or None
+        Where in what the network returns its scores are.
+    """
+
+    def __init__(self, network: nn.Module, kind: str, key: str | int | None) -> None:
+        super().__init__()
+        self.network: nn.Module = network
+        self.kind, self.key = kind, key
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Map rows to the logits (n, n_cells) of the cells, numbered ``y * n_groups + group``."""
+        output = raw_output(self.network, X, self.key)
+        if "probabilit" not in self.kind:
+            return output
+        tiny = torch.finfo(output.dtype).tiny
+        if self.kind == "one_probability":
+            return torch.logit(output.clamp(tiny, 1 - torch.finfo(output.dtype).eps))
+        return output.clamp_min(tiny).log()
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """What training a cell network takes."""
+
+    task: Task
+    joint: str
+    seed: np.random.SeedSequence
+
+    @property
+    def n_cells(self) -> int:
+        """Count the cells."""
+        return self.task.data.n_classes * self.task.data.n_groups
+
+
+def train_cells(task: Task, joint: str, seeds: list[np.random.SeedSequence]) -> list[nn.Module]:
+    """Train a network of the cells for each seed, stopped early by the validation rows.
+
+    Parameters
+    ----------
+    task : Task
+    joint : {"refit", "finetune", "head"}
+        A new network of the same architecture; the given weights with a new last layer; a new
+        last layer alone.
+    seeds : list of numpy.random.SeedSequence
+
+    Returns
+    -------
+    networks : list of CellNetwork
+        In evaluation mode.
+
+    Raises
+    ------
+    NetworkError
+        The network has no linear layer of its own that makes the logits.
+    """
+    return [_train(CellTask(task, joint, seed)) for seed in seeds]
+
+
+def _train(cells: CellTask) -> nn.Module:
+    seeds = cells.seed.spawn(2)
+    network = _build(cells, np.random.default_rng(seeds[0]))
+    parts = {"joint": cells.joint, "seed": [cells.seed.entropy, cells.seed.spawn_key]}
+
+    def compute() -> Entry:
+        best = _fit(cells, network, np.random.default_rng(seeds[1]))
+        return Entry({name: value.cpu() for name, value in best.items()})
+
+    entry = cells.task.data.cache.fetch("cell network", parts, compute)
+    network.load_state_dict(entry.tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
+    """Make the untrained network: a copy of the task's with another last layer."""
+    data, seed = cells.task.data, int(rng.integers(2**31 - 1))
+    with seeded_globally(seed):
+        module = copy.deepcopy(cells.task.module)
+        if cells.joint == "refit" and not _reset(module):
+            module = _default_network(data, cells.n_cells)
+            return CellNetwork(module, "logits", None).to(data.device, data.dtype)
+        head = module.get_submodule(data.output_layer)
+        if not isinstance(head, nn.Linear):
+            raise NetworkError(
+                f"the layer {data.output_layer!r} that makes the logits is a "
+                f"{type(head).__name__}: a network of the cells needs an nn.Linear there. Pass "
+                "joint='refit' with network=None, or another network."
+            )
+        linear = nn.Linear(head.in_features, cells.n_cells)
+        linear = linear.to(head.weight.device, head.weight.dtype)
+        if not data.output_layer:
+            module = linear
+        else:
+            parent, _, name = data.output_layer.rpartition(".")
+            setattr(module.get_submodule(parent), name, linear)
+    return CellNetwork(module.requires_grad_(True), data.kind, data.output_key)
+
+
+def _reset(module: nn.Module) -> bool:
+    """Initialise every parameter anew; tell whether all layers know how."""
+    layers = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    if not all(hasattr(layer, "reset_parameters") for layer in layers):
+        return False
+    for layer in layers:
+        layer.reset_parameters()  # type: ignore[operator]
+    return True
+
+
+def _default_network(data: EditData, n_cells: int) -> nn.Module:
+    shape = data.editing.X.item_shape
+    return MLP(shape[0], n_cells) if len(shape) == 1 else ConvNet(shape[0], n_cells)
+
+
+def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Train until the validation rows' cross-entropy has not fallen for some epochs."""
+    data = cells.task.data
+    leaves = list(network.parameters())
+    if cells.joint == "head":
+        leaves = list(network.network.get_submodule(data.output_layer).parameters())
+    batches = RowBatches(
+        data.editing,
+        batch_size=SMALL_BATCH if len(data.editing) < FEW_ROWS else LARGE_BATCH,
+        generator=torch_generator(rng),
+        device=data.device,
+        dtype=data.dtype,
+    )
+    with seeded_globally(int(rng.integers(2**31 - 1))):
+        best, least, waiting = _copy(network), _validation_loss(network, data), 0
+        network.train(cells.joint == "refit")
+        for _ in _epochs(network, leaves, batches, data.n_groups, JOINTS[cells.joint]):
+            network.eval()
+            loss = _validation_loss(network, data)
+            waiting = 0 if loss < least else waiting + 1
+            if loss < least:
+                best, least = _copy(network), loss
+            if waiting >= PATIENCE:
+                break
+            network.train(cells.joint == "refit")
+    return best
+
+
+def _epochs(
+    network: nn.Module, leaves: Sequence[Tensor], batches: RowBatches, n_groups: int, rate: float
+) -> Iterator[int]:
+    def loss(batch: Batch) -> Tensor:
+        codes = cell_codes(batch.y, batch.groups, n_groups)
+        return nn.functional.cross_entropy(network(batch.X), codes)
+
+    n_steps = batches.per_epoch
+    return tune(
+        loss, leaves, batches, n_steps=MAX_EPOCHS * n_steps, learning_rate=rate, every=n_steps
+    )
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _validation_loss(network: nn.Module, data: EditData) -> float:
+    """Compute the mean cross-entropy of the cells on the validation rows."""
+    judge = data.judge
+    rows = np.flatnonzero(judge.parts == 0)
+    codes = torch.as_tensor(cell_codes(judge.y[rows], judge.groups[rows], data.n_groups))
+
+    def run(X: Tensor) -> Tensor:
+        return network(to_device(X, data.device, data.dtype))
+
+    logits = fast_logits(run, data.judged.subset(rows))
+    return float(nn.functional.cross_entropy(logits.double(), codes))

@@ -1,0 +1,185 @@
+"""The fair teacher: the fair Bayes rule on predicted cells, as a target for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .._rng import torch_generator
+from ..arrays import Batches, to_device
+from ..base import EditData, Task
+from ..networks import fast_logits
+from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
+from ..training import Batch
+from ._cells import train_cells
+
+__all__ = ["Lessons", "Teacher", "cell_probabilities", "find_teacher", "judge_rules"]
+
+# Factor of the teacher's scores, which have a standard deviation of about 1, in its probabilities:
+# steep enough to place the boundary, flat enough for gradients beside it.
+STEEPNESS = 8.0
+
+# A row is mixed with another one's share of at most so much, drawn anew each time.
+MOST_OF_ANOTHER = 0.5
+
+# The teacher answers for this many batches of a table at once: fewer and larger passes.
+AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Networks of the cells and the rule on the mean of their probabilities.
+
+    Attributes
+    ----------
+    networks : sequence of nn.Module
+        Each maps rows to the logits (n, n_cells) of the (label, group) cells.
+    rule : FairRule
+        Its scores have a standard deviation of about 1; the largest is the decision.
+    sharpness : float, default=1.0
+        Factor of a network's logits before they are compared with the teacher's answers, so that
+        an imitation keeps the scale of the network's own.
+    """
+
+    networks: Sequence[nn.Module]
+    rule: FairRule
+    sharpness: float = 1.0
+
+    def probabilities(self, X: Tensor) -> Tensor:
+        """Answer for rows: probabilities (n, n_classes) whose largest is the rule's decision."""
+        with torch.no_grad():
+            cells = torch.stack([torch.softmax(net(X), dim=1) for net in self.networks]).mean(dim=0)
+            weights = torch.as_tensor(self.rule.weights).to(cells)
+            return torch.softmax(STEEPNESS * (cells @ weights), dim=1)
+
+
+def judge_rules(
+    task: Task, cells: NDArray[np.float64]
+) -> Iterator[tuple[FairRule, Tensor, Verdict]]:
+    """Solve the rule under several limits and judge each, the strictest last.
+
+    Parameters
+    ----------
+    task : Task
+    cells : ndarray of shape (n_judged, n_cells)
+        Probabilities of the cells of the judged rows.
+
+    Yields
+    ------
+    rule : FairRule
+        Scaled, so that its scores on the judged rows have a standard deviation of 1. If the user
+        has fixed the threshold, the rule decides there as it would at its own best cut.
+    scores : Tensor of shape (n_judged, n_classes)
+    verdict : Verdict
+        With the rule's best cut.
+    """
+    data, constraint = task.data, task.constraint
+    free = replace(data.judge, constraint=replace(constraint, threshold=None))
+    counts = data.editing.count_cells(data.n_classes, data.n_groups).numpy()
+    utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
+    pos = constraint.pos if data.n_classes == 2 else None
+    rules = solve_rules(cells, counts, constraint.gap, pos, utility)
+    # Without groups nothing is compared, so that every limit has the same rule.
+    for rule in rules if data.has_groups else rules[:1]:
+        scores = torch.as_tensor(rule.scores(cells))
+        scale = spread(scores)
+        rule, scores = replace(rule, weights=rule.weights / scale), scores / scale
+        if constraint.threshold is not None and data.n_classes == 2:
+            cut = free(scores).margin - margin_of_threshold(constraint.threshold)
+            rule, scores = rule.shifted(cut), shift_logits(scores, cut)
+        yield rule, scores.float(), data.judge(scores.float())
+
+
+def find_teacher(task: Task, joint: str, n_teachers: int, seed: np.random.SeedSequence) -> Teacher:
+    """Train the networks of the cells and take the rule that the judge likes best."""
+    networks = train_cells(task, joint, seed.spawn(n_teachers))
+    cells = cell_probabilities(networks, task.data)
+    judged = judge_rules(task, cells)
+    rule, _, verdict = max(judged, key=lambda each: each[2].rank)
+    return Teacher(networks, rule.shifted(verdict.margin), STEEPNESS / spread(task.data.untouched))
+
+
+def spread(scores: Tensor) -> float:
+    """Measure the standard deviation of the lead of the last class over the first one."""
+    return max(float((scores[:, -1] - scores[:, 0]).double().std()), 1e-12)
+
+
+def cell_probabilities(networks: Sequence[nn.Module], data: EditData) -> NDArray[np.float64]:
+    """Average the networks' probabilities (n_judged, n_cells) of the judged rows."""
+
+    def run(X: Tensor) -> Tensor:
+        X = to_device(X, data.device, data.dtype)
+        return torch.stack([torch.softmax(net(X), dim=1) for net in networks]).mean(dim=0)
+
+    return fast_logits(run, data.judged).double().numpy()
+
+
+class Lessons:
+    """Endless batches of rows, mixed with one another, and the teacher's answers for them.
+
+    Parameters
+    ----------
+    rows : Batches
+    teacher : Teacher
+    batch_size : int
+    ahead : int
+        Batches that the teacher answers for at once.
+    generator : torch.Generator
+    device : torch.device
+    dtype : torch.dtype
+    """
+
+    def __init__(
+        self,
+        rows: Batches,
+        teacher: Teacher,
+        *,
+        batch_size: int,
+        ahead: int,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rows, self.teacher = rows, teacher
+        self.batch_size, self.ahead = batch_size, ahead
+        self.generator, self.device, self.dtype = generator, device, dtype
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw batches for ever, with the teacher's decisions as ``y`` and no groups (-1)."""
+        while True:
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            for positions in order.split(self.batch_size * self.ahead):
+                X = self._mix(positions)
+                targets = self.teacher.probabilities(X)
+                decisions, ones = targets.argmax(dim=1), torch.ones_like(targets[:, 0])
+                columns = X, decisions, torch.full_like(decisions, -1), ones, ones, targets
+                parts = (column.split(self.batch_size) for column in columns)
+                yield from map(Batch, *parts)
+
+    def _mix(self, positions: Tensor) -> Tensor:
+        """Read rows and draw each towards another one of them."""
+        X = self.rows.for_training(positions.numpy(), self.generator)
+        X = to_device(X, self.device, self.dtype)
+        share = MOST_OF_ANOTHER * torch.rand(len(X), generator=self.generator, dtype=torch.float64)
+        other = torch.randperm(len(X), generator=self.generator)
+        share = to_device(share, self.device).to(X).reshape(-1, *[1] * (X.ndim - 1))
+        return torch.lerp(X, X[to_device(other, self.device)], share)
+
+
+def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> Lessons:
+    """Make endless batches of the editing and validation rows with the teacher's answers."""
+    return Lessons(
+        data.unlabelled,
+        teacher,
+        batch_size=data.batch_size,
+        # Images are large: one batch at a time.
+        ahead=AHEAD if len(data.unlabelled.item_shape) == 1 else 1,
+        generator=torch_generator(rng),
+        device=data.device,
+        dtype=data.dtype,
+    )
