@@ -1,7 +1,8 @@
 r"""Compare editors, controls and a peer on images, by one protocol.
 
-The tasks are tinted Fashion-MNIST, tinted digits and skin lesions, see ``image_tasks.py``. As in
-``bench_methods.py``, every row is written to a JSON-lines file as soon as it is measured.
+The tasks are tinted Fashion-MNIST, tinted digits, skin lesions, and faces with a network that was
+trained elsewhere; see ``image_tasks.py`` and ``faces.py``. As in ``bench_methods.py``, every row is
+written to a JSON-lines file as soon as it is measured.
 
     python benchmarks/fairness/bench_images.py --seeds 3 --out images.jsonl \
         --table images.md --resume
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -117,10 +119,19 @@ def is_scarce(rows: Rows) -> bool:
     return bool((table < SCARCE * independent).any())
 
 
-def prepare(problem: ImageProblem) -> Context:
-    """Train the base network and hide the labels of the test rows."""
+def base_network(problem: ImageProblem) -> nn.Module:
+    """Take the base network that the problem brings, or train one."""
+    if problem.network is not None:
+        return problem.network
+    if problem.base is None:
+        raise ValueError("a task needs a network, or base rows to train one on; it has neither")
     network = network_like(problem.base, problem.seed, problem.n_classes)
-    train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
+    return train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
+
+
+def prepare(problem: ImageProblem) -> Context:
+    """Make the base network and hide the labels of the test rows."""
+    network = base_network(problem)
     cells = is_scarce(pool([problem.train, problem.validation]))
     kind = many.ManyContext if problem.n_classes > 2 else Context
     return kind.of(

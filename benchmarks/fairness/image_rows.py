@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from benchmarks.tasks import Rows
 
@@ -23,8 +24,8 @@ class ImageProblem:
     ----------
     groups : tuple of str
         The name of each group code.
-    base : Rows
-        Train the base network, and nothing else.
+    base : Rows or None
+        Train the base network, and nothing else; None where ``network`` is given.
     unbiased : Rows or None
         The same images without the bias, for the oracle.
     train, validation : Rows
@@ -32,23 +33,26 @@ class ImageProblem:
     test : Rows
     steps : int
         Least number of batches of the base network's training.
+    network : nn.Module or None
+        The base network, where others trained it on rows of theirs. Methods work on copies.
     """
 
     task: str
     form: str
     seed: int
     groups: tuple[str, ...]
-    base: Rows
+    base: Rows | None
     unbiased: Rows | None
     train: Rows
     validation: Rows
     test: Rows
     steps: int
+    network: nn.Module | None = None
 
     @property
     def n_classes(self) -> int:
         """Count the classes."""
-        return 1 + int(self.base.y.max())
+        return 1 + int(self.train.y.max())
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 In the tinted tasks the colour follows the label for 90 % of the training rows. In the form
 ``biased`` it does so for 90 % of the editing rows too. In the form ``unbiased`` the editing rows
-have random colours, as the test rows always have. Skin lesions are not changed.
+have random colours, as the test rows always have. Skin lesions and faces are not changed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.fairness.faces import faces_by_race
 from benchmarks.fairness.image_rows import VALIDATION, ImageProblem, ImageTask, halves, taken
 from benchmarks.tasks import Rows
 
@@ -171,6 +172,7 @@ TASKS = {
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
     "lesions-age": ImageTask(lesions_by_age, ("as-is",)),
     "lesions-sex": ImageTask(lesions_by_sex, ("as-is",)),
+    "faces-gender": ImageTask(faces_by_race, ("as-is",)),
 }
 
 
@@ -188,8 +190,8 @@ def load_problem(
     seed : int
         Draws the rows and their colours.
     dev : bool, default=False
-        Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST) or of this
-        seed's (the others), so that methods can be tuned without touching them.
+        Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST, faces) or of
+        this seed's (the others), so that methods can be tuned without touching them.
     quick : bool, default=False
         Take a few hundred rows and little training, only to see that everything runs.
 
