@@ -36,11 +36,11 @@ from benchmarks.fairness.bench_methods import (
     start_over,
 )
 from benchmarks.fairness.context import Context, Method, Outcome
-from benchmarks.fairness.controls import CONTROLS
+from benchmarks.fairness.controls import CONTROLS, SHORT
 from benchmarks.fairness.image_tasks import FORMS, TASKS, ImageProblem, load_problem
 from benchmarks.fairness.ours import EDITORS, OURS
 from benchmarks.fairness.peers import PEERS
-from benchmarks.fairness.protocol import evaluate, pool
+from benchmarks.fairness.protocol import evaluate, pool, psi
 from benchmarks.nets import convnet, margins, residual, train
 from benchmarks.tasks import Rows
 
@@ -51,6 +51,7 @@ COLUMNS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "bal. acc.",
     "equalized_odds_difference": "EO gap",
+    "psi": "psi",
     "demographic_parity_difference": "DP gap",
     "worst_cell": "worst cell",
     "seconds": "seconds",
@@ -96,6 +97,7 @@ TWO_CLASSES = {
     **chosen(("untouched", "untouched-gap"), CONTROLS),
     **ORACLE,
     **chosen(("plain-fine-tuning", "last-layer", "soft-gap-fine-tuning"), CONTROLS),
+    **SHORT,
     **OWN,
     **chosen(("removal-as-it-is",), OURS),
     **chosen(("oxonfair-inferred", "oxonfair-actual"), PEERS),
@@ -174,6 +176,11 @@ def figure(rows: Sequence[Row], column: str) -> str:
     return f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def with_psi(row: Row) -> Row:
+    """Add psi to a row; rows of many classes are measured without it."""
+    return {**row, "psi": psi(row["balanced_accuracy"], row[f"{CONSTRAINT}_difference"])}
+
+
 def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
     """Write one table, methods in the order of ``labels``; failures count in the last cell."""
     head = ["method", *COLUMNS.values(), "seeds"]
@@ -181,7 +188,7 @@ def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
     yield "|" + "---|" * len(head)
     for name, label in labels.items():
         own = [row for row in rows if row["method"] == name]
-        good = [row for row in own if not row["error"]]
+        good = [with_psi(row) for row in own if not row["error"]]
         failed = "".join(f"; failed: {row['error'][:80]}" for row in own if row["error"])
         cells = [figure(good, column) if good else "-" for column in COLUMNS]
         if own:
