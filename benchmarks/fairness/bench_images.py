@@ -1,7 +1,8 @@
 r"""Compare editors, controls and a peer on images, by one protocol.
 
-The tasks are tinted Fashion-MNIST, tinted digits and skin lesions, see ``image_tasks.py``. As in
-``bench_methods.py``, every row is written to a JSON-lines file as soon as it is measured.
+The tasks are tinted Fashion-MNIST, tinted digits, skin lesions, and faces with a network that was
+trained elsewhere; see ``image_tasks.py`` and ``faces.py``. As in ``bench_methods.py``, every row is
+written to a JSON-lines file as soon as it is measured.
 
     python benchmarks/fairness/bench_images.py --seeds 3 --out images.jsonl \
         --table images.md --resume
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -34,11 +36,11 @@ from benchmarks.fairness.bench_methods import (
     start_over,
 )
 from benchmarks.fairness.context import Context, Method, Outcome
-from benchmarks.fairness.controls import CONTROLS
+from benchmarks.fairness.controls import CONTROLS, SHORT
 from benchmarks.fairness.image_tasks import FORMS, TASKS, ImageProblem, load_problem
 from benchmarks.fairness.ours import EDITORS, OURS
 from benchmarks.fairness.peers import PEERS
-from benchmarks.fairness.protocol import evaluate, pool
+from benchmarks.fairness.protocol import evaluate, pool, psi
 from benchmarks.nets import convnet, margins, residual, train
 from benchmarks.tasks import Rows
 
@@ -49,6 +51,7 @@ COLUMNS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "bal. acc.",
     "equalized_odds_difference": "EO gap",
+    "psi": "psi",
     "demographic_parity_difference": "DP gap",
     "worst_cell": "worst cell",
     "seconds": "seconds",
@@ -94,6 +97,7 @@ TWO_CLASSES = {
     **chosen(("untouched", "untouched-gap"), CONTROLS),
     **ORACLE,
     **chosen(("plain-fine-tuning", "last-layer", "soft-gap-fine-tuning"), CONTROLS),
+    **SHORT,
     **OWN,
     **chosen(("removal-as-it-is",), OURS),
     **chosen(("oxonfair-inferred", "oxonfair-actual"), PEERS),
@@ -117,10 +121,19 @@ def is_scarce(rows: Rows) -> bool:
     return bool((table < SCARCE * independent).any())
 
 
-def prepare(problem: ImageProblem) -> Context:
-    """Train the base network and hide the labels of the test rows."""
+def base_network(problem: ImageProblem) -> nn.Module:
+    """Take the base network that the problem brings, or train one."""
+    if problem.network is not None:
+        return problem.network
+    if problem.base is None:
+        raise ValueError("a task needs a network, or base rows to train one on; it has neither")
     network = network_like(problem.base, problem.seed, problem.n_classes)
-    train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
+    return train(network, problem.base.X, problem.base.y, seed=problem.seed, steps=problem.steps)
+
+
+def prepare(problem: ImageProblem) -> Context:
+    """Make the base network and hide the labels of the test rows."""
+    network = base_network(problem)
     cells = is_scarce(pool([problem.train, problem.validation]))
     kind = many.ManyContext if problem.n_classes > 2 else Context
     return kind.of(
@@ -163,6 +176,11 @@ def figure(rows: Sequence[Row], column: str) -> str:
     return f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def with_psi(row: Row) -> Row:
+    """Add psi to a row; rows of many classes are measured without it."""
+    return {**row, "psi": psi(row["balanced_accuracy"], row[f"{CONSTRAINT}_difference"])}
+
+
 def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
     """Write one table, methods in the order of ``labels``; failures count in the last cell."""
     head = ["method", *COLUMNS.values(), "seeds"]
@@ -170,7 +188,7 @@ def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
     yield "|" + "---|" * len(head)
     for name, label in labels.items():
         own = [row for row in rows if row["method"] == name]
-        good = [row for row in own if not row["error"]]
+        good = [with_psi(row) for row in own if not row["error"]]
         failed = "".join(f"; failed: {row['error'][:80]}" for row in own if row["error"])
         cells = [figure(good, column) if good else "-" for column in COLUMNS]
         if own:

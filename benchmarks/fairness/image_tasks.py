@@ -2,16 +2,15 @@
 
 In the tinted tasks the colour follows the label for 90 % of the training rows. In the form
 ``biased`` it does so for 90 % of the editing rows too. In the form ``unbiased`` the editing rows
-have random colours, as the test rows always have. Skin lesions are not changed.
+have random colours, as the test rows always have. Skin lesions and faces are not changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
+from benchmarks.fairness.faces import faces_by_race
+from benchmarks.fairness.image_rows import VALIDATION, ImageProblem, ImageTask, halves, taken
 from benchmarks.tasks import Rows
 
 __all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
@@ -19,59 +18,6 @@ __all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
 FORMS = ("biased", "unbiased", "as-is")
 STRENGTH = 0.9
 SHIRTS = (0, 6)
-# Methods choose among candidates on a quarter of the rows that they get.
-VALIDATION = 0.25
-
-
-@dataclass(frozen=True)
-class ImageProblem:
-    """The rows of one task, form and seed.
-
-    Attributes
-    ----------
-    groups : tuple of str
-        The name of each group code.
-    base : Rows
-        Train the base network, and nothing else.
-    unbiased : Rows or None
-        The same images without the bias, for the oracle.
-    train, validation : Rows
-        What methods get: rows to edit on, and rows to choose on.
-    test : Rows
-    steps : int
-        Least number of batches of the base network's training.
-    """
-
-    task: str
-    form: str
-    seed: int
-    groups: tuple[str, ...]
-    base: Rows
-    unbiased: Rows | None
-    train: Rows
-    validation: Rows
-    test: Rows
-    steps: int
-
-    @property
-    def n_classes(self) -> int:
-        """Count the classes."""
-        return 1 + int(self.base.y.max())
-
-
-@dataclass(frozen=True)
-class ImageTask:
-    """How a task is loaded, and in which forms.
-
-    Attributes
-    ----------
-    load : callable
-        (form, seed, dev, quick) -> ImageProblem, without its name.
-    forms : tuple of str
-    """
-
-    load: Callable[[str, int, bool, bool], ImageProblem]
-    forms: tuple[str, ...]
 
 
 def tinted(
@@ -83,28 +29,6 @@ def tinted(
     bunch = make_tinted(images, labels, strength, n_colors=colors, random_state=seed)
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return Rows(bunch.images.astype(np.float32), codes, bunch.groups)
-
-
-def taken(rows: Rows, positions: np.ndarray) -> Rows:
-    """Take some rows."""
-    return Rows(*(column[positions] for column in rows))
-
-
-def halves(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Set a quarter of every (label, group) cell apart, to choose on."""
-    from sklearn.model_selection import train_test_split
-
-    n_groups = 1 + rows.g.max()
-    cells = rows.y * n_groups + rows.g
-    counts = np.bincount(cells)
-    # A cell with a single row is split together with the largest cell of its label.
-    for lone in np.flatnonzero(counts == 1):
-        first = lone // n_groups * n_groups
-        cells[cells == lone] = first + counts[first : first + n_groups].argmax()
-    edit, choose = train_test_split(
-        np.arange(len(rows.y)), test_size=VALIDATION, stratify=cells, random_state=seed
-    )
-    return taken(rows, np.sort(edit)), taken(rows, np.sort(choose))
 
 
 def fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
@@ -248,6 +172,7 @@ TASKS = {
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
     "lesions-age": ImageTask(lesions_by_age, ("as-is",)),
     "lesions-sex": ImageTask(lesions_by_sex, ("as-is",)),
+    "faces-gender": ImageTask(faces_by_race, ("as-is",)),
 }
 
 
@@ -265,8 +190,8 @@ def load_problem(
     seed : int
         Draws the rows and their colours.
     dev : bool, default=False
-        Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST) or of this
-        seed's (the others), so that methods can be tuned without touching them.
+        Test on rows that are no test rows of any seed's table (tinted Fashion-MNIST, faces) or of
+        this seed's (the others), so that methods can be tuned without touching them.
     quick : bool, default=False
         Take a few hundred rows and little training, only to see that everything runs.
 
