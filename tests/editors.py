@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import fairsvd.comparison  # noqa: F401  (editors are registered once their families are imported)
-from fairsvd import BiasMaskFineTuner, FairPruner, GapFineTuner, NetworkEditor, SelectiveFineTuner
+from fairsvd import (
+    BiasMaskFineTuner,
+    FairLRFTransformer,
+    FairPruner,
+    GapFineTuner,
+    NetworkEditor,
+    SelectiveFineTuner,
+)
 from fairsvd.base import EDITORS, QUICK
 
 # A grid of parameters that every editor has.
@@ -65,6 +72,23 @@ BESIDE = {
     "SWiFT": Configuration(
         BiasMaskFineTuner.swift, {"impair_epochs": 1}, {"gap_weight": [0.1, 0.5]}
     ),
+    "FairLRFTransformer, imitating": Configuration(
+        FairLRFTransformer,
+        {"max_steps": 4, "objective": "teacher", "joint": "finetune", "n_teachers": 1},
+        {"sparsity": [0.0, 0.1]},
+    ),
+    "BiasMaskFineTuner, imitating": Configuration(
+        BiasMaskFineTuner,
+        {
+            "impair_epochs": 1,
+            "repair_epochs": 1,
+            "min_steps": 3,
+            "objective": "teacher",
+            "joint": "head",
+            "n_teachers": 1,
+        },
+        {"tuned_fraction": [0.1, 1.0]},
+    ),
     "FairPruner, curvature": Configuration(
         FairPruner,
         {"criterion": "curvature", "gap_weight": 1.0, "refine": None},
@@ -75,6 +99,11 @@ BESIDE = {
     ),
     "GapFineTuner, descent": Configuration(
         GapFineTuner, {"max_steps": 3, "mode": "descent"}, {"scope": ["all", "head"]}
+    ),
+    "GapFineTuner, imitating": Configuration(
+        GapFineTuner,
+        {"max_steps": 4, "objective": "teacher", "joint": "refit"},
+        {"scope": ["all", "head"]},
     ),
     "GapFineTuner, spectrum": Configuration(
         GapFineTuner, {"max_steps": 3, "scope": "spectrum"}, {"learning_rate": [1e-3, 1e-2]}
