@@ -20,7 +20,7 @@ from fairsvd.masking import _pruner
 from fairsvd.masking._pruner import Pruning
 from fairsvd.objective import edit_loss
 from fairsvd.phases import Best, MaskingPath, judge_removals, make_batches
-from fairsvd.phases._path import tune_rest, tune_whole
+from fairsvd.phases._masking import tune_rest, tune_whole
 from helpers import last_wins, mlp, table, trained
 from tasks import CONSTRAINT, small_task
 

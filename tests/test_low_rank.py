@@ -29,7 +29,7 @@ from fairsvd.masks import (
 )
 from fairsvd.objective import Constraint, make_judge
 from fairsvd.phases import MaskingPath, privileged_group
-from fairsvd.phases._path import tune_whole
+from fairsvd.phases._masking import tune_whole
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")
 

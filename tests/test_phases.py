@@ -32,7 +32,7 @@ from fairsvd.phases import (
     run_phases,
 )
 from fairsvd.phases._leaves import copy_biases, copy_head_and_biases
-from fairsvd.phases._path import learn_masks, tune_rest, tune_whole
+from fairsvd.phases._masking import learn_masks, tune_rest, tune_whole
 from tasks import small_task
 
 HIDDEN = ("0.weight", "2.weight")

@@ -16,7 +16,7 @@ from fairsvd.masking._units import unit_biases, unit_effects
 from fairsvd.masks import lowest_masks, removed_fraction, share_of
 from fairsvd.objective import Constraint, make_judge, shift_logits, soft_gap
 from fairsvd.phases import MaskingPath
-from fairsvd.phases._path import tune_rest, tune_whole
+from fairsvd.phases._masking import tune_rest, tune_whole
 from helpers import convolutions, fingerprint, mlp
 
 CONSTRAINT = Constraint("equalized_odds", 0.05, 0.4, "balanced_accuracy", None, 1, "classes")

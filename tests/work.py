@@ -24,7 +24,7 @@ PLACES = {
         "masking._bias_mask.row_importance",
         "masking._bias_mask.batch_importance",
     ),
-    "masks": ("phases._path.mask_variables",),
+    "masks": ("phases._masking.mask_variables",),
 }
 NOTHING = dict.fromkeys(PLACES, 0)
 

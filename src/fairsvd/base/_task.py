@@ -72,8 +72,6 @@ class EditData:
     ----------
     editing : LabelledRows
         Rows to compute losses and curvature on.
-    unlabelled : Batches
-        Editing and validation rows, for what needs no labels.
     judged : Batches
         Rows of the judge: validation, then a sample of the editing rows.
     judge : Judge
@@ -100,10 +98,11 @@ class EditData:
         Type of passes under ``torch.autocast``; None: the network's own.
     cache : Cache
         Its scope covers the rows, the groups and the untouched network.
+    unlabelled : Batches, optional
+        Editing and validation rows; None: the editing rows alone.
     """
 
     editing: LabelledRows
-    unlabelled: Batches
     judged: Batches
     judge: Judge
     untouched: Tensor
@@ -120,6 +119,12 @@ class EditData:
     autocast: torch.dtype | None = None
     cache: Cache = field(default_factory=Cache)
     output_key: OutputKey = None
+    unlabelled: Batches | None = None
+
+    @property
+    def lesson_rows(self) -> Batches:
+        """Rows for what needs no labels."""
+        return self.editing.X if self.unlabelled is None else self.unlabelled
 
     def to_logits(self, output: Any) -> Tensor:
         """Convert the module's output to logits (n, n_classes)."""

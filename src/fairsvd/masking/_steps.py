@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..base import Candidate, Task
 from ..layers import layer_parameters
-from ..objective import SHARPNESS
+from ..objective import SHARPNESS, Judge
 from ..phases import (
     START_FRACTION,
     Best,
@@ -102,7 +102,12 @@ class Path(Task):
     def judge(self, state: State, step: Step, number: int) -> Candidate:
         """Judge a state and pack it."""
         params = {**self.record, "stage": step.name, "step": number}
-        return judge_state(self, state, params, self.attributes)
+        return judge_state(self, state, params, self.attributes, self.own_judge)
+
+    @property
+    def own_judge(self) -> Judge:
+        """The judge of the path's candidates; an imitation has not memorised its rows."""
+        return self.data.judge if self.teacher is None else self.data.judge.together()
 
     def margin(self, state: State) -> float:
         """Return the operating threshold of a state, in units of the logit margin."""
@@ -132,7 +137,7 @@ def run_path(path: Path) -> Iterator[Candidate]:
     for candidate in _tune(path, path.impair, {}, moving, rngs[0]):
         last = dict(candidate.state)
         if candidate.logits is not None:
-            start.offer(path.data.judge(candidate.logits, limit).rank, last)
+            start.offer(path.own_judge(candidate.logits, limit).rank, last)
         yield candidate
     chosen = (start.value or {}) if path.at_threshold else last
     head = list(layer_parameters(path.module, path.data.output_layer))

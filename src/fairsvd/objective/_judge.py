@@ -106,6 +106,10 @@ class Judge(ABC):
         """Judge validation and editing rows separately, if the rule can."""
         return self
 
+    def together(self) -> Judge:
+        """Judge validation and editing rows together, for what cannot memorise the latter."""
+        return self
+
     @property
     def comparable(self) -> bool:
         """Tell whether there are groups, and rows of both parts."""
@@ -175,6 +179,10 @@ class GapJudge(Judge):
     def apart(self) -> GapJudge:
         """Judge validation and editing rows separately."""
         return replace(self, held_apart=True)
+
+    def together(self) -> GapJudge:
+        """Judge validation and editing rows together unless a candidate is over-fitted itself."""
+        return replace(self, held_apart=False)
 
     @property
     def utility_rows(self) -> NDArray[np.bool_]:

@@ -46,7 +46,7 @@ def count_steps(most: int | None, data: EditData) -> int:
 def count_lessons(most: int | None, data: EditData) -> int:
     """Count the steps of an imitation: more for more rows, at most ``most``."""
     fewest, many = LESSONS
-    asked = min(many, max(fewest, len(data.unlabelled) // ROWS_PER_LESSON))
+    asked = min(many, max(fewest, len(data.lesson_rows) // ROWS_PER_LESSON))
     return asked if most is None else min(most, asked)
 
 

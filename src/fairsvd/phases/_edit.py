@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import Candidate, Task
 from ..masks import removed_fraction
-from ..objective import Verdict
+from ..objective import Judge, Verdict
 
 __all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
 
@@ -101,7 +101,9 @@ def judge_state(
     state: Mapping[str, Tensor],
     params: Mapping[str, Any],
     attributes: Mapping[str, Any],
+    judge: Judge | None = None,
 ) -> Candidate:
-    """Judge a state of the module and pack it with its logits."""
+    """Judge a state of the module, by the task's judge or another, and pack it with its logits."""
     logits = task.data.logits(task.module, state)
-    return Candidate(state, params, attributes, verdict=task.data.judge(logits), logits=logits)
+    verdict = (task.data.judge if judge is None else judge)(logits)
+    return Candidate(state, params, attributes, verdict=verdict, logits=logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, Task
-from ..objective import SHARPNESS, Curves, edit_loss, imitation_loss
+from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._edit import Edit
@@ -117,10 +117,19 @@ class TuningPath(Task, Generic[E]):
             after_step=after_step,
         )
 
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of the path's candidates.
+
+        A network that has memorised its rows shows no gap on them, but an imitation forgets what
+        the network has memorised: its teacher was stopped early.
+        """
+        return self.data.judge if self.teacher is None else self.data.judge.together()
+
     def measure(self, edit: E) -> tuple[Tensor, Curves]:
         """Compute the logits of the judged rows, and their utility and gap at every threshold."""
         logits = self.data.logits(self.module, edit.state())
-        return logits, self.data.judge.curves(logits)
+        return logits, self.judge.curves(logits)
 
     def candidate(
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves
@@ -132,7 +141,7 @@ class TuningPath(Task, Generic[E]):
             else {"alpha": self.teacher.rule.alpha}
         )
         params = {**aim, "stage": stage, "step": step}
-        return edit.pack(params, self.attributes, self.data.judge(curves), logits)
+        return edit.pack(params, self.attributes, self.judge(curves), logits)
 
 
 def make_loss(
@@ -276,7 +285,7 @@ def run_phases(
     if start is None:
         for step, edit in first[1](path, rngs[0]):
             logits, curves = path.measure(edit)
-            chosen.offer(path.data.judge(curves, limit).rank, edit)
+            chosen.offer(path.judge(curves, limit).rank, edit)
             yield path.candidate(edit, first[0], step, logits, curves)
     phases = []
     if second is not None and chosen.value is not None:
@@ -312,6 +321,6 @@ def tune_edit(
     """
     margin = path.data.margin
     if path.teacher is None:
-        margin = path.data.judge.for_utility(path.measure(start)[1]).margin
+        margin = path.judge.for_utility(path.measure(start)[1]).margin
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):
         yield step, edited().detached()

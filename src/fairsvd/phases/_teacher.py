@@ -79,7 +79,9 @@ def judge_rules(
         With the rule's best cut.
     """
     data, constraint = task.data, task.constraint
-    free = replace(data.judge, constraint=replace(constraint, threshold=None))
+    # The networks were stopped early, so that they have memorised no rows.
+    judge = data.judge.together()
+    free = replace(judge, constraint=replace(constraint, threshold=None))
     counts = data.editing.count_cells(data.n_classes, data.n_groups).numpy()
     utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
     pos = constraint.pos if data.n_classes == 2 else None
@@ -92,7 +94,7 @@ def judge_rules(
         if constraint.threshold is not None and data.n_classes == 2:
             cut = free(scores).margin - margin_of_threshold(constraint.threshold)
             rule, scores = rule.shifted(cut), shift_logits(scores, cut)
-        yield rule, scores.float(), data.judge(scores.float())
+        yield rule, scores.float(), judge(scores.float())
 
 
 def find_teacher(task: Task, joint: str, n_teachers: int, seed: np.random.SeedSequence) -> Teacher:
@@ -174,11 +176,11 @@ class Lessons:
 def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> Lessons:
     """Make endless batches of the editing and validation rows with the teacher's answers."""
     return Lessons(
-        data.unlabelled,
+        data.lesson_rows,
         teacher,
         batch_size=data.batch_size,
         # Images are large: one batch at a time.
-        ahead=AHEAD if len(data.unlabelled.item_shape) == 1 else 1,
+        ahead=AHEAD if len(data.lesson_rows.item_shape) == 1 else 1,
         generator=torch_generator(rng),
         device=data.device,
         dtype=data.dtype,
