@@ -196,7 +196,7 @@ def plan(task=None, **parameters):
 
 
 def steps(made):
-    (path, *_) = made.paths({}, {}, {}, np.random.SeedSequence(0))
+    (path, *_) = made.paths({}, {}, {}, None, np.random.SeedSequence(0))
     return [(s.share, pytest.approx(s.gap_weight)) for s in (path.impair, path.repair)]
 
 
@@ -235,7 +235,7 @@ def test_the_losses_of_both_steps(loss, weight, gap, wanted):
 )
 def test_updates_and_candidates_of_both_steps(parameters, wanted):
     made = plan(**parameters, learning_rate=0.1, head_learning_rate=0.2, patience=3)
-    for path in made.paths({}, {}, {}, np.random.SeedSequence(0)):
+    for path in made.paths({}, {}, {}, None, np.random.SeedSequence(0)):
         both = path.impair, path.repair
         assert [(s.n_steps, s.every) for s in both] == wanted
         assert [(s.name, s.learning_rate) for s in both] == [("impair", 0.1), ("repair", 0.2)]
@@ -248,7 +248,7 @@ def test_updates_and_candidates_of_both_steps(parameters, wanted):
 
 def test_every_weight_has_a_path_and_a_seed_of_its_own():
     for loss, wanted in (("penalty", [0.3, 1.0, 3.0]), ("swift", [0.03, 0.1, 0.3])):
-        paths = plan(loss=loss).paths({}, {}, {}, np.random.SeedSequence(0))
+        paths = plan(loss=loss).paths({}, {}, {}, None, np.random.SeedSequence(0))
         assert [p.record["gap_weight"] for p in paths] == wanted
         assert len({np.random.default_rng(p.seed).integers(2**40) for p in paths}) == 3
         assert len({id(p.module) for p in paths}) == 1
@@ -291,7 +291,7 @@ def test_random_masks_are_the_measured_ones_dealt_out_anew():
 
 
 def test_candidates_come_path_by_path_after_the_untouched_network():
-    editor = BiasMaskFineTuner(impair_epochs=2, repair_epochs=1, min_steps=0)
+    editor = BiasMaskFineTuner(impair_epochs=2, repair_epochs=1, min_steps=0, objective="soft_gap")
     found = list(editor._edit(small_task(), np.random.default_rng(0)))
     assert found[0].params == {"stage": "untouched"}
     assert not found[0].state

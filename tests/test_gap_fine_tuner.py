@@ -119,9 +119,16 @@ def test_descent_does_not_move_where_there_is_no_gap():
 def test_the_weight_is_chosen_or_given():
     rows = table()
     network = trained(mlp(), rows)
-    searched = fit(quick(network, LastWins), rows)
+    searched = fit(quick(network, LastWins, objective="soft_gap"), rows)
     assert set(searched.history_["gap_weight"].dropna()) == {0.3, 1.0, 3.0}
-    assert searched.gap_weight_ == 3.0
+    # Each weight is tried for a third of the steps; that of the best candidate runs to the end.
+    history = searched.history_.iloc[1:]
+    n_tries = history["gap_weight"].tolist().index(1.0)
+    tried = history.iloc[: 3 * n_tries]
+    assert tried["gap_weight"].tolist() == [w for w in (0.3, 1.0, 3.0) for _ in range(n_tries)]
+    best = tried.sort_values(["feasible", "value"], kind="stable", ascending=False).iloc[0]
+    assert set(history.iloc[3 * n_tries :]["gap_weight"]) == {best["gap_weight"]}
+    assert searched.gap_weight_ == best["gap_weight"]
     assert fit(quick(network, LastWins, gap_weight=0.7), rows).gap_weight_ == 0.7
     stages = searched.history_["stage"].unique().tolist()
     assert stages == ["untouched", "tune", "settle"]

@@ -121,7 +121,7 @@ def test_auto_shifts_where_rows_are_memorised():
     rng = np.random.default_rng(0)
     noisy = np.where(rng.random(len(rows.y)) < 0.3, 1 - rows.y, rows.y)
     rows = rows._replace(y=noisy)
-    settings = {"group_shift": "auto", "validation": 0.5}
+    settings = {"group_shift": "auto", "validation": 0.5, "objective": "soft_gap"}
     memorised = fit(GapFineTuner, None, rows, **settings)
     assert not shifts(memorised).empty
     assert shifts(fit(GapFineTuner, None, rows, **{**settings, "scope": "bias"})).empty

@@ -195,7 +195,8 @@ def ranked(tolerance=0.1):
         yield 1, (0.6, 0.0)
 
     phases = {"first": ("one", first), "second": ("two", second), "beside": ("three", beside)}
-    return Ranked(data=data, seed=seed, constraint=constraint), phases, given
+    parts = {"data": data, "judge": data.judge, "seed": seed, "constraint": constraint}
+    return Ranked(**parts), phases, given
 
 
 def test_a_second_phase_starts_from_the_best_under_three_fifths_of_the_tolerance():
@@ -320,8 +321,9 @@ def stages(**options):
     task = small_task()
     settings = {
         "whole": keep_all(task.module, ["0", "2"], units=False),
-        "start": None,
+        "removal": None,
         "stage": "scale",
+        "teacher": None,
         "gap_weight": None,
         "max_removed": None,
         "max_steps": 30,
@@ -332,11 +334,27 @@ def stages(**options):
     return list(mask_and_tune(task, **{**settings, **options}))
 
 
+class OneRemoval(SimpleNamespace):
+    """A removal by scores that makes one edit."""
+
+    def __init__(self, edit, task):
+        parts = {"data": task.data, "module": task.module, "constraint": task.constraint}
+        super().__init__(edit=edit, attributes={}, **parts)
+
+    def edits(self):
+        yield {}, self.edit
+
+
 def test_masks_are_learned_and_the_rest_tuned_for_three_weights():
     found = stages(max_steps=2)
     labels = [(c.params["gap_weight"], c.params["stage"], c.params["step"]) for c in found]
     names = ("masks", "scale", "nothing removed")
-    assert labels == [(w, n, k) for w in (0.3, 1.0, 3.0) for n in names for k in (1, 2)]
+    # Every weight is tried for a third of the steps, and that of the best candidate runs on.
+    tried, rest = labels[:3], labels[3:]
+    assert tried == [(w, "masks", 1) for w in (0.3, 1.0, 3.0)]
+    ranks = [candidate.verdict.rank for candidate in found[:3]]
+    best = tried[ranks.index(max(ranks))][0]
+    assert rest == [(best, n, k) for n in names for k in (1, 2)]
     assert all(c.attributes["balance_"] == "classes" for c in found if c.state)
     single = stages(max_steps=2, gap_weight=0.3)
     assert [c.params["stage"] for c in single] == [n for n in names for _ in (1, 2)]
@@ -347,9 +365,12 @@ def test_a_removal_is_tuned_in_the_place_of_masks_and_no_stage_tunes_nothing():
     whole = keep_all(task.module, ["0", "2"], units=False)
     gone = {n: torch.zeros_like(m) for n, m in whole.masks.items()}
     gone["0.weight"][0, 0] = True
-    found = stages(start=whole.remove(gone), gap_weight=1.0)
-    assert {c.params["stage"] for c in found} == {"scale"}
+    removal = OneRemoval(whole.remove(gone), task)
+    found = stages(removal=removal, gap_weight=1.0)
+    assert [c.params["stage"] for c in found] == ["removal"] + ["scale"] * 10
     assert {c.params["removed_fraction"] for c in found} == {53 / 54}
+    alone = stages(removal=removal, stage=None)
+    assert [c.params["stage"] for c in alone] == ["removal"]
     masks = stages(stage=None, gap_weight=1.0, max_steps=40, max_removed=0.05)
     assert {c.params["stage"] for c in masks} == {"masks"}
     # Of 54 weights a twentieth is two, where more of them had fallen.

@@ -161,7 +161,13 @@ def test_the_rates_of_both_modes_are_those_of_their_scope(scope, rates):
     network = trained(mlp(), rows)
     for mode, rate in zip(("penalty", "descent"), rates, strict=True):
         _, seen = watched(
-            last_wins(GapFineTuner), network, rows, max_steps=1, scope=scope, mode=mode
+            last_wins(GapFineTuner),
+            network,
+            rows,
+            max_steps=1,
+            scope=scope,
+            mode=mode,
+            objective="soft_gap",
         )
         before, first = network.state_dict(), seen[0].state
         longest = max(float((first[name] - before[name]).abs().max()) for name in first)
@@ -234,16 +240,16 @@ def test_the_weights_of_gap_and_labels_are_those_asked_for():
 def test_every_weight_starts_from_the_untouched_network_and_settling_from_the_best():
     rows, rate = table(), 0.3
     network = trained(mlp(), rows)
-    _, seen = watched(
-        last_wins(GapFineTuner), network, rows, max_steps=6, learning_rate=rate, tolerance=0.5
-    )
+    settings = {"learning_rate": rate, "tolerance": 0.5, "objective": "soft_gap"}
     before, left = network.state_dict(), []
 
     def farthest(one, other):
         return max(float((one[name] - other[name]).abs().max()) for name in one)
 
     for weight in (0.3, 1.0, 3.0):
-        own = [c for c in seen if c.params["gap_weight"] == weight]
+        _, own = watched(
+            last_wins(GapFineTuner), network, rows, max_steps=6, gap_weight=weight, **settings
+        )
         tuned, settled = ([c for c in own if c.params["stage"] == s] for s in ("tune", "settle"))
         assert [c.params["step"] for c in tuned] == [1, 2, 3, 4, 5, 6]
         assert farthest(tuned[0].state, before) == pytest.approx(rate, rel=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,14 +22,18 @@ from ..base import (
 )
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..phases import (
+    RATE_SCALES,
     Teacher,
     TuningEditor,
     TuningPath,
     Values,
     copy_biases,
+    count_candidates,
     count_lessons,
     count_steps,
+    is_table,
     list_gap_weights,
+    run_best,
     run_paths,
     run_phases,
     tune_from,
@@ -131,17 +136,21 @@ class GapFineTuner(TuningEditor):
     group_shift: str = parameter(StrOptions({"auto", "always", "never"}), default="auto")
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
-        teacher = self._teacher(task, rng)
+        imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
         shared = {
             "balance_": task.constraint.balance,
-            "objective_": "soft_gap" if teacher is None else "teacher",
+            "objective_": "teacher" if imitates else "soft_gap",
         }
         untouched = {**shared, "gap_weight_": None}
         yield Candidate({}, {"stage": "untouched"}, untouched)
+        teacher = self._find_teacher(task, rng) if imitates else None
         if self._shifts(task.data, teacher):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
         weights, share = self._weights(task.data, teacher)
+        # A user's own rate is taken as it is.
+        searches = self.learning_rate is None and not is_table(task.data)
+        settings = list(product(weights, RATE_SCALES if searches else (1.0,)))
         count = count_steps if teacher is None else count_lessons
         paths = [
             TuningPath[Values].of(
@@ -152,8 +161,10 @@ class GapFineTuner(TuningEditor):
                 seed=seed,
                 attributes={**shared, "gap_weight_": weight if teacher is None else None},
                 share=share,
+                n_candidates=count_candidates(task.data, teacher is not None),
+                rate_scale=scale,
             )
-            for weight, subtask, seed in task.spread(weights, rng, self.n_jobs)
+            for (weight, scale), subtask, seed in task.spread(settings, rng, self.n_jobs)
         ]
         mode = "penalty" if share else "descent"
         rates = RATES[mode if teacher is None else "imitation"]
@@ -161,17 +172,17 @@ class GapFineTuner(TuningEditor):
         first = ("tune", partial(tune_from, start, rate=rate))
         # An imitation settles by itself, since its rate falls to 0.
         second = ("settle", partial(tune_values, rate=rate * SLOWER)) if teacher is None else None
-        yield from run_paths(paths, partial(run_phases, first=first, second=second), self.n_jobs)
+        scout = partial(run_phases, first=first, second=None)
+        run = partial(run_phases, first=first, second=second)
+        yield from run_best(paths, run, scout, self.n_jobs)
 
-    def _teacher(self, task: Task, rng: np.random.Generator) -> Teacher | None:
-        if self.mode == "penalty":
-            return self._find_teacher(task, rng, self.gap_weight)
-        if self.objective == "teacher":
+    def _may_imitate(self) -> bool:
+        if self.mode == "descent" and self.objective == "teacher":
             raise ValueError(
                 "mode='descent' follows the soft gap alone, but objective='teacher' asks for an "
                 "imitation. Use mode='penalty', or objective='soft_gap'."
             )
-        return None
+        return self.mode == "penalty"
 
     def _shifts(self, data: EditData, teacher: Teacher | None) -> bool:
         if self.group_shift != "auto":

@@ -235,25 +235,25 @@ class BiasMaskFineTuner(TuningEditor):
         return cls(network, **{**PUBLISHED, **preset, **parameters})
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
-        teacher = self._teacher(task, rng)
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(3)
-        plan = Plan.of(task, editor=self, teacher=teacher)
+        plan = Plan.of(task, editor=self, imitates=self._may_imitate(task))
         importance = plan.importance(seeds[0])
         masks = plan.masks(importance, seeds[1])
         attributes = plan.attributes(masks, importance)
         yield Candidate({}, {"stage": "untouched"}, attributes)
-        paths = plan.paths(masks, plan.resets(importance), attributes, seeds[2])
+        teacher = self._find_teacher(task, rng) if plan.imitates else None
+        paths = plan.paths(masks, plan.resets(importance), attributes, teacher, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)
 
-    def _teacher(self, task: Task, rng: np.random.Generator) -> Teacher | None:
+    def _may_imitate(self, task: Task) -> bool:
         if self.loss == "penalty":
-            return self._find_teacher(task, rng, self.gap_weight)
+            return self._imitates(task, self.gap_weight)
         if self.objective == "teacher":
             raise ValueError(
                 f"loss={self.loss!r} is a paper's, which objective='teacher' would replace. Use "
                 "loss='penalty', or objective='soft_gap'."
             )
-        return None
+        return False
 
 
 @dataclass(frozen=True)
@@ -264,12 +264,12 @@ class Plan(Task):
     ----------
     editor : BiasMaskFineTuner
         Holds the parameters.
-    teacher : Teacher or None
-        Whom both steps imitate.
+    imitates : bool
+        Whether both steps imitate a teacher.
     """
 
     editor: BiasMaskFineTuner
-    teacher: Teacher | None = None
+    imitates: bool = False
 
     @cached_property
     def layers(self) -> list[str]:
@@ -354,7 +354,7 @@ class Plan(Task):
                 layer: float(cpu_masks[self.names[layer]].double().mean()) for layer in self.layers
             },
             "balance_": self.constraint.balance,
-            "objective_": "soft_gap" if self.teacher is None else "teacher",
+            "objective_": "teacher" if self.imitates else "soft_gap",
         }
         if self.editor.store_importance:
             attributes["importance_"] = {
@@ -368,9 +368,10 @@ class Plan(Task):
         masks: dict[str, Tensor],
         resets: dict[str, Tensor],
         attributes: dict[str, Any],
+        teacher: Teacher | None,
         seed: np.random.SeedSequence,
     ) -> list[Path]:
-        """Make a path for every weight of the soft gap."""
+        """Make a path for every weight of the soft gap, or the one that imitates."""
         weights = self._searched_weights()
         plain = Task(self.module, self.data, self.constraint)
         return [
@@ -382,8 +383,8 @@ class Plan(Task):
                 repair=self._step("repair", weight),
                 optimizer=self._optimizer(),
                 at_threshold=self.ours,
-                record={"gap_weight": weight} if self.teacher is None else {},
-                teacher=self.teacher,
+                record={"gap_weight": weight} if teacher is None else {"alpha": teacher.rule.alpha},
+                teacher=teacher,
                 attributes=attributes,
                 seed=child,
             )
@@ -397,7 +398,7 @@ class Plan(Task):
                 f"gap_weight={editor.gap_weight} with loss='swift', which is a mixture of both "
                 "losses: pass a number in [0, 1], or loss='penalty'."
             )
-        if not self.data.has_groups or self.teacher is not None:
+        if not self.data.has_groups or self.imitates:
             return (0.0,)
         if editor.gap_weight is None:
             return SEARCHED_WEIGHTS[editor.loss]

@@ -157,17 +157,19 @@ class FairPruner(TuningEditor):
         names = select_layers(task.module, self.layers, task.data.output_layer)
         whole = keep_all(task.module, names, units=self.criterion == "unit")
         privileged = find_privileged(task.data)
-        removes_only = self.refine is None and self.criterion != "learned"
-        teacher = None if removes_only else self._find_teacher(task, rng, self.gap_weight)
+        by_score = self.criterion != "learned" or self.sparsity == 0
+        tunes = self.refine is not None or not by_score
+        imitates = tunes and self._imitates(task, self.gap_weight)
         shared = {
-            "objective_": "soft_gap" if teacher is None else "teacher",
+            "objective_": "teacher" if imitates else "soft_gap",
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
             "balance_": task.constraint.balance,
         }
         untouched = {**shared, **whole.attributes()}
         yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
+        teacher = self._find_teacher(task, rng) if imitates else None
         removal = None
-        if self.criterion != "learned" or self.sparsity == 0:
+        if by_score:
             removal = Pruning.of(
                 task,
                 whole=whole,

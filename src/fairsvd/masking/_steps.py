@@ -79,13 +79,13 @@ class Path(Task):
     at_threshold : bool
         Take the losses at the operating threshold and start the second step from the best candidate
         of the first. False: take them at margin 0 and start from the last candidate.
-    teacher : Teacher or None
-        Whom both steps imitate instead of their losses.
     record : dict
         Entries of ``history_``.
     attributes : dict
         Fitted attributes that do not depend on the candidate.
     seed : numpy.random.SeedSequence
+    teacher : Teacher, optional
+        Whom both steps imitate instead of their losses.
     """
 
     masks: dict[str, Tensor]
@@ -94,10 +94,10 @@ class Path(Task):
     repair: Step
     optimizer: Optimizer
     at_threshold: bool
-    teacher: Teacher | None
     record: dict[str, Any]
     attributes: dict[str, Any]
     seed: np.random.SeedSequence
+    teacher: Teacher | None = None
 
     def judge(self, state: State, step: Step, number: int) -> Candidate:
         """Judge a state and pack it."""

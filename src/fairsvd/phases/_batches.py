@@ -10,9 +10,12 @@ from ..training import CellBatches
 
 __all__ = [
     "GAP_WEIGHTS",
+    "RATE_SCALES",
+    "count_candidates",
     "count_lessons",
     "count_step_rows",
     "count_steps",
+    "is_table",
     "list_gap_weights",
     "make_batches",
 ]
@@ -20,8 +23,16 @@ __all__ = [
 # Weights of the soft gap that are tried; every one of them is chosen on some task.
 GAP_WEIGHTS = (0.3, 1.0, 3.0)
 
-# Steps of a phase under the soft gap, if the user has no other wish.
-MOST_STEPS = 300
+# Steps of a phase under the soft gap, if the user has no other wish. Rows of images cost much: a
+# phase passes over them a few times, in at least 30 steps.
+MOST_STEPS, FEWEST_STEPS, IMAGE_EPOCHS = 300, 30, 10
+
+# Candidates of a phase. Judging an image costs a third of a step on it, so images get fewer.
+TABLE_CANDIDATES, IMAGE_CANDIDATES, IMITATION_CANDIDATES = 10, 5, 4
+
+# Factors of the learning rates that are tried for images: a network that was trained long before
+# wants smaller steps than one that was trained for a moment.
+RATE_SCALES = (1.0, 0.1)
 
 # Steps of an imitation: on development rows of tables 200 steps were nearly as good as 960.
 LESSONS, ROWS_PER_LESSON = (400, 800), 25
@@ -39,8 +50,31 @@ def list_gap_weights(data: EditData, asked: float | None) -> tuple[float, ...]:
 
 
 def count_steps(most: int | None, data: EditData) -> int:
-    """Count the steps of a phase: as many as there are rows, at least 30, at most ``most``."""
-    return min(MOST_STEPS if most is None else most, max(30, len(data.editing)))
+    """Count the steps of a phase: at least 30 and at most ``most``.
+
+    Parameters
+    ----------
+    most : int or None
+        None: 300, and for images ten passes over the rows if these are fewer steps.
+    data : EditData
+    """
+    if most is None and not is_table(data):
+        return min(
+            MOST_STEPS, max(FEWEST_STEPS, IMAGE_EPOCHS * len(data.editing) // data.batch_size)
+        )
+    return min(MOST_STEPS if most is None else most, max(FEWEST_STEPS, len(data.editing)))
+
+
+def count_candidates(data: EditData, imitates: bool) -> int:
+    """Count the candidates of a phase."""
+    if imitates:
+        return IMITATION_CANDIDATES
+    return TABLE_CANDIDATES if is_table(data) else IMAGE_CANDIDATES
+
+
+def is_table(data: EditData) -> bool:
+    """Tell whether a row is a vector, which costs little."""
+    return len(data.editing.X.item_shape) == 1
 
 
 def count_lessons(most: int | None, data: EditData) -> int:
@@ -52,10 +86,8 @@ def count_lessons(most: int | None, data: EditData) -> int:
 
 def count_step_rows(data: EditData) -> int:
     """Return the rows of one step: ``batch_size``, and on tables up to four times as many."""
-    size, editing = data.batch_size, data.editing
-    if len(editing.X.item_shape) != 1:
-        return size
-    return min(TABLE_BATCHES * size, max(size, len(editing)))
+    size = data.batch_size
+    return min(TABLE_BATCHES * size, max(size, len(data.editing))) if is_table(data) else size
 
 
 def make_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..base import NetworkEditor, StrOptions, Task, parameter, positive_int, with_parameters
+from ._batches import is_table
 from ._cells import JOINTS
 from ._teacher import Teacher, find_teacher
 
@@ -47,24 +48,30 @@ class TuningEditor(NetworkEditor):
     def _loss_balance(self) -> str | None:
         return self.balance
 
-    def _find_teacher(
-        self, task: Task, rng: np.random.Generator, gap_weight: float | None
-    ) -> Teacher | None:
-        """Train the teacher, or return None if the edit follows the soft gap.
+    def _imitates(self, task: Task, gap_weight: float | None) -> bool:
+        """Tell whether the edit imitates a teacher.
 
-        The generator is not advanced, so that an edit's other draws do not depend on the teacher.
+        Raises
+        ------
+        ValueError
+            A teacher is requested, and a weight of the soft gap too.
         """
-        is_table = len(task.data.editing.X.item_shape) == 1
         if self.objective == "teacher" and gap_weight is not None:
             raise ValueError(
                 f"gap_weight={gap_weight!r} is the weight of the soft gap, which "
                 "objective='teacher' does not follow. Use objective='soft_gap', or gap_weight=None."
             )
-        by_itself = is_table and task.data.has_groups and gap_weight is None
-        if self.objective == "soft_gap" or (self.objective == "auto" and not by_itself):
-            return None
+        if self.objective != "auto":
+            return self.objective == "teacher"
+        return is_table(task.data) and task.data.has_groups and gap_weight is None
+
+    def _find_teacher(self, task: Task, rng: np.random.Generator) -> Teacher:
+        """Train the teacher.
+
+        The generator is not advanced, so that an edit's other draws do not depend on the teacher.
+        """
         joint = self.joint
         if joint == "auto":
-            joint = "refit" if is_table else "finetune"
+            joint = "refit" if is_table(task.data) else "finetune"
         seed = np.random.SeedSequence(int(rng.spawn(1)[0].integers(2**63 - 1)))
         return find_teacher(task, joint, self.n_teachers, seed)

@@ -15,10 +15,17 @@ from ..base import Candidate, Task
 from ..caching import Cache
 from ..layers import layer_parameters
 from ..masks import clamp_masks, harden, mask_variables, straight_through
-from ._batches import count_lessons, count_step_rows, count_steps, list_gap_weights
+from ._batches import (
+    count_candidates,
+    count_lessons,
+    count_step_rows,
+    count_steps,
+    is_table,
+    list_gap_weights,
+)
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
-from ._path import N_CANDIDATES, Best, State, TuningPath, run_paths, run_phases, tune_edit
+from ._path import Best, State, TuningPath, run_best, run_paths, run_phases, tune_edit
 from ._removal import ScoredRemoval, judge_removals
 from ._teacher import Teacher
 
@@ -65,13 +72,14 @@ class MaskingPath(TuningPath[M]):
             "margin": self.data.margin,
             "constraint": vars(self.constraint),
             "n_steps": self.n_steps,
+            "n_candidates": self.n_candidates,
             "rows": count_step_rows(self.data),
             "seed": [self.seed.entropy, self.seed.spawn_key],
         }
 
     def cache_for(self, size: int) -> Cache:
         """Return the data's cache, or one that keeps nothing if a candidate has too many bytes."""
-        return self.data.cache if N_CANDIDATES * size <= MAX_KEPT else Cache()
+        return self.data.cache if self.n_candidates * size <= MAX_KEPT else Cache()
 
 
 def mask_and_tune(
@@ -131,6 +139,7 @@ def mask_and_tune(
             whole=whole,
             max_removed=max_removed,
             refines=stage is not None,
+            n_candidates=count_candidates(task.data, teacher is not None),
         )
         for weight, subtask, seed in task.spread(weights, rng, n_jobs)
     ]
@@ -138,10 +147,13 @@ def mask_and_tune(
     run = partial(run_phases, first=("masks", learn), second=None, start=start)
     if stage is not None and (teacher is None or start is not None):
         run = partial(run, second=(stage, tune_rest))
-    if stage is not None and (teacher is None or len(task.data.editing.X.item_shape) > 1):
+    if stage is not None and (teacher is None or not is_table(task.data)):
         # Some networks, mostly of images, lose too much accuracy if anything is removed.
         run = partial(run, beside=("nothing removed", tune_whole))
-    yield from run_paths(paths, run, n_jobs)
+    shallow = partial(run_phases, first=("masks", learn), second=None, start=start)
+    if start is not None:
+        shallow = run
+    yield from run_best(paths, run, shallow, n_jobs)
 
 
 def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:

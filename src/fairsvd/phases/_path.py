@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -25,13 +26,14 @@ __all__ = [
     "Best",
     "TuningPath",
     "make_loss",
+    "run_best",
     "run_paths",
     "run_phases",
     "tune_edit",
 ]
 
-# Candidates that each phase yields, under the soft gap and in imitation of a teacher.
-N_CANDIDATES, N_IMITATIONS = 10, 4
+# Several settings of a path run for this share of their steps; only the best one runs to the end.
+SCOUTING = 1 / 3
 
 # The start of a second tuning is chosen under this share of the tolerance: the tuning closes the
 # rest of the gap, and a looser start costs less utility.
@@ -39,6 +41,7 @@ START_FRACTION = 0.6
 
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
+TP = TypeVar("TP", bound="TuningPath[Any]")
 State = Mapping[str, Tensor]
 
 # Maps the entries of the state that were replaced, the logits and the batch to a scalar.
@@ -64,6 +67,10 @@ class TuningPath(Task, Generic[E]):
         Weight of the cross-entropy in the loss.
     extra_loss : callable, optional
         A term that a method adds to the loss.
+    n_candidates : int, default=10
+        Candidates that each phase yields.
+    rate_scale : float, default=1.0
+        Factor of all learning rates.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -75,12 +82,18 @@ class TuningPath(Task, Generic[E]):
     attributes: dict[str, Any]
     share: float = 1.0
     extra_loss: ExtraLoss | None = None
+    n_candidates: int = 10
+    rate_scale: float = 1.0
 
     @property
     def every(self) -> int:
         """Steps between two candidates."""
-        n_candidates = N_CANDIDATES if self.teacher is None else N_IMITATIONS
-        return max(1, self.n_steps // n_candidates)
+        return max(1, self.n_steps // self.n_candidates)
+
+    def shortened(self) -> Self:
+        """Make the path that tries the same for a share of the steps."""
+        n_steps, n = math.ceil(SCOUTING * self.n_steps), math.ceil(SCOUTING * self.n_candidates)
+        return replace(self, n_steps=n_steps, n_candidates=n)
 
     def steps(
         self,
@@ -104,6 +117,9 @@ class TuningPath(Task, Generic[E]):
         else:
             schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
         weights = {"gap_weight": self.gap_weight, "share": self.share}
+        if self.rate_scale != 1:
+            rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
+            rate = [each * self.rate_scale for each in rates]
         return tune(
             make_loss(
                 self, state, margin=margin, teacher=self.teacher, extra=self.extra_loss, **weights
@@ -140,6 +156,8 @@ class TuningPath(Task, Generic[E]):
             if self.teacher is None
             else {"alpha": self.teacher.rule.alpha}
         )
+        if self.rate_scale != 1:
+            aim["rate_scale"] = self.rate_scale
         params = {**aim, "stage": stage, "step": step}
         return edit.pack(params, self.attributes, self.judge(curves), logits)
 
@@ -249,6 +267,58 @@ def forget_beaten(candidate: Candidate, best: Best[Candidate]) -> Candidate:
     if candidate.verdict is None or best.offer(candidate.verdict.rank):
         return candidate
     return replace(candidate, state={}, attributes={}, finish=None, logits=None)
+
+
+def run_best(
+    paths: Sequence[TP],
+    run: Callable[[TP], Iterator[Candidate]],
+    scout: Callable[[TP], Iterator[Candidate]],
+    n_jobs: int | None,
+) -> Iterator[Candidate]:
+    """Try every path for a share of its steps, and run only the one with the best candidate.
+
+    Parameters
+    ----------
+    paths : sequence of TuningPath
+        They differ in ``gap_weight`` or ``rate``.
+    run : callable
+        Yields the candidates of a path to its end.
+    scout : callable
+        The same for a path that is tried.
+    n_jobs : int or None
+        Paths that are tried in parallel.
+
+    Yields
+    ------
+    candidate : Candidate
+        Those of all trials, then those of the path that ran to its end.
+    """
+    chosen = 0
+    if len(paths) > 1:
+        best = Best[int]()
+        numbered = [_Numbered(k, path.shortened()) for k, path in enumerate(paths)]
+        for candidate in run_paths(numbered, partial(_run_numbered, scout), n_jobs):
+            number = candidate.params["path"]
+            params = {name: v for name, v in candidate.params.items() if name != "path"}
+            if candidate.verdict is not None:
+                best.offer(candidate.verdict.rank, number)
+            yield replace(candidate, params=params)
+        chosen = best.value or 0
+    yield from run_paths([paths[chosen]], run)
+
+
+@dataclass(frozen=True)
+class _Numbered(Generic[P]):
+    number: int
+    path: P
+
+
+def _run_numbered(
+    scout: Callable[[P], Iterator[Candidate]], numbered: _Numbered[P]
+) -> Iterator[Candidate]:
+    """Write the number of its path into every candidate's record."""
+    for candidate in scout(numbered.path):
+        yield replace(candidate, params={**candidate.params, "path": numbered.number})
 
 
 # One phase: maps a path, an edit to start from and a generator to (step, edit).

@@ -16,6 +16,7 @@ from ..base import EditData, Task
 from ..networks import fast_logits
 from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
 from ..training import Batch
+from ._batches import is_table
 from ._cells import train_cells
 
 __all__ = ["Lessons", "Teacher", "cell_probabilities", "find_teacher", "judge_rules"]
@@ -180,7 +181,7 @@ def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> 
         teacher,
         batch_size=data.batch_size,
         # Images are large: one batch at a time.
-        ahead=AHEAD if len(data.lesson_rows.item_shape) == 1 else 1,
+        ahead=AHEAD if is_table(data) else 1,
         generator=torch_generator(rng),
         device=data.device,
         dtype=data.dtype,
