@@ -136,7 +136,7 @@ def test_an_interrupt_keeps_the_best_so_far_only_where_that_was_asked_for():
         finally:
             told.append("closed")
 
-    def progress():
+    def progress(record, best):
         told.append("step")
         if len(told) == 3:
             raise KeyboardInterrupt

@@ -42,7 +42,9 @@ def test_from_file_to_table(capsys, people, csv, tmp_path):
     constraints = "equalized_odds,demographic_parity"
     more = ["--constraints", constraints, "--out", out, "--plot", plot]
     status, text, err = run(capsys, *asked(csv, *more))
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert "\r" not in err and {line.split(":")[0] for line in err.splitlines()} == {"compare"}
+    assert "compare: 100% (" in err.splitlines()[-1]
     heading = text.splitlines()[0]
     assert "300 rows" in heading and "6 columns of numbers" in heading
     assert "1 of categories" in heading and heading.endswith("not among them: y, sex.")

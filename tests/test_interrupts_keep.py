@@ -250,7 +250,7 @@ def test_the_progress_bar_is_closed(monkeypatch, capsys):
     assert len(bars) == 1
     assert bars[0].n == len(editor.history_) == 3
     assert bars[0].disable  # what close() leaves
-    assert "RandomPerturbation: 3 candidates" in capsys.readouterr().err
+    assert f"(3/{1 + editor.n_trials} candidates)" in capsys.readouterr().err
 
 
 def test_an_interrupt_without_sensitive_features(monkeypatch):

@@ -17,7 +17,7 @@ from ._parameters import (
     with_parameters,
 )
 from ._prepare import Prepared, prepare
-from ._progress import progress_bar
+from ._progress import Progress, progress_bar
 from ._registry import EDITORS, QUICK, register_editor
 from ._request import make_constraint, positive_code
 from ._restore import restored_on_failure
@@ -34,6 +34,7 @@ __all__ = [
     "Interval",
     "NetworkEditor",
     "Prepared",
+    "Progress",
     "Reading",
     "StrOptions",
     "Task",

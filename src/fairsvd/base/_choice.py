@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,7 @@ def choose(
     data: EditData,
     *,
     keep: bool = False,
-    progress: Callable[[], object] | None = None,
+    progress: Callable[[Mapping[str, Any], Verdict], object] | None = None,
 ) -> Outcome:
     """Judge the untouched network and every candidate; keep the best and the record.
 
@@ -116,7 +116,7 @@ def choose(
         If True, a KeyboardInterrupt after the first candidate ends the search and is not raised.
         The module may then hold a half-undone edit: do not use it again.
     progress : callable, optional
-        Called once for each candidate.
+        Called once for each candidate with its history row and the verdict on the best so far.
     """
     search = _Search(module, data)
     interrupted = False
@@ -124,7 +124,7 @@ def choose(
         for candidate in candidates:
             search.take(candidate)
             if progress is not None:
-                progress()
+                progress(search.history[-1], search.standing.verdict)
     except KeyboardInterrupt:
         # The first candidate carries the fitted attributes of an unedited network; without it
         # nothing valid can be kept.

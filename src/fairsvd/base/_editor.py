@@ -97,6 +97,13 @@ class NetworkEditor(
         """Name how the cross-entropy of the edit weighs rows: "auto", "cells", "classes", None."""
         return "auto"
 
+    def _count_candidates(self, task: Task) -> int | None:
+        """Count what :meth:`_edit` will yield, for the progress bar; None if it is not known.
+
+        An untouched network counts if it is yielded. The search may end earlier.
+        """
+        return None
+
     def _gets_groups_elsewhere(self) -> bool:
         """Tell whether the groups come from elsewhere than the rows of ``fit``."""
         return False
@@ -161,13 +168,9 @@ class NetworkEditor(
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copy.deepcopy(adopted.module) if keep else adopted.module
         with one_torch_thread():
-            with (
-                without_gradients(adopted.module),
-                progress_bar(self.verbose, type(self).__name__) as tick,
-            ):
+            with without_gradients(adopted.module):
                 task = Task(adopted.module, data, constraint, settled=settled)
-                candidates = self._edit(task, stage_rng(seed, "edit"))
-                outcome = choose(adopted.module, candidates, data, keep=keep, progress=tick)
+                outcome = self._choose(task, stage_rng(seed, "edit"), keep)
             if outcome.interrupted:
                 adopted = replace(adopted, module=spare)
             self._keep(inputs, adopted, outcome)
@@ -179,6 +182,20 @@ class NetworkEditor(
             self._report.notes.append("The untouched network was chosen: no edit did better.")
         self._report.warn(excess_fit(data))
         return self
+
+    def _choose(self, task: Task, rng: np.random.Generator, keep: bool) -> Outcome:
+        total = self._count_candidates(task) if self.verbose else None
+        with progress_bar(self.verbose, type(self).__name__, total=total) as progress:
+            outcome = choose(
+                task.module,
+                self._edit(task, rng),
+                task.data,
+                keep=keep,
+                progress=progress.candidate,
+            )
+            if not outcome.interrupted:
+                progress.end()
+        return outcome
 
     def _keep(self, inputs: FitInputs, adopted: AdoptedNetwork, outcome: Outcome) -> None:
         codes = inputs.rows.groups.numpy()

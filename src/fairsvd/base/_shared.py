@@ -81,7 +81,8 @@ class SharedParameters:
         Parts of an edit (trade-offs, trials, tensors) that run in parallel; does not change the
         result.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows on stderr how many candidates are done, the time left, the stage, and the utility
+        and gap of the best so far: as a bar, or as lines if stderr is no terminal.
     random_state : int, RandomState or None, default=None
         Seed of all random draws.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,7 @@ def run_compare(options: argparse.Namespace) -> None:
         pos_label=as_label(classes, options.pos_label),
         n_jobs=options.jobs,
         random_state=options.seed,
-        verbose=int(sys.stderr.isatty()),
+        verbose=1,
     )
     if options.out is not None:
         comparison.to_csv(options.out, index=False)

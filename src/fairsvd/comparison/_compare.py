@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, resolve_seed
-from ..base import progress_bar
+from ..base import Progress, progress_bar
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
 from ..objective import GAPS
@@ -85,7 +85,9 @@ def compare(
     random_state : int, RandomState instance or None, default=None
         With an integer the tables of two calls are equal except for ``seconds``.
     verbose : int, default=0
-        Above 0 shows a progress bar on stderr.
+        Above 0 shows on stderr the fits that are done, the fold and method that run, and the time
+        left: as a bar, or as a line for each fit if stderr is no terminal. With ``n_jobs`` it names
+        the first fit that is not done.
 
     Returns
     -------
@@ -140,17 +142,21 @@ def compare(
     problem = read_problem(X, y, sensitive_features, **settings)
     splits = _make_splits(cv, problem)
     parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
-    total = len(parts) * (1 + len(gaps) * len(methods))
-    with progress_bar(verbose, "compare", unit=" fits", total=total) as tick:
+    runs = _list_runs(len(parts), gaps, methods)
+    bar = progress_bar(
+        verbose, "compare", unit=" fits", total=len(runs), status=runs[0], every_unit=True
+    )
+    with bar as progress:
+        upcoming = iter(runs[1:])
         jobs = [(problem, part) for part in parts]
-        bases = _tick_each(in_parallel(_train_base, jobs, n_jobs), tick)
+        bases = _tick_each(in_parallel(_train_base, jobs, n_jobs), progress, upcoming)
         # Assembled here, so that all folds share one X, which the processes do not send back.
         folds = [
             Fold(**vars(part), problem=problem, adopted=adopted, before=before)
             for part, (adopted, before) in zip(parts, bases, strict=True)
         ]
         tasks = [(fold, name, method) for fold in folds for name in gaps for method in methods]
-        rows = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), tick))
+        rows = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), progress, upcoming))
     return _make_comparison(rows, problem)
 
 
@@ -223,8 +229,18 @@ def _make_comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 
 
-def _tick_each(results: Iterator[Any], tick: Callable[[], object] | None) -> Iterator[Any]:
+def _list_runs(n_folds: int, gaps: list[str], methods: list[Method]) -> list[str]:
+    """Name all fits in their order, for the progress bar; gaps only if there are several."""
+    folds = [f"fold {k} of {n_folds}" for k in range(1, n_folds + 1)]
+    aims = [f", {name}" for name in gaps] if len(gaps) > 1 else [""]
+    bases = [f"{fold}: base network" for fold in folds]
+    return bases + [f"{fold}{aim}: {m.name}" for fold in folds for aim in aims for m in methods]
+
+
+def _tick_each(
+    results: Iterator[Any], progress: Progress, upcoming: Iterator[str]
+) -> Iterator[Any]:
+    """Count each result as it comes, and name the next one that is awaited."""
     for result in results:
+        progress(next(upcoming, ""))
         yield result
-        if tick is not None:
-            tick()

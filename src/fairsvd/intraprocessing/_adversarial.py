@@ -151,6 +151,9 @@ class AdversarialFineTuner(TuningEditor):
         """
         return cls(network, **{**PUBLISHED, **parameters})
 
+    def _count_candidates(self, task: Task) -> int:
+        return 1 + self.epochs * len(self._weights(task.data))
+
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         attributes = {"balance_": task.constraint.balance}
         yield Candidate({}, {"stage": "untouched"}, attributes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,6 +111,11 @@ class AdversarialDebiasing(TuningEditor):
     learning_rate: float = parameter(positive(), default=3e-4)
     adversary_steps: int = parameter(positive_int(), default=3)
     adversary_learning_rate: float = parameter(positive(), default=0.1)
+
+    def _count_candidates(self, task: Task) -> int:
+        n_steps = count_steps(self.max_steps, task.data)
+        # The last step always makes a candidate.
+        return 1 + len(self._alphas(task.data)) * math.ceil(n_steps / _interval(n_steps))
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         attributes = {"balance_": task.constraint.balance}
@@ -288,6 +294,11 @@ def start_game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
     return game
 
 
+def _interval(n_steps: int) -> int:
+    """Return the number of steps between two candidates."""
+    return max(1, n_steps // N_CANDIDATES)
+
+
 def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
     """Let network and adversary learn on the same batches.
 
@@ -308,7 +319,7 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
         batches,
         n_steps=path.n_steps,
         learning_rate=path.learning_rate,
-        every=max(1, path.n_steps // N_CANDIDATES),
+        every=_interval(path.n_steps),
     )
     for step in steps:
         state = {name: leaf.detach().clone() for name, leaf in leaves.items()}

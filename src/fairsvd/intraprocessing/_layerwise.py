@@ -132,6 +132,11 @@ class LayerwiseOptimizer(NetworkEditor):
     surrogate: str = parameter(StrOptions({"gbrt", "random"}), default="gbrt")
     width: float = parameter(positive(), default=2.2)
 
+    def _count_candidates(self, task: Task) -> int:
+        names = select_parameters(task.module, self.parameters)
+        entries = searched_entries(task.module, names, self.max_entries)
+        return 1 + self.n_calls * sum(count > 0 for count in entries.values())
+
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         names = select_parameters(task.module, self.parameters)
         shared = {"searched_entries_": searched_entries(task.module, names, self.max_entries)}

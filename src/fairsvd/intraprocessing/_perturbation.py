@@ -107,6 +107,9 @@ class RandomPerturbation(NetworkEditor):
     n_trials: int = parameter(positive_int(), default=101)
     scale: float = parameter(at_least_0(), default=0.1)
 
+    def _count_candidates(self, task: Task) -> int:
+        return 1 + self.n_trials
+
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched", "trial": 0}, {"trial_": None})
         seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(self.n_trials)

@@ -15,11 +15,12 @@ from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
-from ._rule import FairRule, solve_rules
+from ._rule import ALPHAS, FairRule, solve_rules
 from ._uncertainty import gap_interval, noise_floor, resampled_counts
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
+    "ALPHAS",
     "GAPS",
     "SHARPNESS",
     "UNBALANCED_UTILITY",

@@ -18,7 +18,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import FairRule
+from ..objective import ALPHAS, FairRule
 from ..phases import JOINTS, cell_probabilities, judge_rules, train_cells
 
 __all__ = ["BlindPostProcessor", "RuleNetwork"]
@@ -77,6 +77,9 @@ class BlindPostProcessor(NetworkEditor):
 
     joint: str = parameter(StrOptions(set(JOINTS)), default="finetune")
     n_teachers: int = parameter(positive_int(), default=2)
+
+    def _count_candidates(self, task: Task) -> int:
+        return 1 + (len(ALPHAS) if task.data.has_groups else 1)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched"}, {"rule_": None})

@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 
 from ..._parallel import in_parallel
 from ..._rng import resolve_seed
+from ...base import progress_bar
 from ..cells import cell_of_rows, read_rows
 from ._loop import Loop, Rows, resolve_conditions
 from ._measures import MEASURES
@@ -84,7 +85,7 @@ def autophagy_audit(
     n_jobs : int or None, default=None
         Number of parallel loops.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, or lines if stderr is no terminal.
     random_state : int, RandomState instance or None, default=None
         Seeds every ``random_state`` inside the generator, anew in each generation.
 
@@ -187,11 +188,12 @@ def _check(
 
 
 def _with_bar(runs: Iterable[Any], n_seeds: int, verbose: int) -> list[dict[str, Any]]:
-    if verbose:
-        from tqdm.auto import tqdm
-
-        runs = tqdm(runs, desc="autophagy_audit", total=n_seeds, unit=" loops")
-    return [record for run in runs for record in run]
+    records: list[dict[str, Any]] = []
+    with progress_bar(verbose, "autophagy_audit", unit=" loops", total=n_seeds) as progress:
+        for run in runs:
+            records += run
+            progress()
+    return records
 
 
 def _make_table(

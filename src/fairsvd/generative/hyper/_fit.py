@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...base import progress_bar
 from ...training import tune
 from ._emittable import Generator, as_generator
 from ._gaussian import GaussianGenerator, MixtureGenerator
@@ -149,7 +149,8 @@ def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[f
 
     loss.network.train()
     endless = iter(sets)
-    with _bar(training) as tick:
+    total = training.n_steps
+    with progress_bar(training.verbose, training.name, unit=" steps", total=total) as progress:
         for n_steps, rate in _phases(training):
             steps = tune(
                 record_loss,
@@ -158,7 +159,7 @@ def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[f
                 n_steps=n_steps,
                 learning_rate=rate,
                 every=n_steps,
-                progress=tick,
+                progress=progress,
             )
             for _ in steps:
                 pass
@@ -174,14 +175,3 @@ def _phases(training: Training) -> Iterator[tuple[int, float]]:
         if until > done:
             yield until - done, factor * training.learning_rate
         done = until
-
-
-@contextmanager
-def _bar(training: Training) -> Iterator[Callable[[], None] | None]:
-    if not training.verbose:
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(desc=training.name, total=training.n_steps, unit=" steps") as bar:
-        yield bar.update

@@ -98,7 +98,7 @@ class HyperGenerator(CellGenerator):
     warm_start : bool, default=False
         If True, a second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, or lines if stderr is no terminal.
     random_state : int, RandomState instance or None, default=None
 
     Attributes
