@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.fairness.context import Context, Method, Outcome
-from benchmarks.fairness.controls import CONTROLS
+from benchmarks.fairness.controls import CONTROLS, REFIT
 from benchmarks.fairness.figures import draw
 from benchmarks.fairness.ours import EDITORS, OURS
 from benchmarks.fairness.peers import PEERS
@@ -35,10 +35,13 @@ from benchmarks.fairness.verdict import verdicts
 from benchmarks.nets import mlp, train
 from benchmarks.tasks import FORMS, TASKS, Problem, load_problem
 
-METHODS: dict[str, Method] = {**CONTROLS, **OURS, **PEERS}
-VARIANTS = ("fairlrf-curvature", "gap-descent")
+METHODS: dict[str, Method] = {**CONTROLS, **REFIT, **OURS, **PEERS}
+VARIANTS = (
+    *("rule-refit", "rule-head", "fairlrf-soft-gap", "bias-mask-soft-gap", "pruner-soft-gap"),
+    *("gap-soft-gap", "fairlrf-curvature", "gap-descent"),
+)
 REMOVALS = ("fairlrf-random", "removal-as-it-is", "svd-as-it-is", "truncated-svd")
-MAIN = (*CONTROLS, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
+MAIN = (*CONTROLS, *REFIT, *REMOVALS, *EDITORS, *VARIANTS, *PEERS)
 HEADING = """# Every method on tables
 
 `benchmarks/fairness/bench_methods.py` wrote these tables. Psi has a 95 % bootstrap

@@ -30,6 +30,7 @@ LABELS = {
     "adversarial-fine-tuning": ("AdversarialFineTuner", "adversarial fine-tuning"),
     "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
+    "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
 }
 
 # An editor that is new in the package has a row under the name of its class.
@@ -167,6 +168,12 @@ OURS = {
         refine=None,
     ),
     "pruner-unit": own("FairPruner", "unit pruning by the gap", criterion="unit", refine=None),
+    "rule-refit": own("BlindPostProcessor", "fair rule, cells refitted", joint="refit"),
+    "rule-head": own("BlindPostProcessor", "fair rule, last layer for cells", joint="head"),
+    "fairlrf-soft-gap": own("FairLRFTransformer", "FairLRF, soft gap", objective="soft_gap"),
+    "bias-mask-soft-gap": own("BiasMaskFineTuner", "bias mask, soft gap", objective="soft_gap"),
+    "pruner-soft-gap": own("FairPruner", "weight pruning, soft gap", objective="soft_gap"),
+    "gap-soft-gap": own("GapFineTuner", "gap fine-tuning, soft gap", objective="soft_gap"),
     "gap-descent": own("GapFineTuner", "gap descent", mode="descent"),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
