@@ -198,6 +198,7 @@ def test_lessons_are_rows_drawn_at_most_half_way_to_another(shape):
         assert sorted(own) == list(range(30))
         assert own != list(range(30))
         shares.extend((1 - flat.amax(dim=1)).tolist())
+        assert len(set(shares[-30:])) > 15  # each row's own
     # A row that is mixed with itself stays whole; all others' shares are even in [0, .5].
     mixed = np.array([share for share in shares if share > 0])
     assert 0.7 * len(shares) < len(mixed) < len(shares)
