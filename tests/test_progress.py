@@ -31,7 +31,9 @@ NETWORK = trained(mlp(), ROWS)
 # Editors whose candidates can be counted beforehand, and that fit at once.
 COUNTED = {
     *("AdversarialDebiasing", "AdversarialFineTuner", "BlindPostProcessor"),
-    *("LayerwiseOptimizer", "RandomPerturbation"),
+    *("LayerwiseOptimizer", "RandomPerturbation", "FairLRFTransformer", "FairPruner"),
+    *("GapFineTuner", "BiasMaskFineTuner", "BMFT", "SWiFT", "GapFineTuner, descent"),
+    *("FairLRFTransformer, imitating", "GapFineTuner, imitating", "BiasMaskFineTuner, imitating"),
 }
 
 

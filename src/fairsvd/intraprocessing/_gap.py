@@ -23,11 +23,11 @@ from ..base import (
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..phases import (
     RATE_SCALES,
-    Teacher,
     TuningEditor,
     TuningPath,
     Values,
     copy_biases,
+    count_best,
     count_candidates,
     count_lessons,
     count_steps,
@@ -135,6 +135,18 @@ class GapFineTuner(TuningEditor):
     max_steps: int | None = parameter(positive_int(), None, default=None)
     group_shift: str = parameter(StrOptions({"auto", "always", "never"}), default="auto")
 
+    def _count_candidates(self, task: Task) -> int | None:
+        imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
+        if self._shifts(task.data, imitates):
+            return None
+        settings, _ = self._settings(task.data, imitates)
+        count = count_lessons if imitates else count_steps
+        n_steps, n_candidates = (
+            count(self.max_steps, task.data),
+            count_candidates(task.data, imitates),
+        )
+        return 1 + count_best(len(settings), n_steps, n_candidates, 1 if imitates else 2)
+
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
         shared = {
@@ -144,14 +156,11 @@ class GapFineTuner(TuningEditor):
         untouched = {**shared, "gap_weight_": None}
         yield Candidate({}, {"stage": "untouched"}, untouched)
         teacher = self._find_teacher(task, rng) if imitates else None
-        if self._shifts(task.data, teacher):
+        if self._shifts(task.data, imitates):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
-        weights, share = self._weights(task.data, teacher)
-        # A user's own rate is taken as it is.
-        searches = self.learning_rate is None and not is_table(task.data)
-        settings = list(product(weights, RATE_SCALES if searches else (1.0,)))
-        count = count_steps if teacher is None else count_lessons
+        settings, share = self._settings(task.data, imitates)
+        count = count_lessons if imitates else count_steps
         paths = [
             TuningPath[Values].of(
                 subtask,
@@ -161,7 +170,7 @@ class GapFineTuner(TuningEditor):
                 seed=seed,
                 attributes={**shared, "gap_weight_": weight if teacher is None else None},
                 share=share,
-                n_candidates=count_candidates(task.data, teacher is not None),
+                n_candidates=count_candidates(task.data, imitates),
                 rate_scale=scale,
             )
             for (weight, scale), subtask, seed in task.spread(settings, rng, self.n_jobs)
@@ -184,19 +193,29 @@ class GapFineTuner(TuningEditor):
             )
         return self.mode == "penalty"
 
-    def _shifts(self, data: EditData, teacher: Teacher | None) -> bool:
+    def _shifts(self, data: EditData, imitates: bool) -> bool:
         if self.group_shift != "auto":
             return self.group_shift == "always"
-        follows_gap = teacher is None and self.mode == "penalty"
+        follows_gap = self.mode == "penalty" and not imitates
         return data.judge.separate and follows_gap and self.scope in ("all", "head")
 
-    def _weights(self, data: EditData, teacher: Teacher | None) -> tuple[tuple[float, ...], float]:
-        """Return the weights of the soft gap to try, and that of the cross-entropy."""
-        if teacher is not None:
-            return (0.0,), 1.0
-        if self.mode == "descent" and data.has_groups:
-            return (1.0,), 0.0
-        return list_gap_weights(data, self.gap_weight), 1.0
+    def _settings(self, data: EditData, imitates: bool) -> tuple[list[tuple[float, float]], float]:
+        """Return pairs of a weight of the soft gap and a factor of the learning rate to try.
+
+        Returns
+        -------
+        settings : list of (float, float)
+        share : float
+            Weight of the cross-entropy.
+        """
+        weights, share = list_gap_weights(data, self.gap_weight), 1.0
+        if imitates:
+            weights = (0.0,)
+        elif self.mode == "descent" and data.has_groups:
+            weights, share = (1.0,), 0.0
+        # A user's own rate is taken as it is.
+        searches = self.learning_rate is None and not is_table(data)
+        return list(product(weights, RATE_SCALES if searches else (1.0,))), share
 
 
 def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:

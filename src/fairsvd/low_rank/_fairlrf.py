@@ -42,6 +42,7 @@ from ..phases import (
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
+    count_masked,
     find_privileged,
     mask_and_tune,
 )
@@ -166,6 +167,18 @@ class FairLRFTransformer(FactorSettings):
     sparsity: float | None = parameter(fraction(), None, default=None)
     gap_weight: float | None = parameter(at_least_0(), None, default=None)
     privileged_weight: float | None = parameter(at_least_0(), None, default=None)
+
+    def _count_candidates(self, task: Task) -> int | None:
+        if self.criterion != "learned" or self.sparsity == 0:
+            return None
+        return 1 + count_masked(
+            task,
+            imitates=self._imitates(task, self.gap_weight),
+            refines=self.refine is not None,
+            gap_weight=self.gap_weight,
+            max_removed=self.sparsity,
+            max_steps=self.max_steps,
+        )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         names = select_layers(task.module, self.layers, task.data.output_layer)

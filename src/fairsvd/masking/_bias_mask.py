@@ -245,6 +245,10 @@ class BiasMaskFineTuner(TuningEditor):
         paths = plan.paths(masks, plan.resets(importance), attributes, teacher, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)
 
+    def _count_candidates(self, task: Task) -> int:
+        plan = Plan.of(task, editor=self, imitates=self._may_imitate(task))
+        return 1 + plan.count_candidates()
+
     def _may_imitate(self, task: Task) -> bool:
         if self.loss == "penalty":
             return self._imitates(task, self.gap_weight)
@@ -390,6 +394,11 @@ class Plan(Task):
             )
             for weight, subtask, child in plain.spread(weights, seed, self.editor.n_jobs)
         ]
+
+    def count_candidates(self) -> int:
+        """Count the candidates of all paths, if none ends early."""
+        steps = [self._step(name, 0.0) for name in ("impair", "repair")]
+        return len(self._searched_weights()) * sum(-(-s.n_steps // s.every) for s in steps)
 
     def _searched_weights(self) -> tuple[float, ...]:
         editor = self.editor

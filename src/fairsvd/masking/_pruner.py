@@ -30,6 +30,7 @@ from ..phases import (
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
+    count_masked,
     find_privileged,
     mask_and_tune,
 )
@@ -152,6 +153,18 @@ class FairPruner(TuningEditor):
     refine: str | None = parameter(StrOptions({"scale"}), None, default="scale")
     max_steps: int | None = parameter(positive_int(), None, default=None)
     max_memory: int = parameter(positive_int(), default=2**28)
+
+    def _count_candidates(self, task: Task) -> int | None:
+        if self.criterion != "learned" or self.sparsity == 0:
+            return None
+        return 1 + count_masked(
+            task,
+            imitates=self._imitates(task, self.gap_weight),
+            refines=self.refine is not None,
+            gap_weight=self.gap_weight,
+            max_removed=self.sparsity,
+            max_steps=self.max_steps,
+        )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         names = select_layers(task.module, self.layers, task.data.output_layer)

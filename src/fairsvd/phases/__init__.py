@@ -17,11 +17,12 @@ from ._cells import JOINTS, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
-from ._masking import MaskingPath, mask_and_tune
+from ._masking import MaskingPath, count_masked, mask_and_tune
 from ._path import (
     START_FRACTION,
     Best,
     TuningPath,
+    count_best,
     make_loss,
     run_best,
     run_paths,
@@ -50,8 +51,10 @@ __all__ = [
     "Values",
     "cell_probabilities",
     "copy_biases",
+    "count_best",
     "count_candidates",
     "count_lessons",
+    "count_masked",
     "count_step_rows",
     "count_steps",
     "find_privileged",

@@ -25,10 +25,10 @@ GAP_WEIGHTS = (0.3, 1.0, 3.0)
 
 # Steps of a phase under the soft gap, if the user has no other wish. Rows of images cost much: a
 # phase passes over them a few times, in at least 30 steps.
-MOST_STEPS, FEWEST_STEPS, IMAGE_EPOCHS = 300, 30, 10
+MOST_STEPS, FEWEST_STEPS, IMAGE_EPOCHS = 300, 30, 5
 
 # Candidates of a phase. Judging an image costs a third of a step on it, so images get fewer.
-TABLE_CANDIDATES, IMAGE_CANDIDATES, IMITATION_CANDIDATES = 10, 5, 4
+TABLE_CANDIDATES, IMAGE_CANDIDATES, IMITATION_CANDIDATES = 10, 3, 4
 
 # Factors of the learning rates that are tried for images: a network that was trained long before
 # wants smaller steps than one that was trained for a moment.
@@ -55,7 +55,7 @@ def count_steps(most: int | None, data: EditData) -> int:
     Parameters
     ----------
     most : int or None
-        None: 300, and for images ten passes over the rows if these are fewer steps.
+        None: 300, and for images five passes over the rows if these are fewer steps.
     data : EditData
     """
     if most is None and not is_table(data):

@@ -25,11 +25,11 @@ from ._batches import (
 )
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
-from ._path import Best, State, TuningPath, run_best, run_paths, run_phases, tune_edit
+from ._path import Best, State, TuningPath, count_best, run_best, run_paths, run_phases, tune_edit
 from ._removal import ScoredRemoval, judge_removals
 from ._teacher import Teacher
 
-__all__ = ["MaskingPath", "imitate_masked", "learn_masks", "mask_and_tune"]
+__all__ = ["MaskingPath", "count_masked", "imitate_masked", "learn_masks", "mask_and_tune"]
 
 # Masks must be able to cross zero within the budget: 0.5 / 3e-2 is about 17 steps one way.
 MASK_RATE = 3e-2
@@ -154,6 +154,30 @@ def mask_and_tune(
     if start is not None:
         shallow = run
     yield from run_best(paths, run, shallow, n_jobs)
+
+
+def count_masked(
+    task: Task,
+    *,
+    imitates: bool,
+    refines: bool,
+    gap_weight: float | None,
+    max_removed: float | None,
+    max_steps: int | None,
+) -> int:
+    """Count the candidates of :func:`mask_and_tune` without a removal by scores."""
+    n_candidates = count_candidates(task.data, imitates)
+    if not imitates:
+        n_paths, n_steps = (
+            len(list_gap_weights(task.data, gap_weight)),
+            count_steps(max_steps, task.data),
+        )
+        return count_best(n_paths, n_steps, n_candidates, 3 if refines else 1)
+    n_steps = count_lessons(max_steps, task.data)
+    beside = count_best(1, n_steps, n_candidates, int(refines and not is_table(task.data)))
+    if refines and max_removed is not None:
+        n_steps -= max(1, n_steps // 2)
+    return beside + count_best(1, n_steps, n_candidates, 1)
 
 
 def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:

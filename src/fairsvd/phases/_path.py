@@ -25,6 +25,7 @@ __all__ = [
     "START_FRACTION",
     "Best",
     "TuningPath",
+    "count_best",
     "make_loss",
     "run_best",
     "run_paths",
@@ -305,6 +306,16 @@ def run_best(
             yield replace(candidate, params=params)
         chosen = best.value or 0
     yield from run_paths([paths[chosen]], run)
+
+
+def count_best(n_paths: int, n_steps: int, n_candidates: int, n_phases: int) -> int:
+    """Count the candidates of :func:`run_best`, whose chosen path has some phases."""
+
+    def count(steps: int, candidates: int) -> int:
+        return math.ceil(steps / max(1, steps // candidates))
+
+    tried = count(math.ceil(SCOUTING * n_steps), math.ceil(SCOUTING * n_candidates))
+    return (n_paths * tried if n_paths > 1 else 0) + n_phases * count(n_steps, n_candidates)
 
 
 @dataclass(frozen=True)
