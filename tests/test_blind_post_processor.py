@@ -271,3 +271,13 @@ def test_the_group_counts_only_in_fit():
     np.testing.assert_allclose(editor.predict_proba(fresh.X[order]), one[order], atol=1e-5)
     with pytest.raises(TypeError, match="sensitive_features"):
         editor.predict(fresh.X, sensitive_features=fresh.group)
+
+
+def test_the_global_generator_stays_where_it_was_and_no_gradients_are_left():
+    rows = table(300)
+    network, before = trained(mlp(), rows), torch.get_rng_state()
+    for joint in ("head", "finetune", "refit"):
+        editor = BlindPostProcessor(network, joint=joint, n_teachers=1, random_state=0)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(parameter.grad is None for parameter in editor.module_.parameters())

@@ -230,6 +230,23 @@ def test_the_logits_must_come_from_a_linear_layer():
         )
 
 
+def test_without_a_layer_for_the_cells_only_a_refit_has_a_network():
+    """One logit as a vector: four outputs would become four times as many rows."""
+    flat = task_of(mlp(1, nn.Flatten(0)), layer="4", kind="one_logit")
+    (network,) = train_cells(flat, "refit", [seed()])
+    assert isinstance(network.network, MLP)
+    with pytest.raises(NetworkError, match=r"'4'.*a Linear, cannot be replaced"):
+        train_cells(flat, "finetune", [seed()])
+
+
+def test_the_packages_own_network_standardises_its_columns():
+    task = task_of(nn.Sequential(nn.Linear(6, 2), nn.Flatten(0)), layer="0")
+    (network,) = train_cells(task, "refit", [seed()])
+    X = task.data.editing.X[:]
+    assert torch.allclose(network.network.mean, X.mean(0), atol=1e-6)
+    assert torch.allclose(network.network.scale, X.std(0, correction=0), atol=1e-6)
+
+
 def test_a_folder_of_results_saves_the_training_and_changes_nothing(tmp_path):
     rows = table(200)
     net = Counted(*trained(mlp(), rows))

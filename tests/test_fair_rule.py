@@ -278,3 +278,22 @@ def test_a_shift_lowers_the_lead_of_the_second_class(cut, seed):
     np.testing.assert_allclose(after[:, 0], before[:, 0])
     np.testing.assert_allclose(after[:, 1], before[:, 1] - cut, atol=1e-12)
     assert rule.shifted(cut).alpha == 0.1
+
+
+def test_a_group_without_one_of_two_rates_is_left_out_of_their_mean():
+    """As the package's own gap leaves it out: the weights of its cells carry no multiplier."""
+    rng = np.random.default_rng(0)
+    cells, counts = rng.dirichlet(np.ones(6), size=200), np.array([[40, 40, 40], [30, 20, 0]])
+    asked = "signed_average_odds", 1, "balanced_accuracy"
+    (free,) = solve_rules(cells, counts, *asked, [2.0])
+    (bound,) = solve_rules(cells, counts, *asked, [0.001])
+    moved = (bound.weights - free.weights).reshape(2, 3, 2)
+    np.testing.assert_allclose(moved[:, 2], 0, atol=1e-9)
+    assert abs(moved[:, :2]).max() > 0.01
+
+
+def test_a_group_of_no_rows_weighs_nothing():
+    counts, cells = np.array([[40, 40, 0], [30, 20, 0]]), np.full((10, 6), 1 / 6)
+    (rule,) = solve_rules(cells, counts, "equalized_odds", 1, "cell_balanced_accuracy", [0.1])
+    assert np.isfinite(rule.weights).all()
+    np.testing.assert_array_equal(rule.weights.reshape(2, 3, 2)[:, 2], 0)

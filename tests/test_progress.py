@@ -297,7 +297,11 @@ def test_the_total_is_the_number_of_candidates(name, log, monkeypatch):
     assert f"{n_rows}{of_total} candidates" in lines_of(log)[-1]
 
 
-@pytest.mark.parametrize("name", sorted(COUNTED))
+# Without groups a mask may let nothing move, so that these do not know.
+MASKED = {"BiasMaskFineTuner", "BiasMaskFineTuner, imitating", "BMFT", "SWiFT"}
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED - MASKED))
 @pytest.mark.filterwarnings("ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning")
 def test_the_total_without_sensitive_features(name, log):
     editor = make(name, NETWORK, verbose=1).fit(ROWS.X, ROWS.y)

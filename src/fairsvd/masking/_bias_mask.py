@@ -245,7 +245,9 @@ class BiasMaskFineTuner(TuningEditor):
         paths = plan.paths(masks, plan.resets(importance), attributes, teacher, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)
 
-    def _count_candidates(self, task: Task) -> int:
+    def _count_candidates(self, task: Task) -> int | None:
+        if not task.data.has_groups:
+            return None  # there is nothing to mask, and a mask may let nothing move
         plan = Plan.of(task, editor=self, imitates=self._may_imitate(task))
         return 1 + plan.count_candidates()
 

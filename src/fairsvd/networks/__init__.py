@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
+from ._default import channel_statistics
 from ._inference import all_features, all_logits, fast_logits
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
@@ -19,6 +20,7 @@ __all__ = [
     "adopt",
     "all_features",
     "all_logits",
+    "channel_statistics",
     "fast_logits",
     "fold_offset",
     "known_classes",

@@ -20,7 +20,7 @@ from ..arrays import LabelledRows
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
 
-__all__ = ["RowDataset", "default_net", "fit_net", "train_default"]
+__all__ = ["RowDataset", "channel_statistics", "default_net", "fit_net", "train_default"]
 
 # At least 20 epochs, and as many steps as rows up to 1,500: enough for tables of tens of thousands
 # of rows, and fast on tiny ones.

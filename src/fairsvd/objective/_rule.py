@@ -89,7 +89,8 @@ def solve_rules(
     compares. Deviations: the maximum over classes is smoothed, so that scipy's L-BFGS solves the
     dual; decisions are not randomised on ties; groups without rows in a cell have no multiplier
     for its rate; shares are shrunk towards independence of label and group. For several classes
-    each class's gap is limited, where the package's gap is their mean.
+    each class's gap is limited, and for average odds each rate's, where the package's gap is their
+    mean.
     """
     shares = shrunk_shares(counts)
     gains = -_losses(shares, utility)
@@ -118,7 +119,8 @@ def _losses(shares: NDArray[np.float64], utility: str) -> NDArray[np.float64]:
     elif utility == "balanced_accuracy":
         weights = np.ones_like(shares) / (n_classes * shares.sum(axis=1, keepdims=True))
     else:
-        weights = 1 / (shares.size * np.maximum(shares, np.finfo(float).tiny))
+        # A group that has no rows at all has no cells to weigh.
+        weights = np.divide(1 / shares.size, shares, out=np.zeros_like(shares), where=shares > 0)
     wrong = 1 - np.repeat(np.eye(n_classes), n_groups, axis=0)
     return weights.reshape(-1, 1) * wrong
 
@@ -142,8 +144,15 @@ def _features(
             rates.append(_rate(shares, present, which, int(target)))
     if gap == "signed_average_odds":
         half = len(rates) // 2
-        rates = [(a + b) / 2 for a, b in zip(rates[:half], rates[half:], strict=True)]
+        rates = [_halved(a, b) for a, b in zip(rates[:half], rates[half:], strict=True)]
     return np.stack(rates).reshape(len(rates), n_groups, n_classes * n_groups, n_classes)
+
+
+def _halved(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average two rates of the groups that have both; zero for the others, as for no rows."""
+    axes = tuple(range(1, one.ndim))
+    both = (np.abs(one).sum(axis=axes) > 0) & (np.abs(other).sum(axis=axes) > 0)
+    return np.where(both.reshape(-1, *[1] * (one.ndim - 1)), (one + other) / 2, 0.0)
 
 
 def _rate(

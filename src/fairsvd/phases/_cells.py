@@ -16,7 +16,7 @@ from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
 from ..groups import cell_codes
-from ..networks import MLP, ConvNet, fast_logits, raw_output
+from ..networks import MLP, ConvNet, channel_statistics, fast_logits, raw_output
 from ..training import Batch, RowBatches, tune
 
 __all__ = ["JOINTS", "CellNetwork", "train_cells"]
@@ -113,28 +113,47 @@ def _train(cells: CellTask) -> nn.Module:
 
 
 def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
-    """Make the untrained network: a copy of the task's with another last layer."""
+    """Make the untrained network: a copy of the task's with another last layer.
+
+    To be trained anew, a network whose copy cannot be the package's own instead.
+    """
     data, seed = cells.task.data, int(rng.integers(2**31 - 1))
     with seeded_globally(seed):
-        module = copy.deepcopy(cells.task.module)
-        if cells.joint == "refit" and not _reset(module):
-            module = _default_network(data, cells.n_cells)
-            return CellNetwork(module, "logits", None).to(data.device, data.dtype)
-        head = module.get_submodule(data.output_layer)
-        if not isinstance(head, nn.Linear):
-            raise NetworkError(
-                f"the layer {data.output_layer!r} that makes the logits is a "
-                f"{type(head).__name__}: a network of the cells needs an nn.Linear there. Pass "
-                "joint='refit' with network=None, or another network."
-            )
-        linear = nn.Linear(head.in_features, cells.n_cells)
-        linear = linear.to(head.weight.device, head.weight.dtype)
-        if not data.output_layer:
-            module = linear
-        else:
-            parent, _, name = data.output_layer.rpartition(".")
-            setattr(module.get_submodule(parent), name, linear)
-    return CellNetwork(module.requires_grad_(True), data.kind, data.output_key)
+        network = _with_cells(cells)
+        if cells.joint == "refit" and (network is None or not _reset(network)):
+            network = CellNetwork(_default_network(data, cells.n_cells), "logits", None)
+            network = network.to(data.device, data.dtype)
+    if network is None:
+        head = type(cells.task.module.get_submodule(data.output_layer)).__name__
+        raise NetworkError(
+            f"the layer {data.output_layer!r} that makes the logits, a {head}, cannot be replaced "
+            f"by an nn.Linear with an output for each of the {cells.n_cells} (label, group) cells: "
+            "it is none itself, or what follows it does not pass on more outputs. Use "
+            "joint='refit', or another network."
+        )
+    return network
+
+
+def _with_cells(cells: CellTask) -> CellNetwork | None:
+    """Copy the task's network with a new last layer; None if it cannot have the cells' outputs."""
+    data, module = cells.task.data, copy.deepcopy(cells.task.module)
+    head = module.get_submodule(data.output_layer)
+    if not isinstance(head, nn.Linear):
+        return None
+    linear = nn.Linear(head.in_features, cells.n_cells).to(head.weight.device, head.weight.dtype)
+    if not data.output_layer:
+        module = linear
+    else:
+        parent, _, name = data.output_layer.rpartition(".")
+        setattr(module.get_submodule(parent), name, linear)
+    network = CellNetwork(module.eval().requires_grad_(True), data.kind, data.output_key)
+    X = to_device(data.judged[:2], data.device, data.dtype)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(X).shape)
+    except (RuntimeError, ValueError, IndexError):
+        return None
+    return network if shape == (len(X), cells.n_cells) else None
 
 
 def _reset(module: nn.Module) -> bool:
@@ -148,8 +167,9 @@ def _reset(module: nn.Module) -> bool:
 
 
 def _default_network(data: EditData, n_cells: int) -> nn.Module:
-    shape = data.editing.X.item_shape
-    return MLP(shape[0], n_cells) if len(shape) == 1 else ConvNet(shape[0], n_cells)
+    mean, scale = channel_statistics(data.editing)
+    kind = MLP if len(data.editing.X.item_shape) == 1 else ConvNet
+    return kind(len(mean), n_cells, mean=mean, scale=scale)
 
 
 def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -158,6 +178,9 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     leaves = list(network.parameters())
     if cells.joint == "head":
         leaves = list(network.network.get_submodule(data.output_layer).parameters())
+        network.requires_grad_(False)
+        for leaf in leaves:
+            leaf.requires_grad_(True)
     batches = RowBatches(
         data.editing,
         batch_size=SMALL_BATCH if len(data.editing) < FEW_ROWS else LARGE_BATCH,

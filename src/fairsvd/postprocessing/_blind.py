@@ -105,12 +105,12 @@ class RuleNetwork(nn.Module):
     def __init__(self, networks: list[nn.Module], rule: FairRule) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        example = next(networks[0].parameters())
-        self.rule = nn.Linear(*rule.weights.shape)
-        with torch.no_grad():
-            self.rule.weight.copy_(torch.as_tensor(rule.weights.T))
-            self.rule.bias.zero_()
-        self.rule.to(example.device, example.dtype)
+        weight = torch.as_tensor(rule.weights.T).to(next(networks[0].parameters()))
+        # On "meta" nothing is drawn from the global generator.
+        n_cells, n_classes = rule.weights.shape
+        self.rule = nn.Linear(n_cells, n_classes, device="meta")
+        self.rule.weight = nn.Parameter(weight.contiguous())
+        self.rule.bias = nn.Parameter(torch.zeros_like(weight[:, 0]))
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to scores (n, n_classes); the largest is the decision."""
