@@ -2,7 +2,8 @@
 
 The first section measures how much the peak of the per-group curvature grows with ten times the
 rows. The second compares the whole paper-style edit of the Adult network with training epochs of
-that network; it needs the data (``FAIRSVD_DATA``).
+that network, the third whole default edits with the training of the network that they edit; both
+need the data (``FAIRSVD_DATA``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,9 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.speed.bench_curvature import BATCH, draw, factorise, measure_curvature, network
 from benchmarks.speed.timing import Result, compare, interleave, options_parser, report
+from benchmarks.tasks import Rows
 
-SECTIONS = ("memory", "edit")
+SECTIONS = ("memory", "edit", "default")
 BARS = {"memory": 1.02, "edit": 2.0}
+# A whole default edit, in trainings of the network that it edits.
+DEFAULTS = {"FairLRFTransformer": 1.0, "BlindPostProcessor": 0.6}
+OTHERS = ("FairPruner", "BiasMaskFineTuner", "GapFineTuner")
 # glibc keeps some freed blocks, so the peak moves by 15 MiB either way from run to run. With a
 # fixed threshold large blocks go back to the system, and the peak is what is in use.
 STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
@@ -123,16 +129,64 @@ def bench_edit(options: argparse.Namespace) -> Iterator[Result]:
             yield compare("edit", setting, times, bar)
 
 
+def default_edits(seed: int) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
+    """Make the training of the default network on Adult, and default edits of that network."""
+    import numpy as np
+
+    import fairsvd
+    from benchmarks.tasks import load_problem
+    from fairsvd._rng import stage_rng
+    from fairsvd.arrays import LabelledRows, as_batches
+    from fairsvd.networks import adopt
+
+    problem = load_problem("adult-sex", "blind", seed)
+    train, held = problem.train, problem.validation
+    rows = LabelledRows(as_batches(train.X), torch.from_numpy(train.y), torch.from_numpy(train.g))
+
+    def base() -> nn.Module:
+        rng = stage_rng(seed, "base")
+        return adopt(None, rows, np.array([0, 1]), batch_size=PER_BATCH, rng=rng).module
+
+    module = base()
+
+    def edit(name: str, *parts: Rows) -> object:
+        X, y, g = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        editor = getattr(fairsvd, name)(module, random_state=seed)
+        return editor.fit(X, y, sensitive_features=g)
+
+    n_rows = len(train.y) + len(held.y)
+    edits = {
+        f"{name}, {n_rows} rows": partial(edit, name, train, held) for name in (*DEFAULTS, *OTHERS)
+    }
+    edits |= {f"{name}, {len(held.y)} rows": partial(edit, name, held) for name in DEFAULTS}
+    return base, edits
+
+
+def bench_default(options: argparse.Namespace) -> Iterator[Result]:
+    """Time default edits in trainings of their base network, all in one run."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    base, edits = default_edits(options.seed)
+    for name, run in edits.items():
+        times = interleave([base, run], max(3, options.repeats // 3))
+        yield compare(
+            "default", f"{name}; base: its training", times, DEFAULTS.get(name.partition(",")[0])
+        )
+
+
 def run_sections(options: argparse.Namespace) -> Iterator[Result]:
     from fairsvd.exceptions import DatasetNotFoundError
 
     if "memory" in options.sections:
         yield from bench_memory(options)
-    if "edit" in options.sections:
-        try:
-            yield from bench_edit(options)
-        except DatasetNotFoundError as error:
-            print(f"<!-- section edit skipped: {error} -->", flush=True)
+    for section, run in (("edit", bench_edit), ("default", bench_default)):
+        if section in options.sections:
+            try:
+                yield from run(options)
+            except DatasetNotFoundError as error:
+                print(f"<!-- section {section} skipped: {error} -->", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
