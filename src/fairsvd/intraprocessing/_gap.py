@@ -30,6 +30,7 @@ from ..phases import (
     count_best,
     count_candidates,
     count_lessons,
+    count_settling,
     count_steps,
     is_table,
     list_gap_weights,
@@ -145,7 +146,8 @@ class GapFineTuner(TuningEditor):
             count(self.max_steps, task.data),
             count_candidates(task.data, imitates),
         )
-        return 1 + count_best(len(settings), n_steps, n_candidates, 1 if imitates else 2)
+        settling = count_settling(n_steps) if imitates else 0
+        return 1 + settling + count_best(len(settings), n_steps, n_candidates, 2 - imitates)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
@@ -179,8 +181,8 @@ class GapFineTuner(TuningEditor):
         rates = RATES[mode if teacher is None else "imitation"]
         rate = float(rates[self.scope] if self.learning_rate is None else self.learning_rate)
         first = ("tune", partial(tune_from, start, rate=rate))
-        # An imitation settles by itself, since its rate falls to 0.
-        second = ("settle", partial(tune_values, rate=rate * SLOWER)) if teacher is None else None
+        settle = tune_values if teacher is None else settle_values
+        second = ("settle", partial(settle, rate=rate * SLOWER if teacher is None else rate))
         scout = partial(run_phases, first=first, second=None)
         run = partial(run_phases, first=first, second=second)
         yield from run_best(paths, run, scout, self.n_jobs)
@@ -216,6 +218,13 @@ class GapFineTuner(TuningEditor):
         # A user's own rate is taken as it is.
         searches = self.learning_rate is None and not is_table(data)
         return list(product(weights, RATE_SCALES if searches else (1.0,))), share
+
+
+def settle_values(
+    path: TuningPath[Values], start: Values, rng: np.random.Generator, *, rate: float
+) -> Iterator[tuple[int, Values]]:
+    """Tune the values under the soft gap, from the best imitation on."""
+    return tune_values(path.settling(), start, rng, rate=rate)
 
 
 def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:

@@ -271,7 +271,7 @@ class Plan(Task):
     editor : BiasMaskFineTuner
         Holds the parameters.
     imitates : bool
-        Whether both steps imitate a teacher.
+        Whether the first step imitates a teacher; the second one follows the soft gap.
     """
 
     editor: BiasMaskFineTuner
@@ -409,8 +409,10 @@ class Plan(Task):
                 f"gap_weight={editor.gap_weight} with loss='swift', which is a mixture of both "
                 "losses: pass a number in [0, 1], or loss='penalty'."
             )
-        if not self.data.has_groups or self.imitates:
+        if not self.data.has_groups:
             return (0.0,)
+        if self.imitates:
+            return (1.0,)
         if editor.gap_weight is None:
             return SEARCHED_WEIGHTS[editor.loss]
         return (float(editor.gap_weight),)

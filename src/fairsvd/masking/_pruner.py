@@ -244,7 +244,10 @@ class Pruned(MaskedEdit):
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor]]:
         """Make a factor for every output unit trainable."""
-        scales = {n: w.new_ones(len(w)).requires_grad_() for n, w in self.originals.items()}
+        scales = {
+            n: self.scales.get(n, w.new_ones(len(w))).detach().clone().requires_grad_()
+            for n, w in self.originals.items()
+        }
         return replace(self, scales=scales, plain=plain), list(scales.values())
 
     def weights(self) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ class Path(Task):
         Fitted attributes that do not depend on the candidate.
     seed : numpy.random.SeedSequence
     teacher : Teacher, optional
-        Whom both steps imitate instead of their losses.
+        Whom the first step imitates instead of following its loss.
     """
 
     masks: dict[str, Tensor]
@@ -113,8 +113,6 @@ class Path(Task):
         """Return the operating threshold of a state, in units of the logit margin."""
         if not state:
             return self.data.margin if self.at_threshold else 0.0
-        if self.teacher is not None:
-            return self.data.margin
         if not self.at_threshold or self.resets:
             # A reset output layer has no threshold yet.
             return 0.0
@@ -160,6 +158,8 @@ def _tune(
     """Tune the named parameters from a state on, until the steps or the patience are used up."""
     if not names or not step.n_steps:
         return
+    # What an imitation leaves of the gap, the second step puts right by labels and the soft gap.
+    teacher = path.teacher if step is path.impair else None
     current = dict(path.module.named_parameters())
     values = {name: start.get(name, current[name]).detach().clone() for name in names}
     leaves = {name: value.requires_grad_() for name, value in values.items()}
@@ -170,14 +170,14 @@ def _tune(
         gap_weight=step.gap_weight,
         share=step.share,
         sharpness=SHARPNESS if path.at_threshold else 1.0,
-        teacher=path.teacher,
+        teacher=teacher,
     )
     batches: Iterable[Batch]
-    if path.teacher is None:
+    if teacher is None:
         schedule = "constant"
         batches = make_batches(path.data, step.balance, rng, size=path.optimizer.rows)
     else:
-        schedule, batches = "cosine", make_lessons(path.data, path.teacher, rng)
+        schedule, batches = "cosine", make_lessons(path.data, teacher, rng)
     masks = path.masks if step is path.impair else {}
     numbers = tune(
         loss,

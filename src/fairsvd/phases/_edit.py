@@ -60,9 +60,12 @@ class MaskedEdit(Edit):
     ----------
     masks : mapping of str to Tensor
         True (or 1) where an entry is kept.
+    plain : mapping of str to Tensor
+        Parameters beside the weights that the edit replaces.
     """
 
     masks: Mapping[str, Tensor]
+    plain: Mapping[str, Tensor]
 
     @abstractmethod
     def entries(self) -> dict[str, Tensor]:

@@ -25,7 +25,17 @@ from ._batches import (
 )
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
-from ._path import Best, State, TuningPath, count_best, run_best, run_paths, run_phases, tune_edit
+from ._path import (
+    Best,
+    State,
+    TuningPath,
+    count_best,
+    count_settling,
+    run_best,
+    run_paths,
+    run_phases,
+    tune_edit,
+)
 from ._removal import ScoredRemoval, judge_removals
 from ._teacher import Teacher
 
@@ -145,8 +155,9 @@ def mask_and_tune(
     ]
     learn = learn_masks if teacher is None else imitate_masked
     run = partial(run_phases, first=("masks", learn), second=None, start=start)
-    if stage is not None and (teacher is None or start is not None):
-        run = partial(run, second=(stage, tune_rest))
+    if stage is not None:
+        settles = teacher is not None and start is None
+        run = partial(run, second=("settle", settle) if settles else (stage, tune_rest))
     if stage is not None and (teacher is None or not is_table(task.data)):
         # Some networks, mostly of images, lose too much accuracy if anything is removed.
         run = partial(run, beside=("nothing removed", tune_whole))
@@ -175,6 +186,7 @@ def count_masked(
         return count_best(n_paths, n_steps, n_candidates, 3 if refines else 1)
     n_steps = count_lessons(max_steps, task.data)
     beside = count_best(1, n_steps, n_candidates, int(refines and not is_table(task.data)))
+    beside += count_settling(n_steps) if refines else 0
     if refines and max_removed is not None:
         n_steps -= max(1, n_steps // 2)
     return beside + count_best(1, n_steps, n_candidates, 1)
@@ -276,14 +288,31 @@ def tune_whole(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple
     return tune_edit(path, path.whole, leaves, lambda: edit, rng, rates)
 
 
+def settle(path: MaskingPath[M], start: M, rng: np.random.Generator) -> Iterator[tuple[int, M]]:
+    """Tune what moved beside the masks under the soft gap, from the best imitation on.
+
+    Yields
+    ------
+    step, edit
+        Whenever a candidate is due.
+    """
+    edit, leaves, rates = _loosen(path, start, head=True)
+    return tune_edit(path.settling(), start, leaves, lambda: edit, rng, rates)
+
+
 def _loosen(path: MaskingPath[M], start: M, *, head: bool) -> tuple[M, list[Tensor], list[float]]:
-    """Make what is tuned beside the masks trainable, with a learning rate for each tensor."""
+    """Make what is tuned beside the masks trainable, with a learning rate for each tensor.
+
+    The values are those of the start, and the untouched network's for what it has not tuned.
+    """
     module, output_layer = path.module, path.data.output_layer
     plain = (
         copy_head_and_biases(module, output_layer, path.whole.weights())
         if head
         else copy_biases(module)
     )
+    tuned = start.plain
+    plain = {n: tuned[n].clone().requires_grad_() if n in tuned else v for n, v in plain.items()}
     edit, scales = start.loosen(plain)
     rate = rate_for_depth(len(scales))
     slow = HEAD_RATE if path.teacher is not None else rate
