@@ -49,6 +49,7 @@ MAX_METHOD_LINES = 450
 # "folder/file.py": the reason why it may not be split.
 LONGER_FILES = {
     "generative/hyper/_generator.py": "one class, most of it the documentation of its parameters",
+    "phases/_masking.py": "both ways to masks, imitated or under the soft gap, and what follows",
     "phases/_path.py": "the whole way of an edit to its loss, which a reader follows in one file",
 }
 MAX_BODY = 50

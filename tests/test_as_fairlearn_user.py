@@ -216,7 +216,7 @@ def test_fairlearns_metrics_as_scorers_of_a_search_over_an_editor(routing, credi
     }
     for scorer in scoring.values():
         scorer.set_score_request(sensitive_features=True)
-    editor = GapFineTuner(NET, max_steps=40, constraint="demographic_parity", random_state=0)
+    editor = GapFineTuner(NET, constraint="demographic_parity", random_state=0)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), editor),
         {"gapfinetuner__scope": ["all", "head"]},

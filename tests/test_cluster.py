@@ -144,7 +144,7 @@ def test_the_weights_of_one_edit_are_the_same(spread: Spread) -> None:
     """The editor's own parallel loop, without a search around it."""
 
     def edit(n_jobs: int | None) -> FairLRFTransformer:
-        editor = small(gap_weight=None, n_jobs=n_jobs)
+        editor = small(gap_weight=None, objective="soft_gap", n_jobs=n_jobs)
         return editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
     alone = edit(1)

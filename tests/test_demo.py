@@ -58,10 +58,8 @@ def test_the_demo_shows_and_draws_what_changed(demo, small_task, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     for text in ("FairLRF-style", str(path), "MLP", "Chosen: candidate", "Time: training"):
         assert text in out
-    said = re.search(
-        r"Chosen: candidate (\d+) of \d+, stage (masks|spectrum|nothing removed), ", out
-    )
-    assert said and re.search(r"gap_weight (0\.3|1|3), step\s\d+", out)
+    said = re.search(r"Chosen: candidate (\d+) of \d+, stage (masks|settle), ", out)
+    assert said and re.search(r"alpha 0\.\d+, step\s\d+", out)
     held = small_task.held_out.y
     assert [row[:2] for row in found["kind"][1:]] == [
         [name, f"{(held.index == name).sum():,}"] for name in "pq"

@@ -197,9 +197,10 @@ def test_a_search_reads_no_file_twice_in_a_pass(folder, reads):
     trained = found["fit", module.EPOCH]
     assert (trained.calls, trained.passes) == (fits, fits * EPOCHS)
     assert found["fit", module.HELD_OUT].passes == fits * EPOCHS
-    # The untouched network, two margins, and four candidates in each of the two phases.
-    assert found["fit", module.JUDGING].most_passes == 11
-    assert found["fit", module.STEP].passes == fits * 8
+    # The untouched network; a margin and a candidate for both rates that are tried; two margins,
+    # and four candidates in each of the two phases.
+    assert found["fit", module.JUDGING].most_passes == 1 + 2 * 2 + 2 + 2 * 4
+    assert found["fit", module.STEP].passes == fits * (2 * 2 + 2 * 4)
     # Every fold is predicted once, for both scorers.
     predicted = found["predict", module.PREDICTION]
     assert (predicted.calls, predicted.passes, predicted.reads) == (folds, folds, 2 * N_ROWS)

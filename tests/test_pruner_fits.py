@@ -356,6 +356,7 @@ def test_planted_weights_are_found_far_more_often_than_by_chance(criterion, rank
         gap_weight=None,
         privileged_weight=None,
         max_steps=100,
+        objective="soft_gap",
         **settings,
     )
     found, chance = hit_rate(editor, carry)

@@ -143,7 +143,7 @@ def fit(**options):
     X[:, 1] += group
     y = (X[:, 0] + group + rng.normal(size=1200) > 0.5).astype(np.int64)
     options = {"constraint": "demographic_parity", "max_steps": 60, "random_state": 0, **options}
-    editor = FairLRFTransformer(**options)
+    editor = FairLRFTransformer(**{"objective": "soft_gap", **options})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FairsvdWarning)  # what the fit is worth plays no part here
         return editor.fit(X, y, sensitive_features=group)

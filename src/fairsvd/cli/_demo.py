@@ -206,7 +206,7 @@ def _print_edit(editor: FairLRFTransformer) -> None:
 
 def _describe_params(chosen: pd.Series) -> str:
     stage = f"stage {chosen['stage']}"
-    names = [n for n in ("gap_weight", "step") if n in chosen and np.isfinite(chosen[n])]
+    names = [n for n in ("gap_weight", "alpha", "step") if n in chosen and np.isfinite(chosen[n])]
     return ", ".join([stage, *(f"{name} {chosen[name]:g}" for name in names)])
 
 

@@ -37,6 +37,7 @@ from ..phases import (
     run_best,
     run_paths,
     run_phases,
+    settles,
     tune_from,
     tune_values,
 )
@@ -146,7 +147,7 @@ class GapFineTuner(TuningEditor):
             count(self.max_steps, task.data),
             count_candidates(task.data, imitates),
         )
-        settling = count_settling(n_steps) if imitates else 0
+        settling = count_settling(n_steps) if imitates and settles(task.data) else 0
         return 1 + settling + count_best(len(settings), n_steps, n_candidates, 2 - imitates)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -181,8 +182,11 @@ class GapFineTuner(TuningEditor):
         rates = RATES[mode if teacher is None else "imitation"]
         rate = float(rates[self.scope] if self.learning_rate is None else self.learning_rate)
         first = ("tune", partial(tune_from, start, rate=rate))
-        settle = tune_values if teacher is None else settle_values
-        second = ("settle", partial(settle, rate=rate * SLOWER if teacher is None else rate))
+        second = None
+        if teacher is None:
+            second = ("settle", partial(tune_values, rate=rate * SLOWER))
+        elif settles(task.data):
+            second = ("settle", partial(settle_values, rate=rate))
         scout = partial(run_phases, first=first, second=None)
         run = partial(run_phases, first=first, second=second)
         yield from run_best(paths, run, scout, self.n_jobs)

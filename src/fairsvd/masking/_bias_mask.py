@@ -120,11 +120,6 @@ class BiasMaskFineTuner(TuningEditor):
         Momentum of "sgd".
     weight_decay : float, default=0.0
         Masked like every other part of an update.
-    balance : {"auto", "cells", "classes"} or None, default="auto"
-        How the cross-entropy of ``loss="penalty"`` weighs rows: every (label, group) cell alike,
-        every class alike, or every row alike. "auto": "cells" where some cell holds less than half
-        the rows that independence of label and group would give it, else "classes". The papers'
-        losses see every cell alike.
     patience : int or None, default=None
         A step ends early after this many candidates, one per epoch, without a better one.
     store_importance : bool, default=False
@@ -163,6 +158,7 @@ class BiasMaskFineTuner(TuningEditor):
     "fisher" a row's bias loss is its probabilities times the gap's derivative in them. As in
     every editor the untouched network is among the candidates and the threshold is tuned
     (``threshold=0.5`` for the papers' own).
+    ``balance`` is for "penalty"; the papers' losses see every cell alike.
     Without sensitive features there is no bias loss: the hard mask is then arbitrary, the soft one
     is zero.
 
@@ -177,12 +173,8 @@ class BiasMaskFineTuner(TuningEditor):
     >>> data = make_biased_classification(800, random_state=0)
     >>> tuner = BiasMaskFineTuner(gap_weight=1.0, tolerance=0.1, random_state=0)
     >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
-    >>> round(
-    ...     sum(m.sum().item() for m in tuner.masks_.values())
-    ...     / sum(m.numel() for m in tuner.masks_.values()),
-    ...     2,
-    ... )
-    0.5
+    >>> tuner.predict(data.data).shape
+    (800,)
     """
 
     mask: str = parameter(StrOptions({"hard", "soft"}), default="hard")
@@ -248,8 +240,7 @@ class BiasMaskFineTuner(TuningEditor):
     def _count_candidates(self, task: Task) -> int | None:
         if not task.data.has_groups:
             return None  # there is nothing to mask, and a mask may let nothing move
-        plan = Plan.of(task, editor=self, imitates=self._may_imitate(task))
-        return 1 + plan.count_candidates()
+        return 1 + Plan.of(task, editor=self, imitates=self._may_imitate(task)).count_candidates()
 
     def _may_imitate(self, task: Task) -> bool:
         if self.loss == "penalty":
@@ -271,7 +262,7 @@ class Plan(Task):
     editor : BiasMaskFineTuner
         Holds the parameters.
     imitates : bool
-        Whether the first step imitates a teacher; the second one follows the soft gap.
+        Whether the first step imitates a teacher.
     """
 
     editor: BiasMaskFineTuner

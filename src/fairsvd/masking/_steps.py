@@ -21,6 +21,7 @@ from ..phases import (
     make_batches,
     make_lessons,
     make_loss,
+    settles,
 )
 from ..training import Batch, tune
 
@@ -113,6 +114,8 @@ class Path(Task):
         """Return the operating threshold of a state, in units of the logit margin."""
         if not state:
             return self.data.margin if self.at_threshold else 0.0
+        if self.teacher is not None and not settles(self.data):
+            return self.data.margin
         if not self.at_threshold or self.resets:
             # A reset output layer has no threshold yet.
             return 0.0
@@ -159,7 +162,8 @@ def _tune(
     if not names or not step.n_steps:
         return
     # What an imitation leaves of the gap, the second step puts right by labels and the soft gap.
-    teacher = path.teacher if step is path.impair else None
+    imitates = step is path.impair or not settles(path.data)
+    teacher = path.teacher if imitates else None
     current = dict(path.module.named_parameters())
     values = {name: start.get(name, current[name]).detach().clone() for name in names}
     leaves = {name: value.requires_grad_() for name, value in values.items()}

@@ -28,6 +28,7 @@ from ._path import (
     run_best,
     run_paths,
     run_phases,
+    settles,
     tune_edit,
 )
 from ._privileged import find_privileged, privileged_group
@@ -75,6 +76,7 @@ __all__ = [
     "run_best",
     "run_paths",
     "run_phases",
+    "settles",
     "train_cells",
     "tune_edit",
     "tune_from",

@@ -34,6 +34,7 @@ from ._path import (
     run_best,
     run_paths,
     run_phases,
+    settles,
     tune_edit,
 )
 from ._removal import ScoredRemoval, judge_removals
@@ -156,8 +157,10 @@ def mask_and_tune(
     learn = learn_masks if teacher is None else imitate_masked
     run = partial(run_phases, first=("masks", learn), second=None, start=start)
     if stage is not None:
-        settles = teacher is not None and start is None
-        run = partial(run, second=("settle", settle) if settles else (stage, tune_rest))
+        if teacher is None or start is not None:
+            run = partial(run, second=(stage, tune_rest))
+        elif settles(task.data):
+            run = partial(run, second=("settle", settle))
     if stage is not None and (teacher is None or not is_table(task.data)):
         # Some networks, mostly of images, lose too much accuracy if anything is removed.
         run = partial(run, beside=("nothing removed", tune_whole))
@@ -186,7 +189,7 @@ def count_masked(
         return count_best(n_paths, n_steps, n_candidates, 3 if refines else 1)
     n_steps = count_lessons(max_steps, task.data)
     beside = count_best(1, n_steps, n_candidates, int(refines and not is_table(task.data)))
-    beside += count_settling(n_steps) if refines else 0
+    beside += count_settling(n_steps) if refines and settles(task.data) else 0
     if refines and max_removed is not None:
         n_steps -= max(1, n_steps // 2)
     return beside + count_best(1, n_steps, n_candidates, 1)
@@ -203,9 +206,11 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     step, edit
         With hardened masks, whenever a candidate is due.
     """
-    masks = mask_variables(path.whole.entries())
+    values = path.whole.entries()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        masks = mask_variables(values)
+
         def state() -> State:
             return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
 
@@ -213,9 +218,9 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
         for step in path.steps(state, leaves, path.data.margin, rng, MASK_RATE, clamp):
             yield step, masks
 
-    cache = path.cache_for(sum(mask.nbytes for mask in masks.values()))
-    for step, learned in cache.stream("masks", path.key() if cache.keeps else {}, train):
-        hard = harden(learned, path.max_removed)
+    cache = path.cache_for(sum(value.nbytes for value in values.values()))
+    for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
+        hard = harden(masks, path.max_removed)
         yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
 
 
@@ -232,28 +237,34 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
     """
     capped = path.max_removed is not None and path.refines
     first = replace(path, n_steps=max(1, path.n_steps // 2)) if capped else path
-    masks = mask_variables(path.whole.entries())
-    edit, leaves, rates = (
-        _loosen(path, path.whole, head=True) if path.refines else (path.whole, [], [])
-    )
-    tensors = {f"mask/{name}": mask for name, mask in masks.items()}
-    tensors |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
+    values = path.whole.entries()
+    edit: M = path.whole
+    leaves: list[Tensor] = []
+    rates: list[float] = []
+    if path.refines:
+        edit, leaves, rates = _loosen(path, path.whole, head=True)
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
+        masks = mask_variables(values)
+
         def state() -> State:
             return edit.remove({n: straight_through(v) for n, v in masks.items()}).state()
 
+        moving = [*masks.values(), *leaves]
         each, clamp = [MASK_RATE] * len(masks) + rates, partial(clamp_masks, masks)
-        for step in first.steps(state, list(tensors.values()), path.data.margin, rng, each, clamp):
-            yield step, tensors
+        named = {f"mask/{name}": mask for name, mask in masks.items()}
+        named |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
+        for step in first.steps(state, moving, path.data.margin, rng, each, clamp):
+            yield step, named
 
-    cache = path.cache_for(sum(tensor.nbytes for tensor in tensors.values()))
+    cache = path.cache_for(sum(tensor.nbytes for tensor in [*values.values(), *leaves]))
     hardened = path.whole
-    for step, values in cache.stream("imitations", first.key() if cache.keeps else {}, train):
+    for step, reached in cache.stream("imitations", first.key() if cache.keeps else {}, train):
         with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(values[name])
-        hardened = edit.remove(harden(masks, path.max_removed))
+            for k, leaf in enumerate(leaves):
+                leaf.copy_(reached[f"leaf/{k}"])
+        masks = harden({name: reached[f"mask/{name}"] for name in values}, path.max_removed)
+        hardened = edit.remove({n: mask.to(path.data.device) for n, mask in masks.items()})
         if not capped:
             yield step, hardened.detached()
     if capped:

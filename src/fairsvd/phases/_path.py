@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._parallel import in_parallel
 from .._rng import one_torch_thread
-from ..base import Candidate, Task
+from ..base import Candidate, EditData, Task
 from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
 from ..training import Batch, tune
 from ._batches import make_batches
@@ -31,6 +31,7 @@ __all__ = [
     "run_best",
     "run_paths",
     "run_phases",
+    "settles",
     "tune_edit",
 ]
 
@@ -114,7 +115,9 @@ class TuningPath(Task, Generic[E]):
     def shortened(self) -> Self:
         """Make the path that tries the same for a share of the steps."""
         n_steps, n = math.ceil(SCOUTING * self.n_steps), math.ceil(SCOUTING * self.n_candidates)
-        return replace(self, n_steps=n_steps, n_candidates=n)
+        # A copy, since a seed counts its children, and a trial may run in another process.
+        seed = np.random.SeedSequence(self.seed.entropy, spawn_key=self.seed.spawn_key)
+        return replace(self, n_steps=n_steps, n_candidates=n, seed=seed)
 
     def steps(
         self,
@@ -336,6 +339,15 @@ def count_best(n_paths: int, n_steps: int, n_candidates: int, n_phases: int) -> 
 
     tried = count(math.ceil(SCOUTING * n_steps), math.ceil(SCOUTING * n_candidates))
     return (n_paths * tried if n_paths > 1 else 0) + n_phases * count(n_steps, n_candidates)
+
+
+def settles(data: EditData) -> bool:
+    """Tell whether labels and the soft gap follow an imitation.
+
+    They do not if the network has memorised its rows: what it says about them tells nothing of the
+    gap, and it would learn them by heart again.
+    """
+    return not data.judge.separate
 
 
 def count_settling(n_steps: int) -> int:
