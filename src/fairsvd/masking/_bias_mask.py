@@ -143,7 +143,6 @@ class BiasMaskFineTuner(TuningEditor):
     See Also
     --------
     FairPruner : Removes weights instead of tuning them.
-    FairLRFTransformer : Removes entries of the weights' singular vectors.
 
     Notes
     -----
