@@ -62,29 +62,32 @@ RATES = {
 
 @register_editor(max_steps=3)
 class GapFineTuner(TuningEditor):
-    """Fine-tune a trained network on its cross-entropy plus a differentiable gap.
+    """Fine-tune a trained network towards the fair rule, or under a differentiable gap.
 
-    The gap between groups is taken on soft predictions at the operating threshold, the threshold
-    at which the network is run, so that it falls together with the gap of the decisions. The
-    network keeps its architecture, needs no sensitive attribute to predict, and what the user
-    passed in is not changed.
+    With a teacher the network imitates the fair Bayes rule row by row; labels and the soft gap then
+    put right what is left of the gap. Under the soft gap it minimises cross-entropy plus the gap of
+    soft predictions at the operating threshold, so that this falls together with the gap of the
+    decisions. The network keeps its architecture, needs no sensitive attribute to predict, and what
+    the user passed in is not changed.
 
     Parameters
     ----------
     mode : {"penalty", "descent"}, default="penalty"
-        "penalty": cross-entropy plus ``gap_weight`` times the soft gap. "descent": the soft gap
-        alone, starting from the trained weights; the choice stops it before the utility is lost.
+        "penalty": what ``objective`` names; under the soft gap cross-entropy plus ``gap_weight``
+        times the soft gap. "descent": the soft gap alone, starting from the trained weights; the
+        choice stops it before the utility is lost.
     gap_weight : float or None, default=None
-        Weight of the soft gap in "penalty". None: chosen on validation.
+        Weight of the soft gap in "penalty". None: chosen on validation. Not used with a teacher.
     scope : {"all", "head", "spectrum", "bias"}, default="all"
         What is tuned: every parameter; the layer that makes the logits; the singular values of all
         linear and convolution layers, and their biases; these biases alone.
     learning_rate : float or None, default=None
         Learning rate of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4
-        and 3e-4.
+        and 3e-4; with a teacher 3e-3 for "head". For images a tenth of it is tried, too.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        five passes over the rows if these are fewer steps (at least 30).
     group_shift : {"auto", "always", "never"}, default="auto"
         Before the tuning, try shifts of the output layer along the directions that separate the
         groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
@@ -96,6 +99,8 @@ class GapFineTuner(TuningEditor):
     gap_weight_ : float or None
         The weight of the chosen candidate; None if the untouched network or a shift was chosen.
     balance_ : {"cells", "classes"} or None
+    objective_ : {"teacher", "soft_gap"}
+        What the edit followed.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 

@@ -69,12 +69,14 @@ class FactorSettings(TuningEditor):
     n_rounds : int, default=1
         Rounds of removal by curvature, re-scored before each.
     refine : {"spectrum"} or None, default="spectrum"
-        Tune singular values and biases after the removal, with the soft gap in the loss. With
-        learned masks these and the output layer are also tuned with nothing removed, for networks
-        that lose too much by any removal; the better result is chosen.
+        Tune singular values and biases, too. In imitation of a teacher they and the output layer
+        move together with learned masks, or after a removal by scores. Under the soft gap they are
+        tuned after the removal; with learned masks they and the output layer are also tuned with
+        nothing removed, for networks that lose too much by any removal.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        five passes over the rows if these are fewer steps (at least 30).
     svd_solver : {"auto", "full", "randomized"}, default="auto"
         "randomized" approximates the leading singular vectors with an error within 1 % of the
         smallest that the rank allows; "auto" uses it for large layers cut to a small rank.
@@ -117,7 +119,7 @@ class FairLRFTransformer(FactorSettings):
         (None: no cap); otherwise the share removed in each layer (None: searched).
     gap_weight : float or None, default=None
         Weight of the soft gap in the loss of the masks and of the spectrum. None: searched on
-        validation.
+        validation. Not used with a teacher.
     privileged_weight : float or None, default=None
         Weight of the privileged group's curvature in the score of ``criterion="curvature"``. None:
         searched on validation, with both signs of the score.
@@ -133,6 +135,8 @@ class FairLRFTransformer(FactorSettings):
     privileged_group_ : label or None
         Group whose recall leads most over the other groups pooled.
     balance_ : {"cells", "classes"} or None
+    objective_ : {"teacher", "soft_gap"}
+        What the edit followed.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 
@@ -151,6 +155,10 @@ class FairLRFTransformer(FactorSettings):
     1e-2, reduced in proportion if more than four layers are edited, since their changes compound.
     On the tables of ``docs/results`` removal by curvature alone was little better than random
     removal and far worse than the default, which therefore learns the masks and tunes the spectrum.
+
+    With a teacher, masks, singular values and output layer imitate the fair Bayes rule (see
+    :class:`BlindPostProcessor`) for 400 to 800 steps; 150 small steps under labels and the soft gap
+    follow, unless the network has memorised its rows.
 
     Examples
     --------

@@ -98,7 +98,7 @@ class BiasMaskFineTuner(TuningEditor):
         L_p + w L_b in both steps, at the operating threshold. "bmft": L_b, then L_p + w L_b.
         "swift": w L_p + (1 - w) L_b, then (1 - w) L_p + w L_b.
     gap_weight : float or None, default=None
-        None: searched on validation.
+        None: searched on validation. Not used with a teacher, for which "penalty" makes room.
     head_reset : {"zero", "partial", "none"}, default="none"
         Entries of the output layer that are set to zero before the second step: all (BMFT), those
         that drive the bias more than the average entry (SWiFT), none.
@@ -136,7 +136,7 @@ class BiasMaskFineTuner(TuningEditor):
         Mean of each layer's mask: the share of its weights that may change.
     importance_ : dict of parameter name to (bias, prediction)
         Only with ``store_importance=True``; Tensors of the weight's shape, at least 0.
-    balance_ : {"cells", "classes"} or None
+    objective_, balance_ : str or None
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`; ``history_`` has one row for each epoch of both steps.
 

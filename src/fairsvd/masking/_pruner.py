@@ -78,12 +78,14 @@ class FairPruner(TuningEditor):
         a common ranking tends to empty a layer; FairLRFTransformer ranks by layer, too.
     refine : {"scale"} or None, default="scale"
         Tune a factor for every output unit of the edited layers, and the biases of linear and
-        convolution layers, after the removal, with the soft gap in the loss. With learned masks
-        these and the output layer are also tuned with nothing removed, for networks that lose too
-        much by any removal; the better result is chosen.
+        convolution layers. In imitation of a teacher they and the output layer move together with
+        learned masks, or after a removal by scores. Under the soft gap they are tuned after the
+        removal; with learned masks they and the output layer are also tuned with nothing removed,
+        for networks that lose too much by any removal.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``.
+        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        five passes over the rows if these are fewer steps (at least 30).
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.
 
@@ -97,6 +99,8 @@ class FairPruner(TuningEditor):
     privileged_group_ : label or None
         Group whose recall leads most over the other groups pooled.
     balance_ : {"cells", "classes"} or None
+    objective_ : {"teacher", "soft_gap"}
+        What the edit followed.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 
