@@ -141,7 +141,7 @@ def check_all(settings, rows, name=""):
     assert editor.balance_ in ("cells", "classes", None)
     stages = editor.history_["stage"].tolist()
     assert stages[0] == "untouched"
-    assert set(stages[1:]) <= {"removal", "masks", "scale", "nothing removed"}
+    assert set(stages[1:]) <= {"removal", "masks", "scale", "settle", "nothing removed"}
     assert editor.history_["removed_fraction"].between(0, 1).all()
     check_outputs(editor, rows.X)
     check_masks(editor, network)

@@ -91,7 +91,20 @@ def probabilities(module, offset=0.0):
     return (logits - torch.tensor([0.0, offset])).softmax(1).numpy()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MAIN)
+def test_a_rule_is_put_behind_a_network_of_the_same_kind(name):
+    """Its module is another one: networks of the cells, whose classes are the network's."""
+    module = network(name)
+    before, process = fingerprint(module), global_state()
+    editor = fit(make("BlindPostProcessor", module))
+    assert (fingerprint(module), global_state()) == (before, process)
+    assert type(editor.module_.networks[0].network) is type(module)
+    with torch.no_grad():
+        codes = editor.to_module()(X).argmax(1).numpy()
+    assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "BlindPostProcessor"])
 @pytest.mark.parametrize("name", MAIN)
 def test_every_editor_edits(name, kind):
     module = network(name)

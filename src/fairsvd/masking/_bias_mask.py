@@ -98,7 +98,7 @@ class BiasMaskFineTuner(TuningEditor):
         L_p + w L_b in both steps, at the operating threshold. "bmft": L_b, then L_p + w L_b.
         "swift": w L_p + (1 - w) L_b, then (1 - w) L_p + w L_b.
     gap_weight : float or None, default=None
-        None: searched on validation. Not used with a teacher, for which "penalty" makes room.
+        None: searched on validation. Not used with a teacher.
     head_reset : {"zero", "partial", "none"}, default="none"
         Entries of the output layer that are set to zero before the second step: all (BMFT), those
         that drive the bias more than the average entry (SWiFT), none.
