@@ -213,3 +213,14 @@ def test_an_imitation_without_a_cap_yields_masks_then_settles():
     assert [c.params["stage"] for c in found] == ["masks"] * 4 + ["settle"] * 4
     alone = list(mask_and_tune(task, whole, None, None, **settings))
     assert [c.params["stage"] for c in alone] == ["masks"] * 4
+
+
+def test_a_folder_gives_no_imitation_of_lessons_of_another_size(tmp_path):
+    """Both sizes are below the 90 editing rows, which a step under the soft gap would all read."""
+    rows = table()
+    network = trained(mlp(), rows)
+    settings = {"joint": "finetune", "max_steps": 60}
+    fit(FairLRFTransformer, rows, network, memory=tmp_path, batch_size=32, **settings)
+    kept = fit(FairLRFTransformer, rows, network, memory=tmp_path, batch_size=64, **settings)
+    fresh = fit(FairLRFTransformer, rows, network, batch_size=64, **settings)
+    assert kept.history_.equals(fresh.history_)

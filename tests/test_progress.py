@@ -14,11 +14,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from tqdm import auto
 from tqdm.notebook import tqdm_notebook
 
+from choices import BEFORE, Data, edit, verdict
 from editors import CONFIGURATIONS, make
 from fairsvd import NetworkEditor, RandomPerturbation, compare
 from fairsvd.base import _choice, _progress, choose, progress_bar
 from helpers import IGNORE_SMALL_DATA, mlp, table, trained
-from test_choice import BEFORE, Data, edit, verdict
 
 pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),

@@ -13,7 +13,7 @@ from ._batches import (
     list_gap_weights,
     make_batches,
 )
-from ._cells import JOINTS, train_cells
+from ._cells import JOINTS, average_cells, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
@@ -51,6 +51,7 @@ __all__ = [
     "TuningEditor",
     "TuningPath",
     "Values",
+    "average_cells",
     "cell_probabilities",
     "copy_biases",
     "count_best",

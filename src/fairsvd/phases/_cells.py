@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,9 @@ from ..exceptions import NetworkError
 from ..groups import cell_codes
 from ..networks import MLP, ConvNet, channel_statistics, fast_logits, raw_output
 from ..training import Batch, RowBatches, tune
+from ._batches import is_table
 
-__all__ = ["JOINTS", "CellNetwork", "train_cells"]
+__all__ = ["JOINTS", "CellNetwork", "average_cells", "train_cells"]
 
 # How the cell network comes about, and its learning rate: a new network; the given one with a new
 # last layer; a new last layer alone.
@@ -58,6 +59,11 @@ class CellNetwork(nn.Module):
         if self.kind == "one_probability":
             return torch.logit(output.clamp(tiny, 1 - torch.finfo(output.dtype).eps))
         return output.clamp_min(tiny).log()
+
+
+def average_cells(networks: Iterable[nn.Module], X: Tensor) -> Tensor:
+    """Average the probabilities (n, n_cells) that networks of the cells give rows."""
+    return torch.stack([torch.softmax(network(X), dim=1) for network in networks]).mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,12 @@ def train_cells(task: Task, joint: str, seeds: list[np.random.SeedSequence]) -> 
 def _train(cells: CellTask) -> nn.Module:
     seeds = cells.seed.spawn(2)
     network = _build(cells, np.random.default_rng(seeds[0]))
-    parts = {"joint": cells.joint, "seed": [cells.seed.entropy, cells.seed.spawn_key]}
+    parts = {
+        "joint": cells.joint,
+        "seed": [cells.seed.entropy, cells.seed.spawn_key],
+        # The validation rows among them stop the training.
+        "rows": cells.task.data.lesson_rows.index,
+    }
 
     def compute() -> Entry:
         best = _fit(cells, network, np.random.default_rng(seeds[1]))
@@ -168,7 +179,7 @@ def _reset(module: nn.Module) -> bool:
 
 def _default_network(data: EditData, n_cells: int) -> nn.Module:
     mean, scale = channel_statistics(data.editing)
-    kind = MLP if len(data.editing.X.item_shape) == 1 else ConvNet
+    kind = MLP if is_table(data) else ConvNet
     return kind(len(mean), n_cells, mean=mean, scale=scale)
 
 

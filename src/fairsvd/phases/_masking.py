@@ -74,7 +74,11 @@ class MaskingPath(TuningPath[M]):
 
     def key(self) -> dict[str, Any]:
         """Return what a training of masks depends on, besides the scope of the data's cache."""
-        aim = self.gap_weight if self.teacher is None else self.teacher.rule.weights
+        aim: Any = [self.gap_weight, count_step_rows(self.data)]
+        if self.teacher is not None:
+            # Lessons have batches of their own size, of validation rows too.
+            rows = self.data.lesson_rows.index
+            aim = [self.teacher.rule.weights, self.data.batch_size, rows]
         return {
             # By value: another solver has other factors of equal shape.
             "entries": self.whole.entries(),
@@ -84,7 +88,6 @@ class MaskingPath(TuningPath[M]):
             "constraint": vars(self.constraint),
             "n_steps": self.n_steps,
             "n_candidates": self.n_candidates,
-            "rows": count_step_rows(self.data),
             "seed": [self.seed.entropy, self.seed.spawn_key],
         }
 
@@ -155,7 +158,7 @@ def mask_and_tune(
         for weight, subtask, seed in task.spread(weights, rng, n_jobs)
     ]
     learn = learn_masks if teacher is None else imitate_masked
-    run = partial(run_phases, first=("masks", learn), second=None, start=start)
+    run = shallow = partial(run_phases, first=("masks", learn), second=None, start=start)
     if stage is not None:
         if teacher is None or start is not None:
             run = partial(run, second=(stage, tune_rest))
@@ -164,10 +167,7 @@ def mask_and_tune(
     if stage is not None and (teacher is None or not is_table(task.data)):
         # Some networks, mostly of images, lose too much accuracy if anything is removed.
         run = partial(run, beside=("nothing removed", tune_whole))
-    shallow = partial(run_phases, first=("masks", learn), second=None, start=start)
-    if start is not None:
-        shallow = run
-    yield from run_best(paths, run, shallow, n_jobs)
+    yield from run_best(paths, run, shallow if start is None else run, n_jobs)
 
 
 def count_masked(

@@ -17,7 +17,7 @@ from ..networks import fast_logits
 from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
 from ..training import Batch
 from ._batches import is_table
-from ._cells import train_cells
+from ._cells import average_cells, train_cells
 
 __all__ = ["Lessons", "Teacher", "cell_probabilities", "find_teacher", "judge_rules"]
 
@@ -54,7 +54,7 @@ class Teacher:
     def probabilities(self, X: Tensor) -> Tensor:
         """Answer for rows: probabilities (n, n_classes) whose largest is the rule's decision."""
         with torch.no_grad():
-            cells = torch.stack([torch.softmax(net(X), dim=1) for net in self.networks]).mean(dim=0)
+            cells = average_cells(self.networks, X)
             weights = torch.as_tensor(self.rule.weights).to(cells)
             return torch.softmax(STEEPNESS * (cells @ weights), dim=1)
 
@@ -116,8 +116,7 @@ def cell_probabilities(networks: Sequence[nn.Module], data: EditData) -> NDArray
     """Average the networks' probabilities (n_judged, n_cells) of the judged rows."""
 
     def run(X: Tensor) -> Tensor:
-        X = to_device(X, data.device, data.dtype)
-        return torch.stack([torch.softmax(net(X), dim=1) for net in networks]).mean(dim=0)
+        return average_cells(networks, to_device(X, data.device, data.dtype))
 
     return fast_logits(run, data.judged).double().numpy()
 

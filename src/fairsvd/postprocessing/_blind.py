@@ -19,7 +19,7 @@ from ..base import (
     register_editor,
 )
 from ..objective import ALPHAS, FairRule
-from ..phases import JOINTS, cell_probabilities, judge_rules, train_cells
+from ..phases import JOINTS, average_cells, cell_probabilities, judge_rules, train_cells
 
 __all__ = ["BlindPostProcessor", "RuleNetwork"]
 
@@ -114,8 +114,7 @@ class RuleNetwork(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to scores (n, n_classes); the largest is the decision."""
-        probabilities = [torch.softmax(network(X), dim=1) for network in self.networks]
-        return self.rule(torch.stack(probabilities).mean(dim=0))
+        return self.rule(average_cells(self.networks, X))
 
 
 def _build(module: nn.Module, networks: list[nn.Module], rule: FairRule) -> nn.Module:
