@@ -15,7 +15,7 @@ from fairsvd._rng import torch_generator
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.exceptions import NetworkError
 from fairsvd.objective import make_judge
-from fairsvd.phases import JOINTS, train_cells
+from fairsvd.phases import JOINTS, count_teachers, train_cells
 from fairsvd.phases._cells import MAX_EPOCHS, PATIENCE, CellNetwork, CellTask, _build
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, mlp, table, trained
 from tasks import CONSTRAINT, small_task
@@ -61,8 +61,11 @@ class Counted(nn.Sequential):
         return super().forward(X)
 
 
-def epochs_by_hand(task, joint, number):
-    """Train to the end with the same seeds: the state and validation loss before and after each."""
+def epochs_by_hand(task, joint, number, *, n_epochs=MAX_EPOCHS, batch_size=64, rate_at=None):
+    """Train to the end with the same seeds: the state and validation loss before and after each.
+
+    ``rate_at`` maps the share of the steps that were made to the learning rate.
+    """
     first, second = (np.random.default_rng(each) for each in seed(number).spawn(2))
     network = _build(CellTask(task, joint, seed(number)), first)
     moving = network.network[4] if joint == "head" else network
@@ -76,9 +79,13 @@ def epochs_by_hand(task, joint, number):
             loss = nn.functional.cross_entropy(network(X).double(), torch.as_tensor(codes))
         return float(loss), {k: v.clone() for k, v in network.state_dict().items()}
 
-    record = [measure()]
-    for _ in range(MAX_EPOCHS):
-        for rows in torch.randperm(len(editing), generator=generator).split(64):
+    record, n_steps = [measure()], 0
+    for _ in range(n_epochs):
+        for rows in torch.randperm(len(editing), generator=generator).split(batch_size):
+            if rate_at is not None:
+                share = n_steps / (n_epochs * -(-len(editing) // batch_size))
+                optimizer.param_groups[0]["lr"] = rate_at(share)
+            n_steps += 1
             logits = network(editing.X[rows.numpy()])
             optimizer.zero_grad()
             cells = 2 * editing.y[rows] + editing.groups[rows]
@@ -106,6 +113,32 @@ def test_the_epoch_of_the_least_validation_loss_is_kept(monkeypatch, joint, rate
     assert Counted.rows == 96 * (best + PATIENCE)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, states[best][name])
+
+
+@pytest.mark.parametrize("joint", ["refit", "finetune"])
+def test_many_rows_of_a_table_are_passed_over_eight_times_at_a_falling_rate(joint):
+    task = task_of(None, n_editing=5000, n_validation=400)
+    losses, states = zip(
+        *epochs_by_hand(
+            task,
+            joint,
+            0,
+            n_epochs=8,
+            batch_size=512,
+            rate_at=lambda share: 4e-3 * (1 + np.cos(np.pi * share)) / 2,
+        ),
+        strict=True,
+    )
+    (network,) = train_cells(task, joint, [seed(0)])
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, states[int(np.argmin(losses))][name])
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_rows", "expected"), [(None, 4999, 2), (None, 5000, 1), (3, 5000, 3)]
+)
+def test_many_rows_of_a_table_have_one_teacher(asked, n_rows, expected):
+    assert count_teachers(asked, task_of(None, n_editing=n_rows).data) == expected
 
 
 def test_a_start_that_no_epoch_improves_is_kept(monkeypatch):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
 
 from ._gap_names import compared
 
@@ -185,8 +184,9 @@ def _solve(
     comparable = np.abs(features).sum(axis=(2, 3)) > 0
     comparable &= comparable.sum(axis=1, keepdims=True) > 1
     width = SMOOTHING * max(float((cells @ gains).std()), 1e-12)
-    # One product for each rate and group, (n_rates, n_groups, n, n_classes).
-    parts = np.einsum("nk,iakc->ianc", cells, features)
+    # A column for each rate and group, a row for each decision of each row.
+    parts = np.tensordot(cells, features, axes=(1, 2)).transpose(0, 3, 1, 2)
+    parts = np.ascontiguousarray(parts).reshape(-1, comparable.size)
     plain, n_rows = cells @ gains, len(cells)
 
     def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -196,12 +196,16 @@ def _solve(
 
     def dual(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         multipliers = centred(flat.reshape(comparable.shape))
-        scores = plain + np.einsum("ia,ianc->nc", multipliers, parts)
-        decided = softmax(scores / width, axis=1)
+        scores = plain + np.einsum("rm,m->r", parts, multipliers.ravel()).reshape(plain.shape)
+        scores /= width
+        top = scores.max(axis=1, keepdims=True)
+        decided = np.exp(scores - top)
+        total = decided.sum(axis=1, keepdims=True)
+        decided /= total
         size = np.sqrt(multipliers**2 + width**2)
-        value = width * logsumexp(scores / width, axis=1).mean() + alpha / 2 * size.sum()
-        slope = np.einsum("ianc,nc->ia", parts, decided) / n_rows + alpha / 2 * multipliers / size
-        return float(value), centred(slope).ravel()
+        value = width * (np.log(total) + top).mean() + alpha / 2 * size.sum()
+        slope = np.einsum("r,rm->m", decided.ravel(), parts).reshape(size.shape) / n_rows
+        return float(value), centred(slope + alpha / 2 * multipliers / size).ravel()
 
     found = minimize(dual, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return centred(found.x.reshape(comparable.shape))

@@ -13,7 +13,7 @@ from ._batches import (
     list_gap_weights,
     make_batches,
 )
-from ._cells import JOINTS, average_cells, train_cells
+from ._cells import JOINTS, average_cells, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
@@ -61,6 +61,7 @@ __all__ = [
     "count_settling",
     "count_step_rows",
     "count_steps",
+    "count_teachers",
     "find_privileged",
     "find_teacher",
     "float_parameters",

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..base import NetworkEditor, StrOptions, Task, parameter, positive_int, with_parameters
 from ._batches import is_table
-from ._cells import JOINTS
+from ._cells import JOINTS, count_teachers
 from ._teacher import Teacher, find_teacher
 
 __all__ = ["TuningEditor"]
@@ -25,8 +25,9 @@ class TuningEditor(NetworkEditor):
     joint : {"auto", "refit", "finetune", "head"}, default="auto"
         Origin of the teacher's networks, see :class:`BlindPostProcessor`. "auto": "refit" for
         tables, "finetune" for images.
-    n_teachers : int, default=2
-        Networks of the teacher, whose probabilities are averaged.
+    n_teachers : int or None, default=None
+        Networks of the teacher, whose probabilities are averaged. None: 2, and 1 for tables of at
+        least 5,000 editing rows.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
@@ -42,7 +43,7 @@ class TuningEditor(NetworkEditor):
 
     objective: str = parameter(StrOptions({"auto", "teacher", "soft_gap"}), default="auto")
     joint: str = parameter(StrOptions({"auto", *JOINTS}), default="auto")
-    n_teachers: int = parameter(positive_int(), default=2)
+    n_teachers: int | None = parameter(positive_int(), None, default=None)
     balance: str | None = parameter(StrOptions({"auto", "cells", "classes"}), None, default="auto")
 
     def _loss_balance(self) -> str | None:
@@ -74,4 +75,4 @@ class TuningEditor(NetworkEditor):
         if joint == "auto":
             joint = "refit" if is_table(task.data) else "finetune"
         seed = np.random.SeedSequence(int(rng.spawn(1)[0].integers(2**63 - 1)))
-        return find_teacher(task, joint, self.n_teachers, seed)
+        return find_teacher(task, joint, count_teachers(self.n_teachers, task.data), seed)

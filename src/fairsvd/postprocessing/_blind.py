@@ -19,7 +19,14 @@ from ..base import (
     register_editor,
 )
 from ..objective import ALPHAS, FairRule
-from ..phases import JOINTS, average_cells, cell_probabilities, judge_rules, train_cells
+from ..phases import (
+    JOINTS,
+    average_cells,
+    cell_probabilities,
+    count_teachers,
+    judge_rules,
+    train_cells,
+)
 
 __all__ = ["BlindPostProcessor", "RuleNetwork"]
 
@@ -40,8 +47,9 @@ class BlindPostProcessor(NetworkEditor):
         tuned at a small rate. "refit": a new network of the same architecture (of the package's own
         if that cannot be initialised anew) is trained; nothing of the given one is left. "head": a
         new last layer on the given features.
-    n_teachers : int, default=2
-        Networks of the cells whose probabilities are averaged.
+    n_teachers : int or None, default=None
+        Networks of the cells whose probabilities are averaged. None: 2, and 1 for tables of at
+        least 5,000 editing rows.
 
     Attributes
     ----------
@@ -76,7 +84,7 @@ class BlindPostProcessor(NetworkEditor):
     """
 
     joint: str = parameter(StrOptions(set(JOINTS)), default="finetune")
-    n_teachers: int = parameter(positive_int(), default=2)
+    n_teachers: int | None = parameter(positive_int(), None, default=None)
 
     def _count_candidates(self, task: Task) -> int:
         return 1 + (len(ALPHAS) if task.data.has_groups else 1)
@@ -84,7 +92,9 @@ class BlindPostProcessor(NetworkEditor):
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched"}, {"rule_": None})
         seed = np.random.SeedSequence(int(rng.integers(2**63 - 1)))
-        networks = train_cells(task, self.joint, seed.spawn(self.n_teachers))
+        networks = train_cells(
+            task, self.joint, seed.spawn(count_teachers(self.n_teachers, task.data))
+        )
         reading = {"kind": "logits", "output_layer": "rule", "output_key": None, "net": None}
         for rule, scores, verdict in judge_rules(task, cell_probabilities(networks, task.data)):
             finish = partial(_build, networks=networks, rule=rule)
