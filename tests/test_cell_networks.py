@@ -124,8 +124,8 @@ def test_many_rows_of_a_table_are_passed_over_eight_times_at_a_falling_rate(join
             joint,
             0,
             n_epochs=8,
-            batch_size=512,
-            rate_at=lambda share: 4e-3 * (1 + np.cos(np.pi * share)) / 2,
+            batch_size=256,
+            rate_at=lambda share: 3e-3 * (1 + np.cos(np.pi * share)) / 2,
         ),
         strict=True,
     )

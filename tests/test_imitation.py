@@ -183,7 +183,7 @@ def test_steps_of_images_are_five_passes_and_of_lessons_one_for_25_rows():
     picture = (1, 2, 2)
     assert [count_steps(None, of(n, picture)) for n in (90, 160, 2000)] == [30, 50, 300]
     assert count_steps(7, of(160, picture)) == 7
-    assert [count_lessons(None, of(n)) for n in (90, 12500, 30000)] == [400, 500, 800]
+    assert [count_lessons(None, of(n)) for n in (90, 11000, 30000)] == [400, 440, 500]
     assert count_lessons(9, of(90)) == 9
 
 

@@ -86,7 +86,7 @@ class GapFineTuner(TuningEditor):
         and 3e-4; with a teacher 3e-3 for "head". For images a tenth of it is tried, too.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
         five passes over the rows if these are fewer steps (at least 30).
     group_shift : {"auto", "always", "never"}, default="auto"
         Before the tuning, try shifts of the output layer along the directions that separate the

@@ -75,7 +75,7 @@ class FactorSettings(TuningEditor):
         nothing removed, for networks that lose too much by any removal.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
         five passes over the rows if these are fewer steps (at least 30).
     svd_solver : {"auto", "full", "randomized"}, default="auto"
         "randomized" approximates the leading singular vectors with an error within 1 % of the
@@ -157,7 +157,7 @@ class FairLRFTransformer(FactorSettings):
     removal and far worse than the default, which therefore learns the masks and tunes the spectrum.
 
     With a teacher, masks, singular values and output layer imitate the fair Bayes rule (see
-    :class:`BlindPostProcessor`) for 400 to 800 steps; 150 small steps under labels and the soft gap
+    :class:`BlindPostProcessor`) for 400 to 500 steps; 150 small steps under labels and the soft gap
     follow, unless the network has memorised its rows.
 
     Examples

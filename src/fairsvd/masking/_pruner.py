@@ -84,7 +84,7 @@ class FairPruner(TuningEditor):
         for networks that lose too much by any removal.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
-        least 400 and at most 800; under the soft gap ``min(300, max(30, n_rows))``, and for images
+        least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
         five passes over the rows if these are fewer steps (at least 30).
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.

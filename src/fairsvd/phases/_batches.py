@@ -34,8 +34,9 @@ TABLE_CANDIDATES, IMAGE_CANDIDATES, IMITATION_CANDIDATES = 10, 3, 4
 # wants smaller steps than one that was trained for a moment.
 RATE_SCALES = (1.0, 0.1)
 
-# Steps of an imitation: on development rows of tables 200 steps were nearly as good as 960.
-LESSONS, ROWS_PER_LESSON = (400, 800), 25
+# Steps of an imitation. On development rows of Adult and Bank 500 steps were as good as 800, and on
+# smaller tables 200 nearly as good as 960.
+LESSONS, ROWS_PER_LESSON = (400, 500), 25
 
 # With a few dozen rows per cell the gap of a batch is mostly noise. On tables, where rows cost
 # little, a step uses the rows of this many batches, which left smaller gaps at equal utility.
