@@ -284,4 +284,4 @@ def test_a_net_that_is_filled_in_moves_no_global_generator(tmp_path):
 def test_without_a_seed_the_warning_comes_from_memory_alone(tmp_path):
     with pytest.warns(CacheWarning, match="random_state=None"):
         fit(mlp(), random_state=None, memory=tmp_path)
-    assert not list(tmp_path.rglob("output.pkl"))
+    assert not list(tmp_path.rglob("*.entry"))

@@ -15,18 +15,28 @@ __all__ = ["TEMPORARY", "digest", "write_atomically"]
 TEMPORARY = ".fairsvd-*.tmp"
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    aside: Path | None = None,
+    durable: bool = True,
+) -> None:
     """Write a file so that neither a reader nor a later process ever sees a part of it.
 
-    The bytes go to a temporary file in the same folder, which then takes the place of the path.
-    On any error, interrupts included, the temporary file is removed and what stood at the path
-    stays as it was.
+    The bytes go to a temporary file, which then takes the place of the path. On any error,
+    interrupts included, the temporary file is removed and what stood at the path stays as it was.
 
     Parameters
     ----------
     path : str or path
         Its folder has to exist. A symbolic link is replaced, and the file it names stays.
     data : bytes
+    aside : Path, optional
+        Folder of the temporary file, on the same file system. Default: the folder of the file.
+    durable : bool, default=True
+        Wait until the bytes are on the disk, which takes milliseconds. Without it a loss of power,
+        but no end of the process, may leave a damaged file.
 
     Raises
     ------
@@ -34,17 +44,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         If the file cannot be written there.
     """
     path = Path(path)
-    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
+    temporary = (aside or path.parent) / TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
