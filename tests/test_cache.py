@@ -62,10 +62,11 @@ def test_scope_name_and_parts_each_make_another_key(tmp_path):
     assert made.numbers == list(range(len(asked)))
 
 
-def test_another_version_of_torch_finds_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["torch.__version__", "fairsvd.caching._cache.__version__"])
+def test_another_version_finds_nothing(tmp_path, monkeypatch, name):
     cache, made = open_cache(tmp_path), Made()
     assert made.fetch(cache, 1) == 1
-    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    monkeypatch.setattr(name, "0.0.1")
     assert made.fetch(cache, 2) == 2
     monkeypatch.undo()
     assert made.fetch(cache, 3) == 1

@@ -12,6 +12,7 @@ import torch
 from joblib import Memory
 from torch import Tensor
 
+from .. import __version__
 from ._entry import Entry
 from ._fingerprint import fingerprint
 from ._folder import open_folder
@@ -101,7 +102,8 @@ class Cache:
         """
         if self.store is None:
             return compute()
-        key = fingerprint(FORMAT, torch.__version__, name, self.scope, dict(parts))
+        versions = FORMAT, __version__, torch.__version__
+        key = fingerprint(*versions, name, self.scope, dict(parts))
         return self.store.fetch(name, key, compute)
 
     def stream(
