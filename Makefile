@@ -19,10 +19,10 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint types unit doctest docs bench clean
+.PHONY: help demo test test-fast lint types unit doctest torture docs bench clean
 
 help:
-	@echo "make demo | test | test-fast | lint | docs | bench | clean"
+	@echo "make demo | test | test-fast | lint | torture | docs | bench | clean"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -68,6 +68,10 @@ unit: $(VENV)/.for-test
 doctest: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.rst' --doctest-glob=README.md \
 		-W ignore::fairsvd.exceptions.FairsvdWarning src/fairsvd docs README.md
+
+# Fits that are killed, and fits that are interrupted, at many moments; some minutes.
+torture: $(VENV)/.for-test
+	FAIRSVD_TORTURE=40 $(BIN)/python -m pytest -q tests/test_cut_off.py
 
 docs: $(VENV)/.for-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html

@@ -62,10 +62,11 @@ def test_scope_name_and_parts_each_make_another_key(tmp_path):
     assert made.numbers == list(range(len(asked)))
 
 
-def test_another_version_of_torch_finds_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["torch.__version__", "fairsvd.caching._cache.__version__"])
+def test_another_version_finds_nothing(tmp_path, monkeypatch, name):
     cache, made = open_cache(tmp_path), Made()
     assert made.fetch(cache, 1) == 1
-    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    monkeypatch.setattr(name, "0.0.1")
     assert made.fetch(cache, 2) == 2
     monkeypatch.undo()
     assert made.fetch(cache, 3) == 1
@@ -284,4 +285,4 @@ def test_a_net_that_is_filled_in_moves_no_global_generator(tmp_path):
 def test_without_a_seed_the_warning_comes_from_memory_alone(tmp_path):
     with pytest.warns(CacheWarning, match="random_state=None"):
         fit(mlp(), random_state=None, memory=tmp_path)
-    assert not list(tmp_path.rglob("output.pkl"))
+    assert not list(tmp_path.rglob("*.entry"))

@@ -19,7 +19,6 @@ from torch import nn
 
 from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.caching import Cache, Entry, open_cache
-from fairsvd.caching._cache import seal, unseal
 from fairsvd.exceptions import CacheWarning
 from helpers import (
     IGNORE_SMALL_DATA,
@@ -212,7 +211,7 @@ def test_something_else_is_an_error():
 
 
 def entries(folder):
-    return sorted(folder.rglob("output.pkl"))
+    return sorted(folder.rglob("*.entry"))
 
 
 def flipped(path):
@@ -229,13 +228,8 @@ def emptied(path):
     path.write_bytes(b"")
 
 
-def swapped(path):
-    # A whole pickle of joblib's, but of something else.
-    joblib.dump(b"x" * 400, path)
-
-
-@pytest.mark.parametrize("damage", [flipped, cut, emptied, swapped], ids=lambda f: f.__name__)
-def test_a_damaged_entry_is_computed_anew_with_a_warning(tmp_path, work, damage):
+@pytest.mark.parametrize("damage", [flipped, cut, emptied], ids=lambda f: f.__name__)
+def test_a_damaged_entry_is_computed_anew_with_one_warning(tmp_path, work, damage):
     settings = {**CURVATURE, "sparsity": 0.2, "memory": tmp_path}
     wanted = outcome(fit(**settings))
     found = entries(tmp_path)
@@ -244,25 +238,9 @@ def test_a_damaged_entry_is_computed_anew_with_a_warning(tmp_path, work, damage)
         damage(path)
     with pytest.warns(CacheWarning, match="computed anew") as caught:
         assert outcome(fit(**settings)) == wanted
-    assert len([w for w in caught if w.category is CacheWarning]) == 4
+    assert len([w for w in caught if w.category is CacheWarning]) == 1
     # What was written again is whole.
     assert spent(work, lambda: fit(**settings)) == NOTHING
-
-
-def test_no_byte_can_change_unseen():
-    entry = Entry({"a": torch.arange(4.0), "b": torch.tensor(1)}, {"n": [1, "é"]})
-    whole = seal(entry)
-    back = unseal(whole)
-    assert torch.equal(back.tensors["a"], entry.tensors["a"])
-    assert back.tensors["b"].shape == ()
-    assert back.facts == entry.facts
-    for position in range(len(whole)):
-        changed = bytearray(whole)
-        changed[position] ^= 1
-        assert unseal(bytes(changed)) is None
-        assert unseal(whole[:position]) is None
-    assert unseal(whole + b"0") is None
-    assert unseal("text") is None
 
 
 def test_tied_and_strided_tensors_come_back_equal(tmp_path):

@@ -23,6 +23,7 @@ from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
+from ..caching import open_cache
 from ..networks import AdoptedNetwork, all_features, probe_rows
 from ..objective import Constraint
 from ._choice import Outcome, choose
@@ -151,6 +152,8 @@ class NetworkEditor(
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
+        # A folder that cannot be used is refused before any work.
+        open_cache(self.memory)
         seed = resolve_seed(self.random_state)
         how = Reading(
             self.network,

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from joblib import Memory
 
 from ..objective import GAPS, UTILITIES, PhiObjective
 from ._parameters import (
@@ -69,8 +70,9 @@ class SharedParameters:
     memory : None, str, path or joblib.Memory, default=None
         Folder that keeps trained base networks and what an edit measures on them (factors,
         curvature, importances, learned masks), so that a later fit that needs the same results does
-        not compute them again. Entries are checked when they are read. Needs an integer
-        ``random_state``.
+        not compute them again. Entries are checked when they are read, and never run code; the
+        environment variable ``FAIRSVD_MEMORY_KEY`` keeps out those of others. Of a joblib.Memory
+        only the location is used. Needs an integer ``random_state``.
     precision : {"full", "mixed"}, default="full"
         "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16, and
         sums in float32; judging and predictions use full precision.
@@ -104,7 +106,7 @@ class SharedParameters:
     device: Any = parameter(str, torch.device, None, default=None)
     output: str = parameter(StrOptions({"features", "logits", "probabilities"}), default="features")
     output_key: str | int | None = parameter(str, Integral, None, default=None)
-    memory: Any = parameter(str, PathLike, HasMethods(["cache"]), None, default=None)
+    memory: Any = parameter(str, PathLike, Memory, None, default=None)
     precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
     on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")
     n_jobs: int | None = parameter(Integral, None, default=None)

@@ -1,41 +1,26 @@
-"""Stores for results: none, in this process, or on disk through joblib."""
+"""Results under keys: kept nowhere, in this process, or in a folder."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike
-from os.path import abspath
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load, save
-from sklearn.utils.validation import check_memory
+from joblib import Memory
 from torch import Tensor
 
-from .._warn import warn
-from ..exceptions import CacheWarning
+from .. import __version__
+from ._entry import Entry
 from ._fingerprint import fingerprint
+from ._folder import open_folder
 
-__all__ = ["Cache", "Entry", "open_cache"]
+__all__ = ["Cache", "open_cache"]
 
 # Part of every key; raise it when the meaning of an entry changes.
-FORMAT = 2
-DIGEST = hashlib.sha256().digest_size
-
-# Name of the facts among an entry's tensors; no parameter can have this name.
-FACTS = "<facts>"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A result: named tensors, and facts as JSON values."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any] = field(default_factory=dict)
+FORMAT = 3
 
 
 class Store(Protocol):
@@ -72,83 +57,6 @@ class InProcess:
             while len(kept) > self.per_name:
                 del kept[next(iter(kept))]
         return kept[key]
-
-
-class OnDisk:
-    """Keeps entries in a folder that several processes may share.
-
-    joblib names, writes and finds the files, but returns their content unchecked. So each holds a
-    checksum and the bytes of a safetensors file, and a file that fails the checksum is not used.
-    """
-
-    shared = True
-
-    def __init__(self, memory: Any) -> None:
-        self.memory = memory
-
-    @functools.cached_property
-    def _stored(self) -> Any:
-        # Kept, because joblib reads the function's source anew at every call of `cache`.
-        stored = self.memory.cache(cached_bytes, ignore=["produce"], verbose=0)
-        # The first look-up in a folder that is new to this process may only write the function's
-        # code there and find nothing, so make one throw-away look-up first.
-        stored.check_call_in_cache("", None)
-        return stored
-
-    def fetch(self, name: str, key: str, compute: Callable[[], Entry]) -> Entry:
-        """Read the entry and check it, or compute and write it."""
-        produced: list[Entry] = []
-        stored = self._stored
-
-        def produce() -> bytes:
-            # If there is a file, joblib calls this only because it could not read it.
-            if stored.check_call_in_cache(key, produce):
-                _warn_damaged(name, key)
-            produced.append(compute())
-            return seal(produced[-1])
-
-        payload = stored(key, produce)
-        entry = produced[-1] if produced else unseal(payload)
-        if entry is None:
-            _warn_damaged(name, key)
-            stored.call_and_shelve(key, produce).clear()
-            stored(key, produce)
-            entry = produced[-1]
-        return entry
-
-
-def cached_bytes(key: str, produce: Callable[[], bytes]) -> bytes:
-    """Make the bytes of an entry; joblib keeps the results of this function."""
-    return produce()
-
-
-def _warn_damaged(name: str, key: str) -> None:
-    warn(
-        f"The cached {name} ({key[:12]}...) could not be read or fails its checksum: it was "
-        "computed anew and written again. If this recurs, clear the folder given as memory=.",
-        CacheWarning,
-    )
-
-
-def seal(entry: Entry) -> bytes:
-    """Encode an entry as a checksum and a safetensors file."""
-    # Cloned, because tied weights share memory, which the format refuses.
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in entry.tensors.items()}
-    facts = json.dumps(entry.facts).encode()
-    body: bytes = save({**tensors, FACTS: torch.frombuffer(bytearray(facts), dtype=torch.uint8)})
-    return hashlib.sha256(body).digest() + body
-
-
-def unseal(payload: Any) -> Entry | None:
-    """Decode what :func:`seal` wrote, or return None if it is damaged."""
-    if not isinstance(payload, bytes) or len(payload) <= DIGEST:
-        return None
-    body = payload[DIGEST:]
-    if hashlib.sha256(body).digest() != payload[:DIGEST]:
-        return None
-    tensors = load(body)
-    facts = json.loads(tensors.pop(FACTS).numpy().tobytes())
-    return Entry(tensors, facts)
 
 
 @dataclass(frozen=True)
@@ -194,7 +102,8 @@ class Cache:
         """
         if self.store is None:
             return compute()
-        key = fingerprint(FORMAT, torch.__version__, name, self.scope, dict(parts))
+        versions = FORMAT, __version__, torch.__version__
+        key = fingerprint(*versions, name, self.scope, dict(parts))
         return self.store.fetch(name, key, compute)
 
     def stream(
@@ -233,20 +142,26 @@ def open_cache(memory: Any) -> Cache:
     Raises
     ------
     ValueError
-        If it is none of these.
+        If it is none of these, or names no folder that can be used.
     """
+    location = location_of(memory)
+    return Cache() if location is None else Cache(open_folder(location))
+
+
+def location_of(memory: Any) -> str | None:
+    """Return the path of the folder that ``memory`` names; None if it names none."""
+    if isinstance(memory, Memory):
+        # Its location only: its store would unpickle what it reads.
+        if memory.store_backend is not None and memory.backend != "local":
+            raise ValueError(
+                f"memory= is a joblib.Memory with the backend {memory.backend!r}, whose location "
+                "is no folder. Pass the path of a folder."
+            )
+        memory = memory.location
     if memory is None:
-        return Cache()
-    if isinstance(memory, (str, PathLike)):
-        return Cache(_store_at(abspath(memory)))
-    return Cache(_store_of(check_memory(memory)))
-
-
-def _store_of(memory: Any) -> OnDisk | None:
-    return OnDisk(memory) if getattr(memory, "store_backend", None) else None
-
-
-@functools.lru_cache(maxsize=8)
-def _store_at(folder: str) -> OnDisk | None:
-    # Cached, since every fit of a search opens it.
-    return _store_of(check_memory(folder))
+        return None
+    if not isinstance(memory, (str, PathLike)):
+        raise ValueError(
+            f"memory= must be None, the path of a folder or a joblib.Memory, got {memory!r}."
+        )
+    return os.fsdecode(memory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import marshal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,10 +22,6 @@ from ..exceptions import CacheWarning, IgnoredWeightsWarning
 from ._default import RowDataset, default_net, fit_net, train_default
 
 __all__ = ["train_own_net", "train_users_net"]
-
-# Name of the history among an entry's tensors, whose names hold a "/". It has a record per batch;
-# marshal, in a format that every Python reads, takes a fifth of JSON's time.
-HISTORY = "history"
 
 
 def train_own_net(
@@ -159,9 +154,9 @@ def _make_entry(net: Any) -> Entry:
                 raise NotStableError(f"the state {key!r} of its {name} is not a tensor")
             tensors[f"{name}/{key}"] = value
     history = json.loads(json.dumps(list(net.history), default=float))
-    tensors[HISTORY] = torch.frombuffer(bytearray(marshal.dumps(history, 4)), dtype=torch.uint8)
     classes = getattr(net, "classes_inferred_", None)
-    return Entry(tensors, {"classes": None if classes is None else classes.tolist()})
+    facts = {"history": history, "classes": None if classes is None else classes.tolist()}
+    return Entry(tensors, facts)
 
 
 def _restore(net: Any, entry: Entry) -> None:
@@ -171,6 +166,6 @@ def _restore(net: Any, entry: Entry) -> None:
             k.removeprefix(prefix): v for k, v in entry.tensors.items() if k.startswith(prefix)
         }
         module.load_state_dict(state)
-    net.history_ = History(marshal.loads(entry.tensors[HISTORY].numpy().tobytes()))
+    net.history_ = History(entry.facts["history"])
     if entry.facts["classes"] is not None:
         net.classes_inferred_ = np.asarray(entry.facts["classes"])
