@@ -83,7 +83,7 @@ def _write_masked(value: Any, writer: Writer) -> dict[str, Node]:
 
 def _read_masked(node: dict[str, Node], reader: Reader) -> Any:
     data, mask = reader.value(node["data"]), reader.value(node["mask"])
-    fill = reader.value(node["fill"]).item()
+    fill = reader.value(node["fill"])[()]
     return np.ma.MaskedArray(data, np.ma.nomask if node["plain"] else mask, fill_value=fill)
 
 

@@ -185,12 +185,12 @@ def _read(data: bytes, names: Names, network: nn.Module | None, key: bytes | Non
         _check_trust(text["estimator"], names, network is not None)
         estimator = reader.value(text["estimator"])
     except ModelFileError as error:
-        place = f"at {reader.place}: " if reader.place else ""
-        raise type(error)(f"{place}{error}.") from error
+        raise type(error)(f"{_at(reader)}{error}.") from error
     except Exception as error:
         # The checksum fits, so the file was made to be wrong, in whatever way.
         what = f"{type(error).__name__}: {error}"
-        raise DamagedModelError(f"at {reader.place}: the content is not valid ({what}).") from error
+        text = f"{_at(reader)}the content is not valid ({what})."
+        raise DamagedModelError(text) from error
     if not is_own(estimator) and not isinstance(estimator, Pipeline):
         raise DamagedModelError("the file holds no estimator of this package.")
     if network is not None and not reader.grafted:
@@ -199,6 +199,10 @@ def _read(data: bytes, names: Names, network: nn.Module | None, key: bytes | Non
             "leave it away, or pass one of the same class."
         )
     return estimator
+
+
+def _at(reader: Reader) -> str:
+    return f"at {reader.place}: " if reader.place else ""
 
 
 def _check_estimator(estimator: Any) -> None:
@@ -219,10 +223,10 @@ def _check_trust(node: Node, names: Names, has_network: bool) -> None:
     """Name at once everything that the file needs and may not use."""
     lacking = sorted({path for path in _paths(node, has_network) if not names.knows(path)})
     if lacking:
-        needed = ", ".join(repr(path) for path in lacking)
         raise UntrustedError(
-            f"the file needs code that load may not use by itself: pass trusted=({needed},) if you "
-            "trust it, or, for a network, network=, one of the same architecture"
+            "the file needs code that load may not use by itself: pass "
+            f"trusted={tuple(lacking)!r} if you trust it, or, for a network, network=, one of the "
+            "same architecture"
         )
 
 
@@ -235,8 +239,9 @@ def _paths(node: Node, has_network: bool) -> Iterator[str]:
         if "path" in node and not (has_network and node["kind"] == "module"):
             yield str(node["path"])
         yield from node.get("paths", ())
-        # A net does without the class of its network if it has the network.
-        skipped = "module" if node["kind"] == "net" and "module_" in node else None
+        # A net does without the class of its network if there is the network.
+        lent = node["kind"] == "net" and (has_network or "module_" in node)
+        skipped = "module" if lent else None
         for name, each in node.items():
             if name != skipped:
                 yield from _paths(each, has_network)

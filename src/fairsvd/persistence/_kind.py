@@ -66,7 +66,7 @@ class _Places:
     @property
     def place(self) -> str:
         """The place, as a reader of the message would write it."""
-        return "".join(self._places).lstrip(".") or "estimator"
+        return "".join(self._places).lstrip(". ")
 
 
 class Writer(_Places):
@@ -119,12 +119,12 @@ class Writer(_Places):
         n_seen, places, parts = len(self._seen), list(self._places), set(self.parts)
         try:
             return self.node(value, place)
-        except ModelFileError as error:
+        except Unsavable as error:
             # Later places must not refer to what was written on the way.
             self._seen = dict(list(self._seen.items())[:n_seen])
             self._places = places
             self.parts = {name: part for name, part in self.parts.items() if name in parts}
-            return {"kind": LEFT_OUT, "why": str(error)}
+            return {"kind": LEFT_OUT, "why": error.why}
 
     def pairs(self, named: Any) -> list[Node]:
         """Write the items of a mapping with names as keys."""
@@ -132,29 +132,45 @@ class Writer(_Places):
 
     def part(self, tensor: Tensor) -> str:
         """Keep a tensor's numbers and return the name of the part."""
-        tensor = tensor.detach().cpu().contiguous()
+        # Cloned, since the format refuses tensors that share memory.
+        tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         name = name_of(tensor)
-        if name not in self.parts:
-            # Cloned, since the format refuses tensors that share memory.
-            self.parts[name] = tensor.clone()
+        self.parts.setdefault(name, tensor)
         return name
 
 
 def name_of(tensor: Tensor) -> str:
     """Name a tensor by the SHA-256 of its type, its shape and its numbers."""
     state = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if tensor.numel():
+        # A single number may have any stride, which the view below would refuse.
+        flat = tensor.reshape(-1).as_strided((tensor.numel(),), (1,))
+        state.update(flat.view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+class Unsavable(ModelFileError):
+    """A value that cannot be saved.
+
+    Parameters
+    ----------
+    place : str
+        Where it is.
+    why : str
+    """
+
+    def __init__(self, place: str, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"{place} cannot be saved: {why}. A parameter that only fit needs can be set to "
+            "another value before saving (set_params)."
+        )
 
 
 def unsavable(writer: Writer, value: Any, why: str = "") -> ModelFileError:
     """Make the error about a value that cannot be saved."""
     named = getattr(value, "__qualname__", None) or type(value).__qualname__
-    return ModelFileError(
-        f"{writer.place} cannot be saved: {why or f'{named!r} is no value that a file can hold'}. "
-        "A parameter that only fit needs can be set to another value before saving "
-        "(set_params)."
-    )
+    return Unsavable(writer.place, why or f"{named!r} is no value that a file can hold")
 
 
 class Reader(_Places):

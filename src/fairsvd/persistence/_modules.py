@@ -44,29 +44,44 @@ def _write_module(value: nn.Module, writer: Writer) -> dict[str, Node]:
 
 
 def _read_module(node: dict[str, Node], reader: Reader) -> nn.Module:
-    known = reader.names.knows(node["path"])
-    given = _find_given(node["path"], reader, known)
-    if given is not None:
-        reader.grafted = True
-        return _graft(node, reader, given)
-    if not known:
-        raise UntrustedError(_no_class(node["path"]))
+    if _can_be_built(node, reader):
+        return _build(node, reader)
+    given = _find_given(node["path"], reader)
+    if given is None:
+        raise _missing(node, reader)
+    return _graft(node, reader, given)
+
+
+def _can_be_built(node: dict[str, Node], reader: Reader) -> bool:
+    """Tell whether the file and the classes that may be looked up are all that a module needs."""
+    return reader.names.knows(node["path"]) and not node["hooks"] and not _left_out(node)
+
+
+def _left_out(node: dict[str, Node]) -> dict[str, str]:
+    """Map the attributes that could not be saved to the reasons."""
+    settings = [(name, each) for name, each in node["settings"] if isinstance(each, dict)]
+    return {name: each["why"] for name, each in settings if each["kind"] == LEFT_OUT}
+
+
+def _build(node: dict[str, Node], reader: Reader) -> nn.Module:
+    """Make a module as a copy is made: from its attributes, without a call of its constructor."""
     kind = reader.names.find(node["path"], nn.Module)
     module: nn.Module = reader.made(node, kind.__new__(kind))
     nn.Module.__init__(module)
-    # As a copy is made: from the attributes, without a call of the constructor.
-    module.__setstate__(
-        {**vars(module), **_contents(node, reader), **_settings(node, reader, kind)}
-    )
+    settings = reader.pairs(node["settings"])
+    for name in settings:
+        # An attribute in the place of a method would change what the class does.
+        if name in FRAMEWORK or name.startswith("__") or callable(getattr(kind, name, None)):
+            raise DamagedModelError(f"{name!r} is no attribute of a {kind.__name__}")
+    module.__setstate__({**vars(module), **_contents(node, reader), **settings})
     return module
 
 
-def _find_given(path: str, reader: Reader, known: bool) -> nn.Module | None:
+def _find_given(path: str, reader: Reader) -> nn.Module | None:
     """Copy the part of ``network=`` that stands where the reader is.
 
-    Of a class that may be built it has to be of the same class. Of any other, one of the same class
-    that stands elsewhere is the next choice, then the one at this place, whatever its class: it may
-    have been moved.
+    One of the same class comes first, also from another place, then the one at this place: its
+    class may have been moved.
     """
     if reader.network is None:
         return None
@@ -74,10 +89,8 @@ def _find_given(path: str, reader: Reader, known: bool) -> nn.Module | None:
     parts = dict(reader.network.named_modules())
     places = [".".join(here[k:]) for k in range(len(here) + 1)]
     aligned = [parts[place] for place in places if place in parts]
-    choices = aligned if known else [*aligned, *parts.values()]
-    of_class = [part for part in choices if path_of(type(part)) == path]
-    found = next(iter(of_class if known else [*of_class, *aligned]), None)
-    return None if found is None else copy.deepcopy(found).cpu()
+    of_class = [part for part in (*aligned, *parts.values()) if path_of(type(part)) == path]
+    return copy.deepcopy([*of_class, *aligned][0]).cpu()
 
 
 def _contents(node: dict[str, Node], reader: Reader) -> dict[str, Any]:
@@ -97,34 +110,10 @@ def _contents(node: dict[str, Node], reader: Reader) -> dict[str, Any]:
     }
 
 
-def _settings(node: dict[str, Node], reader: Reader, kind: type) -> dict[str, Any]:
-    if node["hooks"]:
-        raise ModelFileError(
-            f"the saved {node['path']} had hooks, which are code and are not in the file: pass "
-            "network=, a network of the same architecture with its hooks"
-        )
-    settings = {}
-    for name, each in node["settings"]:
-        if isinstance(each, dict) and each["kind"] == LEFT_OUT:
-            raise ModelFileError(
-                f"{name!r} of a {node['path']} could not be saved ({each['why']}): pass network=, "
-                "a network of the same architecture, which brings it along"
-            )
-        _check_name(name, kind)
-        settings[name] = reader.value(each, f".{name}")
-    return settings
-
-
-def _check_name(name: Any, kind: type) -> None:
-    """Refuse names that would take the place of a method, or of what torch keeps."""
-    taken = not isinstance(name, str) or name in FRAMEWORK or name.startswith("__")
-    if taken or callable(getattr(kind, name, None)):
-        raise DamagedModelError(f"{name!r} is no name for an attribute of a {kind.__name__}")
-
-
 def _graft(node: dict[str, Node], reader: Reader, given: nn.Module) -> nn.Module:
     """Give a module of the caller the tensors and the known parts of the saved one."""
     reader.made(node, given)
+    reader.grafted = True
     for group in ("parameters", "buffers"):
         held = getattr(given, f"_{group}")
         saved = reader.pairs(node[group])
@@ -133,7 +122,8 @@ def _graft(node: dict[str, Node], reader: Reader, given: nn.Module) -> nn.Module
             lasting = dict(node["lasting"])
             saved = {name: each for name, each in saved.items() if lasting[name]}
             held = {k: v for k, v in held.items() if k not in given._non_persistent_buffers_set}
-        _check_alike(node["path"], group, saved, held)
+        _check_names(node["path"], group, saved, held)
+        _check_shapes(node["path"], saved, held)
         getattr(given, f"_{group}").update(saved)
     children = dict(node["modules"])
     _check_names(node["path"], "modules", children, given._modules)
@@ -145,13 +135,19 @@ def _graft(node: dict[str, Node], reader: Reader, given: nn.Module) -> nn.Module
 
 
 def _graft_part(node: Node, reader: Reader, given: nn.Module | None) -> nn.Module | None:
-    if node is None or given is None or node["kind"] == "same":
+    if given is None or node is None or node["kind"] == "same":
         part: nn.Module | None = reader.value(node)
         return part
-    if path_of(type(given)) == node["path"] or not reader.names.knows(node["path"]):
+    if not _can_be_built(node, reader):
         return _graft(node, reader, given)
-    # An edit replaced it, by thin factors for instance.
-    return reader.made(node, _read_module(node, reader))
+    # An edit may have replaced it by thin factors, which are of another class.
+    built: nn.Module = reader.value(node)
+    # A rule's networks have a last layer of their own.
+    if type(built) is type(given) and ".networks." not in reader.place:
+        saved, held = built.state_dict(), given.state_dict()
+        shared = saved.keys() & held.keys()
+        _check_shapes(node["path"], {k: saved[k] for k in sorted(shared)}, held)
+    return built
 
 
 def _check_names(path: str, group: str, saved: Any, held: Any) -> None:
@@ -160,13 +156,12 @@ def _check_names(path: str, group: str, saved: Any, held: Any) -> None:
         raise ModelFileError(_other(f"the {group} {differ[:5]} of a {path} are in one only"))
 
 
-def _check_alike(path: str, group: str, saved: Any, held: Any) -> None:
-    _check_names(path, group, saved, held)
+def _check_shapes(path: str, saved: Any, held: Any) -> None:
     for name, tensor in saved.items():
         shapes = [None if t is None else list(t.shape) for t in (tensor, held[name])]
         if shapes[0] != shapes[1]:
             raise ModelFileError(
-                _other(f"{name} of a {path} has the shapes {shapes[0]} and {shapes[1]}")
+                _other(f"{name!r} of a {path} has the shapes {shapes[0]} and {shapes[1]}")
             )
 
 
@@ -177,10 +172,18 @@ def _other(what: str) -> str:
     )
 
 
-def _no_class(path: str) -> str:
-    return (
-        f"the network is of the class {path}, whose code is not in the file: pass trusted="
-        f"({path!r},) if you trust that code, or network=, a network of the same architecture"
+def _missing(node: dict[str, Node], reader: Reader) -> ModelFileError:
+    """Make the error about a module that the file alone does not describe."""
+    path, left_out = node["path"], _left_out(node)
+    if not reader.names.knows(path):
+        return UntrustedError(
+            f"the code of {path} is not in the file: pass trusted=({path!r},) if you trust that "
+            "code, or network=, a network of the same architecture"
+        )
+    what = ", ".join(f"{name!r} ({why})" for name, why in left_out.items()) or "its hooks"
+    return ModelFileError(
+        f"{what} of a {path} could not be saved: pass network=, a network of the same "
+        "architecture, which brings it along"
     )
 
 

@@ -50,6 +50,7 @@ SINGLE = {
     *(f"torch.nn.functional.{name}" for name in FUNCTIONS),
     *(f"torch.{name}" for name in ("relu", "sigmoid", "softmax", "tanh")),
     *("skorch.dataset.Dataset", "skorch.dataset.ValidSplit", "builtins.print"),
+    "skorch.utils.to_numpy",
     *("sklearn.frozen.FrozenEstimator", "sklearn.pipeline.Pipeline", "imblearn.pipeline.Pipeline"),
     "torch.nn.modules.linear.NonDynamicallyQuantizableLinear",
     "sklearn.utils._metadata_requests.MetadataRequest",
@@ -62,12 +63,9 @@ def path_of(value: Any) -> str:
     """Return the shortest import path of a class or function, or where it was defined."""
     name = value.__qualname__
     parts = (getattr(value, "__module__", None) or "builtins").split(".")
-    for k in range(1, len(parts) + 1):
-        module = ".".join(parts[:k])
-        if _look_up(module, name) is value:
-            return f"{module}.{name}"
-    for module in ("torch.nn.functional", "torch"):
-        # Functions in C that say they are from elsewhere.
+    prefixes = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+    # Torch's functions in C say that they are from elsewhere.
+    for module in ("torch.nn.functional", *prefixes):
         if _look_up(module, name) is value:
             return f"{module}.{name}"
     return f"{'.'.join(parts)}.{name}"

@@ -63,9 +63,7 @@ def _read_net(node: dict[str, Node], reader: Reader) -> NeuralNet:
     kind = reader.names.find(node["path"], NeuralNet)
     network = reader.value(node["module_"], ".module_") if "module_" in node else None
     params = reader.pairs(node["params"])
-    module = network if _lacks_code(node["module"], reader) else None
-    if module is None:
-        module = reader.value(node["module"], ".module")
+    module = _module_of(node["module"], reader, network)
     if isinstance(module, nn.Module):
         # Settings of a constructor that is not called again.
         params = {k: v for k, v in params.items() if not k.startswith("module__")}
@@ -80,11 +78,20 @@ def _read_net(node: dict[str, Node], reader: Reader) -> NeuralNet:
     return net
 
 
-def _lacks_code(node: Node, reader: Reader) -> bool:
-    """Tell whether the net's module parameter is a class or a function that may not be used."""
-    if node["kind"] == "code":
-        return not reader.names.knows(node["path"])
-    return bool(node["kind"] == LEFT_OUT)
+def _module_of(node: Node, reader: Reader, network: nn.Module | None) -> Any:
+    """Return the net's module parameter, which may be a class, a function or a module.
+
+    Where its code may not be used, the caller's network lends its class, else the net's own network
+    takes its place.
+    """
+    lacks_code = node["kind"] == LEFT_OUT or (
+        node["kind"] == "code" and not reader.names.knows(node["path"])
+    )
+    if lacks_code:
+        parts = [] if reader.network is None else reader.network.modules()
+        lent = [type(part) for part in parts if path_of(type(part)) == node.get("path")]
+        network = lent[0] if lent else network
+    return network if lacks_code and network is not None else reader.value(node, ".module")
 
 
 def _usable(device: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from sklearn.pipeline import Pipeline
+from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ..base import NetworkEditor
@@ -39,7 +40,11 @@ def _write_object(value: Any, writer: Writer) -> dict[str, Node]:
     if isinstance(value, Constraint) and callable(value.utility):
         # By it the choice was made; nothing calls it any more.
         value = replace(value, utility=getattr(value.utility, "__qualname__", "function"))
-    node = {"path": path_of(type(value)), "attributes": writer.pairs(vars(value))}
+    attributes = vars(value)
+    if isinstance(value, Callback):
+        # The rest is of one training, and made anew before the next.
+        attributes = {name: each for name, each in attributes.items() if not name.endswith("_")}
+    node = {"path": path_of(type(value)), "attributes": writer.pairs(attributes)}
     if isinstance(value, NetworkEditor) and hasattr(value, "module_"):
         node["outputs"] = writer.node(_outputs(value))
     return node

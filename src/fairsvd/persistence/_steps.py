@@ -40,9 +40,9 @@ def _write_step(value: BaseEstimator, writer: Writer) -> dict[str, Node]:
     except Exception as error:
         # skops has errors of many classes for what it cannot write.
         raise unsavable(writer, value, f"skops cannot write it ({error})") from error
-    ours = [name for name in needed if name.startswith(OURS)]
-    if ours:
-        raise unsavable(writer, value, f"skops cannot write what it holds: {', '.join(ours)}")
+    wrong = [name for name in needed if name.startswith(OURS) or "<" in name]
+    if wrong:
+        raise unsavable(writer, value, f"skops cannot write what it holds: {', '.join(wrong)}")
     numbers = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
     return {"part": writer.part(numbers), "paths": sorted(needed)}
 
