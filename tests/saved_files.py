@@ -71,7 +71,7 @@ def write_with_header(path, entries, body, key=None, version=1):
     if isinstance(entries, dict):
         entries = json.dumps(entries, separators=(",", ":"))
     begin = json.dumps({"__metadata__": start}, separators=(",", ":"))
-    header = f"{begin[:-2]},\"estimator\":\"x\"}},{entries.removeprefix('{')}".encode()
+    header = f'{begin[:-2]},"estimator":"x"}},{entries.removeprefix("{")}'.encode()
     header += b" " * (-len(header) % 8)
     data = struct.pack("<Q", len(header)) + header + body
     code = hashlib.sha256(data) if key is None else hmac.new(key, data, hashlib.sha256)

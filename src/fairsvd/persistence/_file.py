@@ -236,11 +236,12 @@ def _paths(node: Node, has_network: bool) -> Iterator[str]:
         for each in node:
             yield from _paths(each, has_network)
     elif isinstance(node, dict):
-        if "path" in node and not (has_network and node["kind"] == "module"):
+        kind = node.get("kind")
+        if "path" in node and not (has_network and kind == "module"):
             yield str(node["path"])
         yield from node.get("paths", ())
         # A net does without the class of its network if there is the network.
-        lent = node["kind"] == "net" and (has_network or "module_" in node)
+        lent = kind == "net" and (has_network or "module_" in node)
         skipped = "module" if lent else None
         for name, each in node.items():
             if name != skipped:
@@ -266,7 +267,8 @@ def _as_key(key: str | bytes | None) -> bytes | None:
 
 
 def _as_list(trusted: Any) -> list[Any]:
-    items = [trusted] if isinstance(trusted, str) or callable(trusted) else list(trusted)
+    single = isinstance(trusted, str) or not isinstance(trusted, Iterable)
+    items = [trusted] if single else list(trusted)
     for each in items:
         if not isinstance(each, str) and not hasattr(each, "__qualname__"):
             raise ValueError(

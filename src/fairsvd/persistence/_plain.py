@@ -14,7 +14,6 @@ from collections import OrderedDict
 from typing import Any
 
 import joblib
-from sklearn.utils import Bunch
 
 from ._kind import Kind, Node, Reader, Writer, unsavable
 from ._names import path_of
@@ -22,7 +21,7 @@ from ._names import path_of
 __all__ = ["PLAIN"]
 
 CONTAINERS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Bunch": Bunch}
+MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
 # A type of these is written as text, and read by the function beside it.
 TEXTS: dict[type, tuple[Any, Any]] = {
     dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
