@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from torch import nn
+
+import fairsvd
+from fairsvd.exceptions import DamagedModelError, ModelFileError, UntrustedError
 from saved_files import (
     TEXT,
     header_of,
@@ -25,10 +29,6 @@ from saved_files import (
     toy_rows,
     write_with_header,
 )
-from torch import nn
-
-import fairsvd
-from fairsvd.exceptions import DamagedModelError, ModelFileError, UntrustedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 

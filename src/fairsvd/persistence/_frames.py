@@ -147,7 +147,7 @@ def _read_array(node: dict[str, Node], reader: Reader) -> Any:
         ticks = values.view(f"M8[{dtype.unit}]")
         return pd.DatetimeIndex(ticks).tz_localize("UTC").tz_convert(dtype.tz).array
     if isinstance(dtype, pd.PeriodDtype):
-        return pd.PeriodIndex.from_ordinals(values, freq=dtype.freq).array
+        return pd.arrays.PeriodArray(values, dtype=dtype)
     return pd.Series(values, dtype=dtype).array
 
 

@@ -68,12 +68,14 @@ def _build(node: dict[str, Node], reader: Reader) -> nn.Module:
     kind = reader.names.find(node["path"], nn.Module)
     module: nn.Module = reader.made(node, kind.__new__(kind))
     nn.Module.__init__(module)
+    contents = _contents(node, reader)
+    # After the tensors, since a setting may list them.
     settings = reader.pairs(node["settings"])
     for name in settings:
         # An attribute in the place of a method would change what the class does.
         if name in FRAMEWORK or name.startswith("__") or callable(getattr(kind, name, None)):
             raise DamagedModelError(f"{name!r} is no attribute of a {kind.__name__}")
-    module.__setstate__({**vars(module), **_contents(node, reader), **settings})
+    module.__setstate__({**vars(module), **contents, **settings})
     return module
 
 

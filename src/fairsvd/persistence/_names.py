@@ -50,7 +50,7 @@ SINGLE = {
     *(f"torch.nn.functional.{name}" for name in FUNCTIONS),
     *(f"torch.{name}" for name in ("relu", "sigmoid", "softmax", "tanh")),
     *("skorch.dataset.Dataset", "skorch.dataset.ValidSplit", "builtins.print"),
-    "skorch.utils.to_numpy",
+    *("skorch.utils.noop", "skorch.utils.to_numpy"),
     *("sklearn.frozen.FrozenEstimator", "sklearn.pipeline.Pipeline", "imblearn.pipeline.Pipeline"),
     "torch.nn.modules.linear.NonDynamicallyQuantizableLinear",
     "sklearn.utils._metadata_requests.MetadataRequest",

@@ -87,11 +87,12 @@ def _module_of(node: Node, reader: Reader, network: nn.Module | None) -> Any:
     lacks_code = node["kind"] == LEFT_OUT or (
         node["kind"] == "code" and not reader.names.knows(node["path"])
     )
-    if lacks_code:
-        parts = [] if reader.network is None else reader.network.modules()
-        lent = [type(part) for part in parts if path_of(type(part)) == node.get("path")]
-        network = lent[0] if lent else network
-    return network if lacks_code and network is not None else reader.value(node, ".module")
+    if not lacks_code:
+        return reader.value(node, ".module")
+    parts = [] if reader.network is None else reader.network.modules()
+    lent: list[Any] = [type(part) for part in parts if path_of(type(part)) == node.get("path")]
+    stand_in = [*lent, network][0]
+    return reader.value(node, ".module") if stand_in is None else stand_in
 
 
 def _usable(device: Any) -> Any:

@@ -33,7 +33,8 @@ def _takes_object(value: Any) -> bool:
     kind = type(value)
     if not hasattr(value, "__dict__") or isinstance(value, type):
         return False
-    return kind.__module__.split(".")[0] not in FOREIGN or KNOWN.knows(path_of(kind))
+    foreign = kind.__module__.split(".")[0] in FOREIGN and not isinstance(value, Callback)
+    return not foreign or KNOWN.knows(path_of(kind))
 
 
 def _write_object(value: Any, writer: Writer) -> dict[str, Node]:
