@@ -22,7 +22,13 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from torch import nn
 
 import fairsvd
-from fairsvd import CellSampler, FairLRFTransformerCV, GapFineTuner, HyperGenerator
+from fairsvd import (
+    CellSampler,
+    FairLRFTransformerCV,
+    GapFineTuner,
+    HyperGenerator,
+    RandomPerturbation,
+)
 from fairsvd.exceptions import ModelFileError, UntrustedError
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
 from saved_files import toy_network, toy_rows
@@ -77,7 +83,9 @@ STEPS = {
     "passthrough": lambda: "passthrough",
     "function of numpy": lambda: FunctionTransformer(np.abs),
     "pipeline": lambda: make_pipeline(StandardScaler(), StandardScaler(with_mean=False)),
-    "editor": lambda: tuner(nn.Linear(2, 2), output="logits"),
+    "editor": lambda: RandomPerturbation(
+        nn.Linear(2, 2), n_trials=1, output="logits", random_state=0
+    ),
 }
 
 
@@ -109,8 +117,6 @@ def test_metadata_routing_is_kept(tmp_path):
         pipe.fit(X, y, sensitive_features=groups)
         again = clone(through(pipe, tmp_path)).fit(X, y, sensitive_features=groups)
         assert np.array_equal(again.predict_proba(X), pipe.predict_proba(X))
-        with pytest.raises(sklearn.exceptions.UnsetMetadataPassedError):
-            through(pipe.set_params(), tmp_path)[-1].score(X, y, sample_weight=groups)
 
 
 def test_a_users_transformer_needs_trust(tmp_path):
@@ -142,7 +148,7 @@ def test_a_step_that_cannot_be_saved_is_named(make, tmp_path):
     if isinstance(pipe[0], ColumnTransformer):
         pipe[-1].set_params(network=nn.Linear(3, 2))
     pipe.fit(X, y, editor__sensitive_features=groups)
-    with pytest.raises(ModelFileError, match="step 'before'.*skops"):
+    with pytest.raises(ModelFileError, match=r"step 'before'.*skops"):
         fairsvd.save(pipe, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

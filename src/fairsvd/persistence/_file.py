@@ -186,6 +186,8 @@ def _read(data: bytes, names: Names, network: nn.Module | None, key: bytes | Non
         estimator = reader.value(text["estimator"])
     except ModelFileError as error:
         raise type(error)(f"{_at(reader)}{error}.") from error
+    except ImportError:
+        raise  # a library is missing here, and the file may be whole
     except Exception as error:
         # The checksum fits, so the file was made to be wrong, in whatever way.
         what = f"{type(error).__name__}: {error}"
