@@ -37,7 +37,7 @@ FLOORS = (
     {"base"},
     {"phases", "generative"},
     {"intraprocessing", "low_rank", "masking", "postprocessing", "selective"},
-    {"interop", "report"},
+    {"interop", "persistence", "report"},
     {"comparison"},
     {"cli"},
 )
@@ -329,7 +329,7 @@ def test_an_early_import_of_a_late_file_would_be_seen(monkeypatch, line):
 def declared_requirements() -> set[str]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = ("images", "scale", "diffusion")
+    optional = ("images", "scale", "diffusion", "pipelines")
     required = [*project["dependencies"], *(r for name in optional for r in extras[name])]
     return {re.split(r"[^\w-]", requirement)[0] for requirement in required}
 

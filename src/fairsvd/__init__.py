@@ -40,6 +40,8 @@ _HOMES = {
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
     "group_table": "metrics",
+    "load": "persistence",
+    "save": "persistence",
 }
 _SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
 
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
     from .objective import PhiObjective as PhiObjective
+    from .persistence import load as load
+    from .persistence import save as save
     from .postprocessing import *
     from .selective import *
 else:

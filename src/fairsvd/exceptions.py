@@ -6,6 +6,7 @@ __all__ = [
     "CacheWarning",
     "ConstantPredictionsWarning",
     "ConstraintNotMetWarning",
+    "DamagedModelError",
     "DatasetNotFoundError",
     "FairsvdWarning",
     "GroupError",
@@ -14,11 +15,13 @@ __all__ = [
     "InterruptedFitWarning",
     "LevellingDownWarning",
     "MissingSensitiveFeaturesWarning",
+    "ModelFileError",
     "NetworkError",
     "OverfittedNetworkWarning",
     "RankWarning",
     "SkippedRowsWarning",
     "SmallCellWarning",
+    "UntrustedError",
 ]
 
 
@@ -36,6 +39,18 @@ class DatasetNotFoundError(OSError):
 
 class ImageFileError(ValueError):
     """An image file, named in the message, is missing, unreadable, or does not fit the others."""
+
+
+class ModelFileError(ValueError):
+    """A model cannot be saved, or a file of one cannot be loaded here as it was asked for."""
+
+
+class DamagedModelError(ModelFileError):
+    """The file of a model was altered, is not complete, or is none."""
+
+
+class UntrustedError(ModelFileError):
+    """The file of a model needs code, or a proof of its origin, that the caller has to allow."""
 
 
 class FairsvdWarning(UserWarning):

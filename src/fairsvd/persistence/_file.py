@@ -1,0 +1,300 @@
+"""Save a fitted estimator to a file, and load it, without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from .. import __version__
+from .._files import write_atomically
+from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
+from ._arrays import ARRAYS
+from ._envelope import seal, unseal, without_repeats
+from ._frames import FRAMES
+from ._kind import Node, Reader, Writer
+from ._modules import MODULES
+from ._names import Names, is_own
+from ._nets import NETS
+from ._objects import OBJECTS
+from ._plain import PLAIN
+from ._steps import STEPS
+from ._tensors import TENSORS
+
+__all__ = ["load", "save"]
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+# In the order in which they are asked whether a value is theirs.
+KINDS = (*PLAIN, *ARRAYS, *FRAMES, *TENSORS, *MODULES, *NETS, *OBJECTS, *STEPS)
+
+# Name of the JSON text among the tensors, whose names are checksums.
+TEXT = "estimator.json"
+
+
+def save(
+    estimator: Any, path: PathLike, *, key: str | bytes | None = None, overwrite: bool = False
+) -> None:
+    """Save a fitted estimator to one file, without pickle.
+
+    The file holds everything that :func:`load` needs to make an equal estimator: parameters,
+    networks, thresholds, classes, groups, history and report. It is a safetensors file, with the
+    objects as JSON, versions, and a SHA-256 of each part and of the whole. It is written whole or
+    not at all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted: an editor of this package, a :class:`CellSampler`, a :class:`HyperGenerator` or
+        another generator, or a Pipeline with one of these. scikit-learn's own steps are saved
+        through skops (``pip install fairsvd[pipelines]``).
+    path : str or path
+        The file, in a folder that exists. "~" is the home folder.
+    key : str or bytes, optional
+        Secret that :func:`load` has to be given, too. The checksum then proves that the file comes
+        from someone who knows it (HMAC-SHA-256). Without a key it tells damage only.
+    overwrite : bool, default=False
+        Whether a file that stands there may be replaced.
+
+    Raises
+    ------
+    ModelFileError
+        A parameter, an attribute or a step cannot be saved; the message names it.
+    FileExistsError
+        There is such a file and ``overwrite`` is False.
+    NotFittedError
+        The estimator was not fitted.
+
+    See Also
+    --------
+    load : The way back.
+
+    Notes
+    -----
+    The file holds rows of the data: up to 32 rows of X in each editor, on which exports are
+    checked, and all rows in the generators that draw from them. The code of a network of your own
+    class is not saved, nor are hooks; see ``network=`` and ``trusted=`` of :func:`load`. A
+    ``joblib.Memory`` comes back as the path of its folder. Optimizers of a skorch net start anew
+    from the learning rates that were reached.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import fairsvd
+    >>> from fairsvd.datasets import make_biased_classification
+    >>> data = make_biased_classification(300, random_state=0)
+    >>> editor = fairsvd.RandomPerturbation(n_trials=2, random_state=0)
+    >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fairsvd.save(editor, Path(folder) / "editor.safetensors")
+    ...     again = fairsvd.load(Path(folder) / "editor.safetensors")
+    >>> bool((again.predict_proba(data.data) == editor.predict_proba(data.data)).all())
+    True
+    """
+    _check_estimator(estimator)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder: pass the name of a file in it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no such folder; make it first.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"path={str(path)!r} exists already: pass another one, or overwrite=True."
+        )
+    writer = Writer(KINDS)
+    text = {"estimator": writer.node(estimator, type(estimator).__name__), "versions": _versions()}
+    parts = {**writer.parts, TEXT: _as_tensor(json.dumps(text))}
+    facts = {"estimator": type(estimator).__name__, "versions": json.dumps(_versions())}
+    write_atomically(path, seal(parts, facts, _as_key(key)))
+
+
+def load(
+    path: PathLike,
+    *,
+    network: Any = None,
+    trusted: Iterable[Any] = (),
+    key: str | bytes | None = None,
+) -> Any:
+    """Load an estimator that :func:`save` wrote.
+
+    The checksum is compared before anything is read. Then nothing in the file is executed: objects
+    are made from their attributes, and classes are looked up only in this package, among those of
+    torch, skorch and scikit-learn that only compute, and in ``trusted``. Networks are put on the
+    CPU.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    network : nn.Module, skorch net or FrozenEstimator, optional
+        A network of the same architecture as the saved one, for a class of your own. A copy of it
+        gets the saved weights.
+    trusted : iterable of str, class or function, optional
+        What else may be imported and used, such as ``"mypackage.nets.Net"`` or the class itself.
+        The error of a load without it lists what is needed. Name only code that you know.
+    key : str or bytes, optional
+        The key that the file was saved with.
+
+    Returns
+    -------
+    estimator : estimator
+        Fitted as the saved one was: the same predictions (to the bit with the same versions on the
+        same kind of machine), report, history and exports.
+
+    Raises
+    ------
+    DamagedModelError
+        The file was altered, is not complete, or is none of :func:`save`.
+    UntrustedError
+        Code is needed that is not in ``trusted``, or ``key`` is missing or is not the file's.
+    ModelFileError
+        The file is of a later version, or ``network`` has another architecture.
+
+    See Also
+    --------
+    save : The way there.
+    """
+    names, stand_in = Names(_as_list(trusted)), _as_module(network)
+    path = Path(path).expanduser()
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(f"path={str(path)!r} is no file: pass what save was given.")
+    data = path.read_bytes()
+    try:
+        return _read(data, names, stand_in, _as_key(key))
+    except ModelFileError as error:
+        raise type(error)(f"path={str(path)!r}: {error}") from error
+
+
+def _read(data: bytes, names: Names, network: nn.Module | None, key: bytes | None) -> Any:
+    parts = unseal(data, key)
+    reader = Reader(KINDS, parts, names, network)
+    try:
+        text = _text_of(parts)
+        _check_trust(text["estimator"], names, network is not None)
+        estimator = reader.value(text["estimator"])
+    except ModelFileError as error:
+        raise type(error)(f"{_at(reader)}{error}.") from error
+    except ImportError:
+        raise  # a library is missing here, and the file may be whole
+    except Exception as error:
+        # The checksum fits, so the file was made to be wrong, in whatever way.
+        what = f"{type(error).__name__}: {error}"
+        text = f"{_at(reader)}the content is not valid ({what})."
+        raise DamagedModelError(text) from error
+    if not is_own(estimator) and not isinstance(estimator, Pipeline):
+        raise DamagedModelError("the file holds no estimator of this package.")
+    if network is not None and not reader.grafted:
+        raise ModelFileError(
+            "network= is not of the architecture of any network in the file, which needs none: "
+            "leave it away, or pass one of the same class."
+        )
+    return estimator
+
+
+def _at(reader: Reader) -> str:
+    return f"at {reader.place}: " if reader.place else ""
+
+
+def _check_estimator(estimator: Any) -> None:
+    steps = (
+        [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
+    )
+    if not any(is_own(step) for step in steps):
+        search = hasattr(estimator, "best_estimator_")
+        advice = " Save its best_estimator_." if search else ""
+        raise ModelFileError(
+            "estimator has to be one of this package, or a Pipeline with one; got "
+            f"{type(estimator).__name__}.{advice}"
+        )
+    check_is_fitted(estimator)
+
+
+def _check_trust(node: Node, names: Names, has_network: bool) -> None:
+    """Name at once everything that the file needs and may not use."""
+    lacking = sorted({path for path in _paths(node, has_network) if not names.knows(path)})
+    if lacking:
+        raise UntrustedError(
+            "the file needs code that load may not use by itself: pass "
+            f"trusted={tuple(lacking)!r} if you trust it, or, for a network, network=, one of the "
+            "same architecture"
+        )
+
+
+def _paths(node: Node, has_network: bool) -> Iterator[str]:
+    """Yield the classes and functions that a tree names, but for what ``network=`` brings."""
+    if isinstance(node, list):
+        for each in node:
+            yield from _paths(each, has_network)
+    elif isinstance(node, dict):
+        kind = node.get("kind")
+        if "path" in node and not (has_network and kind == "module"):
+            yield str(node["path"])
+        yield from node.get("paths", ())
+        # A net does without the class of its network if there is the network.
+        lent = kind == "net" and (has_network or "module_" in node)
+        skipped = "module" if lent else None
+        for name, each in node.items():
+            if name != skipped:
+                yield from _paths(each, has_network)
+
+
+def _text_of(parts: dict[str, Tensor]) -> Any:
+    if TEXT not in parts:
+        raise DamagedModelError(f"the part {TEXT!r} is missing")
+    return json.loads(parts[TEXT].numpy().tobytes(), object_pairs_hook=without_repeats)
+
+
+def _as_tensor(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
+
+
+def _as_key(key: str | bytes | None) -> bytes | None:
+    if key is None:
+        return None
+    if not isinstance(key, (str, bytes)) or not key:
+        raise ValueError("key has to be a text or bytes, and not empty; None for no key.")
+    return key.encode() if isinstance(key, str) else key
+
+
+def _as_list(trusted: Any) -> list[Any]:
+    single = isinstance(trusted, str) or not isinstance(trusted, Iterable)
+    items = [trusted] if single else list(trusted)
+    for each in items:
+        if not isinstance(each, str) and not hasattr(each, "__qualname__"):
+            raise ValueError(
+                f"trusted holds {each!r}: pass import paths like 'package.module.Name', classes or "
+                "functions."
+            )
+    return items
+
+
+def _as_module(network: Any) -> nn.Module | None:
+    """Return the module in what was passed as ``network=``."""
+    if network is None:
+        return None
+    inner = getattr(network, "estimator", network)
+    for module in (inner, getattr(inner, "module_", None), getattr(inner, "module", None)):
+        if isinstance(module, nn.Module):
+            return module
+    raise ValueError(
+        f"network has to be a torch.nn.Module, or a skorch net that is initialised; got "
+        f"{type(network).__name__}."
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {"numpy": np, "scikit-learn": sklearn, "skorch": skorch, "torch": torch}
+    versions = {name: str(library.__version__) for name, library in libraries.items()}
+    return {"fairsvd": __version__, "python": platform.python_version(), **versions}

@@ -1,0 +1,380 @@
+"""Saved networks of every origin: from the file, by trust, or around the caller's own."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, LRScheduler
+from torch import nn
+
+import fairsvd
+from fairsvd import MLP, BlindPostProcessor, ConvNet, GapFineTuner, LowRankLinear
+from fairsvd.base import EDITORS, QUICK
+from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
+from fairsvd.exceptions import ModelFileError, UntrustedError
+from saved_files import rewrite, text_of, toy_network, toy_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, X):
+        return X + F.relu(self.linear(X))
+
+
+class Net(nn.Module):
+    """A user's network: parts of its own class, a function, a parameter, a buffer, a list."""
+
+    def __init__(self, width=6, slope=0.1):
+        super().__init__()
+        self.first = nn.Linear(2, width)
+        self.blocks = nn.ModuleList([Block(width), Block(width)])
+        self.last = nn.Linear(width, 2)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.register_buffer("shift", torch.full((width,), 0.5))
+        self.register_buffer("temporary", torch.zeros(3), persistent=False)
+        self.slope, self.settings = slope, {"names": ("a", "b"), 3: None}
+
+    def forward(self, X):
+        X = F.leaky_relu(self.first(X) * self.scale + self.shift, self.slope)
+        for block in self.blocks:
+            X = block(X)
+        return self.last(X)
+
+
+class WithLambda(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.before = lambda X: X * 2
+
+    def forward(self, X):
+        return self.linear(self.before(X))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, X):
+        return self.c(F.relu(self.b(F.relu(self.a(X)))))
+
+
+class Sequence(nn.Module):
+    """Reads the columns as a sequence of numbers."""
+
+    def __init__(self, reader, width):
+        super().__init__()
+        self.reader, self.out = reader, nn.Linear(width, 2)
+
+    def forward(self, X):
+        Z = self.reader(X[:, :, None].expand(-1, -1, 4).contiguous())
+        return self.out((Z[0] if isinstance(Z, tuple) else Z).mean(dim=1))
+
+
+def fitted(network, kind=GapFineTuner, **params):
+    X, y, groups = toy_rows()
+    if kind is GapFineTuner:
+        params = {"max_steps": 1, **params}
+    return kind(network, random_state=0, **params).fit(X, y, sensitive_features=groups)
+
+
+@cache
+def fitted_to(name):
+    """A network of USERS, fitted once for all tests, which change nothing of it."""
+    return fitted(USERS[name]())
+
+
+@cache
+def rule_around_net():
+    return fitted(Net(24), BlindPostProcessor, joint="head", n_teachers=1)
+
+
+def check(editor, folder, X=None, **how):
+    """Save, load, and compare everything that a fitted editor can say."""
+    X = toy_rows()[0] if X is None else X
+    fairsvd.save(editor, folder / "model", overwrite=True)
+    again = fairsvd.load(folder / "model", **how)
+    assert vars(again).keys() == vars(editor).keys()
+    for method in ("predict", "predict_proba", "decision_function", "transform"):
+        assert np.array_equal(getattr(again, method)(X), getattr(editor, method)(X)), method
+    rows = torch.as_tensor(X)
+    with torch.no_grad():
+        assert torch.equal(again.to_module()(rows), editor.to_module()(rows))
+    assert again.history_.equals(editor.history_)
+    assert again.report_.gaps.equals(editor.report_.gaps)
+    assert list(again.get_feature_names_out()) == list(editor.get_feature_names_out())
+    return again
+
+
+@pytest.mark.parametrize("kind", EDITORS.values(), ids=EDITORS)
+def test_every_editor(kind, tmp_path):
+    quick = dict(QUICK[kind.__name__])
+    if "max_steps" in kind._parameter_constraints:
+        quick["max_steps"] = 2
+    editor = fitted(toy_network(6), kind, **quick)
+    again = check(editor, tmp_path)
+    own = {name for name in vars(editor) if name.endswith("_")}
+    assert all(repr(getattr(again, n)) == repr(getattr(editor, n)) for n in own - {"module_"})
+    X, y, _ = toy_rows()
+    assert again.score(X, y) == editor.score(X, y)
+
+
+def test_the_default_network_and_its_training_history(tmp_path):
+    X, y, groups = toy_rows()
+    editor = fitted(None)
+    again = check(editor, tmp_path)
+    nets = [each.to_skorch() for each in (editor, again)]
+    assert len(nets[1].history) == len(nets[0].history) > 0
+    for net in nets:
+        net.partial_fit(X, y)
+    assert nets[0].history[-1]["train_loss"] == nets[1].history[-1]["train_loss"]
+    again.fit(X, y, sensitive_features=groups)
+
+
+def test_images_on_the_default_network(tmp_path):
+    X = np.random.default_rng(0).normal(size=(40, 1, 6, 6)).astype(np.float32)
+    _, y, groups = toy_rows()
+    network = ConvNet(1, 2, (3,), 4, generator=torch.Generator().manual_seed(0))
+    editor = GapFineTuner(network, max_steps=1, random_state=0)
+    check(editor.fit(X, y, sensitive_features=groups), tmp_path, X)
+
+
+OWN_LAYERS = {
+    "batch norm": lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+    "nested": lambda: nn.Sequential(nn.Sequential(nn.Linear(2, 4), nn.GELU()), nn.Linear(4, 2)),
+    "dropout": lambda: nn.Sequential(
+        nn.Linear(2, 4), nn.Dropout(0.5), nn.ELU(2.0), nn.Linear(4, 2)
+    ),
+    "shared layer": lambda: (lambda a: nn.Sequential(a, nn.ReLU(), a, nn.Linear(2, 2)))(
+        nn.Linear(2, 2)
+    ),
+    "one logit": lambda: nn.Sequential(nn.Linear(2, 1)),
+    "softmax": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softmax(dim=1)),
+    "no bias": lambda: nn.Sequential(nn.Linear(2, 2, bias=False)),
+    "double": lambda: nn.Linear(2, 2).double(),
+    "layer norm": lambda: nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+    "mlp": lambda: MLP(2, 2, hidden=(3,)),
+}
+
+
+@pytest.mark.parametrize("make", OWN_LAYERS.values(), ids=OWN_LAYERS)
+def test_networks_of_torchs_own_layers_need_nothing(make, tmp_path):
+    X, y, groups = toy_rows()
+    editor = fitted(make())
+    fairsvd.save(editor, tmp_path / "model")
+    again = fairsvd.load(tmp_path / "model")
+    assert np.array_equal(again.predict_proba(X), editor.predict_proba(X))
+    assert str(again.module_) == str(editor.module_)
+    clone(again).fit(X, y, sensitive_features=groups)
+
+
+READERS = {
+    "lstm": lambda: nn.LSTM(4, 4, 2, batch_first=True),
+    "gru": lambda: nn.GRU(4, 2, batch_first=True, bidirectional=True),
+    "attention": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8, activation="gelu", batch_first=True), 1
+    ),
+}
+USERS = {
+    "net": Net,
+    "lambda": WithLambda,
+    "tied": Tied,
+    **{key: lambda make=make: Sequence(make(), 4) for key, make in READERS.items()},
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_users_network_comes_back_around_a_network_of_the_caller(name, tmp_path):
+    editor, given = fitted_to(name), USERS[name]()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    again = check(editor, tmp_path, network=given)
+    assert given.state_dict().keys() == before.keys()
+    assert all(torch.equal(given.state_dict()[name], before[name]) for name in before)
+    if name == "net":
+        X, y, groups = toy_rows()
+        refitted = clone(again).fit(X, y, sensitive_features=groups)
+        assert np.array_equal(refitted.predict_proba(X), editor.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", [name for name in USERS if name != "lambda"])
+def test_a_users_network_comes_back_by_trust(name, tmp_path):
+    editor = fitted_to(name)
+    kinds = {type(m) for m in editor.module_.modules() if type(m).__module__ == __name__}
+    again = check(editor, tmp_path, trusted=kinds)
+    check(editor, tmp_path, trusted=[f"{__name__}.{kind.__name__}" for kind in kinds])
+    if name == "tied":
+        assert again.module_.b.weight is again.module_.a.weight
+    if name == "net":
+        assert again.module_.settings == {"names": ("a", "b"), 3: None}
+        assert again.module_._non_persistent_buffers_set == {"temporary"}
+
+
+def test_without_either_the_error_names_all_that_is_needed(tmp_path):
+    fairsvd.save(fitted_to("net"), tmp_path / "model")
+    with pytest.raises(UntrustedError, match=f"'{__name__}.Block', '{__name__}.Net'.*network="):
+        fairsvd.load(tmp_path / "model")
+    with pytest.raises(UntrustedError, match=r"trusted=\('[\w.]*Block',\)"):
+        fairsvd.load(tmp_path / "model", trusted=[Net])
+
+
+def test_what_could_not_be_saved_of_a_network_is_named(tmp_path):
+    fairsvd.save(fitted(WithLambda()), tmp_path / "model")
+    with pytest.raises(ModelFileError, match=r"'before' \(.*lambda.*pass network="):
+        fairsvd.load(tmp_path / "model", trusted=[WithLambda])
+
+
+class Other(Net):
+    def forward(self, X):
+        return super().forward(torch.tanh(X))
+
+
+WRONG = {
+    "wider": (lambda: Net(7), "shapes"),
+    "other parts": (lambda: nn.Sequential(nn.Linear(2, 2)), "architecture"),
+    "other forward": (Other, "other outputs"),
+    "other setting": (lambda: Net(slope=-3.0), "other outputs"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), WRONG.values(), ids=WRONG)
+def test_a_network_of_another_architecture_is_refused(make, words, tmp_path):
+    fairsvd.save(fitted_to("net"), tmp_path / "model")
+    with pytest.raises(ModelFileError, match=words):
+        fairsvd.load(tmp_path / "model", network=make())
+
+
+@pytest.mark.parametrize("network", [MLP(2, 2), 3, "Net", Net, NeuralNetClassifier(Net)])
+def test_a_network_that_is_not_needed_or_none_is_refused(network, tmp_path):
+    fairsvd.save(fitted(toy_network()), tmp_path / "model")
+    with pytest.raises(ValueError, match="network"):
+        fairsvd.load(tmp_path / "model", network=network)
+
+
+def test_a_class_that_was_moved_is_found_by_its_place(tmp_path):
+    editor = fitted(Tied())
+    fairsvd.save(editor, tmp_path / "model")
+
+    def move(node):
+        if isinstance(node, dict):
+            if str(node.get("path")).endswith(".Tied"):
+                node["path"] = "long.gone.Tied"
+            node = list(node.values())
+        if isinstance(node, list):
+            for each in node:
+                move(each)
+
+    rewrite(tmp_path / "model", move)
+    assert "long.gone.Tied" in str(text_of(tmp_path / "model"))
+    again = fairsvd.load(tmp_path / "model", network=Tied())
+    X = toy_rows()[0]
+    assert np.array_equal(again.predict_proba(X), editor.predict_proba(X))
+
+
+def test_hooks_have_to_come_from_the_callers_network(tmp_path):
+    def hooked():
+        network = toy_network()
+        network[0].register_forward_hook(lambda module, args, output: output * 2)
+        return network
+
+    editor = fitted(hooked())
+    check(editor, tmp_path, network=hooked())
+    with pytest.raises(ModelFileError, match="hooks"):
+        fairsvd.load(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="other outputs"):
+        fairsvd.load(tmp_path / "model", network=toy_network())
+
+
+@pytest.mark.parametrize("how", ["network", "trusted"])
+def test_thin_layers_and_rules_around_a_users_network(how, tmp_path):
+    kinds = {"trusted": [Net, Block]} if how == "trusted" else {"network": Net(24)}
+    thin = Net(24)
+    thin.blocks[0].linear = LowRankLinear(torch.randn(24, 3), torch.randn(3, 24), torch.zeros(24))
+    again = check(fitted(thin), tmp_path, **kinds)
+    assert type(again.module_.blocks[0].linear) is LowRankLinear
+    check(rule_around_net(), tmp_path, **kinds)
+
+
+def net_of(kind=NeuralNetClassifier, module=Net, **params):
+    return kind(module, max_epochs=2, verbose=0, **params)
+
+
+NETS = {
+    "class": lambda: net_of(module__width=5, lr=0.05, optimizer=torch.optim.Adam),
+    "callbacks": lambda: net_of(
+        train_split=None,
+        callbacks=[
+            ("rate", LRScheduler("StepLR", step_size=1)),
+            EarlyStopping("train_loss"),
+            EpochScoring("accuracy", lower_is_better=False, on_train=True),
+        ],
+    ),
+    "factory": lambda: net_of(module=lambda: Net(5)),
+}
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_skorch_nets_as_parameters(make, frozen, tmp_path):
+    X, y, groups = toy_rows()
+    net = make()
+    width = net.get_params().get("module__width", 6 if net.module is Net else 5)
+    if frozen:
+        net = FrozenEstimator(net.fit(X, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        editor = fitted(net)
+    given = net if frozen else Net(width)
+    ways = [{"network": given}] + ([{"trusted": [Net, Block]}] if net_class(net) is Net else [])
+    for how in ways:
+        if not frozen and net_class(net) is not Net:
+            continue  # a lambda as a parameter cannot be saved
+        again = check(editor, tmp_path, **how)
+        old, new = (each.to_skorch().partial_fit(X, y) for each in (editor, again))
+        assert new.history[-1]["train_loss"] == old.history[-1]["train_loss"]
+        assert new.optimizer_.param_groups[0]["lr"] == old.optimizer_.param_groups[0]["lr"]
+        refitted = clone(again).fit(X, y, sensitive_features=groups)
+        assert np.array_equal(refitted.predict_proba(X), editor.predict_proba(X))
+
+
+def net_class(net):
+    return getattr(net, "estimator", net).module
+
+
+def test_a_binary_net_of_torchs_own_layers(tmp_path):
+    module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    check(fitted(net_of(NeuralNetBinaryClassifier, module)), tmp_path)
+
+
+def test_a_callback_that_writes_files_needs_trust(tmp_path):
+    folder = tmp_path / "checkpoints"
+    callbacks = [Checkpoint(dirname=str(folder), monitor=None)]
+    editor = fitted(net_of(module=toy_network(), callbacks=callbacks))
+    fairsvd.save(editor, tmp_path / "model")
+    with pytest.raises(UntrustedError, match="Checkpoint"):
+        fairsvd.load(tmp_path / "model")
+    fairsvd.load(tmp_path / "model", trusted="skorch.callbacks.Checkpoint")
+
+
+def test_equal_weights_are_kept_once(tmp_path):
+    network = nn.Sequential(nn.Linear(2, 500), nn.ReLU(), nn.Linear(500, 2))
+    editor = fitted(network)
+    editor.module_.load_state_dict(network.state_dict())
+    fairsvd.save(editor, tmp_path / "model")
+    weights = sum(p.numel() * 4 for p in network.parameters())
+    text = len(str(text_of(tmp_path / "model")))
+    assert (tmp_path / "model").stat().st_size < text + 1.7 * weights + 4000
