@@ -40,7 +40,7 @@ pytestmark = [
 
 work = pytest.fixture(count_work)
 
-ROWS = table(160)
+ROWS = table(80)
 CURVATURE = {"criterion": "curvature", "refine": None}
 
 
