@@ -122,11 +122,11 @@ def test_forms_of_a_network(name):
         assert np.array_equal(editor.classes_[codes.numpy()], editor.predict(rows.X))
 
 
-@pytest.mark.parametrize("kind", ["images", "five classes", "three groups", "data set"])
+@pytest.mark.parametrize("kind", ["images", "three classes", "three groups", "data set"])
 def test_forms_of_data(name, kind):
     rows = {
         "images": images,
-        "five classes": lambda: table(150, n_classes=5),
+        "three classes": lambda: table(150, n_classes=3),
         "three groups": lambda: table(150, n_groups=3),
         "data set": table,
     }[kind]()
