@@ -102,11 +102,13 @@ BESIDE = {
     ),
     "GapFineTuner, imitating": Configuration(
         GapFineTuner,
-        {"max_steps": 4, "objective": "teacher", "joint": "refit"},
+        {"max_steps": 4, "objective": "teacher", "joint": "refit", "n_teachers": 1},
         {"scope": ["all", "head"]},
     ),
     "GapFineTuner, spectrum": Configuration(
-        GapFineTuner, {"max_steps": 3, "scope": "spectrum"}, {"learning_rate": [1e-3, 1e-2]}
+        GapFineTuner,
+        {"max_steps": 3, "n_teachers": 1, "scope": "spectrum"},
+        {"learning_rate": [1e-3, 1e-2]},
     ),
 }
 

@@ -63,7 +63,7 @@ KINDS = {
 }
 # Three steps are too few for a mask to reach zero.
 IDLE = ("FairPruner",)
-MAIN = ("ResNet-18", "depthwise", "ViT")
+MAIN = ("ResNet", "depthwise", "ViT")
 
 
 @cache
@@ -227,7 +227,7 @@ def test_the_fast_path_of_transformers_makes_no_difference(name, monkeypatch):
     assert not np.allclose(shares[1], probabilities(module, with_it[1].offset_), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ViT", "ViT of linear layers", "ResNet-18"])
+@pytest.mark.parametrize("name", ["ViT", "ViT of linear layers", "ResNet"])
 def test_a_row_does_not_depend_on_the_rows_beside_it(name):
     editor = fit(make("FairLRFTransformer", network(name)))
     whole = editor.predict_proba(ROWS.X)
@@ -239,7 +239,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(name):
 def test_features_are_what_enters_the_head(name):
     module = network(name)
     editor = fit(make("GapFineTuner, head", module))
-    head = module.fc if name == "ResNet-18" else getattr(module, "classifier", None)
+    head = module.fc if name == "ResNet" else getattr(module, "classifier", None)
     head = module.head if head is None else head[-1] if isinstance(head, nn.Sequential) else head
     assert editor._adopted.output_layer == {id(m): n for n, m in module.named_modules()}[id(head)]
     head, features = editor.module_.get_submodule(editor._adopted.output_layer), []
@@ -275,7 +275,7 @@ def test_a_weight_that_makes_the_logits_is_no_hidden_one():
     assert list(editor.masks_) == ["hidden"]
 
 
-@pytest.mark.parametrize("name", ["ViT", "ResNet-18", "tied", "ViT of linear layers"])
+@pytest.mark.parametrize("name", ["ViT", "ResNet", "tied", "ViT of linear layers"])
 def test_compression_leaves_attention_and_tied_weights_dense(name):
     module = network(name)
     editor = fit(make("FairLRFTransformer, thin", module, rank=0.25, compress=True, layers="all"))

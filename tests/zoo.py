@@ -35,26 +35,24 @@ class BasicBlock(nn.Module):
         return self.relu(out)
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 with the stem for small images: one 3 x 3 convolution, no pooling."""
+class ResNet(nn.Module):
+    """Two stages of ResNet-18 with the stem for small images: a 3 x 3 convolution, no pooling."""
 
     def __init__(self, n_outputs: int = 2, width: int = WIDTH) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        before = width
-        for number, stride in enumerate((1, 2, 2, 2), start=1):
-            after = width * 2 ** (number - 1)
-            blocks = BasicBlock(before, after, stride), BasicBlock(after, after, 1)
-            self.add_module(f"layer{number}", nn.Sequential(*blocks))
-            before = after
+        self.layer1 = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, width, 1))
+        self.layer2 = nn.Sequential(
+            BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width, 1)
+        )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(before, n_outputs)
+        self.fc = nn.Linear(2 * width, n_outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer2(self.layer1(x))
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
@@ -240,7 +238,7 @@ class TiedHead(nn.Module):
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "ResNet-18": ResNet18,
+    "ResNet": ResNet,
     "depthwise": MobileNet,
     "ViT": VisionTransformer,
     "ViT, norm last": lambda: VisionTransformer(norm_first=False),

@@ -60,7 +60,7 @@ RATES = {
 }
 
 
-@register_editor(max_steps=3)
+@register_editor(max_steps=3, n_teachers=1)
 class GapFineTuner(TuningEditor):
     """Fine-tune a trained network towards the fair rule, or under a differentiable gap.
 

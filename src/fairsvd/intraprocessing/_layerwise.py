@@ -51,7 +51,7 @@ MOST_POINTS, LEAST_POINTS, MOST_NUMBERS = 4096, 64, 2**20
 LEAST_GAIN = 0.01
 
 
-@register_editor(parameters=2, n_calls=12)
+@register_editor(parameters=2, n_calls=4, n_initial=3)
 class LayerwiseOptimizer(NetworkEditor):
     """Search the entries of one parameter tensor at a time for the best edit of a network.
 

@@ -188,24 +188,38 @@ def _solve(
     parts = np.tensordot(cells, features, axes=(1, 2)).transpose(0, 3, 1, 2)
     parts = np.ascontiguousarray(parts).reshape(-1, comparable.size)
     plain, n_rows = cells @ gains, len(cells)
+    number = np.maximum(comparable.sum(axis=1, keepdims=True), 1)
 
     def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        number = np.maximum(comparable.sum(axis=1, keepdims=True), 1)
         mean = np.where(comparable, values, 0.0).sum(axis=1, keepdims=True) / number
         return np.where(comparable, values - mean, 0.0)
 
     def dual(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         multipliers = centred(flat.reshape(comparable.shape))
         scores = plain + np.einsum("rm,m->r", parts, multipliers.ravel()).reshape(plain.shape)
-        scores /= width
-        top = scores.max(axis=1, keepdims=True)
-        decided = np.exp(scores - top)
-        total = decided.sum(axis=1, keepdims=True)
-        decided /= total
+        largest, decided = _smoothed_maximum(scores / width)
         size = np.sqrt(multipliers**2 + width**2)
-        value = width * (np.log(total) + top).mean() + alpha / 2 * size.sum()
+        value = width * largest.mean() + alpha / 2 * size.sum()
         slope = np.einsum("r,rm->m", decided.ravel(), parts).reshape(size.shape) / n_rows
         return float(value), centred(slope + alpha / 2 * multipliers / size).ravel()
 
     found = minimize(dual, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return centred(found.x.reshape(comparable.shape))
+
+
+def _smoothed_maximum(
+    scores: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the log-sum-exp (n,) of rows and its gradient, their softmax, from the same powers.
+
+    Equal to the bit to scipy's two functions, which compute the powers three times, and the dual is
+    evaluated thousands of times.
+    """
+    top = scores.max(axis=1, keepdims=True)
+    powers = np.exp(scores - top)
+    is_top = scores == top
+    n_top = is_top.sum(axis=1, keepdims=True, dtype=np.float64)
+    # Apart from the largest terms, which would cost the others their digits.
+    rest = np.where(is_top, 0.0, powers).sum(axis=1, keepdims=True)
+    largest = np.log1p(rest / n_top) + np.log(n_top) + top
+    return largest[:, 0], powers / powers.sum(axis=1, keepdims=True)
