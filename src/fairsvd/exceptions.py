@@ -15,6 +15,7 @@ __all__ = [
     "LevellingDownWarning",
     "MissingSensitiveFeaturesWarning",
     "NetworkError",
+    "OutputKindWarning",
     "OverfittedNetworkWarning",
     "RankWarning",
     "SkippedRowsWarning",
@@ -64,6 +65,10 @@ class LevellingDownWarning(FairsvdWarning):
 
 class SmallCellWarning(FairsvdWarning):
     """A (label, group) cell holds too few rows to measure or certify the tolerance."""
+
+
+class OutputKindWarning(FairsvdWarning):
+    """A network's output was taken for probabilities, but it could be logits."""
 
 
 class OverfittedNetworkWarning(FairsvdWarning):

@@ -12,7 +12,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.exceptions import DeviceWarning
 from torch import Tensor, nn
 
-from ..networks import AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
+from ..networks import PROBABILITIES, AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
 
 __all__ = ["net_around"]
 
@@ -130,6 +130,8 @@ def _new_net(module: nn.Module, kind: str, n_classes: int) -> Any:
     if kind == "one_probability":
         net = NeuralNetBinaryClassifier(module, criterion=nn.BCELoss, **shared)
         return net.initialize()
-    criterion = nn.NLLLoss if kind == "probabilities" else nn.CrossEntropyLoss
+    criterion = nn.NLLLoss if kind in PROBABILITIES else nn.CrossEntropyLoss
     classes = list(range(n_classes))
+    if kind == "sigmoids" and not isinstance(module, ShiftedNetwork):
+        module = ShiftedNetwork(module, kind, 0.0)  # its columns add up to 1
     return NeuralNetClassifier(module, criterion=criterion, classes=classes, **shared).initialize()
