@@ -23,7 +23,7 @@ from ._explain import explaining
 from ._meaning import Meaning, find_meaning, in_unit_interval
 from ._plain import first_parameter, make_plain, plain_copy
 from ._scores import OutputKey, check_range, check_rows, raw_output, to_logits
-from ._trace import Trace, trace
+from ._trace import Trace, moves_scores, trace
 from ._trained import train_own_net, train_users_net
 
 __all__ = ["AdoptedNetwork", "adopt", "known_classes", "probe_rows"]
@@ -238,13 +238,14 @@ def _inspect(
     """Run a few rows through the network and record the properties of its output."""
     probe = probe_rows(found.module, X)
     seen = _look(found, probe, key)
+    _check_copied(found, seen)
     if seen.layer is None:
         raise NetworkError(
-            "network has no Linear or Conv2d layer that runs, so there is nothing to edit."
+            "network has no Linear or Conv2d layer that runs and is not empty (of zero inputs or "
+            "outputs), so there is nothing to edit."
         )
     _check_width(seen.scores, n_classes)
-    _check_gradient(found, seen)
-    _check_finite(seen.scores)
+    _check_gradient(found.module, probe, key, seen)
     meaning = _find_meaning(found, X, seen, key, output_kind)
     _check_finite(to_logits(seen.scores, meaning.kind))
     notes = [*found.notes, meaning.note]
@@ -278,8 +279,8 @@ def _look(found: _Found, probe: Tensor, key: OutputKey) -> Trace:
     return seen
 
 
-def _check_gradient(found: _Found, seen: Trace) -> None:
-    """Refuse a network without gradients, or whose copy still runs the user's own module."""
+def _check_copied(found: _Found, seen: Trace) -> None:
+    """Refuse a network whose copy still runs the user's own module."""
     given = () if found.given is None else unwrapped(found.given).parameters()
     if not seen.leaves.isdisjoint(map(id, given)):
         raise NetworkError(
@@ -287,11 +288,18 @@ def _check_gradient(found: _Found, seen: Trace) -> None:
             "function that is bound to them (a lambda, or a compiled or patched forward). Make it "
             "a method of the class."
         )
-    if not seen.has_gradient:
+
+
+def _check_gradient(module: nn.Module, probe: Tensor, key: OutputKey, seen: Trace) -> None:
+    """Refuse a network that hides layers from gradients; a head for another purpose is none."""
+    with seeded_globally(0):
+        hidden = [name for name in seen.unreached if moves_scores(module, probe, key, name)]
+    if hidden or not seen.has_gradient:
         raise NetworkError(
-            "no gradient reaches the network's output: its forward detaches it, leaves torch, or "
-            "runs under torch.no_grad() or inference_mode(). Remove that from the forward, and put "
-            "it around the calls that need no gradient."
+            f"no gradient of the network's output reaches its layers {hidden or [seen.layer]}: its "
+            "forward detaches a tensor, leaves torch (by numpy(), tolist() or item()), or runs "
+            "under torch.no_grad() or inference_mode(). Remove that from the forward, and put "
+            "no_grad() around the calls that need no gradient."
         )
 
 

@@ -105,15 +105,26 @@ def _describe(calls: list[_Call], said: str) -> str:
             f"output of the network and the targets do not fit it. It said: {said}"
         )
     rows = tuple(outer.inputs[0].shape[1:])
-    place = ""
+    place = _other_dtype(outer)
     if inner.module is not outer.module:
         # A container would print all that it holds.
         name = type(inner.module).__name__ if any(inner.module.children()) else repr(inner.module)
-        place = f", in {name}, which got {_shapes(inner.inputs)}"
+        place += f", in {name}, which got {_shapes(inner.inputs)}"
     return (
         f"the network {type(outer.module).__name__} failed on rows of X of shape {rows} each "
         f"({_shapes(outer.inputs)}){place}. Pass X as the network was trained on it (same columns, "
         f"same scaling, values that it knows). The network said: {said}"
+    )
+
+
+def _other_dtype(call: _Call) -> str:
+    parameters = (p.dtype for p in call.module.parameters() if p.is_floating_point())
+    dtype, rows = next(parameters, None), call.inputs[0].dtype
+    if dtype is None or dtype == rows or not rows.is_floating_point:
+        return ""
+    return (
+        f" with parameters of the dtype {str(dtype).removeprefix('torch.')} (convert it to the "
+        "dtype of the rows, by module.float() or module.double())"
     )
 
 

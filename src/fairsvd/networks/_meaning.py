@@ -78,11 +78,11 @@ def find_meaning(scores: Tensor, last: str, asked: str, told: str | None) -> Mea
     if last == "layer":
         return Meaning(_kind(scores, "logits"), "a linear layer makes them")
     if not in_unit_interval(scores):
-        return Meaning(_kind(scores, "logits"), f"not all of {len(scores)} rows are in [0, 1]")
+        return Meaning(_kind(scores, "logits"), f"on {len(scores)} rows they leave [0, 1]")
     if last == "squashing":
         return Meaning(_kind(scores, "probabilities"), "a sigmoid or softmax makes them")
     kind = _kind(scores, "probabilities")
-    why = f"{len(scores)} rows are in [0, 1]"
+    why = f"on {len(scores)} rows they are in [0, 1]"
     if kind == "probabilities":
         return Meaning(kind, why + " and add up to 1")
     return Meaning(kind, why, _doubt(scores))

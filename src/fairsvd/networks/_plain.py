@@ -94,7 +94,8 @@ def _computed(part: nn.Module) -> Iterator[str]:
             parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             if learned and name in part._buffers:
                 # Several originals leave a buffer if no gradients are recorded.
-                value = part._buffers.pop(name)
+                value = part.get_buffer(name)
+                delattr(part, name)
                 part.register_parameter(name, nn.Parameter(value))
             yield name
     for hook in list(part._forward_pre_hooks.values()):

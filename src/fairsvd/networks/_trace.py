@@ -13,7 +13,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ._scores import OutputKey, raw_output
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "moves_scores", "trace"]
+
+# Relative change of a layer's output: small, so that a choice among parts by an argmax stays.
+NUDGE = 1e-3
 
 # Operations that pass on values as they are, by the names of their gradients.
 PASSING = (
@@ -41,6 +44,8 @@ class Trace:
         operation.
     has_gradient : bool
         Whether the scores can be differentiated by the outputs of any layer.
+    unreached : tuple of str
+        Layers that ran, and that no gradient of the scores reaches.
     leaves : frozenset of int
         Identities of the tensors that the scores depend on, as far as gradients reach.
     """
@@ -49,24 +54,48 @@ class Trace:
     layer: str | None
     last: str
     has_gradient: bool
+    unreached: tuple[str, ...]
     leaves: frozenset[int]
 
 
 def trace(module: nn.Module, X: Tensor, key: OutputKey = None) -> Trace:
     """Run the network on rows and trace its scores back."""
     record: list[tuple[str, GradientEdge | None]] = []
-    with torch.enable_grad(), _recorded(module, record):
-        scores = raw_output(module, X, key)
+    with torch.enable_grad():
+        with _recorded(module, record):
+            scores = raw_output(module, X, key)
+        return _follow(scores, record)
+
+
+def _follow(scores: Tensor, record: list[tuple[str, GradientEdge | None]]) -> Trace:
     names = [name for name, _ in record]
     if not scores.requires_grad:
         layer = names[-1] if names else None
-        return Trace(scores.detach(), layer, "unknown", has_gradient=False, leaves=frozenset())
+        return Trace(scores.detach(), layer, "unknown", False, tuple(names), frozenset())
     leaves = _leaves(scores)
     edges = [(name, edge) for name, edge in record if edge is not None]
     reached = _reached(scores, edges)
     layer = reached[-1][0] if reached else (names[-1] if names else None)
     last = _last(scores, [edge.node for _, edge in edges])
-    return Trace(scores.detach(), layer, last, bool(reached), leaves)
+    with_gradient = {name for name, _ in reached}
+    unreached = tuple(name for name in dict.fromkeys(names) if name not in with_gradient)
+    return Trace(scores.detach(), layer, last, bool(reached), unreached, leaves)
+
+
+def moves_scores(module: nn.Module, X: Tensor, key: OutputKey, layer: str) -> bool:
+    """Tell whether the scores follow a small change of a layer's output."""
+
+    def moved(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
+        return output + NUDGE * (1 + output.abs()) if isinstance(output, Tensor) else output
+
+    with torch.no_grad():
+        before = raw_output(module, X, key)
+        handle = module.get_submodule(layer).register_forward_hook(moved)
+        try:
+            after = raw_output(module, X, key)
+        finally:
+            handle.remove()
+    return not torch.equal(before, after)
 
 
 def _reached(
@@ -98,7 +127,8 @@ def _recorded(module: nn.Module, record: list[tuple[str, GradientEdge | None]]) 
     handles = [
         layer.register_forward_hook(make_hook(name))
         for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        # A layer without inputs or outputs has no weight to edit.
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.numel()
     ]
     try:
         yield
