@@ -20,6 +20,7 @@ from ..caching import Cache
 from ..exceptions import NetworkError, OutputKindWarning
 from ._copy import unwrapped
 from ._explain import explaining
+from ._finite import check_finite
 from ._meaning import Meaning, find_meaning, in_unit_interval
 from ._plain import first_parameter, make_plain, plain_copy
 from ._scores import OutputKey, check_range, check_rows, raw_output, to_logits
@@ -247,7 +248,7 @@ def _inspect(
     _check_width(seen.scores, n_classes)
     _check_gradient(found.module, probe, key, seen)
     meaning = _find_meaning(found, X, seen, key, output_kind)
-    _check_finite(to_logits(seen.scores, meaning.kind))
+    check_finite(to_logits(seen.scores, meaning.kind), X, found.module)
     notes = [*found.notes, meaning.note]
     if meaning.doubt:
         warn(meaning.doubt, OutputKindWarning)
@@ -330,12 +331,4 @@ def _check_width(output: Tensor, n_classes: int) -> None:
             f"the network has {width} outputs, but y holds {n_classes} classes. It must have one "
             "output per class (or one for two classes): pass rows of every class of the network, "
             "or another network."
-        )
-
-
-def _check_finite(logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
-        raise NetworkError(
-            "the network returns NaN or infinite logits on X: its training diverged, or X is not "
-            "scaled as in training."
         )

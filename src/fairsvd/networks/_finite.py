@@ -38,7 +38,7 @@ def check_finite(values: Tensor, X: Batches, module: nn.Module, what: str = "log
     # A finite sum proves finite terms, at the lowest cost.
     if bool(values.sum().isfinite()):
         return
-    bad = np.flatnonzero(~values.isfinite().all(dim=1).numpy())
+    bad = np.flatnonzero(~values.isfinite().all(dim=1).cpu().numpy())
     if not len(bad):
         return
     raise NetworkError(

@@ -24,6 +24,13 @@ PASSING = (
     *("T", "ToCopy", "Transpose", "Permute", "Unbind", "Unsqueeze", "UnsafeView", "View", "Index"),
 )
 
+# Averages of values, and sums and products of a tensor and a constant or a parameter: what comes from
+# a layer stays a logit.
+AFFINE = (
+    *("AdaptiveAvgPool2D", "AvgPool2D", "Mean", "Sum"),
+    *("Add", "Div", "Mul", "Neg", "Rsub", "Sub"),
+)
+
 # Operations of which every result is in [0, 1]: each value on its own, or all values of a row.
 SQUASHING = ("Sigmoid", "Softmax", "Hardsigmoid")
 
@@ -151,10 +158,17 @@ def _last(scores: Tensor, layers: list[Any]) -> str:
         operation = _operation(node)
         if operation in SQUASHING:
             return "squashing"
-        if operation not in PASSING or not node.next_functions:
+        before = [each for each, _ in node.next_functions if not _is_leaf(each)]
+        if not before or (
+            operation not in PASSING and (operation not in AFFINE or len(before) > 1)
+        ):
             return "unknown"
-        node = node.next_functions[0][0]
+        node = before[0]
     return "unknown"
+
+
+def _is_leaf(node: Any) -> bool:
+    return node is None or hasattr(node, "variable")
 
 
 def _leaves(scores: Tensor) -> frozenset[int]:
