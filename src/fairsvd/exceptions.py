@@ -17,6 +17,7 @@ __all__ = [
     "MissingSensitiveFeaturesWarning",
     "ModelFileError",
     "NetworkError",
+    "OutputKindWarning",
     "OverfittedNetworkWarning",
     "RankWarning",
     "SkippedRowsWarning",
@@ -79,6 +80,10 @@ class LevellingDownWarning(FairsvdWarning):
 
 class SmallCellWarning(FairsvdWarning):
     """A (label, group) cell holds too few rows to measure or certify the tolerance."""
+
+
+class OutputKindWarning(FairsvdWarning):
+    """A network's output was taken for probabilities, but it could be logits."""
 
 
 class OverfittedNetworkWarning(FairsvdWarning):

@@ -175,7 +175,9 @@ class RowBatches:
         while True:
             order = torch.randperm(len(self.rows), generator=self.generator)
             for positions in order.split(self.batch_size):
-                yield self._read(positions)
+                # A row alone has no deviation to be normalised by; the first one keeps it company.
+                alone = len(positions) == 1 < len(order)
+                yield self._read(torch.cat([positions, order[:1]]) if alone else positions)
 
     def _read(self, positions: Tensor) -> Batch:
         rows, device = self.rows, self.device

@@ -59,22 +59,34 @@ class Batches:
         return len(self.index)
 
     def __getitem__(self, positions: Any) -> Tensor:
-        """Read the rows at ``positions`` (a slice or an integer array) as one tensor."""
-        return self._handed_out(self.fetch(self.index[positions]))
+        """Read the rows at ``positions`` (a slice or an integer array) as one tensor.
+
+        Raises
+        ------
+        ValueError
+            A value is finite as stored and infinite in ``dtype``.
+        """
+        index = self.index[positions]
+        return self._handed_out(self.fetch(index), index)
 
     def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
         """Read rows for a training step: augmented, with draws from ``generator``, or plain."""
         if self.fetch_augmented is None:
             return self[positions]
         seed = int(torch.randint(2**31, (), generator=generator))
-        return self._handed_out(self.fetch_augmented(self.index[positions], seed))
+        index = self.index[positions]
+        return self._handed_out(self.fetch_augmented(index, seed), index)
 
-    def _handed_out(self, rows: Tensor) -> Tensor:
+    def _handed_out(self, rows: Tensor, index: NDArray[np.int64]) -> Tensor:
         if not self.channels_last:
-            return rows.to(self.dtype)
-        # Not by ``to``: grey images count as having either order, so it would change nothing.
-        turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
-        return turned.copy_(rows)
+            handed_out = rows.to(self.dtype)
+        else:
+            # Not by ``to``: grey images count as having either order, so it would change nothing.
+            turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
+            handed_out = turned.copy_(rows)
+        if rows.is_floating_point() and rows.dtype.itemsize > self.dtype.itemsize:
+            _check_range(rows, handed_out, index)
+        return handed_out
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """Yield all rows in order, ``size`` at a time."""
@@ -154,6 +166,27 @@ class LabelledRows:
             rows = slice(start, start + size)
             X, y, groups = (to_device(part[rows], device) for part in (self.X, self.y, self.groups))
             yield X, y, groups
+
+
+def _check_range(rows: Tensor, narrowed: Tensor, index: NDArray[np.int64]) -> None:
+    """Refuse rows that became infinite in a narrower dtype."""
+    # A finite sum proves finite terms, at the lowest cost; an infinite one may be an overflow.
+    if bool(narrowed.sum().isfinite()):
+        return
+    bad = torch.nonzero(narrowed.isinf() & rows.isfinite()).tolist()
+    if not bad:
+        return
+    row, *place = bad[0]
+    numbers = sorted({int(index[each[0]]) for each in bad})
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    dtype = str(narrowed.dtype).removeprefix("torch.")
+    column = f" in column {place[0]}" if len(place) == 1 else ""
+    raise ValueError(
+        f"X has values that are infinite in {dtype}, the network's dtype: "
+        f"{float(rows[tuple(bad[0])]):.3g}{column} of row {int(index[row])}. Rows with such values "
+        f"(counted from 0): {', '.join(map(str, numbers[:5]))}{more}. Scale X as it was for "
+        "training, or drop them."
+    )
 
 
 def _from_held(X: Tensor, rows: NDArray[np.int64]) -> Tensor:

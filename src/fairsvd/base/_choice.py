@@ -75,7 +75,7 @@ class _Search:
                 self.history.append(_record(best, verdict))
             new_logits, new_verdict = self._judged(candidate)
             self.history.append(_record(candidate, new_verdict))
-            if new_verdict.rank > verdict.rank:
+            if new_verdict.rank > verdict.rank and _is_finite(new_logits):
                 best, verdict, logits = candidate, new_verdict, new_logits
         self.standing = _Standing(best, verdict, logits, len(self.history))
 
@@ -91,6 +91,11 @@ class _Search:
         end = self.standing
         history = self.history[: end.n_judged] or [_record(end.best, end.verdict)]
         return Outcome(end.best, end.verdict, history, end.logits, interrupted)
+
+
+def _is_finite(logits: Tensor | None) -> bool:
+    """Tell whether an edit can be used; one that diverged on some rows could not predict them."""
+    return logits is None or bool(logits.isfinite().all())
 
 
 def choose(

@@ -24,7 +24,7 @@ from torch import nn
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
 from ..caching import open_cache
-from ..networks import AdoptedNetwork, all_features, probe_rows
+from ..networks import AdoptedNetwork, all_features, copied, explaining, probe_rows
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._inputs import FitInputs, Reading, read_fit_inputs
@@ -147,7 +147,12 @@ class NetworkEditor(
             An input is invalid; the message names the argument and what to do.
         """
         # An edit needs gradients even in a script that has switched them off.
-        with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
+        with (
+            restored_on_failure(self),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            explaining(),
+        ):
             return self._fit(X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
@@ -169,7 +174,7 @@ class NetworkEditor(
         adopted, data = ready.adopted, ready.data
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
-        spare = copy.deepcopy(adopted.module) if keep else adopted.module
+        spare = copied(adopted.module) if keep else adopted.module
         with one_torch_thread():
             with without_gradients(adopted.module):
                 task = Task(adopted.module, data, constraint, settled=settled)
@@ -238,8 +243,26 @@ class NetworkEditor(
         check_is_fitted(self, "module_")
         return pd.DataFrame(self._history)
 
+    def __sklearn_clone__(self) -> Any:
+        """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
+        if not isinstance(self.network, nn.Module):
+            return super().__sklearn_clone__()
+        stand_in = copy.copy(self)
+        stand_in.network = _ToCopy(self.network)
+        return super(NetworkEditor, stand_in).__sklearn_clone__()
+
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"] if self.output == "features" else []
         return tags
+
+
+class _ToCopy:
+    """Stands for a network while its editor is cloned."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __sklearn_clone__(self) -> nn.Module:
+        return copied(self.network)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
-from skorch.exceptions import DeviceWarning
 from torch import Tensor, nn
 
-from ..networks import AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
+from ..networks import PROBABILITIES, AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
 
 __all__ = ["net_around"]
 
@@ -61,27 +59,29 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
         returns_tensor = adopted.output_key is None or isinstance(module, ShiftedNetwork)
         module = module if returns_tensor else Scores(module, adopted.output_key)
         return _new_net(module, adopted.kind, len(classes))
-    net = _copied(template)
-    net.module_ = module
-    if isinstance(net.module, nn.Module):
-        # The next initialize() would start from this instance.
-        net.module = module
+    net = _copied(template, module)
     if isinstance(net, NeuralNetBinaryClassifier):
         net.threshold = 0.5  # the threshold is in the module
     elif isinstance(net, NeuralNetClassifier):
         _name_classes(net, classes, frozen=adopted.frozen)
     _follow_device(net)
     _forget_best(net)
-    _renew_optimizer(net)
+    _renew_optimizer(net, template)
     return net
 
 
-def _copied(template: NeuralNet) -> NeuralNet:
-    """Copy a net with its device; skorch's own copy would replace None by the CPU."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeviceWarning)
-        net = copy.deepcopy(template)
-    net.device = template.device
+def _copied(template: NeuralNet, module: nn.Module) -> NeuralNet:
+    """Copy a net around another module, without its own and without its optimizers.
+
+    skorch's own copy would pickle the module, and replace the device None by the CPU.
+    """
+    memo: dict[int, Any] = {id(template.module_): module}
+    if isinstance(template.module, nn.Module):
+        # The next initialize() would start from this instance.
+        memo[id(template.module)] = module
+    memo |= {id(getattr(template, f"{name}_")): None for name in template._optimizers}
+    net: NeuralNet = type(template).__new__(type(template))
+    net.__dict__.update(copy.deepcopy(vars(template), memo))
     return net
 
 
@@ -112,9 +112,9 @@ def _forget_best(net: NeuralNet) -> None:
         callback.initialize()
 
 
-def _renew_optimizer(net: NeuralNet) -> None:
+def _renew_optimizer(net: NeuralNet, template: NeuralNet) -> None:
     """Make optimizers for the new weights, with the settings that schedules have reached."""
-    groups = {name: getattr(net, f"{name}_").param_groups for name in net._optimizers}
+    groups = {name: getattr(template, f"{name}_").param_groups for name in net._optimizers}
     net.initialize_optimizer()
     for name, before in groups.items():
         # A wrapped network has other parameter names, so an extra group may hold unmatched ones.
@@ -130,6 +130,8 @@ def _new_net(module: nn.Module, kind: str, n_classes: int) -> Any:
     if kind == "one_probability":
         net = NeuralNetBinaryClassifier(module, criterion=nn.BCELoss, **shared)
         return net.initialize()
-    criterion = nn.NLLLoss if kind == "probabilities" else nn.CrossEntropyLoss
+    criterion = nn.NLLLoss if kind in PROBABILITIES else nn.CrossEntropyLoss
     classes = list(range(n_classes))
+    if kind == "sigmoids" and not isinstance(module, ShiftedNetwork):
+        module = ShiftedNetwork(module, kind, 0.0)  # its columns add up to 1
     return NeuralNetClassifier(module, criterion=criterion, classes=classes, **shared).initialize()

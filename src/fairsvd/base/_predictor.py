@@ -10,7 +10,7 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_features, all_logits, fold_offset
+from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
 from ._export import net_around
 from ._inputs import read_predict_inputs
 
@@ -36,7 +36,9 @@ class Predictor:
     def _logits(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "module_")
         batches = read_predict_inputs(self, X)
-        logits = all_logits(self.module_, batches, **self._adopted.reading).double().numpy()
+        with explaining():
+            found = all_logits(self.module_, batches, **self._adopted.reading)
+        logits = found.double().numpy()
         logits[:, 1] -= self.offset_
         return logits
 
@@ -65,6 +67,11 @@ class Predictor:
         Returns
         -------
         labels : ndarray of shape (n,), of the labels' dtype
+
+        Raises
+        ------
+        ValueError
+            The network returns NaN or infinite logits for some rows, which the message names.
         """
         codes = self._logits(X).argmax(axis=1)
         return self.classes_[codes]
@@ -93,8 +100,14 @@ class Predictor:
         Returns
         -------
         Z : ndarray of shape (n, n_outputs)
-            "features": the inputs of the layer that makes the logits, float32; "logits" and
-            "probabilities": shifted by the threshold, float64.
+            "features": the inputs of the layer that makes the logits, float32 (float64 for a
+            network in double precision); "logits" and "probabilities": shifted by the threshold,
+            float64.
+
+        Raises
+        ------
+        ValueError
+            The network returns NaN or infinite numbers for some rows, which the message names.
         """
         check_is_fitted(self, "module_")
         if self.output == "logits":
@@ -102,7 +115,8 @@ class Predictor:
         if self.output == "probabilities":
             return self.predict_proba(X)
         batches = read_predict_inputs(self, X)
-        return all_features(self.module_, batches, self._adopted.output_layer).numpy()
+        with explaining():
+            return all_features(self.module_, batches, self._adopted.output_layer).numpy()
 
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
@@ -112,7 +126,8 @@ class Predictor:
         """
         check_is_fitted(self, "module_")
         offset, probe = self.offset_, self._probe
-        return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+        with explaining():
+            return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.

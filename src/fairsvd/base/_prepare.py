@@ -18,6 +18,8 @@ from ..exceptions import CacheWarning
 from ..networks import (
     AdoptedNetwork,
     adopt,
+    check_finite,
+    checked_logits,
     fast_logits,
     laid_out,
     probe_rows,
@@ -99,6 +101,7 @@ def prepare(
         device=device,
         cache=cache,
         output_key=editor.output_key,
+        output_kind=editor.output_kind,
     )
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
@@ -189,14 +192,11 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
     """Judge the untouched network: its logits, its operating threshold and the floor it sets."""
 
     def run(block: Tensor) -> Tensor:
-        return adopted.to_logits(adopted.module(to_device(block, probe.device, probe.dtype)))
+        output = adopted.module(to_device(block, probe.device, probe.dtype))
+        return checked_logits(output, adopted.kind, adopted.output_key, len(block))
 
     logits = fast_logits(run, X)
-    if not bool(logits.isfinite().all()):
-        raise ValueError(
-            "the network returns NaN or infinite logits on some rows of X: its training "
-            "diverged, or X is not scaled as it was for training."
-        )
+    check_finite(logits, X, adopted.module)
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
     if judge.comparable and _excess(judge, logits, margin) > OVERFIT_NETWORK:

@@ -67,6 +67,11 @@ class SharedParameters:
         Where the scores are, for a network that returns more than a tensor: a key or attribute
         ("logits" of a transformers model) or a position in a tuple. None: the tensor itself, the
         first element of a tuple.
+    output_kind : {"auto", "logits", "probabilities"}, default="auto"
+        What the scores are. "auto": the criterion of a skorch net says, or the last operation of
+        the network (a linear layer, a sigmoid or softmax), or else the values on some rows:
+        probabilities are in [0, 1]. ``report_.notes`` say what was taken, and a warning where it is
+        not certain. Columns of probabilities that do not add up to 1 are divided by their sum.
     memory : None, str, path or joblib.Memory, default=None
         Folder that keeps trained base networks and what an edit measures on them (factors,
         curvature, importances, learned masks), so that a later fit that needs the same results does
@@ -106,6 +111,7 @@ class SharedParameters:
     device: Any = parameter(str, torch.device, None, default=None)
     output: str = parameter(StrOptions({"features", "logits", "probabilities"}), default="features")
     output_key: str | int | None = parameter(str, Integral, None, default=None)
+    output_kind: str = parameter(StrOptions({"auto", "logits", "probabilities"}), default="auto")
     memory: Any = parameter(str, PathLike, Memory, None, default=None)
     precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
     on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")

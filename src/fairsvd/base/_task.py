@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
-from ..networks import OutputKey, fast_logits, to_logits
+from ..networks import OutputKey, check_rows, copied, fast_logits, to_logits
 from ..objective import Constraint, Judge, Verdict
 
 __all__ = [
@@ -143,6 +142,7 @@ class EditData:
         """
         with self.in_precision():
             logits = self._run(module, state, X)
+        check_rows(logits, len(X))
         return logits.to(self.dtype)
 
     def _run(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class Task:
         """Yield each value with its own task, as :meth:`spread` does, without seeds."""
         alone = effective_n_jobs(n_jobs) == 1
         for value in values:
-            module = self.module if alone else copy.deepcopy(self.module)
+            module = self.module if alone else copied(self.module)
             yield value, Task(module, self.data, self.constraint)
 
 
@@ -262,7 +262,7 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
 
 def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
     """Build the chosen network: a copy with the candidate's state, in evaluation mode."""
-    return apply_candidate(copy.deepcopy(module), candidate)
+    return apply_candidate(copied(module), candidate)
 
 
 def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:

@@ -310,6 +310,7 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
     leaves = {
         name: parameter.detach().clone().requires_grad_()
         for name, parameter in path.module.named_parameters()
+        if parameter.numel()
     }
     batches = iter(path.batches())
     game = start_game(path, batches) if path.data.has_groups else None

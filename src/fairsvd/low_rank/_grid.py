@@ -25,7 +25,7 @@ from ..base import (
     prepare,
 )
 from ..model_selection import JointStratifiedKFold
-from ..networks import AdoptedNetwork, all_logits
+from ..networks import AdoptedNetwork, all_logits, explaining
 from ..objective import Constraint, count_table, gap, utility_from_counts
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ def fold_results(
 
 
 def _task(split: int | None, editors: Any, inputs: FitInputs, *rest: Any) -> Any:
-    if split is None:
-        first = editors[0][1]
-        return prepare(first, inputs, make_constraint(first, inputs), rest[-1]).adopted
-    return _fold(split, editors, inputs, *rest)
+    with explaining():  # here, since the error may be raised in another process
+        if split is None:
+            first = editors[0][1]
+            return prepare(first, inputs, make_constraint(first, inputs), rest[-1]).adopted
+        return _fold(split, editors, inputs, *rest)
 
 
 def _fold(

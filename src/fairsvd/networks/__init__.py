@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
+from ._copy import copied
 from ._default import channel_statistics
+from ._explain import explaining
+from ._finite import check_finite
 from ._inference import all_features, all_logits, fast_logits
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
-from ._outputs import OutputKey, ShiftedNetwork, fold_offset, raw_output, to_logits
+from ._plain import first_parameter, plain_copy
+from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
+from ._shift import ShiftedNetwork, fold_offset
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
     "MLP",
+    "PROBABILITIES",
     "AdoptedNetwork",
     "ConvNet",
     "LayerWeight",
@@ -21,11 +27,18 @@ __all__ = [
     "all_features",
     "all_logits",
     "channel_statistics",
+    "check_finite",
+    "check_rows",
+    "checked_logits",
+    "copied",
+    "explaining",
     "fast_logits",
+    "first_parameter",
     "fold_offset",
     "known_classes",
     "laid_out",
     "layer_weights",
+    "plain_copy",
     "probe_rows",
     "raw_output",
     "to_logits",

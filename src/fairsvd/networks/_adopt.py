@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,24 @@ from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
+from .._rng import seeded_globally
+from .._warn import warn
 from ..arrays import Batches, LabelledRows
 from ..caching import Cache
-from ..exceptions import NetworkError
-from ._outputs import OutputKey, last_leaf, output_layer, raw_output, to_logits
+from ..exceptions import NetworkError, OutputKindWarning
+from ._copy import unwrapped
+from ._explain import explaining
+from ._finite import check_finite
+from ._meaning import Meaning, find_meaning, in_unit_interval
+from ._plain import first_parameter, make_plain, plain_copy
+from ._scores import OutputKey, check_range, check_rows, raw_output, to_logits
+from ._trace import Trace, moves_scores, trace
 from ._trained import train_own_net, train_users_net
 
-__all__ = ["AdoptedNetwork", "adopt", "known_classes"]
+__all__ = ["AdoptedNetwork", "adopt", "known_classes", "probe_rows"]
+
+# Rows whose values tell logits from probabilities, if nothing else does.
+MEANING_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,8 @@ class AdoptedNetwork:
     Attributes
     ----------
     module : nn.Module
-    kind : {"logits", "one_logit", "probabilities", "one_probability"}
-        Kind of the module's output.
+    kind : {"logits", "one_logit", "probabilities", "one_probability", "sigmoids"}
+        Kind of the module's output; see :func:`to_logits`.
     output_layer : str
         Name of the layer that makes the logits.
     net : skorch net or None
@@ -95,6 +105,7 @@ def adopt(
     device: str | None = None,
     cache: Cache | None = None,
     output_key: OutputKey = None,
+    output_kind: str = "auto",
 ) -> AdoptedNetwork:
     """Get a trained module from ``network``, and train it on ``rows`` if it is not trained.
 
@@ -117,6 +128,8 @@ def adopt(
         Keeps the result of the training; its scope identifies the rows.
     output_key : str, int or None, default=None
         Place of the scores in the network's output; see :func:`raw_output`.
+    output_kind : {"auto", "logits", "probabilities"}, default="auto"
+        What the scores are.
 
     Returns
     -------
@@ -128,23 +141,61 @@ def adopt(
         If the object is not one of these, or does not fit the rows or the classes.
     """
     cache = cache or Cache()
+    with explaining():
+        found = _find(network, rows, classes, batch_size, rng, device, cache)
+        module = found.module.eval()
+        if device is not None:
+            module = module.to(device)
+        return _inspect(
+            replace(found, module=module), rows.X, len(classes), output_key, output_kind
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A trained network before its output is known.
+
+    Attributes
+    ----------
+    module, net, frozen, notes
+        As of :class:`AdoptedNetwork`.
+    told : {"logits", "probabilities"} or None
+        What the criterion of its training takes its output for.
+    given : nn.Module or None
+        The user's own module, of which ``module`` is a copy.
+    """
+
+    module: nn.Module
+    net: Any
+    frozen: bool
+    notes: tuple[str, ...] = ()
+    told: str | None = None
+    given: nn.Module | None = field(default=None, repr=False)
+
+
+def _find(
+    network: Any,
+    rows: LabelledRows,
+    classes: NDArray[Any],
+    batch_size: int,
+    rng: np.random.Generator,
+    device: str | None,
+    cache: Cache,
+) -> _Found:
     if network is None:
         net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)
-        adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
-    elif isinstance(network, FrozenEstimator):
-        adopted = _adopt_frozen(network.estimator)
-    elif isinstance(network, NeuralNet):
-        net = train_users_net(network, rows, rng, device, cache)
-        adopted = AdoptedNetwork(net.module_, _kind_of_net(net), "", net, frozen=False)
-    elif isinstance(network, nn.Module):
-        adopted = AdoptedNetwork(copy.deepcopy(network), "logits", "", None, frozen=True)
-    else:
-        raise NetworkError(_not_a_network(network))
-    module = adopted.module.eval()
-    if device is not None:
-        module = module.to(device)
-    adopted = replace(adopted, module=module, output_key=output_key)
-    return _inspect(adopted, rows.X, len(classes))
+        return _Found(net.module_, net, frozen=False)
+    inner = network.estimator if isinstance(network, FrozenEstimator) else network
+    if isinstance(inner, nn.Module):
+        module, notes = plain_copy(inner)
+        return _Found(module, None, frozen=True, notes=notes, given=inner)
+    if not isinstance(inner, NeuralNet):
+        raise NetworkError(_not_a_network(inner))
+    if inner is not network:
+        return _find_frozen(inner)
+    net = train_users_net(inner, rows, rng, device, cache)
+    module = unwrapped(net.module_)
+    return _Found(module, net, frozen=False, notes=make_plain(module), told=_told_by(net))
 
 
 def _not_a_network(network: Any) -> str:
@@ -162,78 +213,115 @@ def _not_a_network(network: Any) -> str:
     )
 
 
-def _adopt_frozen(inner: Any) -> AdoptedNetwork:
-    if isinstance(inner, nn.Module):
-        return AdoptedNetwork(copy.deepcopy(inner), "logits", "", None, frozen=True)
-    if not isinstance(inner, NeuralNet):
-        raise NetworkError(_not_a_network(inner))
-    if not getattr(inner, "initialized_", False):
+def _find_frozen(net: Any) -> _Found:
+    if not getattr(net, "initialized_", False):
         raise NetworkError(
             "network is FrozenEstimator(net), but the net was never fitted or initialised: fit "
             "it, or pass it unfrozen to train it here."
         )
     # Copied first, since a forward pass in training mode changes normalisation statistics.
-    module = copy.deepcopy(inner.module_)
-    return AdoptedNetwork(module, _kind_of_net(inner), "", inner, frozen=True)
+    module, notes = plain_copy(net.module_)
+    return _Found(module, net, True, notes, _told_by(net), given=net.module_)
 
 
-def _kind_of_net(net: Any) -> str:
+def _told_by(net: Any) -> str | None:
     criterion = getattr(net, "criterion_", None)
-    if isinstance(criterion, nn.NLLLoss) and isinstance(net, NeuralNetClassifier):
+    # For this criterion skorch's classifier takes the logarithm of what its module returns.
+    takes_log = isinstance(criterion, nn.NLLLoss) and isinstance(net, NeuralNetClassifier)
+    if takes_log or isinstance(criterion, nn.BCELoss):
         return "probabilities"
-    if isinstance(criterion, nn.BCELoss):
-        return "one_probability"
-    return "one_logit" if isinstance(criterion, nn.BCEWithLogitsLoss) else "logits"
+    return "logits" if isinstance(criterion, nn.BCEWithLogitsLoss) else None
 
 
-def _inspect(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetwork:
+def _inspect(
+    found: _Found, X: Batches, n_classes: int, key: OutputKey, output_kind: str
+) -> AdoptedNetwork:
     """Run a few rows through the network and record the properties of its output."""
-    probe = probe_rows(adopted.module, X)
-    output = _try_forward(adopted, probe, X.item_shape)
-    _check_width(output, n_classes)
-    kind = _kind_of_output(adopted, output, probe)
-    notes = list(adopted.notes)
-    if adopted.frozen:
+    probe = probe_rows(found.module, X)
+    seen = _look(found, probe, key)
+    _check_copied(found, seen)
+    if seen.layer is None:
+        raise NetworkError(
+            "network has no Linear or Conv2d layer that runs and is not empty (of zero inputs or "
+            "outputs), so there is nothing to edit."
+        )
+    _check_width(seen.scores, n_classes)
+    _check_gradient(found.module, probe, key, seen)
+    meaning = _find_meaning(found, X, seen, key, output_kind)
+    check_finite(to_logits(seen.scores, meaning.kind), X, found.module)
+    notes = [*found.notes, meaning.note]
+    if meaning.doubt:
+        warn(meaning.doubt, OutputKindWarning)
+        notes.append(meaning.doubt)
+    if found.frozen:
         notes.append(
             "The network came trained, possibly on these rows. Rows that it was trained on make "
             "the choice among candidates too optimistic."
         )
-    if "probabilit" in kind:
-        notes.append("The network returns probabilities; they are converted to log-probabilities.")
-    name = output_layer(adopted.module, probe, adopted.output_key)
-    if name is None:
+    return AdoptedNetwork(
+        found.module, meaning.kind, seen.layer, found.net, found.frozen, tuple(notes), key
+    )
+
+
+def _look(found: _Found, probe: Tensor, key: OutputKey) -> Trace:
+    """Trace a run on a few rows; refuse a network that is only built by it."""
+    module = found.module
+    before = {name for name, _ in module.named_parameters()}
+    # A network that makes its layers when it runs would draw from the global generator.
+    with seeded_globally(0):
+        seen = trace(module, probe, key)
+    made = [name for name, _ in module.named_parameters() if name not in before]
+    if made:
         raise NetworkError(
-            "network has no Linear or Conv2d layer that runs, so there is nothing to edit."
+            f"the network made its parameters {made} in its first pass, so they were never "
+            "trained. Call it on a batch of rows and train it before it is edited."
         )
-    _check_finite(to_logits(output, kind))
-    return replace(adopted, kind=kind, output_layer=name, notes=tuple(notes))
+    check_rows(seen.scores, len(probe))
+    return seen
+
+
+def _check_copied(found: _Found, seen: Trace) -> None:
+    """Refuse a network whose copy still runs the user's own module."""
+    given = () if found.given is None else unwrapped(found.given).parameters()
+    if not seen.leaves.isdisjoint(map(id, given)):
+        raise NetworkError(
+            "a copy of the network still runs the parameters of the original: the module keeps a "
+            "function that is bound to them (a lambda, or a compiled or patched forward). Make it "
+            "a method of the class."
+        )
+
+
+def _check_gradient(module: nn.Module, probe: Tensor, key: OutputKey, seen: Trace) -> None:
+    """Refuse a network that hides layers from gradients; a head for another purpose is none."""
+    with seeded_globally(0):
+        hidden = [name for name in seen.unreached if moves_scores(module, probe, key, name)]
+    if hidden or not seen.has_gradient:
+        raise NetworkError(
+            f"no gradient of the network's output reaches its layers {hidden or [seen.layer]}: its "
+            "forward detaches a tensor, leaves torch (by numpy(), tolist() or item()), or runs "
+            "under torch.no_grad() or inference_mode(). Remove that from the forward, and put "
+            "no_grad() around the calls that need no gradient."
+        )
+
+
+def _find_meaning(
+    found: _Found, X: Batches, seen: Trace, key: OutputKey, output_kind: str
+) -> Meaning:
+    scores = seen.scores
+    if seen.last == "unknown" and output_kind == "auto" and in_unit_interval(scores):
+        # More values tell more.
+        n_rows = max(len(scores), X.block_size(MEANING_ROWS))
+        with torch.no_grad():
+            scores = raw_output(found.module, probe_rows(found.module, X, n_rows), key)
+    meaning = find_meaning(scores, seen.last, output_kind, found.told)
+    check_range(scores, meaning.kind)
+    return meaning
 
 
 def probe_rows(module: nn.Module, X: Batches, n_rows: int = 32) -> Tensor:
     """Read a few rows in the module's dtype and on its device."""
-    parameter = next(module.parameters(), torch.zeros(()))
-    return X[:n_rows].to(parameter.device, parameter.dtype)
-
-
-def _try_forward(adopted: AdoptedNetwork, probe: Tensor, item_shape: tuple[int, ...]) -> Tensor:
-    module = adopted.module
-    try:
-        with torch.no_grad():
-            output = raw_output(module, probe, adopted.output_key)
-    except NetworkError:
-        raise
-    except (RuntimeError, ValueError, IndexError) as error:
-        first = next((m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))), None)
-        raise NetworkError(
-            f"the network failed on rows of X of shape {item_shape} each; its first layer is "
-            f"{first}. Pass X as the network was trained on it (same columns, same scaling). "
-            f"The network said: {error}"
-        ) from error
-    if output.ndim != 2:
-        raise NetworkError(
-            f"the network must return (n, n_classes) scores; it returned {tuple(output.shape)}."
-        )
-    return output
+    like = first_parameter(module)
+    return X.astype(like.dtype)[:n_rows].to(like.device)
 
 
 def _check_width(output: Tensor, n_classes: int) -> None:
@@ -244,26 +332,3 @@ def _check_width(output: Tensor, n_classes: int) -> None:
             "output per class (or one for two classes): pass rows of every class of the network, "
             "or another network."
         )
-
-
-def _check_finite(logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
-        raise NetworkError(
-            "the network returns NaN or infinite logits on X: its training diverged, or X is not "
-            "scaled as in training."
-        )
-
-
-def _kind_of_output(adopted: AdoptedNetwork, output: Tensor, probe: Tensor) -> str:
-    """Tell logits from probabilities by the net's criterion, else by the returned values."""
-    if output.shape[1] == 1:
-        if adopted.kind in ("one_logit", "one_probability"):
-            return adopted.kind
-        sigmoid = isinstance(last_leaf(adopted.module, probe), nn.Sigmoid)
-        return "one_probability" if sigmoid else "one_logit"
-    if adopted.kind == "probabilities":
-        return "probabilities"
-    sums = output.sum(dim=1)
-    in_range = bool((output >= 0).all() and (output <= 1).all())
-    adds_up = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
-    return "probabilities" if in_range and adds_up else "logits"

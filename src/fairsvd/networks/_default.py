@@ -155,16 +155,16 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.G
         buffer.copy_(values.to(buffer.dtype).reshape(buffer.shape))
     rows = replace(rows, X=laid_out(net.module, rows.X))
     with one_torch_thread() if is_table(rows) else nullcontext():
+        net.initialize()
         fit_net(net, BatchDataset(rows, rows.y, torch_generator(rng)), None)
 
 
 def fit_net(net: Any, X: Any, y: Any) -> None:
-    """Train a skorch net like its ``fit``, but raise a keyboard interrupt of the user.
+    """Train an initialised skorch net as its ``fit`` does, but raise an interrupt of the user.
 
     skorch catches KeyboardInterrupt and returns a half-trained net as if it were finished. Its
     early-stopping callbacks raise the same exception, which is therefore caught by its origin.
     """
-    net.initialize()
     net.notify("on_train_begin", X=X, y=y)
     try:
         with _without_unseen_log(net):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..arrays import Batches, to_device
-from ._outputs import OutputKey, to_logits
+from ._finite import check_finite
+from ._plain import first_parameter
+from ._scores import OutputKey, check_rows, checked_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
 
@@ -37,18 +39,14 @@ def block_rows(module: nn.Module, X: Batches) -> int:
     return SMALL_BLOCK if size <= SMALL_NETWORK else BLOCK
 
 
-def _move_to(module: nn.Module, X: Tensor) -> Tensor:
-    parameter = next(module.parameters(), torch.zeros(()))
-    return to_device(X, parameter.device, parameter.dtype)
-
-
-def _in_blocks(run: Callable[[Tensor], Tensor], X: Batches, size: int) -> Tensor:
-    parts = []
+def _in_blocks(run: Callable[[Tensor], Tensor], module: nn.Module, X: Batches) -> Tensor:
+    """Run blocks of one size, in the network's dtype and on its device."""
+    parts, size, like = [], block_rows(module, X), first_parameter(module)
     with torch.no_grad():
-        for block in X.blocks(size):
+        for block in X.astype(like.dtype).blocks(size):
             missing = size - len(block)
             padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
-            parts.append(run(padded)[: len(block)].cpu())
+            parts.append(run(to_device(padded, like.device))[: len(block)].cpu())
             del block, padded  # free the memory before the next block is read
     return torch.cat(parts)
 
@@ -64,14 +62,20 @@ def all_logits(
 
     ``state`` replaces entries of the module's state for the call; ``kind`` and ``key`` describe the
     output (:func:`to_logits`).
+
+    Raises
+    ------
+    NetworkError
+        Logits are not finite, or are not one row for every row of X.
     """
 
     def run(x: Tensor) -> Tensor:
-        x = _move_to(module, x)
         output = functional_call(module, dict(state), (x,)) if state else module(x)
-        return to_logits(output, kind, key)
+        return checked_logits(output, kind, key, len(x))
 
-    return _in_blocks(run, X, block_rows(module, X))
+    logits = _in_blocks(run, module, X)
+    check_finite(logits, X, module)
+    return logits
 
 
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
@@ -88,12 +92,14 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
 
         handle = target.register_forward_pre_hook(collect)
         try:
-            module(_move_to(module, x))
+            module(x)
         finally:
             handle.remove()
         return collected[-1].reshape(len(x), -1)
 
-    return _in_blocks(run, X, block_rows(module, X))
+    features = _in_blocks(run, module, X)
+    check_finite(features, X, module, "features")
+    return features
 
 
 def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -> Tensor:
@@ -107,12 +113,21 @@ def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -
     rows = _few_images(X, most) if len(X.item_shape) > 1 else most
     with torch.no_grad():
         while done < len(X):
-            logits = run(X[done : done + rows])
+            logits = _run_block(run, X[done : done + rows])
             parts.append(logits.cpu())
             done += rows
             if logits.device.type != "cpu":
                 rows = most
     return torch.cat(parts)
+
+
+def _run_block(run: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
+    """Run a block; a single row twice, since some networks squeeze away its dimension."""
+    n_rows = len(block)
+    block = torch.cat([block, block]) if n_rows == 1 else block
+    logits = run(block)
+    check_rows(logits, len(block))
+    return logits[:n_rows]
 
 
 def _few_images(X: Batches, most: int) -> int:

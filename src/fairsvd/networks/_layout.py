@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..arrays import Batches
-from ._outputs import OutputKey, raw_output
+from ._plain import first_parameter
+from ._scores import OutputKey, raw_output
 
 __all__ = ["laid_out"]
 
@@ -40,7 +41,7 @@ def laid_out(module: nn.Module, X: Batches, key: OutputKey = None) -> Batches:
     if not _can_gain(module, X):
         return X
     # Read once, since rows may be files. Copied, since a network may change its input.
-    rows = X[:N_ROWS].to(next(module.parameters()).dtype)
+    rows = X[:N_ROWS].to(first_parameter(module).dtype)
     channels_last = torch.empty_like(rows, memory_format=torch.channels_last).copy_(rows)
     with torch.no_grad():
         plain = raw_output(module, rows, key)

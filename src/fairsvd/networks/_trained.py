@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from .._rng import seeded_globally
 from .._warn import warn
 from ..arrays import LabelledRows
 from ..caching import Cache, Entry, NotStableError
-from ..exceptions import CacheWarning, IgnoredWeightsWarning
+from ..exceptions import CacheWarning, IgnoredWeightsWarning, NetworkError
 from ._default import RowDataset, default_net, fit_net, train_default
+from ._plain import first_parameter
 
 __all__ = ["train_own_net", "train_users_net"]
 
@@ -60,7 +62,7 @@ def train_users_net(
             "not used. Wrap it in sklearn.frozen.FrozenEstimator to keep them.",
             IgnoredWeightsWarning,
         )
-    net = clone(network)
+    net = _cloned(network)
     if device is not None:
         net.set_params(device=device)
     binary = isinstance(net, NeuralNetBinaryClassifier)
@@ -70,11 +72,11 @@ def train_users_net(
     def train() -> None:
         # Seeded, since the user's module and callbacks draw from the global generators.
         with seeded_globally(seed):
-            if _in_memory(rows):
-                fit_net(net, rows.X[:].numpy(), labels.numpy())
-            else:
-                # The labels again, since the net's own split may stratify by them.
-                fit_net(net, RowDataset(rows, labels), labels.numpy())
+            net.initialize()
+            given = _in_dtype_of(net.module_, rows)
+            # The labels again, since the net's own split may stratify by them.
+            X = given.X[:].numpy() if _in_memory(given) else RowDataset(given, labels)
+            fit_net(net, X, labels.numpy())
 
     def initialize() -> None:
         with seeded_globally(seed):
@@ -82,6 +84,23 @@ def train_users_net(
 
     _train_once(net, train, cache, {"network": network, "seed": seed, "device": device}, initialize)
     return net
+
+
+def _cloned(network: Any) -> Any:
+    try:
+        return clone(network)
+    except Exception as error:
+        raise NetworkError(
+            f"network, a skorch net, cannot be cloned to be trained ({type(error).__name__}: "
+            f"{error}). Give it the class of its module and the arguments (module__width=8), not "
+            "a module that has run; or train it and pass FrozenEstimator(net)."
+        ) from error
+
+
+def _in_dtype_of(module: nn.Module, rows: LabelledRows) -> LabelledRows:
+    """Read rows in double precision if the module has it; skorch does not convert them."""
+    double = first_parameter(module).dtype == torch.float64
+    return replace(rows, X=rows.X.astype(torch.float64)) if double else rows
 
 
 def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:

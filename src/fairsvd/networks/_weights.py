@@ -68,14 +68,14 @@ def layer_weights(module: nn.Module) -> dict[str, LayerWeight]:
     A ``Linear`` or ``Conv2d`` has its own name. An ``nn.MultiheadAttention`` called ``attn`` has
     ``attn.in_proj`` (or ``attn.q_proj``, ``attn.k_proj`` and ``attn.v_proj``) and
     ``attn.out_proj``. All layers that share a weight are included; a layer whose weight is
-    computed from other tensors (a parametrisation) is not.
+    computed from other tensors (a parametrisation) is not, nor is an empty one.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     weights = {}
     for name, part in module.named_modules():
         for place in _places(part):
             weight = part._parameters.get(place.weight)
-            if weight is None:
+            if weight is None or weight.numel() == 0:
                 continue
             bias = part._parameters.get(place.bias)
             weights[".".join(filter(None, [name, place.suffix]))] = LayerWeight(

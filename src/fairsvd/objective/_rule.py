@@ -211,15 +211,8 @@ def _smoothed_maximum(
     scores: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the log-sum-exp (n,) of rows and its gradient, their softmax, from the same powers.
-
-    Equal to the bit to scipy's two functions, which compute the powers three times, and the dual is
-    evaluated thousands of times.
     """
     top = scores.max(axis=1, keepdims=True)
     powers = np.exp(scores - top)
-    is_top = scores == top
-    n_top = is_top.sum(axis=1, keepdims=True, dtype=np.float64)
-    # Apart from the largest terms, which would cost the others their digits.
-    rest = np.where(is_top, 0.0, powers).sum(axis=1, keepdims=True)
-    largest = np.log1p(rest / n_top) + np.log(n_top) + top
-    return largest[:, 0], powers / powers.sum(axis=1, keepdims=True)
+    total = powers.sum(axis=1, keepdims=True)
+    return (np.log(total) + top)[:, 0], powers / total

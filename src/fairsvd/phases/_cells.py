@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,15 @@ from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
 from ..groups import cell_codes
-from ..networks import MLP, ConvNet, channel_statistics, fast_logits, raw_output
+from ..networks import (
+    MLP,
+    PROBABILITIES,
+    ConvNet,
+    channel_statistics,
+    copied,
+    fast_logits,
+    raw_output,
+)
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
 
@@ -58,10 +65,10 @@ class CellNetwork(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to the logits (n, n_cells) of the cells, numbered ``y * n_groups + group``."""
         output = raw_output(self.network, X, self.key)
-        if "probabilit" not in self.kind:
+        if self.kind not in PROBABILITIES:
             return output
         tiny = torch.finfo(output.dtype).tiny
-        if self.kind == "one_probability":
+        if self.kind != "probabilities":
             return torch.logit(output.clamp(tiny, 1 - torch.finfo(output.dtype).eps))
         return output.clamp_min(tiny).log()
 
@@ -162,7 +169,7 @@ def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
 
 def _with_cells(cells: CellTask) -> CellNetwork | None:
     """Copy the task's network with a new last layer; None if it cannot have the cells' outputs."""
-    data, module = cells.task.data, copy.deepcopy(cells.task.module)
+    data, module = cells.task.data, copied(cells.task.module)
     head = module.get_submodule(data.output_layer)
     if not isinstance(head, nn.Linear):
         return None
@@ -177,7 +184,7 @@ def _with_cells(cells: CellTask) -> CellNetwork | None:
     try:
         with torch.no_grad():
             shape = tuple(network(X).shape)
-    except (RuntimeError, ValueError, IndexError):
+    except Exception:  # whatever a user's network does with other outputs
         return None
     return network if shape == (len(X), cells.n_cells) else None
 

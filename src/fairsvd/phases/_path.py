@@ -15,6 +15,7 @@ from torch import Tensor
 from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
+from ..networks import explaining
 from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
 from ..training import Batch, tune
 from ._batches import make_batches
@@ -277,7 +278,8 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
-    with one_torch_thread():
+    # Explained here, since the error may be raised in another process.
+    with one_torch_thread(), explaining():
         for candidate in run(path):
             yield forget_beaten(candidate, best)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from .._rng import torch_generator
 from ..base import Candidate, Task
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
+from ..networks import copied
 from ..objective import shift_logits
 from ._edit import M
 from ._path import START_FRACTION, Best
@@ -178,7 +178,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
 
     def edited(self, edit: M) -> nn.Module:
         """Build the edited network without changing the module."""
-        edited = copy.deepcopy(self.module)
+        edited = copied(self.module)
         unknown = edited.load_state_dict(dict(edit.state()), strict=False).unexpected_keys
         assert not unknown, f"an edit of {unknown}, which the network does not have"
         return edited

@@ -15,6 +15,7 @@ from torch import nn
 from .._rng import resolve_seed
 from ..arrays import as_batches
 from ..groups import encode_groups, find_sensitive
+from ..networks import plain_copy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,7 +194,7 @@ def _predict_before(estimator: Any, X: Any, before: Any) -> NDArray[Any] | None:
     # The estimator can read the output of such a network.
     untouched = copy.copy(estimator)
     device = next(estimator.module_.parameters()).device
-    untouched.module_, untouched.offset_ = copy.deepcopy(module).eval().to(device), 0.0
+    untouched.module_, untouched.offset_ = plain_copy(module)[0].to(device), 0.0
     return np.asarray(untouched.predict(X))
 
 

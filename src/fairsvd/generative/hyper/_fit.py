@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...base import progress_bar
+from ...networks import plain_copy
 from ...training import tune
 from ._emittable import Generator, as_generator
 from ._gaussian import GaussianGenerator, MixtureGenerator
@@ -68,7 +68,7 @@ def build_generator(
         If a Gaussian or mixture is chosen for images, or the module is not a generator.
     """
     if isinstance(choice, nn.Module):
-        return as_generator(copy.deepcopy(choice)).requires_grad_(False)
+        return as_generator(plain_copy(choice)[0]).requires_grad_(False)
     is_table = len(row_shape) == 1
     if choice == "vae":
         kind: Any = TableVAE if is_table else ImageVAE

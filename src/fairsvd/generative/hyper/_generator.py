@@ -17,6 +17,7 @@ from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
 from ..._warn import warn
 from ...base import Interval, StrOptions, positive_int, restored_on_failure
 from ...exceptions import SmallCellWarning
+from ...networks import explaining
 from ..cells import CellGenerator, Cells, Encoded, make_codec, read_rows
 from ._emitted import (
     Emitted,
@@ -258,7 +259,12 @@ class HyperGenerator(CellGenerator):
         ValueError
             If an argument cannot be used, or the training diverges.
         """
-        with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
+        with (
+            restored_on_failure(self),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            explaining(),
+        ):
             if self.penalty == "pairs" and self.n_draws < 2 and self.autophagy_weight > 0:
                 raise ValueError("n_draws=1: penalty='pairs' needs at least 2 draws to compare.")
             with one_torch_thread():
@@ -410,6 +416,12 @@ class HyperGenerator(CellGenerator):
             raise ValueError("X has missing values in score_samples: drop these rows.")
         with torch.no_grad(), one_torch_thread():
             log_density = self._emitted.log_densities(scores.encode_numbers(numbers))
+        bad = np.flatnonzero(np.isnan(log_density).any(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"X has values for which no density can be computed in float32, in {len(bad)} rows "
+                f"(the first is row {bad[0]}, counted from 0): they are far beyond those of fit."
+            )
         log_density -= np.log(scores.scale).sum()
         if conditions is None:
             return np.logaddexp.reduce(log_density + np.log(self._cells.shares()), axis=1)
