@@ -14,7 +14,8 @@ from fairsvd.base._split import draw_sample, split_rows
 def split(validation, cells, y=None, seed=0):
     cells = np.asarray(cells)
     y = np.zeros_like(cells) if y is None else np.asarray(y)
-    return split_rows(validation, cells, y, np.random.default_rng(seed))
+    classes = np.array(["no", "yes"])
+    return split_rows(validation, cells, y, classes, np.random.default_rng(seed))
 
 
 @given(

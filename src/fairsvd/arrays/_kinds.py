@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from .._rng import seeded_globally
+from ..containers import as_numbers, is_frame
 from ..datasets import ImageFrame
 from ._batches import Batches
 from ._lazy import LazyRows, is_lazy
@@ -46,11 +47,13 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = No
     if isinstance(X, ImageFrame):
         return _of_frame(X, dtype, most)
     if isinstance(X, TensorDataset):
-        X = X.tensors[0]
+        X = X.tensors[0].detach()
     elif is_lazy(X):
         X = LazyRows(X)
-    elif hasattr(X, "iloc"):
-        X = X.to_numpy()
+    elif is_frame(X):
+        X = as_numbers(X)
+        # Of booleans beside numbers pandas would make objects.
+        X = X.to_numpy(dtype=np.result_type(*X.dtypes))
     return Batches(partial(_reader(X), X), np.arange(len(X)), dtype)
 
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
+from .._messages import listed
 from .._warn import warn
 from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
-from ..groups import drop_sensitive, encode_groups, find_sensitive
+from ..groups import Groups, drop_sensitive, encode_groups, find_sensitive, split_columns
 from ..networks import known_classes
 from ..objective import gap
 
@@ -22,6 +23,13 @@ __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predi
 # Integer labels of at most this many values always pass scikit-learn's check of targets, which
 # would sort all of them again; it is skipped for them.
 FEW_LABELS = 10
+
+# More groups than this, and than half the rows, are no groups.
+MANY_GROUPS = 20
+BIN_IT = (
+    "Bin a quantity such as an age or an income first, for example pandas.qcut(values, 4, "
+    "labels=False), and merge small groups."
+)
 
 NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."
 
@@ -106,7 +114,7 @@ def read_fit_inputs(
     X = open_rows(X)
     if sensitive_features is not None:
         source = "sensitive_features"
-        names = _names_of(sensitive_features)
+        names = tuple(name for name in split_columns(sensitive_features)[1] if name is not None)
         if how.sensitive_columns is not None:
             X = drop_sensitive(X, how.sensitive_columns)
     elif how.sensitive_columns is not None:
@@ -126,7 +134,7 @@ def read_fit_inputs(
             sensitive_features, len(codes), missing=how.missing_group, names=names
         )
         group_codes, group_labels = groups.codes, tuple(groups.labels)
-        _check_group_count(group_codes, group_labels)
+        _check_groups(groups)
     elif not how.other_groups:
         _warn_missing()
     rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes))
@@ -142,20 +150,9 @@ def _warn_missing() -> None:
     )
 
 
-def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
-    columns = getattr(sensitive_features, "columns", None)
-    if columns is not None:
-        return tuple(columns)
-    name = getattr(sensitive_features, "name", None)
-    return (name,) if name is not None else ()
-
-
 def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    integral = y.dtype.kind in "biu"
-    if not integral:
-        check_classification_targets(y)
     labels = np.unique(y)
-    if integral and len(labels) > FEW_LABELS:
+    if y.dtype.kind in "biu" and len(labels) > FEW_LABELS:
         # The check can only warn that so many distinct integers may be no classes.
         check_classification_targets(y)
     if len(labels) < 2:
@@ -166,12 +163,18 @@ def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return labels, np.searchsorted(labels, y).astype(np.int64)
 
 
-def _check_group_count(codes: NDArray[np.int64], labels: tuple[Any, ...]) -> None:
-    present = np.flatnonzero(np.bincount(codes[codes >= 0]))
-    if len(present) < 2:
+def _check_groups(groups: Groups) -> None:
+    n_rows = int((groups.codes >= 0).sum())
+    if groups.n_groups < 2:
         raise GroupError(
-            f"sensitive_features hold one group only ({[labels[i] for i in present]}): there is "
-            "nothing to compare. Pass an attribute with two values or more, or none at all."
+            f"sensitive_features hold one group only ({list(groups.labels)}): there is nothing to "
+            "compare. Pass an attribute with two values or more, or none at all."
+        )
+    if groups.n_groups > max(MANY_GROUPS, n_rows // 2):
+        raise GroupError(
+            f"sensitive_features hold {groups.n_groups} groups in {n_rows} rows "
+            f"({listed(groups.labels, 3, repr)}): names or numbers of single rows, or a quantity, "
+            f"not groups. {BIN_IT}"
         )
 
 
@@ -198,11 +201,12 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
     if np.isnan(gap(counts, name, pos)):
         raise GroupError(
             f"{name} cannot be measured: fewer than two groups have the rows it compares. Cells "
-            f"without rows: {', '.join(empty)}. Merge groups, or choose another constraint."
+            f"without rows: {listed(empty)}. Merge groups, or choose another constraint."
         )
     if empty:
+        advice = f" {BIN_IT}" if inputs.n_groups > MANY_GROUPS else ""
         warn(
-            f"No rows in {', '.join(empty)}: their rates are left out of the gap.",
+            f"No rows in {listed(empty)}: their rates are left out of the gap.{advice}",
             SmallCellWarning,
         )
 

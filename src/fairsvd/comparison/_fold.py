@@ -218,7 +218,7 @@ def divide(
     seed = fold_seed(problem.seed, number)
     y, groups = problem.codes[fitting], problem.groups.codes[fitting]
     cells = cell_codes(y, groups, problem.groups.n_groups)
-    editing, held = split_rows(VALIDATION, cells, y, stage_rng(seed, "split"))
+    editing, held = split_rows(VALIDATION, cells, y, problem.classes, stage_rng(seed, "split"))
     return Parts(number, np.sort(fitting[editing]), np.sort(fitting[held]), test, seed)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._encode import Groups, cell_codes, encode_groups, require_two_groups
-from ._locate import Located, drop_sensitive, find_sensitive, is_frame
+from ._encode import Groups, cell_codes, encode_groups, require_two_groups, split_columns
+from ._locate import Located, drop_sensitive, find_sensitive
 
 __all__ = [
     "Groups",
@@ -12,6 +12,6 @@ __all__ = [
     "drop_sensitive",
     "encode_groups",
     "find_sensitive",
-    "is_frame",
     "require_two_groups",
+    "split_columns",
 ]

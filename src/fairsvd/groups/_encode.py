@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
+from ..containers import as_known, is_frame, restore_missing
 from ..exceptions import GroupError
-from ._locate import is_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
-__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
+__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups", "split_columns"]
 
 MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
+# More distinct numbers with fractions than this are a quantity.
+MOST_FRACTIONS = 20
 _POLICIES = ("raise", "ignore", "own_group")
 
 Codes = TypeVar("Codes", "NDArray[np.int64]", "Tensor")
@@ -56,25 +60,61 @@ def _describe(values: Any) -> str:
     return type(values).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
-def _split_columns(values: Any) -> tuple[list[Any], list[Any]]:
-    """Split sensitive features into one array per column, and their names (None if unnamed)."""
+def split_columns(values: Any) -> tuple[list[pd.Series[Any]], list[Any]]:
+    """Split sensitive features into columns, and their names (None if unnamed).
+
+    Parameters
+    ----------
+    values : array-like of shape (n,) or (n, n_columns), or mapping of name to column
+        In any container.
+
+    Raises
+    ------
+    GroupError
+        If they are no columns.
+    """
+    import pandas as pd
+
+    values = _as_table(values)
     if is_frame(values):
-        columns = [values.iloc[:, k].to_numpy(dtype=object) for k in range(values.shape[1])]
-        return columns, list(values.columns)
+        return [values.iloc[:, k] for k in range(values.shape[1])], list(values.columns)
     if hasattr(values, "iloc"):
-        return [values.to_numpy(dtype=object)], [values.name]
-    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU
-        values = values.detach().cpu().numpy()
+        return [values], [values.name]
     # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
-    dtype = object if isinstance(values, (list, tuple)) else None
-    array = np.asarray(values, dtype=dtype)
+    array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
+    if array.dtype.names:
+        return [pd.Series(array[name]) for name in array.dtype.names], list(array.dtype.names)
     if array.ndim not in (1, 2):
         raise GroupError(
             f"sensitive_features is a {_describe(values)}: wanted one value per row, or a table "
             "with one column per attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
         )
+    array = restore_missing(array)
     columns = [array] if array.ndim == 1 else list(array.T)
-    return columns, [None] * len(columns)
+    # pandas cannot hash half precision.
+    half = array.dtype == np.float16
+    return [pd.Series(c.astype(float) if half else c) for c in columns], [None] * len(columns)
+
+
+def _as_table(values: Any) -> Any:
+    """Make a table of a dictionary of columns, and of an index."""
+    import pandas as pd
+
+    if isinstance(values, Mapping):
+        try:
+            return pd.DataFrame({name: as_known(column, name) for name, column in values.items()})
+        except ValueError as error:
+            raise GroupError(
+                f"sensitive_features is a {type(values).__name__} of columns that make no table "
+                f"({error}): wanted columns of one length."
+            ) from error
+    if isinstance(values, pd.Index):
+        names = [None if name is None else str(name) for name in values.names]
+        frame = values.to_frame(index=False)
+        return frame if values.nlevels > 1 else frame.iloc[:, 0].rename(names[0])
+    if isinstance(values, (list, tuple)) and len(values) and hasattr(values[0], "detach"):
+        return np.asarray(values)
+    return as_known(values, "sensitive_features")
 
 
 def _sort_order(labels: list[Any]) -> list[int]:
@@ -86,18 +126,34 @@ def _sort_order(labels: list[Any]) -> list[int]:
         return sorted(positions, key=lambda k: (type(labels[k]).__name__, str(labels[k])))
 
 
-def _encode_column(column: NDArray[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+def _encode_column(column: pd.Series[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     """Encode one column; missing values get -1."""
     import pandas as pd
 
-    if column.dtype.kind in "fc":
-        column = column.astype(np.float64)  # pandas cannot hash half precision
-    codes, uniques = pd.factorize(column, use_na_sentinel=True)
-    labels = [u.item() if isinstance(u, np.generic) else u for u in np.asarray(uniques)]
+    try:
+        codes, uniques = pd.factorize(column, use_na_sentinel=True)
+    except TypeError as error:
+        raise GroupError(
+            f"sensitive_features hold values that cannot be compared ({error}): wanted one label "
+            "a row for each attribute, such as a string or an integer."
+        ) from error
+    labels = [u.item() if isinstance(u, np.generic) else u for u in uniques]
     order = _sort_order(labels)
     rank = np.full(len(labels) + 1, -1, dtype=np.int64)  # code -1 reads the last entry
     rank[order] = np.arange(len(labels))
     return rank[codes], [labels[k] for k in order]
+
+
+def _check_not_continuous(labels: list[Any], name: str) -> None:
+    """Refuse a column of many numbers with fractions, such as an income."""
+    if len(labels) <= MOST_FRACTIONS:
+        return
+    if any(isinstance(label, float) and label % 1 for label in labels):
+        raise GroupError(
+            f"sensitive_features {name!r} holds {len(labels)} distinct numbers with fractions "
+            f"({listed(labels, 3)}): a quantity, not groups. Bin it first, for example "
+            f"pandas.qcut(values, 4, labels=False) or pandas.cut(values, [0, 30, 60, 100])."
+        )
 
 
 def _group_missing(
@@ -166,8 +222,9 @@ def encode_groups(
     Parameters
     ----------
     sensitive_features : array-like of shape (n_rows,) or (n_rows, n_columns)
-        Array, list, Series, DataFrame or tensor; any labels. Several columns are intersected.
-        None, NaN and pandas' NA count as missing.
+        Array, list, Series, DataFrame, dictionary of columns, tensor, or the like of another
+        package; any labels. Several columns are intersected. None, NaN, pandas' NA and NaT, masked
+        values, and what numpy makes of them in an array of strings ("nan") count as missing.
     n_rows : int
         Number of rows that X has.
     missing : {"raise", "ignore", "own_group"}, default="raise"
@@ -185,14 +242,17 @@ def encode_groups(
     ------
     GroupError
         If the number of rows is wrong or 0, the shape is not understood, every row is missing,
-        or values are missing and ``missing="raise"``.
+        values are missing and ``missing="raise"``, or a column holds a quantity (more than 20
+        distinct numbers with fractions).
     ValueError
         If ``missing`` is none of the three.
     """
-    columns, own_names = _split_columns(sensitive_features)
+    columns, own_names = split_columns(sensitive_features)
     _check_rows(columns, sensitive_features, n_rows)
     column_names = _name_columns(own_names, names)
     encoded = [_encode_column(column) for column in columns]
+    for (_, labels_of_column), name in zip(encoded, column_names, strict=True):
+        _check_not_continuous(labels_of_column, name)
     _check_missing(missing, encoded, column_names)
     if missing == "own_group":
         encoded = [_group_missing(codes, labels) for codes, labels in encoded]

@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, va
 
 from .._signature import takes
 from ..base import HasMethods, restored_on_failure
+from ..containers import as_known, is_frame, read_labels
 from ..exceptions import GroupError
-from ..groups import drop_sensitive, find_sensitive, is_frame, require_two_groups
+from ..groups import drop_sensitive, find_sensitive, require_two_groups
 from ._mitigator import check_mitigator, encode_located, is_multiclass, read_scores_as_double
 
 __all__ = ["GroupAwareWrapper"]
@@ -152,7 +153,9 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             return self._fit(X, y)
 
     def _fit(self, X: Any, y: Any) -> Self:
-        table, labels = check_X_y(X, y, dtype=None, ensure_all_finite=False, estimator=self)
+        X, y = as_known(X, "X"), as_known(y, "y")
+        labels = None if y is None else read_labels(y)
+        table, labels = check_X_y(X, labels, dtype=None, ensure_all_finite=False, estimator=self)
         X = X if is_frame(X) else table
         self.classes_, codes = self._encode(labels)
         located = find_sensitive(X, y, self.sensitive_columns)
@@ -188,6 +191,7 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Call a method of the mitigator with the arguments that it takes."""
         check_is_fitted(self, "estimator_")
         method = getattr(self.estimator_, name)
+        X = as_known(X, "X")
         X = X if is_frame(X) else check_array(X, dtype=None, ensure_all_finite=False)
         rest = X
         if self.drop:

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..._rng import resolve_seed, stage_rng
+from ...containers import read_labels
 from ...exceptions import GroupError
 from ...groups import cell_codes, encode_groups
 from ._codec import Encoded, ImageCodec, make_codec
@@ -81,12 +82,9 @@ class Cells:
 
 
 def label_codes(y: Any) -> tuple[list[Any], NDArray[np.int64]]:
-    """Encode labels of any type; the returned labels are sorted Python scalars."""
-    y = np.asarray(y)
-    if y.dtype.kind in "fO" and (y != y).any():
-        raise ValueError("y has missing values: leave these rows out, or label them.")
-    groups = encode_groups(y, len(y), names=["y"])
-    return list(groups.labels), groups.codes
+    """Encode class labels; the returned labels are sorted Python scalars."""
+    labels, codes = np.unique(read_labels(y), return_inverse=True)
+    return labels.tolist(), codes
 
 
 def cell_of_rows(

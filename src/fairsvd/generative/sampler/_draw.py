@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from ..._rng import seeded_globally
 from ..._signature import takes
-from ...groups import is_frame
+from ...containers import is_frame
 from ..cells import (
     CellGenerator,
     Column,
