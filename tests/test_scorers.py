@@ -348,7 +348,12 @@ def test_two_attributes_in_one_search(routing, frame):
         "none": fairness_scorer(NAME, sensitive_columns="sex"),
     }
     scores = cross_validate(
-        LogisticRegression(), X, y, params={"sex": y.index, "half": half}, scoring=scoring, cv=3
+        LogisticRegression(),
+        X,
+        y,
+        params={"sex": y.index.to_numpy(), "half": half},
+        scoring=scoring,
+        cv=3,
     )
     np.testing.assert_array_equal(scores["test_sex"], scores["test_none"])
     by_half = cross_validate(

@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 from torch.utils.data import DataLoader, IterableDataset
@@ -30,11 +29,14 @@ class Rows(NamedTuple):
     y : ndarray of shape (n_rows,)
     is_bytes : bool
         X holds uint8, which becomes float without scaling.
+    is_integral : bool
+        X holds integers, possibly numbers of entries that a network looks up.
     """
 
     X: Batches
     y: NDArray[Any]
     is_bytes: bool
+    is_integral: bool
 
 
 def open_rows(X: Any) -> Any:
@@ -130,17 +132,21 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
         validate_data(estimator, X, y, skip_check_array=True)
         # Half a batch: while a block of rows is read, the one before it may still be in use.
         batches = as_batches(X, most=max(1, batch_size // 2))
-        return Rows(batches, _plain_labels(X, y), bool(X.dtype == np.uint8))
+        return _as_rows(batches, _plain_labels(X, y), X.dtype)
     if is_dataset(X):
         y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # left by an earlier fit on a table
         batches = as_batches(X)
-        return Rows(batches, y, batches.fetch(batches.index[:1]).dtype == torch.uint8)
+        return _as_rows(batches, y, batches.fetch(batches.index[:1]).numpy().dtype)
     labels = _plain_labels(X, y)
     X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
     _check_dimensions(X.ndim)
-    return Rows(as_batches(X), labels, bool(X.dtype == np.uint8))
+    return _as_rows(as_batches(X), labels, X.dtype)
+
+
+def _as_rows(batches: Batches, y: NDArray[Any], dtype: Any) -> Rows:
+    return Rows(batches, y, bool(dtype == np.uint8), np.dtype(dtype).kind in "iu")
 
 
 def read_again(estimator: Any, X: Any) -> Batches:

@@ -15,7 +15,7 @@ from .._warn import warn
 from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import Groups, drop_sensitive, encode_groups, find_sensitive, split_columns
-from ..networks import known_classes
+from ..networks import known_classes, wants_integers
 from ..objective import gap
 
 __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
@@ -31,6 +31,7 @@ BIN_IT = (
     "labels=False), and merge small groups."
 )
 
+KEPT_INTEGERS = "X holds integers, and the network got them as they are for its Embedding."
 NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."
 
 
@@ -63,6 +64,14 @@ class FitInputs:
     def has_groups(self) -> bool:
         """Tell whether there are groups to compare."""
         return len(self.group_labels) > 0
+
+    @property
+    def groups(self) -> NDArray[np.object_]:
+        """Give the label of every row's group; None where it is missing."""
+        labels = np.full(self.n_groups + 1, None, dtype=object)
+        for k, label in enumerate(self.group_labels):
+            labels[k] = label  # one by one, since a label may be a tuple
+        return labels[self.rows.groups.numpy()]  # code -1 reads the last entry
 
     @property
     def n_groups(self) -> int:
@@ -121,8 +130,10 @@ def read_fit_inputs(
         located = find_sensitive(X, y, how.sensitive_columns)
         sensitive_features, X = located.values, located.X
         names, source = tuple(located.names), located.source
-    batches, y, is_bytes = read(estimator, X, y, how.batch_size)
+    batches, y, is_bytes, is_integral = read(estimator, X, y, how.batch_size)
     notes = (NOT_SCALED,) if is_bytes and how.network is not None else ()
+    if is_integral and wants_integers(how.network, batches):
+        batches, notes = batches.astype(torch.int64), (KEPT_INTEGERS,)
     labels, codes = _encode_labels(y)
     classes = known_classes(how.network, labels)
     # The network may know more classes than y has, in another order.
@@ -217,4 +228,7 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    return read_again(estimator, X)
+    batches = read_again(estimator, X)
+    # Unset while a fit is still reading.
+    probe = getattr(estimator, "_probe", None)
+    return batches if probe is None else batches.like(probe.dtype)

@@ -179,7 +179,7 @@ def make_data(
         margin=facts["margin"],
         batch_size=editor.batch_size,
         device=probe.device,
-        dtype=probe.dtype,
+        dtype=next(adopted.module.parameters(), torch.zeros(())).dtype,
         autocast=torch.bfloat16 if editor.precision == "mixed" else None,
         cache=cache,
     )

@@ -67,6 +67,8 @@ def read_labels(labels: Any, name: str = "y") -> NDArray[Any]:
         _check_whole(values, name)
         # Half precision has no unique values in numpy.
         values = values.astype(np.float64)
+    if values.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} holds complex numbers.")
     if values.dtype.kind not in "biufUO":
         raise ValueError(
             _NOT_LABELS.format(name=name, what=_KINDS.get(values.dtype.kind, "records"))
@@ -78,7 +80,7 @@ _NOT_LABELS = (
     "{name} holds {what}, which cannot be class labels: pass integers, booleans or strings, for "
     "example {name}.astype(str)."
 )
-_KINDS = {"S": "bytes", "c": "complex numbers", "M": "dates", "m": "durations"}
+_KINDS = {"S": "bytes", "M": "dates", "m": "durations"}
 
 
 def _as_column(values: Any) -> Any:
@@ -130,12 +132,13 @@ def _from_objects(values: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def _check_whole(values: NDArray[Any], name: str) -> None:
-    odd = np.flatnonzero(~np.isfinite(values) | (values % 1 != 0))
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise ValueError(f"{name} holds an infinite number in row {infinite.argmax()}, from 0.")
+    odd = np.flatnonzero(np.rint(values) != values)
     if not len(odd):
         return
     value = float(values[odd[0]])
-    if np.isinf(value):
-        raise ValueError(f"{name} holds an infinite number in row {odd[0]}, counted from 0.")
     raise ValueError(
         f"Unknown label type: continuous. {name} holds {value:.6g} in row {odd[0]}, counted from "
         "0, but class labels are wanted. If these are scores or probabilities, apply a threshold "

@@ -144,7 +144,7 @@ def _encode_column(column: pd.Series[Any]) -> tuple[NDArray[np.int64], list[Any]
     return rank[codes], [labels[k] for k in order]
 
 
-def _check_not_continuous(labels: list[Any], name: str) -> None:
+def _refuse_quantity(labels: list[Any], name: str) -> None:
     """Refuse a column of many numbers with fractions, such as an income."""
     if len(labels) <= MOST_FRACTIONS:
         return
@@ -216,6 +216,7 @@ def encode_groups(
     *,
     missing: str = "raise",
     names: Sequence[str] | None = None,
+    quantities: bool = False,
 ) -> Groups:
     """Encode sensitive features as one group code per row.
 
@@ -232,6 +233,8 @@ def encode_groups(
         with the label "missing".
     names : sequence of str or None, default=None
         Names of the columns; None (or empty) means their own names, else "sensitive_feature".
+    quantities : bool, default=False
+        Whether a column may hold a quantity: more than 20 distinct numbers with fractions.
 
     Returns
     -------
@@ -242,8 +245,7 @@ def encode_groups(
     ------
     GroupError
         If the number of rows is wrong or 0, the shape is not understood, every row is missing,
-        values are missing and ``missing="raise"``, or a column holds a quantity (more than 20
-        distinct numbers with fractions).
+        values are missing and ``missing="raise"``, or a column holds a quantity.
     ValueError
         If ``missing`` is none of the three.
     """
@@ -251,8 +253,9 @@ def encode_groups(
     _check_rows(columns, sensitive_features, n_rows)
     column_names = _name_columns(own_names, names)
     encoded = [_encode_column(column) for column in columns]
-    for (_, labels_of_column), name in zip(encoded, column_names, strict=True):
-        _check_not_continuous(labels_of_column, name)
+    if not quantities:
+        for (_, labels_of_column), name in zip(encoded, column_names, strict=True):
+            _refuse_quantity(labels_of_column, name)
     _check_missing(missing, encoded, column_names)
     if missing == "own_group":
         encoded = [_group_missing(codes, labels) for codes, labels in encoded]

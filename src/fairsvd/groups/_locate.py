@@ -126,7 +126,8 @@ def _from_columns(X: Any, positions: list[int]) -> Located:
 
 
 def _not_found_error(X: Any, y: Any, keys: list[Any]) -> GroupError:
-    columns = listed(X.columns, 20, repr) if is_frame(X) else f"{_width(X)} without names"
+    named = is_frame(X)
+    columns = f"[{listed(X.columns, 20, repr)}]" if named else f"{_width(X)} without names"
     return GroupError(
         f"sensitive_columns={keys} were not found together in one place. Columns of X: {columns};"
         f" index names of X: {_index_names(X)}; index names of y: {_index_names(y)}. Give names "

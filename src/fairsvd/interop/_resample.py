@@ -68,9 +68,8 @@ def resample_by_weight(
     >>> sorted(rows[:, 0].tolist()), labels.tolist()
     ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0])
     """
-    X, y = open_rows(X), as_known(y, "y")
-    if sensitive_features is not None:
-        sensitive_features = as_known(sensitive_features, "sensitive_features")
+    X = X if hasattr(X, "detach") else open_rows(X)
+    y, sensitive_features = as_known(y, "y"), as_known(sensitive_features, "sensitive_features")
     weights = _check_weights(sample_weight, X)
     rng = stage_rng(resolve_seed(random_state), "sample")
     cells = _encode_cells(y, sensitive_features, len(weights))

@@ -155,8 +155,8 @@ class JointStratifiedKFold(BaseCrossValidator):
         labels, y_codes = np.unique(read_labels(y), return_inverse=True)
         if len(y_codes) != n_rows:
             raise ValueError(
-                f"y has shape {y_codes.shape}, X has {n_rows}: one class label for each row was "
-                "wanted."
+                f"y has shape {y_codes.shape}, X has {n_rows} rows: one class label for each "
+                "row was wanted."
             )
         return encoded, labels, y_codes
 

@@ -8,6 +8,7 @@ from ._inference import all_features, all_logits, fast_logits
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
 from ._outputs import OutputKey, ShiftedNetwork, fold_offset, raw_output, to_logits
+from ._tokens import wants_integers
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "probe_rows",
     "raw_output",
     "to_logits",
+    "wants_integers",
 ]

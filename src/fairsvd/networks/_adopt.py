@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
-from ..arrays import Batches, LabelledRows
+from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
 from ..exceptions import NetworkError
 from ._outputs import OutputKey, last_leaf, output_layer, raw_output, to_logits
@@ -212,7 +212,7 @@ def _inspect(adopted: AdoptedNetwork, X: Batches, n_classes: int) -> AdoptedNetw
 def probe_rows(module: nn.Module, X: Batches, n_rows: int = 32) -> Tensor:
     """Read a few rows in the module's dtype and on its device."""
     parameter = next(module.parameters(), torch.zeros(()))
-    return X[:n_rows].to(parameter.device, parameter.dtype)
+    return to_device(X[:n_rows], parameter.device, parameter.dtype)
 
 
 def _try_forward(adopted: AdoptedNetwork, probe: Tensor, item_shape: tuple[int, ...]) -> Tensor:
