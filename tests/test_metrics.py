@@ -39,7 +39,7 @@ def test_there_is_a_difference_and_a_ratio_of_every_gap():
         (
             np.array(["a", None], dtype=object),
             ["a", "b"],
-            "y_true has missing labels in 1 of 2 rows, the first in row 1",
+            "y_true has missing .* in row 1",
         ),
         ([0.0, np.nan], [0.0, 1.0], "y_true has missing labels"),
         (["a", "a"], ["a", "a"], "single label 'a'"),

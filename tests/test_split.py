@@ -69,7 +69,7 @@ def test_what_is_refused():
     y = np.array([0, 0, 0, 1])
     with pytest.raises(ValueError, match=r"splitter of 2 splits.*exactly one"):
         split(KFold(2), np.zeros(4, dtype=int), y)
-    with pytest.raises(ValueError, match=r"every row of the classes 'yes', so that"):
+    with pytest.raises(ValueError, match=r"every row of the classes yes, so that"):
         split(PredefinedSplit(np.array([-1, -1, 0, 0])), np.zeros(4, dtype=int), y)
     with pytest.raises(ValueError, match="empty side"):
         split(PredefinedSplit(np.zeros(4, dtype=int)), np.zeros(4, dtype=int), y)

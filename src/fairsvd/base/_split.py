@@ -45,8 +45,8 @@ def split_rows(
     missing = missing[np.bincount(y[editing], minlength=int(y.max()) + 1)[missing] == 0]
     if len(missing):
         raise ValueError(
-            f"validation takes every row of the classes {listed(classes[missing].tolist(), 10, repr)}"
-            ", so that none is left to edit on: hold fewer rows back."
+            f"validation takes every row of the classes {listed(classes[missing].tolist())}, so "
+            "that none is left to edit on: hold fewer rows back."
         )
     return editing, held
 
