@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
-__all__ = ["did_you_mean", "listed"]
+__all__ = ["counted", "did_you_mean", "listed"]
 
 # A message names at most this many of a list, and of each at most this many characters.
 MOST_NAMED = 10
@@ -37,6 +38,11 @@ def listed(
     values = list(values)
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(_cut(show(value)) for value in values[:most]) + more
+
+
+def counted(counts: Mapping[Any, object]) -> str:
+    """List keys and their values like :func:`listed`, in braces."""
+    return "{" + listed(f"{key!r}: {value!r}" for key, value in counts.items()) + "}"
 
 
 def _cut(text: str) -> str:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
 from .._rng import stage_rng
+from ..containers import read_labels
 from ..groups import Groups, require_two_groups
 from ..metrics import gaps_frame, hard_counts, rates_frame
 from ..report import format_table, gap_estimates, small_cells
@@ -18,7 +20,7 @@ from ..report import format_table, gap_estimates, small_cells
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_label", "run_audit", "some_of"]
+__all__ = ["as_label", "run_audit"]
 
 # With fewer rows a rate's standard error can exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
@@ -78,14 +80,8 @@ def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.Da
     columns = pd.read_csv(path, nrows=0).columns.tolist()
     missing = [name for name in used if name not in columns]
     if missing:
-        raise ValueError(f"there is no column {', '.join(missing)}; it has {some_of(columns)}")
+        raise ValueError(f"there is no column {', '.join(missing)}; it has {listed(columns, 20)}")
     return pd.read_csv(path, usecols=used, low_memory=False)
-
-
-def some_of(names: Sequence[str], most: int = 20) -> str:
-    """List the first names, and count the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
 
 
 def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
@@ -103,25 +99,20 @@ def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
 def _check_groups(groups: pd.DataFrame) -> None:
     empty = {name: int(n) for name, n in groups.isna().sum().items() if n}
     if empty:
-        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{listed}: fill it, or choose --missing-group ignore or own_group")
+        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{columns}: fill it, or choose --missing-group ignore or own_group")
 
 
 def _read_classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
-    """Collect the sorted labels, and refuse scores instead of predicted labels."""
-    true, predicted = frame[target].unique().tolist(), frame[pred].unique().tolist()
-    unknown = [label for label in predicted if label not in true]
-    if unknown and all(isinstance(label, float) and label % 1 for label in unknown):
-        raise ValueError(
-            f"column {pred} holds {unknown[0]!r}, which is not a label of {target}: predicted "
-            "labels are wanted; if these are scores, apply the threshold first"
-        )
+    """Collect the sorted labels, and refuse scores instead of labels."""
+    columns = [read_labels(frame[name], f"column {name}") for name in (target, pred)]
+    true, predicted = (np.unique(column).tolist() for column in columns)
     try:
         return sorted({*true, *predicted})
     except TypeError as error:
         raise ValueError(
-            f"columns {target} and {pred} hold labels of different types ({some_of(true, 3)}; "
-            f"{some_of(predicted, 3)}): use one type"
+            f"columns {target} and {pred} hold labels of different types ({listed(true, 3)}; "
+            f"{listed(predicted, 3)}): use one type"
         ) from error
 
 
@@ -131,7 +122,7 @@ def as_label(classes: list[Any], text: str | None) -> Any:
         return None
     matches = [label for label in classes if str(label) == text or _same_number(label, text)]
     if not matches:
-        raise ValueError(f"--pos-label {text} is not among the labels {some_of(classes)}")
+        raise ValueError(f"--pos-label {text} is not among the labels {listed(classes)}")
     return matches[0]
 
 
@@ -180,8 +171,7 @@ def _warnings(counts: NDArray[np.int64], classes: list[Any], groups: Groups) -> 
     small = small_cells(counts, classes, groups.labels, FEWEST_ROWS)
     if not small:
         return []
-    more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
     return [
-        f"few rows in {', '.join(small[:MOST_NAMED])}{more}. Below about {FEWEST_ROWS} rows a "
+        f"few rows in {listed(small, MOST_NAMED)}. Below about {FEWEST_ROWS} rows a "
         "rate is uncertain by more than 0.05; where there are none it is left out of the gaps."
     ]

@@ -14,9 +14,10 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from .._messages import listed
 from ..comparison import compare
 from ..report import format_table
-from ._audit import as_label, some_of
+from ._audit import as_label
 from ._demo import check_plot
 
 if TYPE_CHECKING:
@@ -101,14 +102,14 @@ def _read(path: Path, target: str, sensitive: Sequence[str]) -> pd.DataFrame:
     frame = pd.read_csv(path, low_memory=False)
     missing = [name for name in [target, *sensitive] if name not in frame.columns]
     if missing:
-        columns = some_of(frame.columns.tolist())
+        columns = listed(frame.columns, 20)
         raise ValueError(f"{path}: there is no column {', '.join(missing)}; it has {columns}")
     if frame.empty:
         raise ValueError(f"{path}: it has headings but no rows")
     empty = {name: int(n) for name, n in frame[[target, *sensitive]].isna().sum().items() if n}
     if empty:
-        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{path}: {listed}: fill it or leave these rows out")
+        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{path}: {columns}: fill it or leave these rows out")
     return frame
 
 

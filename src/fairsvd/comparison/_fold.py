@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import PredefinedSplit
 from torch import Tensor
 
+from .._messages import listed
 from .._rng import stage_rng
 from ..arrays import LabelledRows, as_batches
 from ..base import draw_sample, split_rows
@@ -141,7 +142,7 @@ class Fold(Parts):
         if not known.all():
             raise ValueError(
                 f"predicted the label {labels[~known][0]!r}, which is none of the classes "
-                f"{self.problem.classes.tolist()}."
+                f"{listed(self.problem.classes.tolist(), show=repr)}."
             )
         return hits.argmax(axis=1)
 
@@ -183,7 +184,7 @@ class Fold(Parts):
         if self.problem.pos is None:
             raise ValueError(
                 f"the method takes two classes, but y has {len(self.problem.classes)} "
-                f"({self.problem.classes.tolist()})."
+                f"({listed(self.problem.classes.tolist(), show=repr)})."
             )
         return self.problem.pos
 

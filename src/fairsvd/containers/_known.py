@@ -54,7 +54,8 @@ def as_known(data: Any, name: str) -> Any:
     if isinstance(data, np.ma.MaskedArray):
         return _plain_array(_unmasked(data))
     if isinstance(data, np.ndarray):
-        return data if isinstance(data, (np.memmap, np.matrix)) else _plain_array(data)
+        data = np.asarray(data) if isinstance(data, np.matrix) else data
+        return data if isinstance(data, np.memmap) else _plain_array(data)
     if data is None or isinstance(data, (list, tuple, str, bytes)):
         return data
     if hasattr(data, "detach"):

@@ -97,6 +97,11 @@ def _as_column(values: Any) -> Any:
 
 
 def _one_column(values: Any, name: str) -> Any:
+    if values.ndim == 0:
+        raise ValueError(
+            f"{name} is {listed([values.item()], show=repr)}: pass an array, a list or a column "
+            "with one class label per row."
+        )
     if values.ndim == 2 and values.shape[1] == 1:
         warn(COLUMN_VECTOR.format(name=name), DataConversionWarning)
         return values.iloc[:, 0] if is_frame(values) else values[:, 0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._encode import Groups, cell_codes, encode_groups, require_two_groups, split_columns
+from ._columns import split_columns
+from ._encode import Groups, cell_codes, encode_groups, require_two_groups
 from ._locate import Located, drop_sensitive, find_sensitive
 
 __all__ = [

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._messages import listed
-from ..containers import as_known, is_frame, restore_missing
+from .._messages import counted, listed
 from ..exceptions import GroupError
+from ._columns import describe, split_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups", "split_columns"]
+__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
 
 MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
 # More distinct numbers with fractions than this are a quantity.
@@ -53,68 +53,6 @@ class Groups:
     def counts(self) -> NDArray[np.int64]:
         """Count the rows of every group, shape (n_groups,)."""
         return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)
-
-
-def _describe(values: Any) -> str:
-    shape = getattr(values, "shape", None)
-    return type(values).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
-
-
-def split_columns(values: Any) -> tuple[list[pd.Series[Any]], list[Any]]:
-    """Split sensitive features into columns, and their names (None if unnamed).
-
-    Parameters
-    ----------
-    values : array-like of shape (n,) or (n, n_columns), or mapping of name to column
-        In any container.
-
-    Raises
-    ------
-    GroupError
-        If they are no columns.
-    """
-    import pandas as pd
-
-    values = _as_table(values)
-    if is_frame(values):
-        return [values.iloc[:, k] for k in range(values.shape[1])], list(values.columns)
-    if hasattr(values, "iloc"):
-        return [values], [values.name]
-    # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
-    array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
-    if array.dtype.names:
-        return [pd.Series(array[name]) for name in array.dtype.names], list(array.dtype.names)
-    if array.ndim not in (1, 2):
-        raise GroupError(
-            f"sensitive_features is a {_describe(values)}: wanted one value per row, or a table "
-            "with one column per attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
-        )
-    array = restore_missing(array)
-    columns = [array] if array.ndim == 1 else list(array.T)
-    # pandas cannot hash half precision.
-    half = array.dtype == np.float16
-    return [pd.Series(c.astype(float) if half else c) for c in columns], [None] * len(columns)
-
-
-def _as_table(values: Any) -> Any:
-    """Make a table of a dictionary of columns, and of an index."""
-    import pandas as pd
-
-    if isinstance(values, Mapping):
-        try:
-            return pd.DataFrame({name: as_known(column, name) for name, column in values.items()})
-        except ValueError as error:
-            raise GroupError(
-                f"sensitive_features is a {type(values).__name__} of columns that make no table "
-                f"({error}): wanted columns of one length."
-            ) from error
-    if isinstance(values, pd.Index):
-        names = [None if name is None else str(name) for name in values.names]
-        frame = values.to_frame(index=False)
-        return frame if values.nlevels > 1 else frame.iloc[:, 0].rename(names[0])
-    if isinstance(values, (list, tuple)) and len(values) and hasattr(values[0], "detach"):
-        return np.asarray(values)
-    return as_known(values, "sensitive_features")
 
 
 def _sort_order(labels: list[Any]) -> list[int]:
@@ -182,7 +120,7 @@ def _intersect(
 def _check_rows(columns: list[Any], values: Any, n_rows: int) -> None:
     if not columns or n_rows == 0 or len(columns[0]) != n_rows:
         raise GroupError(
-            f"sensitive_features is a {_describe(values)} with "
+            f"sensitive_features is a {describe(values)} with "
             f"{len(columns[0]) if columns else 0} rows and {len(columns)} columns, X has {n_rows} "
             "rows: wanted one entry for each row of X, at least one row and one column."
         )
@@ -204,7 +142,7 @@ def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> No
     empty = {n: int((codes < 0).sum()) for n, (codes, _) in zip(names, encoded, strict=True)}
     if missing == "raise" and any(empty.values()):
         raise GroupError(
-            f"sensitive_features has missing values (rows per column: {empty}). Fill them, or set "
+            f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill them, or set "
             "missing_group='ignore' to leave these rows out of the fairness terms, or "
             "missing_group='own_group' to treat them as a group."
         )

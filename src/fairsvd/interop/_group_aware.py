@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
 
+from .._messages import listed
 from .._signature import takes
 from ..base import HasMethods, restored_on_failure
 from ..containers import as_known, is_frame, read_labels
@@ -216,8 +217,9 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         values, groups = encode_located(located, X.shape[0])
         if unseen := [label for label in groups.labels if label not in self.groups_]:
             raise GroupError(
-                f"sensitive_columns={self.sensitive_columns!r} have the groups {unseen}, which "
-                f"fit did not see ({self.groups_}): leave these rows out, or fit with such rows."
+                f"sensitive_columns={self.sensitive_columns!r} have the groups "
+                f"{listed(unseen, show=repr)}, which fit did not see "
+                f"({listed(self.groups_, show=repr)}): leave these rows out, or fit with such rows."
             )
         return values
 

@@ -95,9 +95,9 @@ def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
 
 
 def _encode_cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
-    if count_rows(y) != n_rows:
-        raise ValueError(f"y has {count_rows(y)} rows but X has {n_rows}: pass one label per row.")
     _, codes = np.unique(read_labels(y), return_inverse=True)
+    if len(codes) != n_rows:
+        raise ValueError(f"y has {len(codes)} rows but X has {n_rows}: pass one label per row.")
     if sensitive_features is None:
         return codes
     groups = encode_groups(sensitive_features, n_rows, missing="own_group")
@@ -132,4 +132,7 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if is_dataset(data):
         return Subset(data, rows.tolist())
-    return [data[row] for row in rows] if isinstance(data, (list, tuple)) else data[rows]
+    if isinstance(data, (list, tuple)):
+        return [data[row] for row in rows]
+    # Only arrays take an array of positions.
+    return (data if hasattr(data, "ndim") else np.asarray(data))[rows]

@@ -105,8 +105,7 @@ class JointStratifiedKFold(BaseCrossValidator):
         ValueError
             If y or the sensitive features are missing, or a cell has fewer than ``n_splits`` rows.
         """
-        n_rows = count_rows(y if X is None and y is not None else X)
-        encoded, labels, y_codes = self._read(X, y, groups, sensitive_features, n_rows)
+        encoded, labels, y_codes = self._read(X, y, groups, sensitive_features)
         self._check_cells(encoded, labels, y_codes)
         fold = self._deal(y_codes, encoded)
         for k in range(self.n_splits):
@@ -136,7 +135,7 @@ class JointStratifiedKFold(BaseCrossValidator):
         return int(self.n_splits)
 
     def _read(
-        self, X: Any, y: Any, groups: Any, sensitive_features: Any, n_rows: int
+        self, X: Any, y: Any, groups: Any, sensitive_features: Any
     ) -> tuple[Groups, NDArray[Any], NDArray[np.int64]]:
         if y is None:
             raise ValueError("y is None: JointStratifiedKFold needs the labels to stratify on.")
@@ -151,8 +150,9 @@ class JointStratifiedKFold(BaseCrossValidator):
                 "metadata routing on, to the search or to cross_validate), or name them in "
                 "sensitive_columns=, or pass groups=."
             )
-        encoded = encode_groups(sensitive_features, n_rows, missing="ignore", names=names)
         labels, y_codes = np.unique(read_labels(y), return_inverse=True)
+        n_rows = len(y_codes) if X is None else count_rows(X)
+        encoded = encode_groups(sensitive_features, n_rows, missing="ignore", names=names)
         if len(y_codes) != n_rows:
             raise ValueError(
                 f"y has shape {y_codes.shape}, X has {n_rows} rows: one class label for each "

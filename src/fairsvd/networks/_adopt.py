@@ -14,6 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
+from .._messages import listed
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
 from ..exceptions import NetworkError
@@ -80,8 +81,9 @@ def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
     if len(classes) == len(labels) and np.array_equal(classes, codes):
         return labels
     raise NetworkError(
-        f"y holds the labels {labels.tolist()}, but the frozen network was trained for "
-        f"{classes.tolist()}. Encode y as it was when the network was trained."
+        f"y holds the labels {listed(labels.tolist(), show=repr)}, but the frozen network was "
+        f"trained for {listed(classes.tolist(), show=repr)}. Encode y as it was when the network "
+        "was trained."
     )
 
 
