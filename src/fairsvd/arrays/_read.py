@@ -132,21 +132,19 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
         validate_data(estimator, X, y, skip_check_array=True)
         # Half a batch: while a block of rows is read, the one before it may still be in use.
         batches = as_batches(X, most=max(1, batch_size // 2))
-        return _as_rows(batches, _plain_labels(X, y), X.dtype)
+        return Rows(batches, _plain_labels(X, y), X.dtype == np.uint8, X.dtype.kind in "iu")
     if is_dataset(X):
         y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # left by an earlier fit on a table
         batches = as_batches(X)
-        return _as_rows(batches, y, batches.fetch(batches.index[:1]).numpy().dtype)
+        dtype = batches.fetch(batches.index[:1]).dtype
+        is_number = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        return Rows(batches, y, dtype == torch.uint8, is_number)
     labels = _plain_labels(X, y)
     X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
     _check_dimensions(X.ndim)
-    return _as_rows(as_batches(X), labels, X.dtype)
-
-
-def _as_rows(batches: Batches, y: NDArray[Any], dtype: Any) -> Rows:
-    return Rows(batches, y, bool(dtype == np.uint8), np.dtype(dtype).kind in "iu")
+    return Rows(as_batches(X), labels, X.dtype == np.uint8, X.dtype.kind in "iu")
 
 
 def read_again(estimator: Any, X: Any) -> Batches:

@@ -184,8 +184,8 @@ def _check_groups(groups: Groups) -> None:
     if groups.n_groups > max(MANY_GROUPS, n_rows // 2):
         raise GroupError(
             f"sensitive_features hold {groups.n_groups} groups in {n_rows} rows "
-            f"({listed(groups.labels, 3, repr)}): names or numbers of single rows, or a quantity, "
-            f"not groups. {BIN_IT}"
+            f"({listed(groups.labels, 3, repr)}), which are names of single rows or a quantity. "
+            f"{BIN_IT}"
         )
 
 

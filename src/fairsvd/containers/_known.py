@@ -54,8 +54,7 @@ def as_known(data: Any, name: str) -> Any:
     if isinstance(data, np.ma.MaskedArray):
         return _plain_array(_unmasked(data))
     if isinstance(data, np.ndarray):
-        data = np.asarray(data) if isinstance(data, np.matrix) else data
-        return data if isinstance(data, np.memmap) else _plain_array(data)
+        return data if isinstance(data, np.memmap) else _plain_array(np.asarray(data))
     if data is None or isinstance(data, (list, tuple, str, bytes)):
         return data
     if hasattr(data, "detach"):
@@ -67,6 +66,10 @@ def as_known(data: Any, name: str) -> Any:
 
 def _plain_array(array: Any) -> Any:
     """Return numbers in the machine's byte order, and no wider than 64 bits."""
+    if array.dtype.names and array.ndim == 1:
+        import pandas as pd
+
+        return pd.DataFrame(array)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         return array.astype(np.float64)
     if array.dtype.kind == "c" and array.dtype.itemsize > 16:
@@ -88,6 +91,8 @@ def _unmasked(data: Any) -> Any:
 
 def _from_tensor(data: Any, name: str) -> Any:
     """Copy a tensor to an array; bfloat16 and smaller floats, which numpy lacks, to float32."""
+    if getattr(data, "is_nested", False):
+        raise ValueError(f"{name} is a nested tensor: pass rows of one shape.")
     if str(getattr(data, "layout", "torch.strided")) != "torch.strided":
         raise ValueError(f"{name} is a sparse tensor: pass {name}.to_dense().")
     if getattr(data, "is_meta", False):

@@ -49,13 +49,23 @@ def as_numbers(X: Any, name: str = "X") -> Any:
     if X.dtype.kind in "MmV":
         what = {"M": "dates", "m": "durations"}.get(X.dtype.kind, "records")
         raise ValueError(f"{name} holds {what}: {ADVICE}")
-    columns = [_column_of_numbers(X[:, k], f"in column {k}", name) for k in range(X.shape[1])]
-    return np.stack(columns, axis=1) if columns else X
+    try:
+        return X.astype(np.float64)
+    except TypeError:
+        return X  # scikit-learn says in its words what is no number at all
+    except ValueError:
+        columns = [_column_of_numbers(X[:, k], f"in column {k}", name) for k in range(X.shape[1])]
+        return np.stack(columns, axis=1)
 
 
 def _frame_of_numbers(X: Any, name: str) -> pd.DataFrame:
     done = [isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in X.dtypes]
     done = [ok and _is_plain(dtype) for ok, dtype in zip(done, X.dtypes, strict=True)]
+    if X.columns.has_duplicates:
+        repeated = X.columns[X.columns.duplicated()].unique()
+        raise ValueError(
+            f"{name} has several columns named {listed(repeated, show=repr)}: give each its own."
+        )
     if all(done):
         return X
     import pandas as pd
@@ -99,15 +109,12 @@ def _column_of_numbers(column: NDArray[Any], where: str, name: str) -> NDArray[n
         return column.astype(np.float64)
     except (TypeError, ValueError) as error:
         value = next(v for v in column if not _is_number(v))
-        # In Python's words, which scikit-learn's checks of estimators match.
-        raise type(error)(
-            f"{name} holds {listed([value], show=repr)} {where}: {ADVICE} ({error})"
-        ) from error
+        raise ValueError(f"{name} holds {listed([value], show=repr)} {where}: {ADVICE}") from error
 
 
 def _is_number(value: Any) -> bool:
     try:
-        np.asarray([value], dtype=object).astype(np.float64)
+        np.array([value, None], dtype=object)[:1].astype(np.float64)
     except (TypeError, ValueError):
         return False
     return True

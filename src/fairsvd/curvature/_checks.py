@@ -158,8 +158,8 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
     """Refuse layers that never ran, since their curvature would wrongly be zero."""
     if missing and any_rows:
         raise ValueError(
-            f"factors: the layers {listed(sorted(missing))} never ran while the module was evaluated. "
-            "Leave them out."
+            f"factors: the layers {listed(sorted(missing))} never ran while the module was "
+            "evaluated. Leave them out."
         )
 
 

@@ -35,7 +35,8 @@ def _check_table(data: Any, path: Any) -> None:
     if names.count(path) != 1:
         hint = did_you_mean(path, names)
         raise ValueError(
-            f"path={path!r} is not one column of data, which has [{listed(names, show=repr)}].{hint}"
+            f"path={path!r} is not one column of data, which has "
+            f"[{listed(names, show=repr)}].{hint}"
         )
     values = data[path].tolist()
     invalid = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]

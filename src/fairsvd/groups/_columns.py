@@ -44,14 +44,13 @@ def split_columns(values: Any) -> tuple[list[pd.Series[Any]], list[Any]]:
         return [values], [values.name]
     # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
     array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
-    if array.dtype.names:
-        return [pd.Series(array[name]) for name in array.dtype.names], list(array.dtype.names)
     if array.ndim not in (1, 2):
         raise GroupError(
             f"sensitive_features is a {describe(values)}: wanted one value per row, or a table "
             "with one column per attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
         )
-    array = restore_missing(array)
+    # pandas has no columns of bytes.
+    array = array.astype(object) if array.dtype.kind == "S" else restore_missing(array)
     columns = [array] if array.ndim == 1 else list(array.T)
     # pandas cannot hash half precision.
     half = array.dtype == np.float16

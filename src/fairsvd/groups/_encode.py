@@ -142,8 +142,8 @@ def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> No
     empty = {n: int((codes < 0).sum()) for n, (codes, _) in zip(names, encoded, strict=True)}
     if missing == "raise" and any(empty.values()):
         raise GroupError(
-            f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill them, or set "
-            "missing_group='ignore' to leave these rows out of the fairness terms, or "
+            f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill "
+            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, or "
             "missing_group='own_group' to treat them as a group."
         )
 

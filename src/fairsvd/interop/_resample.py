@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,8 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if is_dataset(data):
         return Subset(data, rows.tolist())
+    if isinstance(data, Mapping):
+        return {name: _take(column, rows) for name, column in data.items()}
     if isinstance(data, (list, tuple)):
         return [data[row] for row in rows]
     # Only arrays take an array of positions.

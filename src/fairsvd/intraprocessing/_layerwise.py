@@ -213,7 +213,8 @@ def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
     if not chosen:
         raise NetworkError(
             f"parameters={parameters!r} leaves nothing to search; the network has "
-            f"[{listed(names, show=repr)}]. Pass a number of tensors, names, or a pattern that matches some of these."
+            f"[{listed(names, show=repr)}]. Pass a number of tensors, names, or a pattern that "
+            "matches some of these."
         )
     return chosen
 

@@ -115,8 +115,8 @@ def _rows_per_cell(
     if keep and short.any():
         cells = {k: int(n) for k, n, s in zip(keys, counts.reshape(-1), short, strict=True) if s}
         raise ValueError(
-            f"sampling_strategy wants fewer rows than there are in {counted(cells)}, but mode='augment' "
-            "keeps all of them: ask for as many or more, or use mode='replace'."
+            f"sampling_strategy wants fewer rows than there are in {counted(cells)}, but "
+            "mode='augment' keeps all of them: ask for as many or more, or use mode='replace'."
         )
     return rows
 
@@ -152,8 +152,8 @@ def check_sources(
         return
     empty = [key for key, n in small.items() if n == 0]
     advice = (
-        f"Cells {listed(empty, show=repr)} have no rows to learn from: merge groups, or pass sampling_strategy as a "
-        "dict of the cells to fill"
+        f"Cells {listed(empty, show=repr)} have no rows to learn from: merge groups, or pass "
+        "sampling_strategy as a dict of the cells to fill"
         if empty
         else "Lower min_cell_size, merge groups, or pass sampling_strategy as a dict of the cells "
         "to fill"
