@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 from torch.utils.data import DataLoader, IterableDataset
