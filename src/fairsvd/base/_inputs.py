@@ -14,7 +14,15 @@ from .._messages import listed
 from .._warn import warn
 from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
-from ..groups import Groups, drop_sensitive, encode_groups, find_sensitive, split_columns
+from ..groups import (
+    BIN_IT,
+    MANY_GROUPS,
+    Groups,
+    drop_sensitive,
+    encode_groups,
+    find_sensitive,
+    split_columns,
+)
 from ..networks import known_classes, wants_integers
 from ..objective import gap
 
@@ -23,13 +31,6 @@ __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predi
 # Integer labels of at most this many values always pass scikit-learn's check of targets, which
 # would sort all of them again; it is skipped for them.
 FEW_LABELS = 10
-
-# More groups than this, and than half the rows, are no groups.
-MANY_GROUPS = 20
-BIN_IT = (
-    "Bin a quantity such as an age or an income first, for example pandas.qcut(values, 4, "
-    "labels=False), and merge small groups."
-)
 
 KEPT_INTEGERS = "X holds integers, and the network got them as they are for its Embedding."
 NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."

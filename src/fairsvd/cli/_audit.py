@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from ..containers import read_labels
 from ..groups import Groups, require_two_groups
 from ..metrics import gaps_frame, hard_counts, rates_frame
 from ..report import format_table, gap_estimates, small_cells
+from ._csv import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,18 +41,19 @@ def run_audit(options: argparse.Namespace) -> None:
     OSError
         If a file cannot be read or written.
     """
-    sensitive = [name.strip() for name in options.sensitive.split(",") if name.strip()]
+    frame, target, sensitive, pred = read_table(
+        options.file, options.target, options.sensitive, options.pred
+    )
     try:
-        frame = _read(options.file, options.target, options.pred, sensitive)
-        _check_values(frame, options.target, options.pred)
+        _check_values(frame, target, pred)
         if options.missing_group == "raise":
             _check_groups(frame[sensitive])
-        classes = _read_classes(frame, options.target, options.pred)
+        classes = _read_classes(frame, target, pred)
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     counts, pos, groups = hard_counts(
-        frame[options.target],
-        frame[options.pred],
+        frame[target],
+        frame[pred],
         frame[sensitive],
         pos_label=as_label(classes, options.pos_label),
         labels=classes if len(classes) > 1 else None,
@@ -71,22 +71,7 @@ def run_audit(options: argparse.Namespace) -> None:
         print(f"\nRates written to {options.out}")
 
 
-def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    if not sensitive:
-        raise ValueError("--sensitive names no column: give one, or several with commas.")
-    used = list(dict.fromkeys([target, pred, *sensitive]))
-    columns = pd.read_csv(path, nrows=0).columns.tolist()
-    missing = [name for name in used if name not in columns]
-    if missing:
-        raise ValueError(f"there is no column {', '.join(missing)}; it has {listed(columns, 20)}")
-    return pd.read_csv(path, usecols=used, low_memory=False)
-
-
 def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
-    if frame.empty:
-        raise ValueError("it has headings but no rows")
     for name in (target, pred):
         empty = np.flatnonzero(frame[name].isna())
         if len(empty):
@@ -120,14 +105,16 @@ def as_label(classes: list[Any], text: str | None) -> Any:
     """Find the label that the user's text stands for, as text or as a number."""
     if text is None:
         return None
-    matches = [label for label in classes if str(label) == text or _same_number(label, text)]
+    matches = [label for label in classes if str(label) == text or _same_value(label, text)]
     if not matches:
         raise ValueError(f"--pos-label {text} is not among the labels {listed(classes)}")
     return matches[0]
 
 
-def _same_number(label: Any, text: str) -> bool:
+def _same_value(label: Any, text: str) -> bool:
     try:
+        if isinstance(label, bool) and text.lower() in ("true", "false"):
+            return label == (text.lower() == "true")
         return not isinstance(label, str) and float(text) == label
     except ValueError:
         return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ._columns import split_columns
-from ._encode import Groups, cell_codes, encode_groups, require_two_groups
+from ._encode import BIN_IT, MANY_GROUPS, Groups, cell_codes, encode_groups, require_two_groups
 from ._locate import Located, drop_sensitive, find_sensitive
 
 __all__ = [
+    "BIN_IT",
+    "MANY_GROUPS",
     "Groups",
     "Located",
     "cell_codes",

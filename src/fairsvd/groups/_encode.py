@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
+__all__ = ["BIN_IT", "MANY_GROUPS", "Groups", "cell_codes", "encode_groups", "require_two_groups"]
 
 MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
-# More distinct numbers with fractions than this are a quantity.
-MOST_FRACTIONS = 20
+# More distinct numbers with fractions than this are a quantity; so may be other groups.
+MANY_GROUPS = 20
+BIN_IT = (
+    "Bin a quantity such as an age or an income first, for example pandas.qcut(values, 4, "
+    "labels=False), and merge small groups."
+)
 _POLICIES = ("raise", "ignore", "own_group")
 
 Codes = TypeVar("Codes", "NDArray[np.int64]", "Tensor")
@@ -84,13 +88,12 @@ def _encode_column(column: pd.Series[Any]) -> tuple[NDArray[np.int64], list[Any]
 
 def _refuse_quantity(labels: list[Any], name: str) -> None:
     """Refuse a column of many numbers with fractions, such as an income."""
-    if len(labels) <= MOST_FRACTIONS:
+    if len(labels) <= MANY_GROUPS:
         return
     if any(isinstance(label, float) and label % 1 for label in labels):
         raise GroupError(
             f"sensitive_features {name!r} holds {len(labels)} distinct numbers with fractions "
-            f"({listed(labels, 3)}): a quantity, not groups. Bin it first, for example "
-            f"pandas.qcut(values, 4, labels=False) or pandas.cut(values, [0, 30, 60, 100])."
+            f"({listed(labels, 3)}): a quantity, not groups. {BIN_IT}"
         )
 
 

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 
 from .._messages import listed
 from ..containers import count_rows, read_labels
-from ..groups import Groups, cell_codes, encode_groups, find_sensitive
+from ..groups import BIN_IT, MANY_GROUPS, Groups, cell_codes, encode_groups, find_sensitive
 
 __all__ = ["JointStratifiedKFold"]
 
@@ -175,11 +175,12 @@ class JointStratifiedKFold(BaseCrossValidator):
                 for cell in small
             )
             fewest = int(counts[small].min())
+            advice = f" {BIN_IT}" if encoded.n_groups > MANY_GROUPS else ""
             fewer = f"Use fewer splits (at most {fewest}), merge" if fewest > 1 else "Merge"
             raise ValueError(
                 f"n_splits={self.n_splits} is more than the rows of {len(small)} (label, group) "
-                f"cell(s), which cannot be in every fold: {which}. {fewer} groups, "
-                "or leave these rows out."
+                f"cell(s), which cannot be in every fold: {which}. {fewer} groups, or leave these "
+                f"rows out.{advice}"
             )
 
     def _deal(self, y_codes: NDArray[np.int64], encoded: Groups) -> NDArray[np.int64]:
