@@ -26,6 +26,7 @@ PROJECT = Path(__file__).parents[1]
 # own. A new file or folder has to be given its place here.
 FLOORS = (
     {"exceptions", "_files", "_messages", "_parallel", "_rng", "_signature", "_warn"},
+    {"containers"},
     {"groups", "datasets"},
     {"arrays"},
     {"caching"},
@@ -56,7 +57,8 @@ MAX_BODY = 50
 
 # Slow to import and needed by few users: only inside the function that needs them.
 LATE_LIBRARIES = {
-    *("aif360", "dask", "diffusers", "distributed", "fairlearn", "matplotlib", "pandas", "tqdm"),
+    *("aif360", "dask", "diffusers", "distributed", "fairlearn", "matplotlib", "narwhals"),
+    *("pandas", "tqdm"),
     "transformers",
 }
 # Files imported only when a class of theirs is asked for, which derives from one of the library's.

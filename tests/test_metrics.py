@@ -33,11 +33,15 @@ def test_there_is_a_difference_and_a_ratio_of_every_gap():
     ("y_true", "y_pred", "message"),
     [
         ([0, 1, 1], [0, 1], r"lengths differ: \{'y_true': 3, 'y_pred': 2\}"),
-        ([0, 1], [[0.1, 0.9], [0.5, 0.5]], r"y_pred has shape \(2, 2\)"),
-        ([], [], "at least one row"),
+        ([0, 1], [[0.1, 0.9], [0.5, 0.5]], r"y_pred .* shape \(2, 2\).*argmax"),
+        ([], [], "at least one label"),
         (["a", "b"], [0, 1], "cannot be compared"),
-        (np.array(["a", None], dtype=object), ["a", "b"], "y_true mixes labels"),
-        ([0.0, np.nan], [0.0, 1.0], "y_true holds NaN"),
+        (
+            np.array(["a", None], dtype=object),
+            ["a", "b"],
+            "y_true has missing .* in row 1",
+        ),
+        ([0.0, np.nan], [0.0, 1.0], "y_true has missing labels"),
         (["a", "a"], ["a", "a"], "single label 'a'"),
     ],
 )
@@ -54,7 +58,7 @@ def test_labels_of_one_kind_or_close_to_it():
         return fairness_score(name, y_true, y_pred, sensitive_features=group, **options)
 
     assert score([0, 1, 0, 1], [False, True, True, True]) == 0.5
-    assert score(pd.Series([0, 1, 0, 1], dtype="Int64"), [[0], [1], [1], [1.0]]) == 0.5
+    assert score(pd.Series([0, 1, 0, 1], dtype="Int64"), [0, 1, 1, 1.0]) == 0.5
     assert score([1] * 4, [1] * 4) == 0
     assert np.isnan(
         fairness_score("demographic_parity_ratio", [0] * 4, [0] * 4, sensitive_features=group)

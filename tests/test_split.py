@@ -14,7 +14,8 @@ from fairsvd.base._split import draw_sample, split_rows
 def split(validation, cells, y=None, seed=0):
     cells = np.asarray(cells)
     y = np.zeros_like(cells) if y is None else np.asarray(y)
-    return split_rows(validation, cells, y, np.random.default_rng(seed))
+    classes = np.array(["no", "yes"])
+    return split_rows(validation, cells, y, classes, np.random.default_rng(seed))
 
 
 @given(
@@ -68,7 +69,7 @@ def test_what_is_refused():
     y = np.array([0, 0, 0, 1])
     with pytest.raises(ValueError, match=r"splitter of 2 splits.*exactly one"):
         split(KFold(2), np.zeros(4, dtype=int), y)
-    with pytest.raises(ValueError, match=r"every row of the classes with codes \[1\]"):
+    with pytest.raises(ValueError, match=r"every row of the classes yes, so that"):
         split(PredefinedSplit(np.array([-1, -1, 0, 0])), np.zeros(4, dtype=int), y)
     with pytest.raises(ValueError, match="empty side"):
         split(PredefinedSplit(np.zeros(4, dtype=int)), np.zeros(4, dtype=int), y)

@@ -1,11 +1,16 @@
-"""Hints in error messages."""
+"""Hints and lists in error messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
-__all__ = ["did_you_mean"]
+__all__ = ["counted", "did_you_mean", "listed"]
+
+# A message names at most this many of a list, and of each at most this many characters.
+MOST_NAMED = 10
+MOST_CHARACTERS = 60
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
@@ -15,3 +20,31 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     """
     near = get_close_matches(str(name), [str(each) for each in known], n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def listed(
+    values: Iterable[object], most: int = MOST_NAMED, show: Callable[[object], str] = str
+) -> str:
+    """List the first values with commas and count the others, so that a message stays short.
+
+    Parameters
+    ----------
+    values : iterable
+    most : int, default=10
+        Number of values that are named.
+    show : callable, default=str
+        Makes the text of one; ``repr`` for labels, so that the string '1' differs from the number.
+    """
+    values = list(values)
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(_cut(show(value)) for value in values[:most]) + more
+
+
+def counted(counts: Mapping[Any, object]) -> str:
+    """List keys and their values like :func:`listed`, in braces."""
+    return "{" + listed(f"{key!r}: {value!r}" for key, value in counts.items()) + "}"
+
+
+def _cut(text: str) -> str:
+    over = len(text) - MOST_CHARACTERS
+    return text if over <= 0 else f"{text[:MOST_CHARACTERS]} (and {over} more characters)"

@@ -103,8 +103,26 @@ class Batches:
         return replace(self, index=self.index[positions])
 
     def astype(self, dtype: torch.dtype) -> Batches:
-        """Return rows in another dtype."""
-        return replace(self, dtype=dtype)
+        """Return rows in another dtype; integers, which a network looks up, stay integers."""
+        return replace(self, dtype=dtype) if self.dtype.is_floating_point else self
+
+    def like(self, fitted: torch.dtype) -> Batches:
+        """Return rows as integers if those of the fit were.
+
+        Raises
+        ------
+        ValueError
+            If those of the fit were integers and these have fractions.
+        """
+        if fitted.is_floating_point:
+            return self
+        first = self.fetch(self.index[:1])
+        if first.is_floating_point() and bool((first % 1 != 0).any()):
+            raise ValueError(
+                "X holds numbers with fractions, but the network looks integers up in an "
+                "Embedding, as those of fit: pass integers."
+            )
+        return self.astype(fitted)
 
     def with_channels_last(self) -> Batches:
         """Return images (n, C, H, W) in the order (n, H, W, C) in memory."""
@@ -202,7 +220,8 @@ def to_device(
     """Move a tensor, or return it unchanged if nothing has to be done.
 
     A copy to a CUDA device goes through pinned memory, so that the program does not wait for it.
+    Integers keep their type: as rows they are numbers of entries that a network looks up.
     """
-    tensor = tensor.to(dtype=dtype or tensor.dtype)
+    tensor = tensor.to(dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
     to_cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
     return tensor.pin_memory().to(device, non_blocking=True) if to_cuda else tensor.to(device)

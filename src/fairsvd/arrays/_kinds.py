@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from .._messages import listed
 from .._rng import seeded_globally
+from ..containers import as_known, as_numbers, is_frame
 from ..datasets import ImageFrame
 from ._batches import Batches
 from ._lazy import LazyRows, is_lazy
@@ -46,12 +48,21 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = No
     if isinstance(X, ImageFrame):
         return _of_frame(X, dtype, most)
     if isinstance(X, TensorDataset):
-        X = X.tensors[0]
+        X = _plain_tensor(X.tensors[0])
     elif is_lazy(X):
         X = LazyRows(X)
-    elif hasattr(X, "iloc"):
-        X = X.to_numpy()
+    elif is_frame(X):
+        X = as_numbers(X)
+        # Of booleans beside numbers pandas would make objects.
+        X = X.to_numpy(dtype=np.result_type(*X.dtypes))
     return Batches(partial(_reader(X), X), np.arange(len(X)), dtype)
+
+
+def _plain_tensor(X: Tensor) -> Any:
+    """Detach a tensor; one of a type that torch cannot index by rows becomes an array."""
+    strided = X.layout == torch.strided and not X.is_quantized
+    unsigned = X.dtype in (torch.uint16, torch.uint32, torch.uint64)
+    return X.detach() if strided and not unsigned else as_known(X, "X")
 
 
 def _of_frame(X: ImageFrame, dtype: torch.dtype, most: int | None) -> Batches:
@@ -104,10 +115,27 @@ def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
     items = fetch(rows.tolist()) if fetch else [dataset[row] for row in rows.tolist()]
     if isinstance(items[0], (tuple, list)):
         items = [item[0] for item in items]
-    if isinstance(items[0], np.ndarray):
-        # Several times faster than one tensor per item.
-        return _checked(torch.from_numpy(np.array(items)), rows)
-    return _checked(torch.stack([torch.as_tensor(x) for x in items]), rows)
+    return _checked(_stacked(items, dataset), rows)
+
+
+def _stacked(items: list[Any], dataset: Any) -> Tensor:
+    try:
+        if isinstance(items[0], np.ndarray):
+            # Several times faster than one tensor per item.
+            values = torch.from_numpy(as_known(np.array(items), "X"))
+        else:
+            values = torch.stack([torch.as_tensor(x).detach() for x in items])
+        if values.ndim > 1:
+            return values
+        error: Exception = ValueError("a single number is no row, and a list stands for (x, label)")
+    except (TypeError, ValueError, RuntimeError) as failure:
+        error = failure
+    kinds = {f"{type(x).__name__} of shape {tuple(np.shape(x))}" for x in items[:100]}
+    raise ValueError(
+        f"X is a {type(dataset).__name__} whose items hold {listed(sorted(kinds))}, which make no "
+        f"batch ({error}): an item must be an array or tensor of numbers, of one shape for all "
+        "rows, or a tuple that begins with it (of images: end the transform with ToTensor)."
+    ) from error
 
 
 def _checked(values: Tensor, rows: NDArray[np.int64]) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import validate_data
+from torch.utils.data import DataLoader, IterableDataset
 
+from ..containers import as_known, as_numbers, read_labels
 from ..datasets import ImageFrame
 from ._batches import Batches
 from ._kinds import as_batches, is_dataset
@@ -27,15 +30,32 @@ class Rows(NamedTuple):
     y : ndarray of shape (n_rows,)
     is_bytes : bool
         X holds uint8, which becomes float without scaling.
+    is_integral : bool
+        X holds integers, possibly numbers of entries that a network looks up.
     """
 
     X: Batches
     y: NDArray[Any]
     is_bytes: bool
+    is_integral: bool
 
 
 def open_rows(X: Any) -> Any:
-    """Wrap an array that is not in memory, so that nothing reads it as a whole."""
+    """Turn any container into one that is known here; wrap an array that is not in memory.
+
+    Returns
+    -------
+    X : DataFrame, ndarray, list, LazyRows, ImageFrame or Dataset
+
+    Raises
+    ------
+    ValueError
+        If the rows of X cannot be read by their numbers; the message says what to pass.
+    """
+    _refuse_streams(X)
+    if is_dataset(X) or isinstance(X, (ImageFrame, LazyRows)):
+        return X
+    X = as_known(X, "X")
     if not is_lazy(X):
         return X
     shape = tuple(X.shape)
@@ -49,6 +69,29 @@ def open_rows(X: Any) -> Any:
     if not _is_numeric(X.dtype):
         raise ValueError(f"X has the dtype {X.dtype}: pass real numbers of up to 64 bits.")
     return LazyRows(X)
+
+
+def _refuse_streams(X: Any) -> None:
+    if isinstance(X, DataLoader):
+        raise ValueError(
+            "X is a DataLoader, which gives batches in an order of its own: pass its dataset "
+            "(X=loader.dataset), and the labels in the same order as y."
+        )
+    if isinstance(X, IterableDataset):
+        raise ValueError(
+            f"X is a {type(X).__name__}, an IterableDataset, whose rows have no numbers: pass a "
+            "map-style Dataset (with __len__ and __getitem__), or an array of its rows."
+        )
+    if is_dataset(X) and not hasattr(X, "__len__"):
+        raise ValueError(
+            f"X is a {type(X).__name__}, a Dataset without __len__: define it, since rows are "
+            "split and drawn by their numbers."
+        )
+    if isinstance(X, Mapping):
+        raise ValueError(
+            f"X is a {type(X).__name__} of names: pass a table (pandas.DataFrame(X)), or, for a "
+            "network of several inputs, a Dataset and a network that takes what its items hold."
+        )
 
 
 def _is_numeric(dtype: Any) -> bool:
@@ -78,24 +121,31 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
     batch_size : int
         Batch size of the training, which bounds how many files are read at a time.
     """
+    if y is None:
+        # In scikit-learn's words, which its checks of estimators match.
+        hint = " A Dataset gives X only: pass its labels as y." if is_dataset(X) else ""
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y "
+            f"is None.{hint}"
+        )
     if isinstance(X, (LazyRows, ImageFrame)):
         # scikit-learn sets the number of features; values are checked when rows are read.
         validate_data(estimator, X, y, skip_check_array=True)
         # Half a batch: while a block of rows is read, the one before it may still be in use.
         batches = as_batches(X, most=max(1, batch_size // 2))
-        return Rows(batches, _plain_labels(X, y), bool(X.dtype == np.uint8))
+        return Rows(batches, _plain_labels(X, y), X.dtype == np.uint8, X.dtype.kind in "iu")
     if is_dataset(X):
-        if y is None:
-            raise ValueError("y is None: a Dataset gives X only, pass the labels as y.")
         y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # left by an earlier fit on a table
         batches = as_batches(X)
-        return Rows(batches, y, batches.fetch(batches.index[:1]).dtype == torch.uint8)
-    _check_lengths(X, y)
-    X, y = validate_data(estimator, X, y, dtype="numeric", allow_nd=True)
+        dtype = batches.fetch(batches.index[:1]).dtype
+        is_number = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        return Rows(batches, y, dtype == torch.uint8, is_number)
+    labels = _plain_labels(X, y)
+    X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
     _check_dimensions(X.ndim)
-    return Rows(as_batches(X), y, bool(X.dtype == np.uint8))
+    return Rows(as_batches(X), labels, X.dtype == np.uint8, X.dtype.kind in "iu")
 
 
 def read_again(estimator: Any, X: Any) -> Batches:
@@ -110,7 +160,7 @@ def read_again(estimator: Any, X: Any) -> Batches:
     if isinstance(X, (LazyRows, ImageFrame)):
         validate_data(estimator, X, reset=False, skip_check_array=True)
     elif not is_dataset(X):
-        X = validate_data(estimator, X, reset=False, dtype="numeric", allow_nd=True)
+        X = validate_data(estimator, as_numbers(X), reset=False, dtype="numeric", allow_nd=True)
         if X.ndim not in (2, 4):
             raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
     batches = as_batches(X)
@@ -120,9 +170,10 @@ def read_again(estimator: Any, X: Any) -> Batches:
 
 
 def _plain_labels(X: Any, y: Any) -> NDArray[Any]:
-    y = column_or_1d(np.asarray(y), warn=True)
     _check_lengths(X, y)
-    return y
+    labels = read_labels(y)
+    _check_lengths(X, labels)
+    return labels
 
 
 def _length(data: Any) -> int | None:

@@ -10,11 +10,20 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
+from .._messages import listed
 from .._warn import warn
 from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
-from ..groups import drop_sensitive, encode_groups, find_sensitive
-from ..networks import known_classes
+from ..groups import (
+    BIN_IT,
+    MANY_GROUPS,
+    Groups,
+    drop_sensitive,
+    encode_groups,
+    find_sensitive,
+    split_columns,
+)
+from ..networks import known_classes, wants_integers
 from ..objective import gap
 
 __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
@@ -23,6 +32,7 @@ __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predi
 # would sort all of them again; it is skipped for them.
 FEW_LABELS = 10
 
+KEPT_INTEGERS = "X holds integers, and the network got them as they are for its Embedding."
 NOT_SCALED = "X is uint8 and was cast to float without scaling, as the given network gets it."
 
 
@@ -55,6 +65,14 @@ class FitInputs:
     def has_groups(self) -> bool:
         """Tell whether there are groups to compare."""
         return len(self.group_labels) > 0
+
+    @property
+    def groups(self) -> NDArray[np.object_]:
+        """Give the label of every row's group; None where it is missing."""
+        labels = np.full(self.n_groups + 1, None, dtype=object)
+        for k, label in enumerate(self.group_labels):
+            labels[k] = label  # one by one, since a label may be a tuple
+        return labels[self.rows.groups.numpy()]  # code -1 reads the last entry
 
     @property
     def n_groups(self) -> int:
@@ -106,15 +124,17 @@ def read_fit_inputs(
     X = open_rows(X)
     if sensitive_features is not None:
         source = "sensitive_features"
-        names = _names_of(sensitive_features)
+        names = tuple(name for name in split_columns(sensitive_features)[1] if name is not None)
         if how.sensitive_columns is not None:
             X = drop_sensitive(X, how.sensitive_columns)
     elif how.sensitive_columns is not None:
         located = find_sensitive(X, y, how.sensitive_columns)
         sensitive_features, X = located.values, located.X
         names, source = tuple(located.names), located.source
-    batches, y, is_bytes = read(estimator, X, y, how.batch_size)
+    batches, y, is_bytes, is_integral = read(estimator, X, y, how.batch_size)
     notes = (NOT_SCALED,) if is_bytes and how.network is not None else ()
+    if is_integral and wants_integers(how.network, batches):
+        batches, notes = batches.astype(torch.int64), (KEPT_INTEGERS,)
     labels, codes = _encode_labels(y)
     classes = known_classes(how.network, labels)
     # The network may know more classes than y has, in another order.
@@ -126,7 +146,7 @@ def read_fit_inputs(
             sensitive_features, len(codes), missing=how.missing_group, names=names
         )
         group_codes, group_labels = groups.codes, tuple(groups.labels)
-        _check_group_count(group_codes, group_labels)
+        _check_groups(groups)
     elif not how.other_groups:
         _warn_missing()
     rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes))
@@ -142,20 +162,9 @@ def _warn_missing() -> None:
     )
 
 
-def _names_of(sensitive_features: Any) -> tuple[Any, ...]:
-    columns = getattr(sensitive_features, "columns", None)
-    if columns is not None:
-        return tuple(columns)
-    name = getattr(sensitive_features, "name", None)
-    return (name,) if name is not None else ()
-
-
 def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    integral = y.dtype.kind in "biu"
-    if not integral:
-        check_classification_targets(y)
     labels = np.unique(y)
-    if integral and len(labels) > FEW_LABELS:
+    if y.dtype.kind in "biu" and len(labels) > FEW_LABELS:
         # The check can only warn that so many distinct integers may be no classes.
         check_classification_targets(y)
     if len(labels) < 2:
@@ -166,12 +175,18 @@ def _encode_labels(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return labels, np.searchsorted(labels, y).astype(np.int64)
 
 
-def _check_group_count(codes: NDArray[np.int64], labels: tuple[Any, ...]) -> None:
-    present = np.flatnonzero(np.bincount(codes[codes >= 0]))
-    if len(present) < 2:
+def _check_groups(groups: Groups) -> None:
+    n_rows = int((groups.codes >= 0).sum())
+    if groups.n_groups < 2:
         raise GroupError(
-            f"sensitive_features hold one group only ({[labels[i] for i in present]}): there is "
-            "nothing to compare. Pass an attribute with two values or more, or none at all."
+            f"sensitive_features hold one group only ({list(groups.labels)}): there is nothing to "
+            "compare. Pass an attribute with two values or more, or none at all."
+        )
+    if groups.n_groups > max(MANY_GROUPS, n_rows // 2):
+        raise GroupError(
+            f"sensitive_features hold {groups.n_groups} groups in {n_rows} rows "
+            f"({listed(groups.labels, 3, repr)}), which are names of single rows or a quantity. "
+            f"{BIN_IT}"
         )
 
 
@@ -198,11 +213,12 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
     if np.isnan(gap(counts, name, pos)):
         raise GroupError(
             f"{name} cannot be measured: fewer than two groups have the rows it compares. Cells "
-            f"without rows: {', '.join(empty)}. Merge groups, or choose another constraint."
+            f"without rows: {listed(empty)}. Merge groups, or choose another constraint."
         )
     if empty:
+        advice = f" {BIN_IT}" if inputs.n_groups > MANY_GROUPS else ""
         warn(
-            f"No rows in {', '.join(empty)}: their rates are left out of the gap.",
+            f"No rows in {listed(empty)}: their rates are left out of the gap.{advice}",
             SmallCellWarning,
         )
 
@@ -213,4 +229,7 @@ def read_predict_inputs(estimator: Any, X: Any) -> Batches:
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    return read_again(estimator, X)
+    batches = read_again(estimator, X)
+    # Unset while a fit is still reading.
+    probe = getattr(estimator, "_probe", None)
+    return batches if probe is None else batches.like(probe.dtype)

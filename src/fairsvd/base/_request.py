@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from .._messages import listed
 from ..objective import UNBALANCED_UTILITY, Constraint, PhiObjective, is_unbalanced
 from ._inputs import FitInputs, check_cells
 
@@ -96,7 +97,8 @@ def positive_code(pos_label: Any, classes: NDArray[Any]) -> int:
     positions = np.flatnonzero(classes == pos_label)
     if len(positions) != 1:
         raise ValueError(
-            f"pos_label={pos_label!r} is none of the classes {classes.tolist()}; pass one of "
+            f"pos_label={pos_label!r} is none of the classes "
+            f"[{listed(classes.tolist(), show=repr)}]; pass one of "
             "them, or None for the second."
         )
     return int(positions[0])

@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
+
 __all__ = ["draw_sample", "split_rows"]
 
 
 def split_rows(
-    validation: Any, cells: NDArray[np.int64], y: NDArray[np.int64], rng: np.random.Generator
+    validation: Any,
+    cells: NDArray[np.int64],
+    y: NDArray[np.int64],
+    classes: NDArray[Any],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split row numbers into editing and validation rows.
 
@@ -22,6 +28,8 @@ def split_rows(
         one split, whose test side is validation.
     cells, y : ndarray of shape (n,), int64
         Codes of the (label, group) cells and of the classes.
+    classes : ndarray of shape (n_classes,)
+        Labels of the codes.
     rng : numpy.random.Generator
 
     Returns
@@ -37,8 +45,8 @@ def split_rows(
     missing = missing[np.bincount(y[editing], minlength=int(y.max()) + 1)[missing] == 0]
     if len(missing):
         raise ValueError(
-            f"validation takes every row of the classes with codes {missing.tolist()}, so that "
-            "none is left to edit on: hold fewer rows back."
+            f"validation takes every row of the classes {listed(classes[missing].tolist())}, so "
+            "that none is left to edit on: hold fewer rows back."
         )
     return editing, held
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
 from .._rng import stage_rng
+from ..containers import read_labels
 from ..groups import Groups, require_two_groups
 from ..metrics import gaps_frame, hard_counts, rates_frame
 from ..report import format_table, gap_estimates, small_cells
+from ._csv import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_label", "run_audit", "some_of"]
+__all__ = ["as_label", "run_audit"]
 
 # With fewer rows a rate's standard error can exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
@@ -40,18 +41,19 @@ def run_audit(options: argparse.Namespace) -> None:
     OSError
         If a file cannot be read or written.
     """
-    sensitive = [name.strip() for name in options.sensitive.split(",") if name.strip()]
+    frame, target, sensitive, pred = read_table(
+        options.file, options.target, options.sensitive, options.pred
+    )
     try:
-        frame = _read(options.file, options.target, options.pred, sensitive)
-        _check_values(frame, options.target, options.pred)
+        _check_values(frame, target, pred)
         if options.missing_group == "raise":
             _check_groups(frame[sensitive])
-        classes = _read_classes(frame, options.target, options.pred)
+        classes = _read_classes(frame, target, pred)
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     counts, pos, groups = hard_counts(
-        frame[options.target],
-        frame[options.pred],
+        frame[target],
+        frame[pred],
         frame[sensitive],
         pos_label=as_label(classes, options.pos_label),
         labels=classes if len(classes) > 1 else None,
@@ -69,28 +71,7 @@ def run_audit(options: argparse.Namespace) -> None:
         print(f"\nRates written to {options.out}")
 
 
-def _read(path: Path, target: str, pred: str, sensitive: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    if not sensitive:
-        raise ValueError("--sensitive names no column: give one, or several with commas.")
-    used = list(dict.fromkeys([target, pred, *sensitive]))
-    columns = pd.read_csv(path, nrows=0).columns.tolist()
-    missing = [name for name in used if name not in columns]
-    if missing:
-        raise ValueError(f"there is no column {', '.join(missing)}; it has {some_of(columns)}")
-    return pd.read_csv(path, usecols=used, low_memory=False)
-
-
-def some_of(names: Sequence[str], most: int = 20) -> str:
-    """List the first names, and count the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
-
-
 def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
-    if frame.empty:
-        raise ValueError("it has headings but no rows")
     for name in (target, pred):
         empty = np.flatnonzero(frame[name].isna())
         if len(empty):
@@ -103,25 +84,20 @@ def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
 def _check_groups(groups: pd.DataFrame) -> None:
     empty = {name: int(n) for name, n in groups.isna().sum().items() if n}
     if empty:
-        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{listed}: fill it, or choose --missing-group ignore or own_group")
+        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{columns}: fill it, or choose --missing-group ignore or own_group")
 
 
 def _read_classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
-    """Collect the sorted labels, and refuse scores instead of predicted labels."""
-    true, predicted = frame[target].unique().tolist(), frame[pred].unique().tolist()
-    unknown = [label for label in predicted if label not in true]
-    if unknown and all(isinstance(label, float) and label % 1 for label in unknown):
-        raise ValueError(
-            f"column {pred} holds {unknown[0]!r}, which is not a label of {target}: predicted "
-            "labels are wanted; if these are scores, apply the threshold first"
-        )
+    """Collect the sorted labels, and refuse scores instead of labels."""
+    columns = [read_labels(frame[name], f"column {name}") for name in (target, pred)]
+    true, predicted = (np.unique(column).tolist() for column in columns)
     try:
         return sorted({*true, *predicted})
     except TypeError as error:
         raise ValueError(
-            f"columns {target} and {pred} hold labels of different types ({some_of(true, 3)}; "
-            f"{some_of(predicted, 3)}): use one type"
+            f"columns {target} and {pred} hold labels of different types ({listed(true, 3)}; "
+            f"{listed(predicted, 3)}): use one type"
         ) from error
 
 
@@ -129,14 +105,16 @@ def as_label(classes: list[Any], text: str | None) -> Any:
     """Find the label that the user's text stands for, as text or as a number."""
     if text is None:
         return None
-    matches = [label for label in classes if str(label) == text or _same_number(label, text)]
+    matches = [label for label in classes if str(label) == text or _same_value(label, text)]
     if not matches:
-        raise ValueError(f"--pos-label {text} is not among the labels {some_of(classes)}")
+        raise ValueError(f"--pos-label {text} is not among the labels {listed(classes)}")
     return matches[0]
 
 
-def _same_number(label: Any, text: str) -> bool:
+def _same_value(label: Any, text: str) -> bool:
     try:
+        if isinstance(label, bool) and text.lower() in ("true", "false"):
+            return label == (text.lower() == "true")
         return not isinstance(label, str) and float(text) == label
     except ValueError:
         return False
@@ -180,8 +158,7 @@ def _warnings(counts: NDArray[np.int64], classes: list[Any], groups: Groups) -> 
     small = small_cells(counts, classes, groups.labels, FEWEST_ROWS)
     if not small:
         return []
-    more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
     return [
-        f"few rows in {', '.join(small[:MOST_NAMED])}{more}. Below about {FEWEST_ROWS} rows a "
+        f"few rows in {listed(small, MOST_NAMED)}. Below about {FEWEST_ROWS} rows a "
         "rate is uncertain by more than 0.05; where there are none it is left out of the gaps."
     ]

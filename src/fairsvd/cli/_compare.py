@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from .._messages import listed
 from ..comparison import compare
+from ..containers import read_labels
 from ..report import format_table
-from ._audit import as_label, some_of
+from ._audit import as_label
+from ._csv import read_table
 from ._demo import check_plot
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ..comparison import Comparison
 
 __all__ = ["run_compare"]
+
+MOST_CATEGORIES = 100
 
 SHOWN = {
     "psi": "psi",
@@ -56,22 +60,19 @@ def run_compare(options: argparse.Namespace) -> None:
     OSError
         If a file cannot be read or written.
     """
-    methods, constraints, sensitive = map(
-        _split_names, (options.methods, options.constraints, options.sensitive)
-    )
+    methods, constraints = map(_split_names, (options.methods, options.constraints))
     if options.plot is not None:
         check_plot(options.plot)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-    frame = _read(options.file, options.target, sensitive)
-    classes = sorted(frame[options.target].unique().tolist(), key=lambda k: (str(type(k)), k))
-    X, about = _encode_features(
-        frame, [options.target, *([] if options.keep_sensitive else sensitive)]
-    )
+    frame, target, sensitive, _ = read_table(options.file, options.target, options.sensitive)
+    _check_filled(frame[[target, *sensitive]], options.file)
+    classes = np.unique(read_labels(frame[target], f"column {target}")).tolist()
+    X, about = _encode_features(frame, [target, *([] if options.keep_sensitive else sensitive)])
     comparison = compare(
         methods,
         X,
-        frame[options.target].to_numpy(),
+        frame[target].to_numpy(),
         frame[sensitive],
         cv=options.folds,
         constraints=constraints,
@@ -93,23 +94,11 @@ def _split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _read(path: Path, target: str, sensitive: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    if not sensitive:
-        raise ValueError("--sensitive names no column: give one, or several with commas.")
-    frame = pd.read_csv(path, low_memory=False)
-    missing = [name for name in [target, *sensitive] if name not in frame.columns]
-    if missing:
-        columns = some_of(frame.columns.tolist())
-        raise ValueError(f"{path}: there is no column {', '.join(missing)}; it has {columns}")
-    if frame.empty:
-        raise ValueError(f"{path}: it has headings but no rows")
-    empty = {name: int(n) for name, n in frame[[target, *sensitive]].isna().sum().items() if n}
+def _check_filled(frame: pd.DataFrame, path: Path) -> None:
+    empty = {name: int(n) for name, n in frame.isna().sum().items() if n}
     if empty:
-        listed = ", ".join(f"column {name} is empty in {n} rows" for name, n in empty.items())
-        raise ValueError(f"{path}: {listed}: fill it or leave these rows out")
-    return frame
+        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+        raise ValueError(f"{path}: {columns}: fill it or leave these rows out")
 
 
 def _encode_features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.float64], str]:
@@ -119,7 +108,14 @@ def _encode_features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[
         raise ValueError(
             "no column is left for features: the file needs some beside the target and the groups."
         )
-    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    numeric = columns.select_dtypes("number")
+    infinite = numeric.columns[np.isinf(numeric.to_numpy(dtype=np.float64)).any(axis=0)]
+    if len(infinite):
+        raise ValueError(f"column {listed(infinite)} holds infinite numbers: leave them empty.")
+    # A column of names or numbers of rows would become as many columns as rows.
+    encode = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
+    )
     scale = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
     # Fitted on all rows, but only on their features, so no fold learns test labels.
     encoder = make_column_transformer(
@@ -127,11 +123,12 @@ def _encode_features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[
         (encode, make_column_selector(dtype_exclude="number")),
     )
     X = np.asarray(encoder.fit_transform(columns), dtype=np.float64)
-    numbers = columns.select_dtypes("number").shape[1]
+    numbers = numeric.shape[1]
     categories = columns.shape[1] - numbers
     return X, (
         f"features: {numbers} columns of numbers, scaled, empty cells at the median, and "
-        f"{categories} of categories, one-hot; not among them: {', '.join(left_out)}."
+        f"{categories} of categories, one-hot (of each the {MOST_CATEGORIES} most "
+        f"frequent); not among them: {', '.join(left_out)}."
     )
 
 

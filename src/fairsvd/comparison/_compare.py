@@ -177,7 +177,7 @@ def _make_splits(cv: Any, problem: Problem) -> list[Split]:
         cv = JointStratifiedKFold(n_splits, shuffle=True, random_state=problem.seed)
     y = problem.classes[problem.codes]
     if isinstance(cv, JointStratifiedKFold):
-        splits = cv.split(problem.X, y, sensitive_features=problem.groups.codes)
+        splits = cv.split(problem.X, y, sensitive_features=problem.sensitive)
     else:
         splits = cv.split(np.zeros((len(y), 1)), y) if hasattr(cv, "split") else iter(cv)
     every = np.arange(len(y))

@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import PredefinedSplit
 from torch import Tensor
 
+from .._messages import listed
 from .._rng import stage_rng
 from ..arrays import LabelledRows, as_batches
 from ..base import draw_sample, split_rows
@@ -141,13 +142,13 @@ class Fold(Parts):
         if not known.all():
             raise ValueError(
                 f"predicted the label {labels[~known][0]!r}, which is none of the classes "
-                f"{self.problem.classes.tolist()}."
+                f"{listed(self.problem.classes.tolist(), show=repr)}."
             )
         return hits.argmax(axis=1)
 
     def logits(self, rows: NDArray[np.int64]) -> Tensor:
         """Compute the base network's logits, (n_rows, n_classes)."""
-        return logits_of(self.adopted, self.X(rows))
+        return logits_of(self.adopted, self.X(rows), self.problem.dtype)
 
     def scores(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Compute the base network's probability of the positive class, (n_rows,)."""
@@ -183,7 +184,7 @@ class Fold(Parts):
         if self.problem.pos is None:
             raise ValueError(
                 f"the method takes two classes, but y has {len(self.problem.classes)} "
-                f"({self.problem.classes.tolist()})."
+                f"({listed(self.problem.classes.tolist(), show=repr)})."
             )
         return self.problem.pos
 
@@ -193,9 +194,9 @@ def as_network(adopted: AdoptedNetwork) -> Any:
     return adopted.module if adopted.net is None else FrozenEstimator(adopted.net)
 
 
-def logits_of(adopted: AdoptedNetwork, X: Any) -> Tensor:
-    """Compute a network's logits for rows, Tensor (n_rows, n_classes)."""
-    return all_logits(adopted.module, as_batches(X), **adopted.reading)
+def logits_of(adopted: AdoptedNetwork, X: Any, dtype: torch.dtype) -> Tensor:
+    """Compute a network's logits for rows of a type, Tensor (n_rows, n_classes)."""
+    return all_logits(adopted.module, as_batches(X, dtype), **adopted.reading)
 
 
 def fold_seed(seed: int, number: int) -> int:
@@ -206,7 +207,7 @@ def fold_seed(seed: int, number: int) -> int:
 def train(problem: Problem, rows: NDArray[np.int64], seed: int) -> AdoptedNetwork:
     """Train the base network on rows, which may repeat, unless it came trained."""
     codes = torch.as_tensor(problem.codes[rows]), torch.as_tensor(problem.groups.codes[rows])
-    labelled = LabelledRows(as_batches(take(problem.X, rows)), *codes)
+    labelled = LabelledRows(as_batches(take(problem.X, rows), problem.dtype), *codes)
     rng = stage_rng(seed, "base")
     return adopt(problem.base, labelled, problem.classes, batch_size=BATCH, rng=rng)
 
@@ -218,12 +219,12 @@ def divide(
     seed = fold_seed(problem.seed, number)
     y, groups = problem.codes[fitting], problem.groups.codes[fitting]
     cells = cell_codes(y, groups, problem.groups.n_groups)
-    editing, held = split_rows(VALIDATION, cells, y, stage_rng(seed, "split"))
+    editing, held = split_rows(VALIDATION, cells, y, problem.classes, stage_rng(seed, "split"))
     return Parts(number, np.sort(fitting[editing]), np.sort(fitting[held]), test, seed)
 
 
 def base_of(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
     """Train the base network of a fold; return it and its classes for the test rows."""
     adopted = train(problem, parts.training, parts.seed)
-    logits = logits_of(adopted, take(problem.X, parts.test))
+    logits = logits_of(adopted, take(problem.X, parts.test), problem.dtype)
     return adopted, logits.argmax(dim=1).numpy()

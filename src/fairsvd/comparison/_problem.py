@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from ..arrays import is_dataset
+from ..arrays import is_dataset, open_rows
 from ..base import Reading, positive_code, read_fit_inputs
+from ..containers import as_numbers
 from ..groups import Groups, encode_groups
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Problem:
     classes : ndarray of shape (n_classes,)
     groups : Groups
         At least two, none missing.
+    dtype : torch.dtype
+        Type of the rows that networks get.
     pos : int or None
         Code of the positive class; None for more than two classes.
     base : object
@@ -44,6 +48,7 @@ class Problem:
     codes: NDArray[np.int64]
     classes: NDArray[Any]
     groups: Groups
+    dtype: torch.dtype
     pos: int | None
     base: Any
     tolerance: float
@@ -95,7 +100,8 @@ def read_problem(
     groups = encode_groups(sensitive_features, len(inputs.rows), names=names)
     pos = _positive_code(pos_label, inputs.classes)
     codes = inputs.rows.y.numpy()
-    return Problem(X, codes, inputs.classes, groups, pos, base, float(tolerance), seed)
+    dtype = inputs.rows.X.dtype
+    return Problem(X, codes, inputs.classes, groups, dtype, pos, base, float(tolerance), seed)
 
 
 def _selectable(X: Any) -> Any:
@@ -105,16 +111,8 @@ def _selectable(X: Any) -> Any:
             f"X is a {type(X).__name__}, whose rows cannot be selected: pass an array, a "
             "DataFrame of numbers, or an ImageFrame."
         )
-    if hasattr(X, "select_dtypes"):
-        unusable = list(X.select_dtypes(exclude=["number", "bool"]).columns)
-        if unusable:
-            raise ValueError(
-                f"X has columns that are no numbers: {', '.join(map(str, unusable[:10]))}. Encode "
-                "them, for example by sklearn.preprocessing.OneHotEncoder; the command line's "
-                "'fairsvd compare' does."
-            )
-        return X
-    return X if hasattr(X, "shape") else np.asarray(X)
+    X = open_rows(X)
+    return as_numbers(X) if hasattr(X, "shape") else as_numbers(np.asarray(X))
 
 
 def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int | None:

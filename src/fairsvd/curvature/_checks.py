@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from ..networks import layer_weights
 from ._kernels import Kernel, LinearKernel, make_kernel
 from ._record import Use
@@ -98,7 +98,10 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     layers = dict(module.named_modules(remove_duplicate=False))
     if name not in layers:
         names = [*layers, *layer_weights(module)]
-        hint = did_you_mean(name, names) or f" Its layers are {sorted(filter(None, names))[:5]}..."
+        hint = (
+            did_you_mean(name, names)
+            or f" Its layers are {listed(sorted(filter(None, names)), 5)}."
+        )
         raise ValueError(f"factors: the module has no layer {name!r}.{hint}")
     return layers[name]
 
@@ -155,8 +158,8 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
     """Refuse layers that never ran, since their curvature would wrongly be zero."""
     if missing and any_rows:
         raise ValueError(
-            f"factors: the layers {sorted(missing)} never ran while the module was evaluated. "
-            "Leave them out."
+            f"factors: the layers {listed(sorted(missing))} never ran while the module was "
+            "evaluated. Leave them out."
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._messages import listed
+
 __all__ = [
     "as_generator",
     "check_count",
@@ -77,7 +79,7 @@ def rows_of_classes(labels: NDArray[Any], classes: Sequence[Any]) -> NDArray[np.
     present = np.unique(labels)
     chosen = np.atleast_1d(np.asarray(classes))
     if chosen.ndim != 1 or chosen.size == 0 or not np.isin(chosen, present).all():
-        raise ValueError(f"classes must name some of {present.tolist()}, got {classes!r}")
+        raise ValueError(f"classes must name some of [{listed(present.tolist())}], got {classes!r}")
     return np.isin(labels, chosen)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.utils import Bunch
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from .._warn import warn
 from ..exceptions import DatasetNotFoundError, ImageFileError, SkippedRowsWarning
 from ._frame import ImageFrame
@@ -30,7 +30,7 @@ def pick(argument: str, name: Any, known: Sequence[str]) -> str:
     """Return ``name`` if it is known; the error names the nearest ones."""
     if isinstance(name, str) and name in known:
         return name
-    hint = did_you_mean(name, known) or f" Wanted one of {known}."
+    hint = did_you_mean(name, known) or f" Wanted one of {listed(known, 20, repr)}."
     raise ValueError(f"{argument}={name!r} is not known.{hint}")
 
 
@@ -111,7 +111,9 @@ def read_csv(source: Any, needed: Sequence[str], texts: Sequence[str] = ()) -> p
             raise ValueError(f"{name} cannot be read as a table: {error}") from error
     missing = [column for column in needed if column not in table]
     if missing:
-        raise ValueError(f"{name} has no column {missing}: it has {list(table.columns)}")
+        raise ValueError(
+            f"{name} has no column {missing}: it has [{listed(table.columns, 20, repr)}]"
+        )
     if table.empty:
         raise ValueError(f"{name} has no rows")
     return table

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from ._pixels import MODES
 
 __all__ = ["as_row_indices", "check_arguments", "height_and_width", "rows_alone"]
@@ -34,7 +34,10 @@ def _check_table(data: Any, path: Any) -> None:
     names = list(data.columns)
     if names.count(path) != 1:
         hint = did_you_mean(path, names)
-        raise ValueError(f"path={path!r} is not one column of data, which has {names}.{hint}")
+        raise ValueError(
+            f"path={path!r} is not one column of data, which has "
+            f"[{listed(names, show=repr)}].{hint}"
+        )
     values = data[path].tolist()
     invalid = [i for i, each in enumerate(values) if not isinstance(each, (str, os.PathLike))]
     if invalid:

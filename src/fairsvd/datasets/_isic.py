@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.utils import Bunch
 
+from .._messages import listed
 from . import _image_descriptions
 from ._draws import check_count
 from ._folders import bunch, find_in, read_csv, usable, with_images
@@ -122,5 +123,5 @@ def _find_column(table: pd.DataFrame, names: Sequence[str], what: str) -> str:
             return name
     raise ValueError(
         f"the metadata have no column for {what}: wanted {' or '.join(names)}, got "
-        f"{list(table.columns)}"
+        f"[{listed(table.columns, 20, repr)}]"
     )

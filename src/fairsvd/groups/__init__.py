@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from ._encode import Groups, cell_codes, encode_groups, require_two_groups
-from ._locate import Located, drop_sensitive, find_sensitive, is_frame
+from ._columns import split_columns
+from ._encode import BIN_IT, MANY_GROUPS, Groups, cell_codes, encode_groups, require_two_groups
+from ._locate import Located, drop_sensitive, find_sensitive
 
 __all__ = [
+    "BIN_IT",
+    "MANY_GROUPS",
     "Groups",
     "Located",
     "cell_codes",
     "drop_sensitive",
     "encode_groups",
     "find_sensitive",
-    "is_frame",
     "require_two_groups",
+    "split_columns",
 ]

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import counted, listed
 from ..exceptions import GroupError
-from ._locate import is_frame
+from ._columns import describe, split_columns
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
-__all__ = ["Groups", "cell_codes", "encode_groups", "require_two_groups"]
+__all__ = ["BIN_IT", "MANY_GROUPS", "Groups", "cell_codes", "encode_groups", "require_two_groups"]
 
 MISSING_LABEL = "missing"  # label of the group that ``missing="own_group"`` adds
+# More distinct numbers with fractions than this are a quantity; so may be other groups.
+MANY_GROUPS = 20
+BIN_IT = (
+    "Bin a quantity such as an age or an income first, for example pandas.qcut(values, 4, "
+    "labels=False), and merge small groups."
+)
 _POLICIES = ("raise", "ignore", "own_group")
 
 Codes = TypeVar("Codes", "NDArray[np.int64]", "Tensor")
@@ -51,32 +59,6 @@ class Groups:
         return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)
 
 
-def _describe(values: Any) -> str:
-    shape = getattr(values, "shape", None)
-    return type(values).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
-
-
-def _split_columns(values: Any) -> tuple[list[Any], list[Any]]:
-    """Split sensitive features into one array per column, and their names (None if unnamed)."""
-    if is_frame(values):
-        columns = [values.iloc[:, k].to_numpy(dtype=object) for k in range(values.shape[1])]
-        return columns, list(values.columns)
-    if hasattr(values, "iloc"):
-        return [values.to_numpy(dtype=object)], [values.name]
-    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU
-        values = values.detach().cpu().numpy()
-    # Objects, so that numpy does not turn ["a", None] or ["a", nan] into strings.
-    dtype = object if isinstance(values, (list, tuple)) else None
-    array = np.asarray(values, dtype=dtype)
-    if array.ndim not in (1, 2):
-        raise GroupError(
-            f"sensitive_features is a {_describe(values)}: wanted one value per row, or a table "
-            "with one column per attribute (1-D or 2-D array, list, Series, DataFrame, tensor)."
-        )
-    columns = [array] if array.ndim == 1 else list(array.T)
-    return columns, [None] * len(columns)
-
-
 def _sort_order(labels: list[Any]) -> list[int]:
     """Return the positions that sort labels: by value if they compare, else by type, then text."""
     positions = range(len(labels))
@@ -86,18 +68,33 @@ def _sort_order(labels: list[Any]) -> list[int]:
         return sorted(positions, key=lambda k: (type(labels[k]).__name__, str(labels[k])))
 
 
-def _encode_column(column: NDArray[Any]) -> tuple[NDArray[np.int64], list[Any]]:
+def _encode_column(column: pd.Series[Any]) -> tuple[NDArray[np.int64], list[Any]]:
     """Encode one column; missing values get -1."""
     import pandas as pd
 
-    if column.dtype.kind in "fc":
-        column = column.astype(np.float64)  # pandas cannot hash half precision
-    codes, uniques = pd.factorize(column, use_na_sentinel=True)
-    labels = [u.item() if isinstance(u, np.generic) else u for u in np.asarray(uniques)]
+    try:
+        codes, uniques = pd.factorize(column, use_na_sentinel=True)
+    except TypeError as error:
+        raise GroupError(
+            f"sensitive_features hold values that cannot be compared ({error}): wanted one label "
+            "a row for each attribute, such as a string or an integer."
+        ) from error
+    labels = [u.item() if isinstance(u, np.generic) else u for u in uniques]
     order = _sort_order(labels)
     rank = np.full(len(labels) + 1, -1, dtype=np.int64)  # code -1 reads the last entry
     rank[order] = np.arange(len(labels))
     return rank[codes], [labels[k] for k in order]
+
+
+def _refuse_quantity(labels: list[Any], name: str) -> None:
+    """Refuse a column of many numbers with fractions, such as an income."""
+    if len(labels) <= MANY_GROUPS:
+        return
+    if any(isinstance(label, float) and label % 1 for label in labels):
+        raise GroupError(
+            f"sensitive_features {name!r} holds {len(labels)} distinct numbers with fractions "
+            f"({listed(labels, 3)}): a quantity, not groups. {BIN_IT}"
+        )
 
 
 def _group_missing(
@@ -126,7 +123,7 @@ def _intersect(
 def _check_rows(columns: list[Any], values: Any, n_rows: int) -> None:
     if not columns or n_rows == 0 or len(columns[0]) != n_rows:
         raise GroupError(
-            f"sensitive_features is a {_describe(values)} with "
+            f"sensitive_features is a {describe(values)} with "
             f"{len(columns[0]) if columns else 0} rows and {len(columns)} columns, X has {n_rows} "
             "rows: wanted one entry for each row of X, at least one row and one column."
         )
@@ -148,8 +145,8 @@ def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> No
     empty = {n: int((codes < 0).sum()) for n, (codes, _) in zip(names, encoded, strict=True)}
     if missing == "raise" and any(empty.values()):
         raise GroupError(
-            f"sensitive_features has missing values (rows per column: {empty}). Fill them, or set "
-            "missing_group='ignore' to leave these rows out of the fairness terms, or "
+            f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill "
+            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, or "
             "missing_group='own_group' to treat them as a group."
         )
 
@@ -160,14 +157,16 @@ def encode_groups(
     *,
     missing: str = "raise",
     names: Sequence[str] | None = None,
+    quantities: bool = False,
 ) -> Groups:
     """Encode sensitive features as one group code per row.
 
     Parameters
     ----------
     sensitive_features : array-like of shape (n_rows,) or (n_rows, n_columns)
-        Array, list, Series, DataFrame or tensor; any labels. Several columns are intersected.
-        None, NaN and pandas' NA count as missing.
+        Array, list, Series, DataFrame, dictionary of columns, tensor, or the like of another
+        package; any labels. Several columns are intersected. None, NaN, pandas' NA and NaT, masked
+        values, and what numpy makes of them in an array of strings ("nan") count as missing.
     n_rows : int
         Number of rows that X has.
     missing : {"raise", "ignore", "own_group"}, default="raise"
@@ -175,6 +174,8 @@ def encode_groups(
         with the label "missing".
     names : sequence of str or None, default=None
         Names of the columns; None (or empty) means their own names, else "sensitive_feature".
+    quantities : bool, default=False
+        Whether a column may hold a quantity: more than 20 distinct numbers with fractions.
 
     Returns
     -------
@@ -185,14 +186,17 @@ def encode_groups(
     ------
     GroupError
         If the number of rows is wrong or 0, the shape is not understood, every row is missing,
-        or values are missing and ``missing="raise"``.
+        values are missing and ``missing="raise"``, or a column holds a quantity.
     ValueError
         If ``missing`` is none of the three.
     """
-    columns, own_names = _split_columns(sensitive_features)
+    columns, own_names = split_columns(sensitive_features)
     _check_rows(columns, sensitive_features, n_rows)
     column_names = _name_columns(own_names, names)
     encoded = [_encode_column(column) for column in columns]
+    if not quantities:
+        for (_, labels_of_column), name in zip(encoded, column_names, strict=True):
+            _refuse_quantity(labels_of_column, name)
     _check_missing(missing, encoded, column_names)
     if missing == "own_group":
         encoded = [_group_missing(codes, labels) for codes, labels in encoded]

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
+from ..containers import as_known, is_frame
 from ..exceptions import GroupError
 
-__all__ = ["Located", "drop_sensitive", "find_sensitive", "is_frame"]
+__all__ = ["Located", "drop_sensitive", "find_sensitive"]
 
 
 class Located(NamedTuple):
@@ -47,11 +49,6 @@ def _as_list(columns: Any) -> list[Hashable]:
     return keys
 
 
-def is_frame(X: Any) -> bool:
-    """Tell whether X is a pandas DataFrame, without importing pandas."""
-    return hasattr(X, "iloc") and hasattr(X, "columns")
-
-
 def _metadata(X: Any) -> Any:
     """Return the DataFrame that an ImageFrame keeps beside its images; None for other data."""
     # An ndarray's `data` is its memory buffer.
@@ -72,12 +69,38 @@ def _column_positions(X: Any, keys: list[Any]) -> list[int] | None:
     positions = []
     for key in keys:
         if isinstance(key, str) and key in names:
-            positions.append(names.index(key))
+            positions.append(_only_place(names, key))
         elif not isinstance(key, str) and -width <= key < width:
+            _check_position(names, key)
             positions.append(int(key) % width)
         else:
             return None
+    if len(set(positions)) < len(positions):
+        raise GroupError(f"sensitive_columns={keys} name a column twice: name each once.")
     return positions
+
+
+def _only_place(names: list[Any], key: str) -> int:
+    """Refuse a name that several columns have: one of them would stay among the features."""
+    places = [k for k, name in enumerate(names) if isinstance(name, str) and name == key]
+    if len(places) > 1:
+        raise GroupError(
+            f"X has {len(places)} columns named {key!r} (positions {listed(places)}), which "
+            "sensitive_columns names: drop or rename all but one, or the others would stay among "
+            "the features."
+        )
+    return places[0]
+
+
+def _check_position(names: list[Any], key: int) -> None:
+    """Refuse a position that is also the label of another column."""
+    labels = [name for name in names if isinstance(name, (int, np.integer))]
+    if key in labels and names[key] != key:
+        raise GroupError(
+            f"sensitive_columns={key} is a position, where X has the column {names[key]!r}, but X "
+            f"also has a column with the label {key}: give the columns names "
+            "(X.columns = X.columns.astype(str)) and pass a name."
+        )
 
 
 def _index_names(data: Any) -> list[Any]:
@@ -103,7 +126,8 @@ def _from_columns(X: Any, positions: list[int]) -> Located:
 
 
 def _not_found_error(X: Any, y: Any, keys: list[Any]) -> GroupError:
-    columns = list(X.columns) if is_frame(X) else f"{_width(X)} without names"
+    named = is_frame(X)
+    columns = f"[{listed(X.columns, 20, repr)}]" if named else f"{_width(X)} without names"
     return GroupError(
         f"sensitive_columns={keys} were not found together in one place. Columns of X: {columns};"
         f" index names of X: {_index_names(X)}; index names of y: {_index_names(y)}. Give names "
@@ -132,7 +156,8 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
     Raises
     ------
     GroupError
-        If the columns are not all found in one place; it lists what X and y have.
+        If the columns are not all found in one place (it lists what X and y have), or one of them
+        is named twice or has a name that several columns have.
 
     Notes
     -----
@@ -140,7 +165,7 @@ def find_sensitive(X: Any, y: Any, columns: Any) -> Located:
     """
     if (metadata := _metadata(X)) is not None:
         return find_sensitive(metadata, y, columns)._replace(X=X)
-    keys = _as_list(columns)
+    keys, X, y = _as_list(columns), as_known(X, "X"), as_known(y, "y")
     X_table = np.asarray(X, dtype=object) if isinstance(X, (list, tuple)) else X
     positions = _column_positions(X_table, keys)
     if positions is not None:
@@ -175,6 +200,7 @@ def drop_sensitive(X: Any, columns: Any, n_features: int | None = None) -> Any:
     keys = _as_list(columns)
     if _metadata(X) is not None:
         return X
+    X = as_known(X, "X")
     X = np.asarray(X) if isinstance(X, (list, tuple)) else X
     if is_frame(X):
         keys = [key for key in keys if not isinstance(key, str) or key in list(X.columns)]

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from .._messages import listed
+
 if TYPE_CHECKING:
     import pandas as pd
     from aif360.datasets import StructuredDataset
@@ -218,7 +220,7 @@ def _favorable_columns(dataset: StructuredDataset, estimator: Any) -> NDArray[np
     labels = [*favorable, *np.atleast_1d(dataset.unfavorable_label)]
     if not np.isin(estimator.classes_, labels).all():
         raise ValueError(
-            f"estimator ({kind}) has the classes {list(estimator.classes_)} and the dataset the "
-            f"labels {labels}: fit it on from_aif360(...).y."
+            f"estimator ({kind}) has the classes {listed(estimator.classes_)} and the dataset the "
+            f"labels {listed(labels)}: fit it on from_aif360(...).y."
         )
     return np.isin(estimator.classes_, favorable)

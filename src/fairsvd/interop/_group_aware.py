@@ -13,10 +13,12 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
 
+from .._messages import listed
 from .._signature import takes
 from ..base import HasMethods, restored_on_failure
+from ..containers import as_known, is_frame, read_labels
 from ..exceptions import GroupError
-from ..groups import drop_sensitive, find_sensitive, is_frame, require_two_groups
+from ..groups import drop_sensitive, find_sensitive, require_two_groups
 from ._mitigator import check_mitigator, encode_located, is_multiclass, read_scores_as_double
 
 __all__ = ["GroupAwareWrapper"]
@@ -152,7 +154,9 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             return self._fit(X, y)
 
     def _fit(self, X: Any, y: Any) -> Self:
-        table, labels = check_X_y(X, y, dtype=None, ensure_all_finite=False, estimator=self)
+        X, y = as_known(X, "X"), as_known(y, "y")
+        labels = None if y is None else read_labels(y)
+        table, labels = check_X_y(X, labels, dtype=None, ensure_all_finite=False, estimator=self)
         X = X if is_frame(X) else table
         self.classes_, codes = self._encode(labels)
         located = find_sensitive(X, y, self.sensitive_columns)
@@ -188,6 +192,7 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Call a method of the mitigator with the arguments that it takes."""
         check_is_fitted(self, "estimator_")
         method = getattr(self.estimator_, name)
+        X = as_known(X, "X")
         X = X if is_frame(X) else check_array(X, dtype=None, ensure_all_finite=False)
         rest = X
         if self.drop:
@@ -212,8 +217,9 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         values, groups = encode_located(located, X.shape[0])
         if unseen := [label for label in groups.labels if label not in self.groups_]:
             raise GroupError(
-                f"sensitive_columns={self.sensitive_columns!r} have the groups {unseen}, which "
-                f"fit did not see ({self.groups_}): leave these rows out, or fit with such rows."
+                f"sensitive_columns={self.sensitive_columns!r} have the groups "
+                f"{listed(unseen, show=repr)}, which fit did not see "
+                f"({listed(self.groups_, show=repr)}): leave these rows out, or fit with such rows."
             )
         return values
 

@@ -74,7 +74,9 @@ def encode_located(located: Located, n_rows: int) -> tuple[Any, Groups]:
     """
     import pandas as pd
 
-    groups = encode_groups(located.values, n_rows, missing="ignore", names=located.names)
+    groups = encode_groups(
+        located.values, n_rows, missing="ignore", names=located.names, quantities=True
+    )
     if (n_missing := int((groups.codes < 0).sum())) > 0:
         raise GroupError(
             f"sensitive_columns {list(located.names)} have missing values (NaN or None) in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Subset
 
 from .._rng import resolve_seed, stage_rng
-from ..arrays import is_dataset
+from ..arrays import is_dataset, open_rows
+from ..containers import as_known, count_rows, read_labels
 from ..groups import cell_codes, encode_groups
 
 __all__ = ["resample_by_weight"]
@@ -29,7 +31,7 @@ def resample_by_weight(
     X : array-like, DataFrame, Tensor, ImageFrame or Dataset of n rows
         Any X of an editor. A Dataset is returned as ``torch.utils.data.Subset``.
     y : array-like of shape (n,)
-        Labels of any type.
+        Class labels.
     sensitive_features : array-like of shape (n,) or (n, n_columns), or None
         Groups of any type; missing values count as a group here.
     sample_weight : array-like of shape (n,)
@@ -41,7 +43,7 @@ def resample_by_weight(
     -------
     X, y, sensitive_features
         n rows each, in one random order. pandas objects keep their type and repeat index labels;
-        lists stay lists; None stays None.
+        lists stay lists; None stays None; tables of other packages become those of pandas.
 
     Raises
     ------
@@ -67,6 +69,8 @@ def resample_by_weight(
     >>> sorted(rows[:, 0].tolist()), labels.tolist()
     ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0])
     """
+    X = X if hasattr(X, "detach") else open_rows(X)
+    y, sensitive_features = as_known(y, "y"), as_known(sensitive_features, "sensitive_features")
     weights = _check_weights(sample_weight, X)
     rng = stage_rng(resolve_seed(random_state), "sample")
     cells = _encode_cells(y, sensitive_features, len(weights))
@@ -76,9 +80,10 @@ def resample_by_weight(
 
 def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
     weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.shape != (len(X),):
+    n_rows = count_rows(X)
+    if weights.shape != (n_rows,):
         raise ValueError(
-            f"sample_weight has the shape {weights.shape} but X has {len(X)} rows: pass one weight "
+            f"sample_weight has the shape {weights.shape} but X has {n_rows} rows: pass one weight "
             "per row."
         )
     usable = np.isfinite(weights) & (weights >= 0)
@@ -91,13 +96,13 @@ def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
 
 
 def _encode_cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
-    if len(y) != n_rows:
-        raise ValueError(f"y has {len(y)} rows but X has {n_rows}: pass one label per row.")
-    labels = encode_groups(y, n_rows, missing="own_group")
+    _, codes = np.unique(read_labels(y), return_inverse=True)
+    if len(codes) != n_rows:
+        raise ValueError(f"y has {len(codes)} rows but X has {n_rows}: pass one label per row.")
     if sensitive_features is None:
-        return labels.codes
+        return codes
     groups = encode_groups(sensitive_features, n_rows, missing="own_group")
-    return cell_codes(labels.codes, groups.codes, groups.n_groups)
+    return cell_codes(codes, groups.codes, groups.n_groups)
 
 
 def _draw_counts(
@@ -128,4 +133,9 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if is_dataset(data):
         return Subset(data, rows.tolist())
-    return [data[row] for row in rows] if isinstance(data, (list, tuple)) else data[rows]
+    if isinstance(data, Mapping):
+        return {name: _take(column, rows) for name, column in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [data[row] for row in rows]
+    # Only arrays take an array of positions.
+    return (data if hasattr(data, "ndim") else np.asarray(data))[rows]

@@ -16,7 +16,7 @@ from scipy.stats import norm
 from sklearn.ensemble import GradientBoostingRegressor
 from torch import Tensor, nn
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from ..base import (
     Candidate,
     NetworkEditor,
@@ -212,8 +212,9 @@ def select_parameters(module: nn.Module, parameters: Any) -> list[str]:
         chosen = _named(names, parameters)
     if not chosen:
         raise NetworkError(
-            f"parameters={parameters!r} leaves nothing to search; the network has {names}. Pass "
-            "a number of tensors, names, or a pattern that matches some of these."
+            f"parameters={parameters!r} leaves nothing to search; the network has "
+            f"[{listed(names, show=repr)}]. Pass a number of tensors, names, or a pattern that "
+            "matches some of these."
         )
     return chosen
 
@@ -225,7 +226,7 @@ def _named(names: list[str], requested: Iterable[str]) -> list[str]:
         if not below:
             raise NetworkError(
                 f"parameters names {each!r}, which is no parameter of the network and no module "
-                f"with parameters; it has {names}.{did_you_mean(each, names)}"
+                f"with parameters; it has [{listed(names, show=repr)}].{did_you_mean(each, names)}"
             )
         matches |= below
     return [name for name in names if name in matches]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from .._warn import warn
 from ..exceptions import NetworkError, RankWarning
 from ..networks import LayerWeight, layer_weights
@@ -101,7 +101,8 @@ def select_layers(module: nn.Module, layers: Any, output_layer: str) -> list[str
     if not chosen:
         raise NetworkError(
             f"layers={layers!r} leaves no Linear or Conv2d layer to edit; the network has "
-            f"{names} and {output_layer!r} makes the logits. Use layers='all' to edit that too."
+            f"[{listed(names, show=repr)}] and {output_layer!r} makes the logits. Use "
+            "layers='all' to edit that too."
         )
     return chosen
 
@@ -112,7 +113,8 @@ def _select_by_name(module: nn.Module, names: list[str], layers: Iterable[str]) 
         if name not in weights:
             raise NetworkError(
                 f"layers names {name!r}, which is no Linear or Conv2d layer and no projection of "
-                f"an attention layer of the network: it has {names}.{did_you_mean(name, names)}"
+                "an attention layer of the network: it has "
+                f"[{listed(names, show=repr)}].{did_you_mean(name, names)}"
             )
         chosen.add(first_name(module, name))
     return [name for name in names if name in chosen]

@@ -26,7 +26,7 @@ from ..base import (
 )
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork, all_logits, explaining
-from ..objective import Constraint, count_table, gap, utility_from_counts
+from ..objective import Constraint, ask_utility, count_table, gap, utility_from_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,9 +81,8 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
         n_splits = N_SPLITS if cv is None else int(cv)
         cv = (JointStratifiedKFold if inputs.has_groups else StratifiedKFold)(n_splits)
     if isinstance(cv, JointStratifiedKFold):
-        # Codes have the order of the labels, so the folds are those of the labels themselves.
-        groups = np.where(codes < 0, np.nan, codes)
-        splits = cv.split(y, y, sensitive_features=groups if inputs.has_groups else None)
+        # The labels, not their codes, which an error would name.
+        splits = cv.split(y, y, sensitive_features=inputs.groups if inputs.has_groups else None)
     else:
         splits = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
     has_group = codes >= 0
@@ -216,7 +215,9 @@ def _scores(
     y, groups = held.y.numpy(), held.groups.numpy()
     counts = count_table(y, predicted, groups, *shape)
     name = constraint.utility
-    utility = name(y, predicted) if callable(name) else utility_from_counts(counts, name)
+    utility = (
+        ask_utility(name, y, predicted) if callable(name) else utility_from_counts(counts, name)
+    )
     size = gap(counts, constraint.gap, constraint.pos) if shape[1] > 1 else 0.0
     return float(utility), float(size)
 

@@ -17,7 +17,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from ..groups import encode_groups, find_sensitive
 from ..objective import count_table
-from ._scores import encode_labels, measure, split_name
+from ._scores import check_table_size, encode_labels, measure, split_name
 
 __all__ = ["fairness_scorer"]
 
@@ -76,7 +76,9 @@ class _FairnessScorer(_BaseScorer):
         else:
             # scikit-learn's caller needs classes_.
             response = (_ask if classes is None else method_caller)(estimator, "predict", X)
-        counts, pos = self._counts(response, classes, y_true, sensitive_features, names)
+        what = f"y_pred ({type(estimator).__name__}.predict)"
+        arrays = {"y": y_true} | ({what: response} if self.response_method == "predict" else {})
+        counts, pos = self._counts(arrays, response, classes, sensitive_features, names)
         value = measure(counts, self.name, pos)
         return value if split_name(self.name)[1] else 0.0 - value
 
@@ -136,17 +138,21 @@ class _FairnessScorer(_BaseScorer):
         return located.values, located.names
 
     def _counts(
-        self, response: Any, classes: Any, y_true: Any, sensitive_features: Any, names: Any
+        self,
+        arrays: dict[str, Any],
+        response: Any,
+        classes: Any,
+        sensitive_features: Any,
+        names: Any,
     ) -> tuple[NDArray[Any], int | None]:
         """Count true against predicted classes in each group, from predictions or shares."""
-        predicted = self.response_method == "predict"
-        arrays = {"y": y_true, "predictions": response} if predicted else {"y": y_true}
         labels, codes, pos = encode_labels(arrays, classes, self.pos_label)
         groups = encode_groups(
             sensitive_features, len(codes[0]), missing=self.missing_group, names=names
         )
         sizes = len(labels), groups.n_groups
-        if predicted:
+        check_table_size(*sizes)
+        if len(codes) > 1:
             return count_table(codes[0], codes[1], groups.codes, *sizes), pos
         return _share_table(codes[0], response, groups.codes, *sizes), pos
 
@@ -159,6 +165,11 @@ class _FairnessScorer(_BaseScorer):
             )
         scores = np.asarray(getattr(estimator, self.response_method)(X), dtype=np.float64)
         n_classes = len(classes)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{self.response_method} of {type(estimator).__name__} gave NaN or infinite "
+                f"numbers in row {int(np.argwhere(~np.isfinite(scores))[0, 0])}, counted from 0."
+            )
         if scores.ndim == 1 and n_classes == 2:
             return np.eye(2)[(scores > 0).astype(np.int64)]
         if scores.ndim != 2 or scores.shape[1] != n_classes:

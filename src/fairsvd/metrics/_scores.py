@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
+from ..containers import read_labels
 from ..groups import Groups, encode_groups
 from ..objective import GAPS, count_table, gap, ratio
 
 __all__ = ["METRICS", "Encoded", "encode_labels", "fairness_score", "hard_counts", "split_name"]
+
+MOST_COUNTS = 2**27
 
 METRICS = tuple(f"{name}_{kind}" for name in GAPS for kind in ("difference", "ratio"))
 
@@ -47,23 +50,7 @@ def measure(counts: NDArray[Any], name: str, pos: int | None) -> float:
 
 
 def _distinct(array: Any, what: str) -> tuple[list[Any], NDArray[np.int64]]:
-    values = np.asarray(array)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or not len(values):
-        raise ValueError(
-            f"{what} has shape {values.shape}: wanted one class label per row, and at least "
-            "one row."
-        )
-    try:
-        labels, codes = np.unique(values, return_inverse=True)
-    except TypeError as error:
-        raise ValueError(
-            f"{what} mixes labels of types that cannot be compared ({error}): wanted labels of one "
-            "type, none missing."
-        ) from error
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise ValueError(f"{what} holds NaN: wanted a class label in every row.")
+    labels, codes = np.unique(read_labels(array, what), return_inverse=True)
     return labels.tolist(), codes
 
 
@@ -75,8 +62,8 @@ def _order_classes(present: list[Any], labels: Sequence[Any] | None, pos_label: 
         classes = first + sorted(extra)
     except TypeError as error:
         raise ValueError(
-            f"The labels {extra[:10]} have types that cannot be compared: give y_true and y_pred "
-            "labels of the same type."
+            f"The labels {listed(extra, show=repr)} have types that cannot be compared: give "
+            "y_true and y_pred labels of the same type."
         ) from error
     if len(classes) == 1:
         # Like fairlearn, take a single 0 or 1 for one of the pair 0, 1.
@@ -101,7 +88,9 @@ def _positive_code(classes: list[Any], pos_label: Any) -> int | None:
     if pos_label is None:
         return 1
     if pos_label not in classes:
-        raise ValueError(f"pos_label={pos_label!r} is not among the classes {classes}.")
+        raise ValueError(
+            f"pos_label={pos_label!r} is not among the classes {listed(classes, show=repr)}."
+        )
     return classes.index(pos_label)
 
 
@@ -142,6 +131,22 @@ def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_labe
     return Encoded(classes, codes, _positive_code(classes, pos_label))
 
 
+def check_table_size(n_classes: int, n_groups: int) -> None:
+    """Refuse a table of counts that is too large for memory.
+
+    Raises
+    ------
+    ValueError
+        If there are more than 2**27 (group, true, predicted) counts, 1 GiB.
+    """
+    if n_groups * n_classes**2 > MOST_COUNTS:
+        raise ValueError(
+            f"y_true and y_pred hold {n_classes} distinct labels, and there are {n_groups} groups: "
+            f"a table of counts has {n_groups} x {n_classes} x {n_classes} entries. If these are "
+            "scores or numbers of rows, pass class labels; if not, merge classes or groups."
+        )
+
+
 def hard_counts(
     y_true: Any,
     y_pred: Any,
@@ -155,8 +160,9 @@ def hard_counts(
     arrays = {"y_true": y_true, "y_pred": y_pred}
     classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
     groups = encode_groups(sensitive_features, len(true), missing=missing_group)
-    counts = count_table(true, predicted, groups.codes, len(classes), groups.n_groups)
-    return counts, pos, groups
+    sizes = len(classes), groups.n_groups
+    check_table_size(*sizes)
+    return count_table(true, predicted, groups.codes, *sizes), pos, groups
 
 
 def fairness_score(
@@ -177,9 +183,9 @@ def fairness_score(
         "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
     y_true : array-like of shape (n_samples,)
-        True class labels, of any type.
+        True class labels: integers, booleans or strings.
     y_pred : array-like of shape (n_samples,)
-        Predicted class labels.
+        Predicted class labels; scores and probabilities are refused.
     sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
         Groups, of any type; several columns are intersected.
     pos_label : label or None, default=None
@@ -199,8 +205,8 @@ def fairness_score(
     Raises
     ------
     ValueError
-        If the name is unknown, lengths differ, labels or groups are missing, or ``pos_label``
-        does not fit.
+        If the name is unknown, lengths differ, labels or groups are missing, values are no
+        labels, or ``pos_label`` does not fit.
 
     Notes
     -----

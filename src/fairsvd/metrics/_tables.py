@@ -104,9 +104,9 @@ def group_table(
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        True class labels, of any type.
+        True class labels: integers, booleans or strings.
     y_pred : array-like of shape (n_samples,)
-        Predicted class labels.
+        Predicted class labels; scores and probabilities are refused.
     sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
         Groups, of any type; several columns are intersected.
     pos_label : label or None, default=None

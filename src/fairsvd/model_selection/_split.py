@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
-from ..groups import Groups, cell_codes, encode_groups, find_sensitive
+from .._messages import listed
+from ..containers import count_rows, read_labels
+from ..groups import BIN_IT, MANY_GROUPS, Groups, cell_codes, encode_groups, find_sensitive
 
 __all__ = ["JointStratifiedKFold"]
 
@@ -82,7 +84,7 @@ class JointStratifiedKFold(BaseCrossValidator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Its rows are counted; its columns or index hold the attribute if
+            Its rows are counted (of y, if it is None); its columns or index hold the attribute if
             ``sensitive_columns`` names them.
         y : array-like of shape (n_samples,)
             Class labels.
@@ -103,8 +105,7 @@ class JointStratifiedKFold(BaseCrossValidator):
         ValueError
             If y or the sensitive features are missing, or a cell has fewer than ``n_splits`` rows.
         """
-        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
-        encoded, labels, y_codes = self._read(X, y, groups, sensitive_features, n_rows)
+        encoded, labels, y_codes = self._read(X, y, groups, sensitive_features)
         self._check_cells(encoded, labels, y_codes)
         fold = self._deal(y_codes, encoded)
         for k in range(self.n_splits):
@@ -134,7 +135,7 @@ class JointStratifiedKFold(BaseCrossValidator):
         return int(self.n_splits)
 
     def _read(
-        self, X: Any, y: Any, groups: Any, sensitive_features: Any, n_rows: int
+        self, X: Any, y: Any, groups: Any, sensitive_features: Any
     ) -> tuple[Groups, NDArray[Any], NDArray[np.int64]]:
         if y is None:
             raise ValueError("y is None: JointStratifiedKFold needs the labels to stratify on.")
@@ -149,12 +150,13 @@ class JointStratifiedKFold(BaseCrossValidator):
                 "metadata routing on, to the search or to cross_validate), or name them in "
                 "sensitive_columns=, or pass groups=."
             )
+        labels, y_codes = np.unique(read_labels(y), return_inverse=True)
+        n_rows = len(y_codes) if X is None else count_rows(X)
         encoded = encode_groups(sensitive_features, n_rows, missing="ignore", names=names)
-        labels, y_codes = np.unique(np.asarray(y), return_inverse=True)
-        if y_codes.shape != (n_rows,):
+        if len(y_codes) != n_rows:
             raise ValueError(
-                f"y has shape {np.shape(y)}, X has {n_rows} rows: one class label for each row "
-                "was wanted."
+                f"y has shape {y_codes.shape}, X has {n_rows} rows: one class label for each "
+                "row was wanted."
             )
         return encoded, labels, y_codes
 
@@ -166,15 +168,19 @@ class JointStratifiedKFold(BaseCrossValidator):
         counts = np.bincount(cells[cells >= 0], minlength=len(labels) * encoded.n_groups)
         small = np.flatnonzero((counts > 0) & (counts < self.n_splits))
         if len(small):
-            which = ", ".join(
-                f"(y={labels[cell // encoded.n_groups]}, "
-                f"group={encoded.labels[cell % encoded.n_groups]}): {counts[cell]} rows"
-                for cell in small[:10]
+            classes = labels.tolist()
+            which = listed(
+                f"(y={classes[cell // encoded.n_groups]!r}, "
+                f"group={encoded.labels[cell % encoded.n_groups]!r}): {counts[cell]} rows"
+                for cell in small
             )
+            fewest = int(counts[small].min())
+            advice = f" {BIN_IT}" if encoded.n_groups > MANY_GROUPS else ""
+            fewer = f"Use fewer splits (at most {fewest}), merge" if fewest > 1 else "Merge"
             raise ValueError(
                 f"n_splits={self.n_splits} is more than the rows of {len(small)} (label, group) "
-                f"cell(s), which cannot be in every fold: {which}. Use fewer splits (at most "
-                f"{counts[small].min()}), merge groups, or leave these rows out."
+                f"cell(s), which cannot be in every fold: {which}. {fewer} groups, or leave these "
+                f"rows out.{advice}"
             )
 
     def _deal(self, y_codes: NDArray[np.int64], encoded: Groups) -> NDArray[np.int64]:

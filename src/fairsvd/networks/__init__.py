@@ -13,6 +13,7 @@ from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
 from ._shift import ShiftedNetwork, fold_offset
+from ._tokens import wants_integers
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "probe_rows",
     "raw_output",
     "to_logits",
+    "wants_integers",
 ]

@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
+from .._messages import listed
 from .._rng import seeded_globally
 from .._warn import warn
 from ..arrays import Batches, LabelledRows
@@ -90,8 +91,9 @@ def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
     if len(classes) == len(labels) and np.array_equal(classes, codes):
         return labels
     raise NetworkError(
-        f"y holds the labels {labels.tolist()}, but the frozen network was trained for "
-        f"{classes.tolist()}. Encode y as it was when the network was trained."
+        f"y holds the labels {listed(labels.tolist(), show=repr)}, but the frozen network was "
+        f"trained for {listed(classes.tolist(), show=repr)}. Encode y as it was when the network "
+        "was trained."
     )
 
 

@@ -6,6 +6,7 @@ from ._constraint import (
     UNBALANCED_UTILITY,
     UTILITIES,
     Constraint,
+    ask_utility,
     is_unbalanced,
     utility_from_counts,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "PhiObjective",
     "Rates",
     "Verdict",
+    "ask_utility",
     "compared",
     "count_table",
     "edit_loss",

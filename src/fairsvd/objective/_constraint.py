@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._messages import listed
 from ._gaps import divide, sum_slices
 from ._phi import PhiObjective
 
@@ -16,10 +17,13 @@ __all__ = [
     "UNBALANCED_UTILITY",
     "UTILITIES",
     "Constraint",
+    "ask_utility",
     "chance_utility",
     "is_unbalanced",
     "utility_from_counts",
 ]
+
+Utility = Callable[[NDArray[Any], NDArray[Any]], float]
 
 UTILITIES = (
     "balanced_accuracy",
@@ -130,11 +134,36 @@ def _mean(recall: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(seen, recall, 0.0).sum(axis=-1) / seen.sum(axis=-1)
 
 
+def ask_utility(utility: Utility, y_true: NDArray[np.int64], y_pred: NDArray[np.int64]) -> float:
+    """Call a user's utility, and check its answer.
+
+    Raises
+    ------
+    ValueError
+        If it raises an error, or returns anything but one finite number.
+    """
+    name = getattr(utility, "__name__", type(utility).__name__)
+    try:
+        answer = utility(y_true, y_pred)
+    except Exception as error:
+        raise ValueError(
+            f"utility={name} raised {type(error).__name__}: {error}. It is called with class codes "
+            "(y_true, y_pred): integers from 0, the positions of the labels in classes_."
+        ) from error
+    value = np.asarray(answer)
+    if value.dtype.kind not in "biuf" or value.size != 1 or not np.isfinite(value).all():
+        raise ValueError(
+            f"utility={name} returned {listed([answer], show=repr)}: it must return one finite "
+            "number, also for constant predictions (for example 0 where it is not defined)."
+        )
+    return float(value.item())
+
+
 def chance_utility(
     y: NDArray[np.int64],
     groups: NDArray[np.int64],
     table: NDArray[Any],
-    utility: str | Callable[[NDArray[Any], NDArray[Any]], float],
+    utility: str | Utility,
 ) -> float:
     """Return the best utility of a constant prediction, that of a collapsed network.
 
@@ -147,7 +176,7 @@ def chance_utility(
     """
     n_classes = len(table)
     if callable(utility):
-        return max(float(utility(y, np.full_like(y, k))) for k in range(n_classes))
+        return max(ask_utility(utility, y, np.full_like(y, k)) for k in range(n_classes))
     counts = np.zeros((n_classes, *table.T.shape, n_classes))
     for k in range(n_classes):
         counts[k, :, :, k] = table.T

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..groups import cell_codes
-from ._constraint import Constraint, chance_utility, utility_from_counts
+from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
 from ._gaps import gap
 from ._sweep import Cuts, sweep
 from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
@@ -242,7 +242,7 @@ class GapJudge(Judge):
         name = self.constraint.utility
         if not callable(name):
             return utility_from_counts(counts, name)
-        return np.array([name(*_pairs(table)) for table in counts], dtype=np.float64)
+        return np.array([ask_utility(name, *_pairs(table)) for table in counts])
 
     def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.n_groups < 2:

@@ -210,8 +210,7 @@ def _solve(
 def _smoothed_maximum(
     scores: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the log-sum-exp (n,) of rows and its gradient, their softmax, from the same powers.
-    """
+    """Compute the log-sum-exp (n,) of rows and its gradient, their softmax."""
     top = scores.max(axis=1, keepdims=True)
     powers = np.exp(scores - top)
     total = powers.sum(axis=1, keepdims=True)

@@ -167,6 +167,8 @@ class Lessons:
         """Read rows and draw each towards another one of them."""
         X = self.rows.for_training(positions.numpy(), self.generator)
         X = to_device(X, self.device, self.dtype)
+        if not X.is_floating_point():
+            return X  # nothing lies between two entries of a table
         share = MOST_OF_ANOTHER * torch.rand(len(X), generator=self.generator, dtype=torch.float64)
         other = torch.randperm(len(X), generator=self.generator)
         share = to_device(share, self.device).to(X).reshape(-1, *[1] * (X.ndim - 1))

@@ -12,8 +12,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from .._messages import listed
 from .._rng import resolve_seed
-from ..arrays import as_batches
+from ..arrays import as_batches, open_rows
+from ..containers import read_labels
 from ..groups import encode_groups, find_sensitive
 from ..networks import plain_copy
 
@@ -116,7 +118,8 @@ def plot_cells(
     check_is_fitted(estimator, "module_")
     if isinstance(n_images, bool) or not isinstance(n_images, (int, np.integer)) or n_images < 1:
         raise ValueError(f"n_images must be an integer of at least 1, got {n_images!r}")
-    batches, target = as_batches(X), np.asarray(y)
+    X = open_rows(X)
+    batches, target = as_batches(X), read_labels(y)
     if len(batches.item_shape) != 3:
         raise ValueError(
             f"plot_cells shows images, X of shape (n, C, H, W), but a row of X has the shape "
@@ -140,8 +143,8 @@ def _check_labels(estimator: Any, target: NDArray[Any], n_rows: int) -> None:
     unknown = sorted(set(target.tolist()) - set(estimator.classes_.tolist()), key=str)
     if unknown:
         raise ValueError(
-            f"y holds {unknown[:5]}, which the estimator does not know: its classes are "
-            f"{estimator.classes_.tolist()}"
+            f"y holds {listed(unknown, 5, repr)}, which the estimator does not know: its classes "
+            f"are {listed(estimator.classes_.tolist(), show=repr)}"
         )
 
 

@@ -61,7 +61,7 @@ def generate_rows(
     )
     _, drawn = draw_cells(fresh_generator(generator, number), request, number)
     return LabelledRows(
-        as_batches(np.ascontiguousarray(drawn)),
+        as_batches(np.ascontiguousarray(drawn), rows.X.dtype),
         torch.as_tensor(np.repeat(classes, n_each)),
         torch.as_tensor(np.repeat(groups, n_each)),
     )

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._messages import listed
 from ..arrays import Batches, LabelledRows
 from ..base import FitInputs, read_predict_inputs
+from ..containers import read_labels
 from ..exceptions import GroupError
 from ..groups import encode_groups
 
@@ -106,7 +108,7 @@ def _plain(
     editor: Any, inputs: FitInputs, X: Any, y: Any, name: str
 ) -> tuple[Batches, torch.Tensor]:
     try:
-        batches = read_predict_inputs(editor, X)
+        batches = read_predict_inputs(editor, X).like(inputs.rows.X.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     row_shape = inputs.rows.X.item_shape
@@ -115,7 +117,7 @@ def _plain(
             f"{name} has rows of shape {batches.item_shape}, X has {row_shape}: pass rows as the "
             "editor gets them, after every step of a Pipeline that comes before."
         )
-    labels = np.asarray(y)
+    labels = read_labels(y, f"{name} y")
     if labels.shape != (len(batches),):
         raise ValueError(
             f"{name} has {len(batches)} rows and labels of shape {labels.shape}: pass one label a "
@@ -125,7 +127,7 @@ def _plain(
     unknown = sorted({repr(label) for label in labels.tolist() if label not in place})
     if unknown:
         raise ValueError(
-            f"{name} has the labels {', '.join(unknown)}, y has {inputs.classes.tolist()}: leave "
+            f"{name} has the labels {listed(unknown)}, y has {listed(place, show=repr)}: leave "
             "these rows out, or name the labels as in y."
         )
     return batches, torch.as_tensor([place[label] for label in labels.tolist()])
@@ -155,8 +157,8 @@ def _read(
     unknown = [label for label in encoded.labels if label not in labels]
     if unknown:
         raise GroupError(
-            f"synthetic has the groups {unknown}, the real rows have {list(labels)}: leave these "
-            "rows out, or name the groups alike."
+            f"synthetic has the groups {listed(unknown, show=repr)}, the real rows have "
+            f"{listed(labels, show=repr)}: leave these rows out, or name the groups alike."
         )
     place = np.array([labels.index(label) for label in encoded.labels])
     return LabelledRows(batches, codes, torch.as_tensor(place[encoded.codes])), labels
@@ -178,7 +180,7 @@ def _check_cells(rows: LabelledRows, inputs: FitInputs, labels: tuple[Any, ...])
             for k, g in missing
         ]
         raise ValueError(
-            f"synthetic has no rows in {', '.join(names)}: a balanced set has rows in every cell."
+            f"synthetic has no rows in {listed(names)}: a balanced set has rows in every cell."
         )
 
 
@@ -193,14 +195,14 @@ def _shares(
     table = np.zeros((len(classes), len(groups)))
     if not isinstance(shares, Mapping) or set(shares) != set(keys):
         raise ValueError(
-            f"cell_shares must be a dict with exactly the keys {sorted(keys, key=repr)}, got "
-            f"{shares!r}."
+            "cell_shares must be a dict with exactly the keys "
+            f"{listed(sorted(keys, key=repr), show=repr)}, got {listed([shares], show=repr)}."
         )
     for key, share in shares.items():
         table[keys[key]] = share
     if not np.isfinite(table).all() or (table < 0).any() or table.sum() <= 0:
         raise ValueError(
-            f"cell_shares holds {sorted(shares.values())}: pass counts or shares that are at least "
-            "0, not all of them 0."
+            f"cell_shares holds {listed(sorted(shares.values()))}: pass counts or shares that are "
+            "at least 0, not all of them 0."
         )
     return table / table.sum()

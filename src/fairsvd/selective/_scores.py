@@ -8,7 +8,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from ..arrays import LabelledRows
+from ..arrays import LabelledRows, to_device
 from ..base import EditData
 from ..masks import share_of
 from ..objective import shift_logits
@@ -60,7 +60,9 @@ def compute_mean_gradients(
     sums = [{name: torch.zeros_like(current[name]) for name in names} for _ in weights]
     start = 0
     for X, y, _ in rows.batches(data.batch_size, data.device):
-        logits = shift_logits(data.forward(module, leaves, X.to(data.dtype)), data.margin)
+        logits = shift_logits(
+            data.forward(module, leaves, to_device(X, data.device, data.dtype)), data.margin
+        )
         losses = nn.functional.cross_entropy(logits, y, reduction="none")
         for number, (total, weight) in enumerate(zip(sums, weights, strict=True)):
             gradients = torch.autograd.grad(

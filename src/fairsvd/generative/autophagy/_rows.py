@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...groups import is_frame
+from ...containers import is_frame
 from ..cells import columns
 
 __all__ = ["JointTable"]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..._messages import listed
 from ..._rng import resolve_seed, stage_rng
+from ...containers import read_labels
 from ...exceptions import GroupError
 from ...groups import cell_codes, encode_groups
 from ._codec import Encoded, ImageCodec, make_codec
@@ -38,6 +40,8 @@ class Cells:
 
     def __init__(self, y: Any, groups: NDArray[np.int64], group_labels: Sequence[Any]) -> None:
         classes, y_codes = label_codes(y)
+        if len(y_codes) != len(groups):
+            raise ValueError(f"X has {len(groups)} rows but y has {len(y_codes)}: pass one a row.")
         n_groups = max(1, len(group_labels))
         crossed = cell_codes(y_codes, groups, n_groups)
         present = np.unique(crossed[crossed >= 0])
@@ -74,19 +78,16 @@ class Cells:
         unknown = {key for key in conditions if key not in place}
         if unknown:
             raise GroupError(
-                f"conditions ask for {sorted(map(str, unknown))}, but fit saw only rows of "
-                f"{self.keys}: ask for these cells."
+                f"conditions ask for {listed(sorted(map(str, unknown)))}, but fit saw only rows of "
+                f"{listed(self.keys, show=repr)}: ask for these cells."
             )
         return np.array([place[key] for key in conditions], dtype=np.int64)
 
 
 def label_codes(y: Any) -> tuple[list[Any], NDArray[np.int64]]:
-    """Encode labels of any type; the returned labels are sorted Python scalars."""
-    y = np.asarray(y)
-    if y.dtype.kind in "fO" and (y != y).any():
-        raise ValueError("y has missing values: leave these rows out, or label them.")
-    groups = encode_groups(y, len(y), names=["y"])
-    return list(groups.labels), groups.codes
+    """Encode class labels; the returned labels are sorted Python scalars."""
+    labels, codes = np.unique(read_labels(y), return_inverse=True)
+    return labels.tolist(), codes
 
 
 def cell_of_rows(

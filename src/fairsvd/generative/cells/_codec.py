@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...groups import is_frame
+from ...containers import is_frame
 
 if TYPE_CHECKING:
     import pandas as pd

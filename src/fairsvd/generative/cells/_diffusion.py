@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..._messages import listed
 from ..._rng import resolve_seed, stage_rng, torch_generator
 from ...base import Interval, StrOptions, positive_int
 from ...exceptions import GroupError
@@ -159,7 +160,8 @@ class DiffusionGenerator(BaseEstimator):
         lacking = [key for key in cells.keys if not self.prompts.get(key)]
         if lacking:
             raise GroupError(
-                f"prompts has none for the cells {lacking}; its keys are {list(self.prompts)}. "
+                f"prompts has none for the cells {listed(lacking, show=repr)}; its keys are "
+                f"{listed(self.prompts, show=repr)}. "
                 "Keys must be (label, group), or labels if there are no groups."
             )
         _check_folder(self.checkpoint)
@@ -193,7 +195,7 @@ class DiffusionGenerator(BaseEstimator):
         unknown = {key for key in conditions if not self.prompts.get(key)}
         if unknown:
             raise GroupError(
-                f"conditions ask for {sorted(map(str, unknown))}: no prompts for them."
+                f"conditions ask for {listed(sorted(map(str, unknown)))}: no prompts for them."
             )
         if not n:
             return self._like[:0].copy()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...groups import is_frame
+from ...containers import as_known, is_frame
 
 __all__ = ["as_array", "columns", "read_rows", "stack", "take"]
 
@@ -22,6 +22,7 @@ def read_rows(X: Any) -> Any:
         If X is sparse or complex, does not have 2 or 4 dimensions, has no rows, infinite values,
         or several columns of one name.
     """
+    X = as_known(X, "X")
     if hasattr(X, "toarray") or (is_frame(X) and any("Sparse" in str(d) for d in X.dtypes)):
         raise ValueError(
             "X is sparse: generated rows are dense; pass X.toarray() or a dense table."

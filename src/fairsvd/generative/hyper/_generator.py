@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from ..._messages import listed
 from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
 from ..._warn import warn
 from ...base import Interval, StrOptions, positive_int, restored_on_failure
@@ -435,6 +436,7 @@ def _warn_of_single_rows(cells: Cells) -> None:
     single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
     if single:
         warn(
-            f"The cells {single} have one row: they get the spread of the whole table around it.",
+            f"The cells {listed(single, show=repr)} have one row: they get the spread of the whole "
+            "table around it.",
             SmallCellWarning,
         )

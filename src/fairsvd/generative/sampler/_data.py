@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 
 from ..._warn import warn
+from ...containers import as_known
 from ...exceptions import GroupError, MissingSensitiveFeaturesWarning
-from ...groups import cell_codes, encode_groups, find_sensitive, is_frame
+from ...groups import cell_codes, encode_groups, find_sensitive, split_columns
 from ..cells import label_codes, make_codec, read_rows
 
 if TYPE_CHECKING:
@@ -92,13 +91,13 @@ def read_sampler_inputs(
             "CellSampler requires y to be passed, but the target y is None: cells consist of "
             "labels and groups."
         )
-    y = y if hasattr(y, "iloc") or not isinstance(y, (list, tuple)) else np.asarray(y)
-    check_classification_targets(y)
-    if len(y) != len(X):
-        raise ValueError(f"X has {len(X)} rows but y has {len(y)}: pass one label per row.")
-    labels, y_codes = label_codes(column_or_1d(y))
+    y = as_known(y, "y")
+    labels, y_codes = label_codes(y)
+    y = np.asarray(y) if isinstance(y, (list, tuple)) else y
+    if len(y_codes) != len(X):
+        raise ValueError(f"X has {len(X)} rows but y has {len(y_codes)}: pass one label per row.")
     if len(labels) < 2:
-        raise ValueError(f"y has one class only ({labels}): there is nothing to balance.")
+        raise ValueError(f"y has one class only ({labels[0]!r}): there is nothing to balance.")
     source = None
     if sensitive_features is not None:
         source, sensitive = "sensitive_features", _as_table(sensitive_features)
@@ -117,7 +116,7 @@ def read_sampler_inputs(
     groups = encode_groups(sensitive, len(X), missing=missing)
     if len(groups.labels) < 2:
         raise GroupError(
-            f"sensitive_features has one group only ({list(groups.labels)}): pass an attribute "
+            f"sensitive_features has one group only ({groups.labels[0]!r}): pass an attribute "
             "with at least two values, or none at all to balance the classes."
         )
     return SamplerData(
@@ -137,24 +136,18 @@ def _warn_missing() -> None:
 def _as_table(sensitive_features: Any) -> pd.DataFrame:
     import pandas as pd
 
-    if is_frame(sensitive_features):
-        return sensitive_features.reset_index(drop=True)
-    if hasattr(sensitive_features, "iloc"):
-        name = sensitive_features.name
-        column = sensitive_features.rename("sensitive_feature" if name is None else name)
-        return column.reset_index(drop=True).to_frame()
-    values = sensitive_features
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
-    array = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
-    if array.ndim not in (1, 2):
+    columns, names = split_columns(sensitive_features)
+    single = len(columns) == 1
+    names = [
+        f"sensitive_feature{'' if single else f'_{k}'}" if name is None else name
+        for k, name in enumerate(names)
+    ]
+    if len({len(column) for column in columns}) != 1:
         raise GroupError(
-            f"sensitive_features has the shape {array.shape}: pass one value per row, or one "
-            "column per attribute."
+            f"sensitive_features has {len(columns)} columns: pass at least one, all of one length."
         )
-    names = ["sensitive_feature"]
-    if array.ndim == 2 and array.shape[1] > 1:
-        names = [f"sensitive_feature_{k}" for k in range(array.shape[1])]
-    return pd.DataFrame(array.reshape(len(array), -1), columns=names).infer_objects()
+    table = pd.concat([column.reset_index(drop=True) for column in columns], axis=1)
+    return table.set_axis(names, axis=1).infer_objects()
 
 
 def carried_columns(data: SamplerData) -> set[int]:

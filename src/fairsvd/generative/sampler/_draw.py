@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from ..._messages import listed
 from ..._rng import seeded_globally
 from ..._signature import takes
-from ...groups import is_frame
+from ...containers import is_frame
 from ..cells import (
     CellGenerator,
     Column,
@@ -176,7 +177,8 @@ def _align(rows: Any, X: Any) -> Any:
         return rows
     if sorted(map(str, rows.columns)) != sorted(map(str, X.columns)):
         raise ValueError(
-            f"generator.sample gave the columns {list(rows.columns)}, wanted {list(X.columns)}."
+            f"generator.sample gave the columns {listed(rows.columns, show=repr)}, wanted "
+            f"{listed(X.columns, show=repr)}."
         )
     return rows[list(X.columns)]
 
@@ -198,7 +200,7 @@ def _conform_column(values: Any, real: Any, column: Column, name: Any) -> Any:
         if len(new):
             raise ValueError(
                 f"generator.sample gave {new.iloc[0]!r} in column {name!r}, where fit saw "
-                f"{list(levels[:10])}: a generator must not make new categories."
+                f"{listed(levels)}: a generator must not make new categories."
             )
     return series.astype(real.dtype).array
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import column_or_1d
 
-from ...groups import is_frame
+from ...containers import is_frame
 from ..cells import stack, take
 from ._data import SamplerData
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._messages import counted, listed
 from ...exceptions import GroupError
 
 __all__ = ["MODES", "STRATEGIES", "check_sources", "rows_to_draw"]
@@ -49,7 +50,8 @@ def _table_of(
     unknown = [key for key in strategy if key not in keys]
     if unknown:
         raise ValueError(
-            f"sampling_strategy names the cells {unknown}, the data has {keys}: name (label, "
+            f"sampling_strategy names the cells {listed(unknown, show=repr)}, the data has "
+            f"{listed(keys, show=repr)}: name (label, "
             "group) pairs of these, or labels if there are no groups."
         )
     wrong = {
@@ -58,7 +60,9 @@ def _table_of(
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0
     }
     if wrong:
-        raise ValueError(f"sampling_strategy has {wrong}: pass whole numbers of at least 0.")
+        raise ValueError(
+            f"sampling_strategy has {counted(wrong)}: pass whole numbers of at least 0."
+        )
     table = counts.copy()
     for key, n in strategy.items():
         table.reshape(-1)[keys.index(key)] = n
@@ -111,8 +115,8 @@ def _rows_per_cell(
     if keep and short.any():
         cells = {k: int(n) for k, n, s in zip(keys, counts.reshape(-1), short, strict=True) if s}
         raise ValueError(
-            f"sampling_strategy wants fewer rows than there are in {cells}, but mode='augment' "
-            "keeps all of them: ask for as many or more, or use mode='replace'."
+            f"sampling_strategy wants fewer rows than there are in {counted(cells)}, but "
+            "mode='augment' keeps all of them: ask for as many or more, or use mode='replace'."
         )
     return rows
 
@@ -148,13 +152,13 @@ def check_sources(
         return
     empty = [key for key, n in small.items() if n == 0]
     advice = (
-        f"Cells {empty} have no rows to learn from: merge groups, or pass sampling_strategy as a "
-        "dict of the cells to fill"
+        f"Cells {listed(empty, show=repr)} have no rows to learn from: merge groups, or pass "
+        "sampling_strategy as a dict of the cells to fill"
         if empty
         else "Lower min_cell_size, merge groups, or pass sampling_strategy as a dict of the cells "
         "to fill"
     )
     raise GroupError(
         f"Synthetic rows are wanted in cells with fewer than min_cell_size={least} real rows "
-        f"(cell: rows): {small}. {advice}."
+        f"(cell: rows): {counted(small)}. {advice}."
     )
