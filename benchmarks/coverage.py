@@ -70,12 +70,12 @@ def draw_tables(case: Case, n_tables: int, rng: np.random.Generator) -> NDArray[
     return drawn.reshape(n_tables, *shares.shape)
 
 
-def check(case: Case, n_tables: int, seed: int = 0) -> dict[str, object]:
+def check(case: Case, n_tables: int, seed: int = 0, n_draws: int = 1000) -> dict[str, object]:
     """Count how often the bounds of a case hold, and how wide they are."""
     rng = np.random.default_rng([seed, case.n_groups, case.n_rows, round(100 * case.gap)])
     rows = []
     for counts in draw_tables(case, n_tables, rng):
-        found = estimate_gaps(counts, [case.name], 1, rng)[case.name]
+        found = estimate_gaps(counts, [case.name], 1, rng, n_draws=n_draws)[case.name]
         plain = np.nanquantile(gap(resampled_counts(counts, rng), case.name, 1), [0.025, 0.975])
         rows.append((*found, *plain, float(gap(counts, case.name, 1))))
     low, high, upper, floor, plain_low, plain_high, measured = np.array(rows).T

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
+from .._warn import merged_warnings
 from ..arrays import as_batches
 from ..networks import AdoptedNetwork, all_features, probe_rows
 from ..objective import Constraint
@@ -147,7 +148,12 @@ class NetworkEditor(
             An input is invalid; the message names the argument and what to do.
         """
         # An edit needs gradients even in a script that has switched them off.
-        with restored_on_failure(self), torch.inference_mode(False), torch.enable_grad():
+        with (
+            restored_on_failure(self),
+            merged_warnings(f"{type(self).__name__}.fit"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             return self._fit(X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:

@@ -38,7 +38,7 @@ class MovedRates:
     share : ndarray of shape (n_rates, 1, C), float64
         How much of a change of the spread the lowest group makes.
     spreads, leads : ndarray of shape (n_rates, C), float64
-        Spread of every rate, and of the one that makes the gap. Without any spread each is 1.
+        Spread of every rate, and of the one that makes the gap.
     """
 
     name: str
@@ -50,24 +50,19 @@ class MovedRates:
     leads: NDArray[np.float64]
 
     @classmethod
-    def of(
-        cls, name: str, rates: NDArray[np.float64], rows: NDArray[np.float64]
-    ) -> MovedRates:
+    def of(cls, name: str, rates: NDArray[np.float64], rows: NDArray[np.float64]) -> MovedRates:
         """Find the family of measured rates (n_rates, n_groups, C) on these rows."""
         common = common_rate(rates, rows)
-        start = common + _kept(rates, rows, common) * (rates - common)
+        noise = _noise(rates, rows, common)
+        start = common + _kept(rates, noise, common) * (rates - common)
         order = np.argsort(rates, axis=1, kind="stable")  # NaN last
         n_seen = (~np.isnan(rates)).sum(axis=1, keepdims=True)
         lowest = order[:, :1]
         highest = np.take_along_axis(order, np.maximum(n_seen - 1, 0), axis=1)
         few, many = (np.take_along_axis(rows, at, axis=1) for at in (lowest, highest))
-        ends = [np.take_along_axis(start, at, axis=1)[:, 0] for at in (lowest, highest)]
-        spreads = np.where(n_seen[:, 0] < 2, np.nan, ends[1] - ends[0])
-        if not combine_spreads(list(spreads), name) > 0:
-            spreads = np.where(np.isnan(spreads), np.nan, 1.0)
-        leads = spreads
-        if name == "equalized_odds":
-            leads = np.broadcast_to(np.fmax.reduce(spreads), spreads.shape)
+        low, high = (np.take_along_axis(start, at, axis=1) for at in (lowest, highest))
+        spreads = np.where(n_seen < 2, np.nan, high - low)[:, 0]
+        spreads, leads = _leading(spreads, np.sqrt(noise)[:, 0], name)
         share = divide(many, few + many)
         return cls(name, start, lowest, highest, share, spreads, leads)
 
@@ -86,17 +81,42 @@ class MovedRates:
         return np.where(np.isnan(wanted), self.start, moved)
 
 
-def _kept(
+def _leading(
+    spreads: NDArray[np.float64], noise: NDArray[np.float64], name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the spreads (n_rates, C) that make the gap, also if noise explains all of them.
+
+    Then the rows do not tell which rate differs: one of much noise could hide the most.
+    """
+    idle = not combine_spreads(list(spreads), name) > 0
+    if idle:
+        spreads = np.where(np.isnan(spreads), np.nan, noise if noise.any() else 1.0)
+    if name != "equalized_odds":
+        return spreads, spreads
+    leads = np.broadcast_to(np.fmax.reduce(spreads), spreads.shape)
+    if idle:
+        first = np.arange(len(spreads))[:, None] == np.nan_to_num(spreads, nan=-1.0).argmax(axis=0)
+        spreads = np.where(first | np.isnan(spreads), spreads, 0.0)
+    return spreads, leads
+
+
+def _noise(
     rates: NDArray[np.float64], rows: NDArray[np.float64], common: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the mean variance (n_rates, 1, C) of the rates if all groups are alike."""
+    seen = ~np.isnan(rates)
+    noise = divide(np.where(seen, common * (1 - common), 0.0), np.where(seen, rows, 1.0))
+    return noise.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+
+
+def _kept(
+    rates: NDArray[np.float64], noise: NDArray[np.float64], common: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Compute the share (n_rates, 1, C) of the rates' spread that noise does not explain.
 
     The factor of James and Stein's estimator, not below 0.
     """
     seen = ~np.isnan(rates)
-    noise = divide(np.where(seen, common * (1 - common), 0.0), np.where(seen, rows, 1.0))
-    n_seen = seen.sum(axis=1, keepdims=True)
-    noise = noise.sum(axis=1, keepdims=True) / np.maximum(n_seen, 1)
     found = np.where(seen, (rates - common) ** 2, 0.0).sum(axis=1, keepdims=True)
-    found = found / np.maximum(n_seen - 1, 1)
+    found = found / np.maximum(seen.sum(axis=1, keepdims=True) - 1, 1)
     return np.clip(1 - noise / np.maximum(found, 1e-12), 0.0, 1.0)
