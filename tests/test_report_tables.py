@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +27,15 @@ from fairsvd.exceptions import (
     OverfittedNetworkWarning,
     SmallCellWarning,
 )
-from fairsvd.objective import GAPS, Constraint, Verdict, count_table, noise_floor
+from fairsvd.objective import (
+    GAPS,
+    Constraint,
+    Moves,
+    Verdict,
+    count_moves,
+    count_table,
+    estimate_gaps,
+)
 from uncertainty_reference import UNEQUAL, check_uncertainty
 
 CONSTRAINT = Constraint("equalized_odds", 0.1, 0.4, "balanced_accuracy", None, 1, "classes")
@@ -44,9 +54,30 @@ def rows(seed, n_groups=3, n_classes=2, n=900):
     return y, np.where(stays, y, rng.integers(n_classes, size=n)), groups
 
 
+def unchanged(counts):
+    """The moves of an edit that changed nothing."""
+    zeros = np.zeros((3, *counts.shape[:1], 1), dtype=np.int64)
+    return Moves(zeros, zeros, zeros)
+
+
+def codes_of(counts):
+    """Rows (y, predicted, group) of a table, sorted by group and label."""
+    group, y, predicted = (
+        np.repeat(code.ravel(), counts.ravel()) for code in np.indices(counts.shape)
+    )
+    return y, predicted, group
+
+
 def make_report(before, after, *, labels=None, constraint=CONSTRAINT, verdict=FEASIBLE, **options):
+    """The report of tables; equal cells are taken to be the same rows, predicted in order."""
     labels = tuple(range(len(after))) if labels is None else labels
-    classes = np.arange(after.shape[-1])
+    sizes = after.shape[-1], len(after)
+    moves = unchanged(after)
+    if np.array_equal(before.sum(axis=2), after.sum(axis=2)):
+        (y, old, group), (_, new, _) = codes_of(before), codes_of(after)
+        moves = count_moves(y, (old, new), group, sizes, constraint.pos)
+    options = {"moves": moves, "threshold_only": before, **options}
+    classes = np.arange(sizes[0])
     return ReportData(before, after, labels, constraint, verdict, classes, 0, **options)
 
 
@@ -59,7 +90,8 @@ def report_of_rows(n_classes=2):
 def test_the_groups_table_equals_fairlearn():
     before, after, report = report_of_rows()
     frame = report.group_frame()
-    assert frame.index.tolist() == ["a", "('b', 1)", "7"]
+    assert frame.index.tolist() == ["a", "('b', 1)", "7", "overall", "threshold only"]
+    frame = frame.iloc[:3]
     metrics = {
         "selection_rate": selection_rate,
         "tpr": true_positive_rate,
@@ -118,7 +150,8 @@ def test_a_gap_within_the_tolerance_is_met():
     frame = make_report(FAIR, FAIR).gap_frame()
     assert frame.loc["equalized_odds", "met"]
     assert frame.loc["equalized_odds", "after"] == 0
-    floor = noise_floor(FAIR, "equalized_odds", 1, np.random.default_rng(0))
+    found = estimate_gaps(FAIR, ["equalized_odds"], 1, np.random.default_rng(0))
+    floor = found["equalized_odds"].noise_floor
     assert frame.loc["equalized_odds", "noise_floor"] == pytest.approx(floor, rel=0.1)
 
 
@@ -133,9 +166,8 @@ def test_every_gap_has_its_own_interval_and_floor_of_the_edited_network(pos):
 
 def test_the_seed_of_a_fit_draws_its_intervals():
     def drawn(seed):
-        classes = np.arange(2)
-        report = ReportData(FAIR, UNEQUAL, (0, 1), CONSTRAINT, FEASIBLE, classes, seed)
-        return report.gap_frame()[["low", "high", "noise_floor"]]
+        report = replace(make_report(FAIR, UNEQUAL), seed=seed)
+        return report.gap_frame()[["low", "high", "upper", "noise_floor"]].iloc[1:3]
 
     assert drawn(3).equals(drawn(3))
     assert (drawn(3) != drawn(4)).all().all()
@@ -156,10 +188,10 @@ def test_a_class_that_a_group_lacks_is_left_out_of_its_mean_rates():
     constraint = Constraint("equalized_odds", 0.1, 0.4, "accuracy", None, None, None)
     frame = make_report(counts, counts, constraint=constraint).group_frame()
     np.testing.assert_allclose(
-        frame["tpr", "after"], [(4 / 6 + 5 / 10) / 2, (1 + 1 + 2 / 4) / 3], **EXACT
+        frame["tpr", "after"].iloc[:2], [(4 / 6 + 5 / 10) / 2, (1 + 1 + 2 / 4) / 3], **EXACT
     )
     fpr = [(0 / 10 + 2 / 6 + 5 / 16) / 3, (0 / 8 + 2 / 8 + 0 / 8) / 3]
-    np.testing.assert_allclose(frame["fpr", "after"], fpr, **EXACT)
+    np.testing.assert_allclose(frame["fpr", "after"].iloc[:2], fpr, **EXACT)
     np.testing.assert_allclose(frame["selection_rate", "after"], 1 / 3, **EXACT)
 
 
@@ -196,7 +228,9 @@ def test_without_groups_there_is_one_row_and_no_warning():
     counts = FAIR.sum(axis=0, keepdims=True)
     report = make_report(counts, counts, labels=(), verdict=INFEASIBLE)
     report.warn(0.5)
-    assert report.group_frame().index.tolist() == ["all"]
+    assert report.group_frame().index.tolist() == ["overall", "threshold only"]
+    assert report.harm_frame().empty
+    assert "no groups to compare" in report.report().summary()
     assert len(report.gap_frame()) == 0
     assert report.notes == []
 
@@ -237,62 +271,208 @@ def test_overfitted():
     assert "0.23 higher" in text
 
 
+RATES_OF_LABEL = {0: "true negative rate", 1: "true positive rate"}
+
+
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize(("lost", "harmed"), [(10, False), (39, False), (41, True), (90, True)])
+@pytest.mark.parametrize(("lost", "harmed"), [(10, False), (20, False), (21, True), (90, True)])
 def test_levelling_down(lost, harmed, label):
-    """Harm is .02 of balanced accuracy: 40 of the 1,000 rows of one of two classes."""
+    """Harm is more than .02 of a rate: 20 of the 1,000 rows that it is measured on."""
     after = FAIR.copy()
-    after[0, label, label] -= lost  # a lower TPR, or a higher FPR
+    after[0, label, label] -= lost  # a lower TPR, or a lower TNR
     after[0, label, 1 - label] += lost
     kinds, text = raised(make_report(FAIR, after, labels=("here", "there")))
     assert kinds == [LevellingDownWarning] * harmed
-    told = re.findall(r"here \((.*?)\)", text)
-    assert [float(change) for change in told] == harmed * [pytest.approx(-lost / 2000, abs=6e-4)]
-    assert "there" not in text
+    told = re.findall(r"here \((.*?) ([-+.\d]+)\)", text)
+    assert told == [(RATES_OF_LABEL[label], f"{-lost / 1000:+.3f}")] * harmed
+    assert "there (" not in text
 
 
 def test_levelling_down_needs_more_than_noise():
+    """Of 25 rows 4 more are wrong: that is .16, and by chance once in sixteen."""
     before, after = FAIR // 40, FAIR // 40
-    after[0, 1] = [7, 18]  # of 25 rows two more are wrong: -.04 of balanced accuracy
+    after[0, 1] += [4, -4]
     tolerant = Constraint("equalized_odds", 0.5, 0.4, "balanced_accuracy", None, 1, "classes")
     assert raised(make_report(before, after, constraint=tolerant))[0] == []
     assert raised(make_report(before * 40, after * 40))[0] == [LevellingDownWarning]
 
 
-@pytest.mark.parametrize(("lost", "harmed"), [(5, False), (6, True)])
-def test_a_loss_within_two_standard_errors_is_no_harm(lost, harmed):
-    """Of 100 rows a cell with 80 of them right: 2 * sqrt(.8 * .2 / 100 * 2) / 2 = .0566.
-
-    Those of the network before: after it two errors are .0620, more than the .06 that are lost.
-    """
+@pytest.mark.parametrize(("lost", "harmed"), [(6, False), (7, True)])
+def test_the_noise_is_mcnemars_for_all_rates_together(lost, harmed):
+    """Four rates are looked at: .5 ** 6 is more than .05 / 4, and .5 ** 7 is less."""
     before = FAIR // 10
     after = before.copy()
-    after[0] += [[-lost, lost], [lost, -lost]]
-    kinds, text = raised(make_report(before, after, labels=("here", "there")))
+    after[0, 1] += [lost, -lost]
+    kinds, _ = raised(make_report(before, after, labels=("here", "there")))
     assert kinds == [LevellingDownWarning] * harmed
-    assert ("here (-0.060)" in text) == harmed
 
 
-def test_harm_to_a_group_of_one_class_is_that_of_this_class():
-    """Twenty-five of its 1,000 rows are .025: the class that it lacks does not halve them."""
-    before, after = FAIR.copy(), FAIR.copy()
-    before[0, 0] = after[0, 0] = 0
-    after[0, 1] += [25, -25]
-    kinds, text = raised(make_report(before * 10, after * 10, labels=("here", "there")))
-    assert kinds[0] is LevellingDownWarning
-    assert "here (-0.025)" in text
+def test_rows_won_back_count_against_the_rows_lost():
+    """Twenty positive rows are lost; if eighteen others are gained, that is noise."""
+    y, predicted, group = codes_of(FAIR // 10)
+    wrong = np.flatnonzero((y == 1) & (predicted == 0) & (group == 0))
+    right = np.flatnonzero((y == 1) & (predicted == 1) & (group == 0))
+    for n_gained, harmed in ((0, True), (18, False)):
+        new = predicted.copy()
+        new[right[:20]], new[wrong[:n_gained]] = 0, 1
+        moves = count_moves(y, (predicted, new), group, (2, 2), 1)
+        assert (moves.lost[0, 0, 0], moves.gained[0, 0, 0]) == (20, n_gained)
+        assert any(each.fell for each in moves.changes("equalized_odds")) == harmed
+        assert moves.harm("equalized_odds") == (0.2 if harmed else 0)
 
 
 def test_a_group_that_gains_is_not_harmed():
     after = FAIR.copy()
     after[0] = [[900, 100], [100, 900]]
-    assert raised(make_report(FAIR, after))[0] == []
+    report = make_report(FAIR, after)
+    assert raised(report)[0] == []
+    assert (report.lost, report.gained, report.traded) == ([], [0], False)
 
 
-def test_a_recall_lost_in_one_class_and_gained_in_the_other_is_no_harm():
+def test_a_rate_lost_and_another_gained_is_harm_though_balanced_accuracy_is_the_same():
     after = FAIR.copy()
     after[0] += [[100, -100], [100, -100]]
-    assert raised(make_report(FAIR, after))[0] == []
+    report = make_report(FAIR, after, labels=("here", "there"))
+    kinds, text = raised(report)
+    assert kinds == [LevellingDownWarning]
+    assert "here (true positive rate -0.100); no other group gained" in text
+    assert (report.lost, report.gained, report.traded) == (["here"], ["here"], False)
+
+
+def test_a_group_that_loses_while_another_gains_is_told():
+    after = FAIR.copy()
+    after[0, 1] += [100, -100]
+    after[1, 1] -= [100, -100]
+    report = make_report(FAIR, after, labels=("here", "there"))
+    assert (report.lost, report.gained, report.traded) == (["here"], ["there"], True)
+    assert "another group gained" in raised(report)[1]
+    frame = report.harm_frame()
+    assert frame.loc[("here", "true positive rate"), "verdict"] == "fell"
+    assert frame.loc[("there", "true positive rate"), "verdict"] == "rose"
+    assert frame.loc[("there", "true negative rate"), "verdict"] == "within noise"
+    assert frame.loc[("here", "true positive rate"), ["lost", "gained", "rows"]].tolist() == [
+        *(100, 0, 1000)
+    ]
+
+
+@pytest.mark.parametrize("gap", ["demographic_parity", "equalized_odds"])
+def test_under_demographic_parity_being_selected_is_the_good(gap):
+    """Both labels are selected 15 in 1,000 less often: too little for a rate, .03 if one is .045."""
+    constraint = Constraint(gap, 0.1, 0.4, "accuracy", None, 1, None)
+    after = FAIR.copy()
+    after[0, 0] += [45, -45]  # fewer of them are selected, rightly
+    report = make_report(FAIR, after, labels=("here", "there"), constraint=constraint)
+    rates = {each.rate for each in report.changes}
+    assert ("selection_rate" in rates) == (gap == "demographic_parity")
+    assert report.lost == (["here"] if gap == "demographic_parity" else [])
+
+
+def test_of_several_classes_each_is_looked_at():
+    rng = np.random.default_rng(0)
+    y, group = rng.integers(3, size=3000), rng.integers(2, size=3000)
+    new = np.where((y == 2) & (group == 1) & (rng.random(3000) < 0.3), 0, y)
+    moves = count_moves(y, (y, new), group, (3, 2), None)
+    fell = {
+        (each.rate, each.group, each.place) for each in moves.changes("equalized_odds") if each.fell
+    }
+    assert fell == {("tpr", 1, 2), ("tnr", 1, 0)}
+    for each in moves.changes("demographic_parity"):
+        mask = group == each.group
+        true, old, now = (codes[mask] == each.place for codes in (y, y, new))
+        rate = {
+            "tpr": lambda p, t: p[t].mean(),
+            "tnr": lambda p, t: 1 - p[~t].mean(),
+            "selection_rate": lambda p, t: p.mean(),
+        }[each.rate]
+        assert each.change == pytest.approx(rate(now, true) - rate(old, true), abs=1e-12)
+    counts = [count_table(y, codes, group, 3, 2) for codes in (y, new)]
+    report = make_report(*counts, labels=("a", "b"))
+    assert "b (true positive rate of class 2" in raised(report)[1]
+
+
+def test_rows_without_a_group_are_not_counted():
+    y, new, group = np.array([1, 1, 1]), np.array([0, 0, 0]), np.array([-1, 0, 0])
+    moves = count_moves(y, (y, new), group, (2, 1), 1)
+    assert moves.lost[0].tolist() == [[2]]
+    assert moves.rows[:, 0, 0].tolist() == [2, 0, 2]
+
+
+# What the report says
+
+
+def test_all_rows_together_and_the_threshold_alone_have_a_row_each():
+    before, after, report = report_of_rows()
+    alone = rows(2)
+    report = replace(report, threshold_only=count_table(*alone, 2, 3))
+    frame = report.group_frame()
+    for row, (y, predicted, _) in (("overall", after), ("threshold only", alone)):
+        found = frame.loc[row]
+        assert found["accuracy", "after"] == pytest.approx(accuracy_score(y, predicted))
+        assert found["tpr", "after"] == pytest.approx(true_positive_rate(y, predicted))
+        assert found["tpr", "before"] == pytest.approx(true_positive_rate(*before[:2]))
+        assert found["", "n"] == 900
+    gaps = report.gap_frame()
+    expected = demographic_parity_difference(alone[0], alone[1], sensitive_features=alone[2])
+    assert gaps.loc["demographic_parity", "threshold_only"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("constant", [0, 1])
+def test_a_constant_classifier_never_meets_a_tolerance(constant):
+    collapsed = np.zeros_like(FAIR)
+    collapsed[:, :, constant] = 1000
+    report = make_report(collapsed, collapsed)
+    row = report.gap_frame().loc["equalized_odds"]
+    assert (row["after"], row["met"]) == (0, False)
+    assert "one class only never meets the tolerance" in report.report().summary()
+
+
+@pytest.mark.parametrize(
+    ("pos", "said"), [(1, "'yes', the other one 'no'"), (0, "'no', the other one 'yes'")]
+)
+def test_the_positive_label_is_said_in_words(pos, said):
+    constraint = Constraint("equalized_odds", 0.1, 0.4, "accuracy", None, pos, None)
+    report = make_report(FAIR, FAIR, constraint=constraint)
+    report = replace(report, classes=np.array(["no", "yes"]))
+    assert report.report().positive == f"The positive label is {said}."
+
+
+def test_of_several_classes_none_is_the_positive_one():
+    _, _, report = report_of_rows(n_classes=4)
+    assert report.report().positive.startswith("None of the 4 classes")
+
+
+def test_the_summary_is_sentences_that_say_who_pays():
+    after = FAIR.copy()
+    after[0, 1] += [200, -200]
+    after[1, 0] -= [-50, 50]
+    report = make_report(FAIR, after, labels=("here", ("there", 1))).report()
+    text = report.summary()
+    assert all(line.endswith((".", ").")) for line in text.splitlines())
+    for part in (
+        "On 4000 validation rows the accuracy was 0.800 and is 0.762.",
+        "The gap in equalized odds was 0.000 and is 0.200.",
+        "This does not meet the tolerance of 0.1.",
+        "Group here lost 0.200 of its true positive rate.",
+        "Group there/1 gained 0.050 of its true negative rate.",
+        "So a group lost while another gained.",
+    ):
+        assert part in text
+    again = pickle.loads(pickle.dumps(report))
+    assert again.summary() == text
+    assert again.gaps.equals(report.gaps)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(1, "too few to be sure"), (100, "This meets the tolerance of 0.1, also at the upper bound.")],
+)
+def test_the_summary_says_whether_a_tolerance_is_sure_to_be_met(share, said):
+    counts = FAIR // 20 * share
+    counts[0, 1] += np.array([2, -2]) * share
+    assert said in make_report(counts, counts).report().summary()
+
+
+# Cells
 
 
 @pytest.mark.parametrize(("tolerance", "needed"), [(0.1, 25), (0.05, 100), (0.25, 4)])
@@ -317,7 +497,9 @@ def test_many_small_cells_are_counted_not_listed():
 def test_several_complaints_come_together():
     counts = np.zeros((2, 2, 2), dtype=np.int64)
     counts[:, :, 0] = 5
-    kinds, _ = raised(make_report(FAIR // 200, counts, verdict=INFEASIBLE), overfitted=0.2)
+    counts[0] = [[20, 0], [20, 0]]
+    before = np.array([[[16, 4], [4, 16]], [[4, 1], [1, 4]]])
+    kinds, _ = raised(make_report(before, counts, verdict=INFEASIBLE), overfitted=0.2)
     assert kinds == [
         ConstraintNotMetWarning,
         ConstantPredictionsWarning,

@@ -30,6 +30,8 @@ class Outcome:
         Logits of the judged rows under the chosen candidate, if they are known.
     interrupted : bool, default=False
         Whether an interrupt ended the search before the last candidate.
+    place : int, default=0
+        Position of the chosen candidate in the history.
     """
 
     candidate: Candidate
@@ -37,6 +39,12 @@ class Outcome:
     history: list[dict[str, Any]]
     logits: Tensor | None = None
     interrupted: bool = False
+    place: int = 0
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """Return the history with a column that says which row was chosen."""
+        return [{**row, "chosen": k == self.place} for k, row in enumerate(self.history)]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -52,6 +60,7 @@ class _Standing:
     verdict: Verdict
     logits: Tensor | None
     n_judged: int = 0
+    place: int = 0
 
 
 class _Search:
@@ -67,6 +76,7 @@ class _Search:
     def take(self, candidate: Candidate) -> None:
         """Judge a candidate; the standing is replaced last, by one assignment."""
         best, verdict, logits = self.standing.best, self.standing.verdict, self.standing.logits
+        place = self.standing.place
         if not candidate.state and not self.history:
             best, verdict = candidate, candidate.verdict or verdict
             self.history.append(_record(candidate, verdict))
@@ -77,7 +87,8 @@ class _Search:
             self.history.append(_record(candidate, new_verdict))
             if new_verdict.rank > verdict.rank and _is_finite(new_logits):
                 best, verdict, logits = candidate, new_verdict, new_logits
-        self.standing = _Standing(best, verdict, logits, len(self.history))
+                place = len(self.history) - 1
+        self.standing = _Standing(best, verdict, logits, len(self.history), place)
 
     def _judged(self, candidate: Candidate) -> tuple[Tensor | None, Verdict]:
         if candidate.verdict is not None:
@@ -90,7 +101,7 @@ class _Search:
         """Return the best candidate and the record of all that were fully judged."""
         end = self.standing
         history = self.history[: end.n_judged] or [_record(end.best, end.verdict)]
-        return Outcome(end.best, end.verdict, history, end.logits, interrupted)
+        return Outcome(end.best, end.verdict, history, end.logits, interrupted, end.place)
 
 
 def _is_finite(logits: Tensor | None) -> bool:

@@ -17,11 +17,11 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
+from .._warn import merged_warnings
 from ..arrays import as_batches
 from ..caching import open_cache
 from ..networks import AdoptedNetwork, all_features, copied, explaining, probe_rows
@@ -36,6 +36,7 @@ from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
 from ._shared import SharedParameters
+from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
 
 if TYPE_CHECKING:
@@ -74,11 +75,12 @@ class NetworkEditor(
         Probability of ``classes_[1]`` above which it is predicted; None for several classes.
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
-    report_ : Bunch
-        ``groups`` and ``gaps`` (DataFrames on the validation rows) and ``notes``; intervals are
-        computed when the report is read.
+    report_ : FairnessReport
+        A Bunch: the DataFrames ``groups``, ``gaps`` and ``harm`` on the validation rows, what they
+        say (``positive``, ``lost``, ``gained``, ``traded``, ``constant``) and ``notes``;
+        ``report_.summary()`` puts it into sentences. Computed when it is read.
     history_ : DataFrame
-        One row for each candidate, the untouched network first.
+        One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
         As in scikit-learn; without the sensitive columns that were taken out of X.
     """
@@ -149,6 +151,7 @@ class NetworkEditor(
         # An edit needs gradients even in a script that has switched them off.
         with (
             restored_on_failure(self),
+            merged_warnings(f"{type(self).__name__}.fit"),
             torch.inference_mode(False),
             torch.enable_grad(),
             explaining(),
@@ -218,7 +221,7 @@ class NetworkEditor(
         # module_ holds the network.
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
-        self._history = outcome.history
+        self._history = outcome.table
         self._n_features_out = self._transform_width()
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)
@@ -230,14 +233,14 @@ class NetworkEditor(
         return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     @property
-    def report_(self) -> Bunch:
-        """Tables of all groups and all gaps on the validation rows, and notes."""
+    def report_(self) -> FairnessReport:
+        """Tables of all groups, gaps and harm on the validation rows, and notes."""
         check_is_fitted(self, "module_")
         return self._report.report()
 
     @property
     def history_(self) -> pd.DataFrame:
-        """One row for each candidate, the untouched network first."""
+        """One row for each candidate, the untouched network first; one is ``chosen``."""
         import pandas as pd
 
         check_is_fitted(self, "module_")

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import Bunch
 from torch import Tensor, nn
 
 from .._rng import stage_rng
 from .._warn import warn
 from ..arrays import LabelledRows
-from ..exceptions import (
-    ConstantPredictionsWarning,
-    ConstraintNotMetWarning,
-    InterruptedFitWarning,
-    LevellingDownWarning,
-    OverfittedNetworkWarning,
-    SmallCellWarning,
-)
 from ..objective import (
     GAPS,
+    Change,
     Constraint,
-    PhiObjective,
+    Moves,
     Verdict,
+    count_moves,
     count_table,
+    estimate_gaps,
     gap,
-    gap_interval,
-    noise_floor,
     rates,
 )
 from ._choice import Outcome
+from ._complaints import chosen_by_phi, find_complaints
 from ._inputs import FitInputs
+from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 from ._task import EditData
 
 if TYPE_CHECKING:
@@ -43,10 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["ReportData", "describe"]
 
 RATES = ("selection_rate", "tpr", "fpr", "accuracy")
-
-# A group counts as harmed when its balanced accuracy falls by more than this and by more than
-# two standard errors.
-HARM = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,10 @@ class ReportData:
         Verdict on the chosen candidate.
     classes : ndarray of shape (n_classes,)
     seed : int
+    moves : Moves
+        Rows whose prediction the edit changed.
+    threshold_only : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Counts of the untouched network with the chosen threshold.
     n_judged : int or None
         Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
@@ -77,6 +72,8 @@ class ReportData:
     verdict: Verdict
     classes: NDArray[Any]
     seed: int
+    moves: Moves
+    threshold_only: NDArray[np.int64]
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -85,22 +82,99 @@ class ReportData:
         """Tell whether there are groups to compare."""
         return len(self.labels) > 0
 
-    def report(self) -> Bunch:
+    @property
+    def is_constant(self) -> bool:
+        """Tell whether the chosen network predicts one class only."""
+        return np.count_nonzero(self.after.sum(axis=(0, 1))) < 2
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """Every rate whose fall would be harm."""
+        return self.moves.changes(self.constraint.gap) if self.has_groups else []
+
+    @property
+    def lost(self) -> list[Any]:
+        """Labels of the groups of which some rate fell beyond noise."""
+        return [self.labels[g] for g in sorted(self._groups("fell"))]
+
+    @property
+    def gained(self) -> list[Any]:
+        """Labels of the groups of which some rate rose beyond noise."""
+        return [self.labels[g] for g in sorted(self._groups("rose"))]
+
+    @property
+    def traded(self) -> bool:
+        """Tell whether a group lost while another gained."""
+        lost, gained = self._groups("fell"), self._groups("rose")
+        return bool(lost) and bool(gained) and len(lost | gained) > 1
+
+    def _groups(self, how: str) -> set[int]:
+        return {each.group for each in self.changes if getattr(each, how)}
+
+    def name(self, group: int) -> str:
+        """Name a group in words."""
+        label = self.labels[group]
+        return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+    def rate_in_words(self, change: Change) -> str:
+        """Name a rate, and the class that it is of if there are more than two."""
+        name = RATE_NAMES[change.rate]
+        several = len(self.classes) > 2
+        return f"{name} of class {self.classes.tolist()[change.place]!r}" if several else name
+
+    def report(self) -> FairnessReport:
         """Compute the tables."""
-        return Bunch(groups=self.group_frame(), gaps=self.gap_frame(), notes=list(self.notes))
+        return FairnessReport(
+            groups=self.group_frame(),
+            gaps=self.gap_frame(),
+            harm=self.harm_frame(),
+            positive=self.positive_in_words(),
+            lost=self.lost,
+            gained=self.gained,
+            traded=self.traded,
+            constant=self.is_constant,
+            notes=list(self.notes),
+        )
+
+    def positive_in_words(self) -> str:
+        """Say which label is the positive one."""
+        classes = self.classes.tolist()
+        if len(classes) > 2:
+            return (
+                f"None of the {len(classes)} classes is the positive one: each is compared with "
+                "the rest, and rates are means over the classes."
+            )
+        pos = self.constraint.pos
+        return f"The positive label is {classes[pos]!r}, the other one {classes[1 - pos]!r}."
 
     def group_frame(self) -> pd.DataFrame:
-        """Rates of every group before and after, and the change."""
+        """Rates before and after, and the change: of every group, overall, by the threshold."""
         import pandas as pd
 
-        before, after = self._rates(self.before), self._rates(self.after)
-        columns: dict[tuple[str, str], Any] = {("", "n"): self.after.sum(axis=(1, 2))}
-        for i, name in enumerate(RATES):
-            columns[name, "before"] = before[i]
-            columns[name, "after"] = after[i]
-            columns[name, "change"] = after[i] - before[i]
-        labels = [str(label) for label in self.labels] or ["all"]
-        return pd.DataFrame(columns, index=pd.Index(labels, name="group"))
+        together = [counts.sum(axis=0, keepdims=True) for counts in self._pair]
+        alone = together[0], self.threshold_only.sum(axis=0, keepdims=True)
+        parts = [(OVERALL, together), (THRESHOLD_ONLY, alone)]
+        labels = [str(label) for label in self.labels]
+        if labels:
+            parts.insert(0, (labels, self._pair))
+        frames = [self._rate_frame(*pair, name) for name, pair in parts]
+        return pd.concat(frames).rename_axis("group")
+
+    @property
+    def _pair(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.before, self.after
+
+    def _rate_frame(
+        self, before: NDArray[np.int64], after: NDArray[np.int64], labels: str | list[str]
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[tuple[str, str], Any] = {("", "n"): after.sum(axis=(1, 2))}
+        for name, old, new in zip(RATES, self._rates(before), self._rates(after), strict=True):
+            columns[name, "before"] = old
+            columns[name, "after"] = new
+            columns[name, "change"] = new - old
+        return pd.DataFrame(columns, index=[labels] if isinstance(labels, str) else labels)
 
     def _rates(self, counts: NDArray[np.int64]) -> list[NDArray[np.float64]]:
         with warnings.catch_warnings():
@@ -109,92 +183,43 @@ class ReportData:
             return [np.nanmean(rate, axis=-1) for rate in rates(counts, self.constraint.pos)]
 
     def gap_frame(self) -> pd.DataFrame:
-        """Every gap before and after, with a 95 % interval and the noise floor."""
+        """Every gap before and after, with its 95 % bounds and the noise floor."""
         import pandas as pd
 
-        frame = pd.DataFrame([self._gap_row(name) for name in GAPS] if self.has_groups else [])
-        return frame.set_index("gap") if len(frame) else frame
+        if not self.has_groups:
+            return pd.DataFrame()
+        rng = stage_rng(self.seed, "bootstrap")
+        estimates = estimate_gaps(self.after, GAPS, self.constraint.pos, rng)
+        rows = [{**self._gap_row(name), **each._asdict()} for name, each in estimates.items()]
+        frame = pd.DataFrame(rows).set_index("gap")
+        asked = frame.index == self.constraint.gap
+        met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
+        frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
+        frame["met"] = pd.Series(np.where(asked, met, None), index=frame.index, dtype=object)
+        return frame
 
     def _gap_row(self, name: str) -> dict[str, Any]:
-        pos, constrained = self.constraint.pos, name == self.constraint.gap
-        rng = stage_rng(self.seed, "bootstrap")
-        after = float(gap(self.after, name, pos))
-        low, high = gap_interval(self.after, name, pos, rng)
-        tolerance = self.constraint.tolerance
-        return {
-            "gap": name,
-            "before": float(gap(self.before, name, pos)),
-            "after": after,
-            "low": low,
-            "high": high,
-            "noise_floor": noise_floor(self.after, name, pos, rng),
-            "tolerance": tolerance if constrained else np.nan,
-            "met": bool(after <= tolerance) if constrained else None,
-        }
+        tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
+        values = {when: float(gap(t, name, self.constraint.pos)) for when, t in tables.items()}
+        return {"gap": name, **values}
+
+    def harm_frame(self) -> pd.DataFrame:
+        """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""
+        import pandas as pd
+
+        columns = ["group", "rate", "change", "lost", "gained", "rows", "verdict"]
+        rows = []
+        for each in self.changes:
+            verdict = "fell" if each.fell else "rose" if each.rose else "within noise"
+            about = (each.change, each.lost, each.gained, each.rows, verdict)
+            rows.append((self.name(each.group), self.rate_in_words(each), *about))
+        return pd.DataFrame(rows, columns=columns).set_index(["group", "rate"])
 
     def warn(self, overfitted: float | None) -> None:
         """Warn about everything that a user must not overlook, and note it."""
-        complaints = self._complaints(overfitted) if self.has_groups else []
-        if self.n_judged is not None:
-            complaints.insert(0, (InterruptedFitWarning, _interrupted(self.n_judged)))
-        for category, text in complaints:
+        for category, text in find_complaints(self, overfitted):
             self.notes.append(text)
             warn(text, category)
-
-    def _complaints(self, overfitted: float | None) -> list[tuple[type[Warning], str]]:
-        complaints: list[tuple[type[Warning], str]] = []
-        if not self.verdict.feasible:
-            complaints.append((ConstraintNotMetWarning, self._not_met()))
-        if np.count_nonzero(self.after.sum(axis=(0, 1))) < 2:
-            text = "The chosen network predicts one class only on the validation rows."
-            complaints.append((ConstantPredictionsWarning, text))
-        if overfitted is not None:
-            complaints.append((OverfittedNetworkWarning, _overfitted(overfitted)))
-        harmed = self._harmed()
-        if harmed:
-            complaints.append((LevellingDownWarning, _levelled_down(harmed)))
-        small = self._small_cells()
-        if small:
-            complaints.append((SmallCellWarning, self._too_small(small)))
-        return complaints
-
-    def _not_met(self) -> str:
-        c, v = self.constraint, self.verdict
-        if c.phi is not None:
-            return (
-                f"No candidate has {c.gap} below {c.limit:.3f} (epsilon - slack) in any resample "
-                f"of the validation rows: the untouched network was kept, with {v.gap:.3f}."
-            )
-        return (
-            f"No candidate keeps {c.gap} within the tolerance of {c.limit:.3g} at "
-            f"an acceptable utility; the chosen one has {v.gap:.3f}. Raise tolerance, pass more "
-            "rows, or read report_."
-        )
-
-    def _harmed(self) -> list[str]:
-        before, se = _balanced(self.before)
-        after, _ = _balanced(self.after)
-        lost = before - after
-        worse = lost > np.maximum(HARM, 2 * se)
-        return [f"{self.labels[g]} ({-lost[g]:+.3f})" for g in np.flatnonzero(worse)]
-
-    def _small_cells(self) -> list[str]:
-        # The standard error of a rate is at most 0.5 / sqrt(n).
-        needed = 0.25 / max(self.constraint.tolerance, 1e-3) ** 2
-        cells = self.after.sum(axis=2)
-        return [
-            f"(label {self.classes[k]}, group {self.labels[g]}): {cells[g, k]}"
-            for g, k in np.argwhere(cells < needed)
-        ]
-
-    def _too_small(self, cells: list[str]) -> str:
-        shown = ", ".join(cells[:6]) + (f" and {len(cells) - 6} more" if len(cells) > 6 else "")
-        tolerance = self.constraint.tolerance
-        return (
-            f"Too few validation rows to certify a tolerance of {tolerance}: {shown} rows. About "
-            f"{0.25 / max(tolerance, 1e-3) ** 2:.0f} a cell are needed; read the gap beside its "
-            "interval and noise floor in report_.gaps."
-        )
 
 
 def describe(
@@ -221,65 +246,31 @@ def describe(
     seed : int
         Seed of the bootstrap.
     """
+    y, groups = held.y.numpy(), held.groups.numpy()
+    sizes = len(inputs.classes), inputs.n_groups
 
-    def counts(logits: Tensor, offset: float) -> NDArray[np.int64]:
+    def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
         # The judge's rows begin with the validation rows.
         shifted = logits[: len(held)].numpy().astype(np.float64)
         shifted[:, 1] -= offset
-        codes = held.y.numpy(), shifted.argmax(axis=1), held.groups.numpy()
-        return count_table(*codes, len(inputs.classes), inputs.n_groups)
+        return shifted.argmax(axis=1)
 
     module, offset = after
-    phi = constraint.phi
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
-    return ReportData(
-        before=counts(data.untouched, 0.0),
-        after=counts(edited, offset),
+    old, new = predict(data.untouched, 0.0), predict(edited, offset)
+    alone = predict(data.untouched, offset)
+    report = ReportData(
+        before=count_table(y, old, groups, *sizes),
+        after=count_table(y, new, groups, *sizes),
         labels=inputs.group_labels,
         constraint=constraint,
         verdict=outcome.verdict,
         classes=inputs.classes,
         seed=seed,
+        moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
+        threshold_only=count_table(y, alone, groups, *sizes),
         n_judged=len(outcome.history) if outcome.interrupted else None,
-        notes=[] if phi is None else [_by_phi(phi, constraint, len(held))],
     )
-
-
-def _balanced(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the balanced accuracy of every group and its standard error."""
-    total = counts.sum(axis=2)
-    right = np.diagonal(counts, axis1=1, axis2=2)
-    recall = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
-    n_seen = np.maximum((total > 0).sum(axis=1), 1)
-    spread = np.nan_to_num(recall * (1 - recall)) / np.maximum(total, 1)
-    return np.nan_to_num(recall).sum(axis=1) / n_seen, np.sqrt(spread.sum(axis=1)) / n_seen
-
-
-def _by_phi(phi: PhiObjective, constraint: Constraint, n_rows: int) -> str:
-    how = f"the mean over {phi.n_bootstrap} resamples of" if phi.n_bootstrap else "on"
-    return (
-        f"Candidate and threshold were chosen by phi: {constraint.utility} where {phi.measure} is "
-        f"below {phi.limit:.3g} (epsilon - slack), else 0; {how} the {n_rows} validation rows."
-    )
-
-
-def _interrupted(n_judged: int) -> str:
-    count = "1 candidate" if n_judged == 1 else f"{n_judged} candidates"
-    return (
-        f"The fit was interrupted after {count}, the untouched network being the first: the best "
-        "so far was kept (on_interrupt='keep')."
-    )
-
-
-def _overfitted(excess: float) -> str:
-    return (
-        f"The network's balanced accuracy is {excess:.2f} higher on its editing rows than on "
-        "validation: gaps on the editing rows say little. Both sets are held to the limit each."
-    )
-
-
-def _levelled_down(harmed: list[str]) -> str:
-    return (
-        "The gap closed partly by serving some groups worse than the network did before, in "
-        f"balanced accuracy: {', '.join(harmed)}. report_.groups has the rates."
-    )
+    if constraint.phi is not None:
+        report.notes.append(chosen_by_phi(report, constraint.phi))
+    return report

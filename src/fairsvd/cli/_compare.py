@@ -141,7 +141,8 @@ def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
         print(format_table(table))
         print(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
     print(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
-    print("harm: the largest fall of a group's true positive or true negative rate.")
+    print("harm: the largest fall, beyond noise, of a group's true positive or true negative rate")
+    print("or, under demographic parity, of its selection rate.")
     failures = comparison[comparison.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
         print(f"\nFailed: {method}: {error}")

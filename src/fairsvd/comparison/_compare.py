@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, resolve_seed
+from .._warn import categories_of
 from ..base import Progress, progress_bar
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
@@ -215,7 +216,9 @@ def _run_method(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
         except Exception as failure:
             error = " ".join(f"{type(failure).__name__}: {failure}".split())
     values.setdefault("seconds", perf_counter() - start)
-    kinds = ", ".join(sorted({entry.category.__name__ for entry in caught}))
+    kinds = ", ".join(
+        sorted({kind.__name__ for entry in caught for kind in categories_of(entry.category)})
+    )
     return row | values | {"needs_group": method.needs_group, "error": error, "warnings": kinds}
 
 

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from .._rng import stage_rng
 from ..metrics import rates_frame
-from ..objective import count_table, gap, noise_floor, resampled_counts, utility_from_counts
+from ..objective import (
+    count_moves,
+    count_table,
+    estimate_gaps,
+    gap,
+    resampled_counts,
+    utility_from_counts,
+)
 from ._fold import Fold
 
 __all__ = ["MEASURES", "change_columns", "measure"]
@@ -17,7 +24,7 @@ __all__ = ["MEASURES", "change_columns", "measure"]
 # Columns of every row that do not depend on the groups.
 MEASURES = (
     *("accuracy", "balanced_accuracy", "equalized_odds_difference"),
-    *("demographic_parity_difference", "gap", "gap_low", "gap_high", "noise_floor"),
+    *("demographic_parity_difference", "gap", "gap_low", "gap_high", "gap_upper", "noise_floor"),
     *("worst_cell", "psi", "psi_low", "psi_high", "phi", "harm"),
 )
 TAILS = (0.025, 0.975)
@@ -71,8 +78,9 @@ def measure(fold: Fold, constraint: str, predicted: NDArray[np.int64]) -> dict[s
         "worst_cell": float(utility_from_counts(counts, "worst_cell_accuracy")),
         "psi": float(psi(balanced, value, tolerance)),
         "phi": phi(balanced, value, tolerance),
-        **_intervals(counts, constraint, pos, tolerance, rng),
-        "noise_floor": noise_floor(counts, constraint, pos, rng),
+        **_bounds(counts, constraint, pos, rng),
+        **_psi_interval(counts, constraint, pos, tolerance, rng),
+        "harm": _harm(fold, constraint, predicted),
         **_changes(fold, counts, count(fold, fold.before)),
     }
 
@@ -95,31 +103,44 @@ def count(fold: Fold, predicted: NDArray[np.int64]) -> NDArray[np.int64]:
     return count_table(problem.codes[rows], predicted, fold.groups(rows), *sizes)
 
 
-def _intervals(
+def _bounds(
+    counts: NDArray[np.int64], constraint: str, pos: int | None, rng: np.random.Generator
+) -> dict[str, float]:
+    """Bound the gap with 95 % confidence, and estimate what equal treatment would show."""
+    found = estimate_gaps(counts, [constraint], pos, rng)[constraint]
+    bounds = {"gap_low": found.low, "gap_high": found.high, "gap_upper": found.upper}
+    return {**bounds, "noise_floor": found.noise_floor}
+
+
+def _psi_interval(
     counts: NDArray[np.int64],
     constraint: str,
     pos: int | None,
     tolerance: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Bootstrap the test rows for 95 % intervals of the gap and of psi."""
+    """Bootstrap the test rows for a 95 % interval of psi."""
     drawn = resampled_counts(counts, rng)
     gaps = gap(drawn, constraint, pos)
     worth = psi(utility_from_counts(drawn, "balanced_accuracy"), gaps, tolerance)
-    ends = {}
-    for name, values in (("gap", gaps), ("psi", worth)):
-        defined = values[np.isfinite(values)]
-        interval = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
-        ends[f"{name}_low"], ends[f"{name}_high"] = map(float, interval)
-    return ends
+    defined = worth[np.isfinite(worth)]
+    low, high = np.quantile(defined, TAILS) if len(defined) else (np.nan, np.nan)
+    return {"psi_low": float(low), "psi_high": float(high)}
+
+
+def _harm(fold: Fold, constraint: str, predicted: NDArray[np.int64]) -> float:
+    """Find the largest fall of a group's rate against the untouched network, beyond noise."""
+    problem, rows = fold.problem, fold.test
+    sizes = len(problem.classes), problem.groups.n_groups
+    pair = fold.before, predicted
+    moves = count_moves(problem.codes[rows], pair, fold.groups(rows), sizes, problem.pos)
+    return moves.harm(constraint)
 
 
 def _changes(fold: Fold, after: NDArray[np.int64], before: NDArray[np.int64]) -> dict[str, float]:
-    """Compare every group's rates with the untouched network's; harm is the largest fall."""
+    """Compare every group's rates with the untouched network's."""
     labels, pos = fold.problem.groups.labels, fold.problem.pos
     tables = [rates_frame(counts, pos, labels) for counts in (after, before)]
     tpr, fpr = (tables[0][rate].to_numpy() - tables[1][rate].to_numpy() for rate in ("tpr", "fpr"))
-    falls = np.concatenate([[0.0], -tpr, fpr])
     changes = np.concatenate([tpr, fpr]).tolist()
-    columns = dict(zip(change_columns(labels), changes, strict=True))
-    return {"harm": max(0.0, float(np.nanmax(falls))), **columns}
+    return dict(zip(change_columns(labels), changes, strict=True))

@@ -12,12 +12,13 @@ from ._constraint import (
 )
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
+from ._harm import Change, Moves, count_moves, judged_rates
 from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._rule import ALPHAS, FairRule, solve_rules
-from ._uncertainty import gap_interval, noise_floor, resampled_counts
+from ._uncertainty import GapEstimate, estimate_gaps, resampled_counts
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
@@ -26,25 +27,29 @@ __all__ = [
     "SHARPNESS",
     "UNBALANCED_UTILITY",
     "UTILITIES",
+    "Change",
     "Constraint",
     "Curves",
     "FairRule",
+    "GapEstimate",
     "GapJudge",
     "Judge",
+    "Moves",
     "PhiObjective",
     "Rates",
     "Verdict",
     "ask_utility",
     "compared",
+    "count_moves",
     "count_table",
     "edit_loss",
+    "estimate_gaps",
     "gap",
-    "gap_interval",
     "imitation_loss",
     "is_unbalanced",
+    "judged_rates",
     "make_judge",
     "margin_of_threshold",
-    "noise_floor",
     "rates",
     "ratio",
     "resampled_counts",

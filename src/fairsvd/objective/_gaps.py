@@ -6,6 +6,7 @@ are leading dimensions of one array and cost no Python loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ from ._gap_names import GAPS, compared
 from ._soft_gap import soft_gap
 
 __all__ = ["GAPS", "Rates", "count_table", "gap", "rates", "ratio", "soft_gap"]
+
+
+# Longest axis on which adding slices is the faster sum.
+SHORT = 8
 
 
 class Rates(NamedTuple):
@@ -88,6 +93,8 @@ def divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
 
 def sum_slices(array: NDArray[Any], axis: int) -> NDArray[Any]:
     """Sum over a short axis: adding slices is several times faster than a reduction there."""
+    if array.shape[axis] > SHORT and array.dtype.kind in "iu":  # the order of the sum is no matter
+        return array.sum(axis=axis)
     parts = np.moveaxis(array, axis, 0)
     total = parts[0]
     for part in parts[1:]:
@@ -124,6 +131,15 @@ def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float
     if which == "tpr":
         return divide(hit, positive)
     return divide(selected - hit, _total(counts) - positive)
+
+
+def rate_rows(counts: NDArray[Any], pos: int | None = None) -> Rates:
+    """Count the rows that every rate of :func:`rates` is measured on, in arrays of its shapes."""
+    _, positive, _ = _positive_counts(counts, pos)
+    total = _total(counts)
+    everybody = np.broadcast_to(total, positive.shape)
+    fields = (everybody, positive, total - positive, total)
+    return Rates(*(rows.astype(np.float64) for rows in fields))
 
 
 def rates(counts: NDArray[Any], pos: int | None = None) -> Rates:
@@ -168,10 +184,10 @@ def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 def _compared_rates(counts: NDArray[Any], name: str, pos: int | None) -> list[NDArray[np.float64]]:
     """Compute the rates (..., n_groups, C) whose spreads over groups make up a gap."""
     values = [_rate(counts, which, pos) for which in compared(name)]
-    return [_averaged(*values)] if name == "signed_average_odds" else values
+    return [averaged(*values)] if name == "signed_average_odds" else values
 
 
-def _averaged(tpr: NDArray[np.float64], fpr: NDArray[np.float64]) -> NDArray[np.float64]:
+def averaged(tpr: NDArray[np.float64], fpr: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average both rates within each group; a rate that fewer than two groups have is left out."""
     both = (tpr + fpr) / 2
     if not np.isnan(both).any():
@@ -232,9 +248,18 @@ def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.f
     the absolute value of its average odds difference: there the gaps in TPR and FPR cancel where
     they point opposite ways. Equalized odds takes the worse of both gaps, as fairlearn does.
     """
-    extremes = [_extremes(rate) for rate in _compared_rates(counts, name, pos)]
-    worse = np.fmax if name == "equalized_odds" else None
-    return _combine([high - low for high, low in extremes], worse)
+    return gap_of_rates(_compared_rates(counts, name, pos), name)
+
+
+def gap_of_rates(values: Sequence[NDArray[np.float64]], name: str) -> NDArray[np.float64]:
+    """Measure a gap from the rates (..., n_groups, C) that it compares."""
+    extremes = [_extremes(rate) for rate in values]
+    return combine_spreads([high - low for high, low in extremes], name)
+
+
+def combine_spreads(spreads: list[NDArray[np.float64]], name: str) -> NDArray[np.float64]:
+    """Combine the spreads (..., C) of the compared rates into a gap (...)."""
+    return _combine(spreads, np.fmax if name == "equalized_odds" else None)
 
 
 def ratio(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.float64]:

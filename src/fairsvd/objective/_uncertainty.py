@@ -1,15 +1,58 @@
-"""How far a gap can be trusted: bootstrap intervals and the noise floor."""
+"""How far gaps can be trusted: intervals, upper bounds and noise floors.
+
+A gap is the largest minus the smallest of several rates, so it is never negative and is too large
+on average: equal groups show a gap too. A percentile bootstrap repeats that bias and never covers
+a gap of 0. The bounds here come from inverting a test instead: a value belongs to the interval if
+the measured gap is usual among the gaps that a classifier with that value would show.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
-from ._gaps import gap
+from ._gap_names import compared
+from ._gaps import Rates, averaged, divide, gap_of_rates, rate_rows, rates
+from ._moved_rates import MovedRates, common_rate
 
-__all__ = ["gap_interval", "noise_floor", "resampled_counts"]
+__all__ = ["GapEstimate", "estimate_gaps", "resampled_counts"]
 
 N_DRAWS = 1000
+# Numbers in one array of resampled tables: 32 MiB.
+CHUNK = 2**20
+# Rows at the common rate that are added to a group's own before its spread is computed; without
+# them a rate of 0 or 1 would have none. Two, as Agresti and Coull add for one rate.
+PRIOR = 2.0
+# Standard errors around the measured gap within which bounds are searched, and how closely, in
+# shares of that range.
+REACH = 8.0
+PRECISION = 0.002
+
+
+class GapEstimate(NamedTuple):
+    """What a measured gap tells about the gap on all rows of that kind.
+
+    Attributes
+    ----------
+    low, high : float in [0, 1]
+        Interval with confidence ``level``; ``low`` is 0 where the groups may well be equal. With
+        few rows or many groups the measured gap itself can lie above it, since it is biased.
+    upper : float in [0, 1]
+        One-sided bound: with confidence ``level`` the gap is not larger.
+    noise_floor : float in [0, 1]
+        Mean gap of a classifier that treats all groups alike, on as many rows.
+    """
+
+    low: float
+    high: float
+    upper: float
+    noise_floor: float
 
 
 def resampled_counts(
@@ -21,87 +64,199 @@ def resampled_counts(
     -------
     drawn : ndarray of shape (n_draws, *counts.shape), int64
     """
-    total = int(counts.sum())
-    drawn = rng.multinomial(total, counts.ravel() / total, size=n_draws)
+    flat = counts.ravel()
+    filled = np.flatnonzero(flat)
+    total = int(flat.sum())
+    drawn = np.zeros((n_draws, flat.size), dtype=np.int64)
+    drawn[:, filled] = rng.multinomial(total, flat[filled] / total, size=n_draws)
     return drawn.reshape(n_draws, *counts.shape)
 
 
-def gap_interval(
+def estimate_gaps(
     counts: NDArray[np.int64],
-    name: str,
+    names: Sequence[str],
     pos: int | None,
     rng: np.random.Generator,
     *,
     level: float = 0.95,
     n_draws: int = N_DRAWS,
-) -> tuple[float, float]:
-    """Compute a bootstrap interval of a gap.
-
-    Rows are resampled as multinomial counts of the (group, true, predicted) table, which is the
-    same as drawing rows with replacement and costs no pass over them.
+) -> dict[str, GapEstimate]:
+    """Compute intervals, upper bounds and noise floors of gaps from one table of counts.
 
     Parameters
     ----------
     counts : ndarray of shape (n_groups, n_classes, n_classes), int64
-    name : str
-        One of ``GAPS``.
+        Indexed [group, true, predicted].
+    names : sequence of str
+        Some of ``GAPS``.
     pos : int or None
+        As for :func:`gap`.
     rng : numpy.random.Generator
     level : float in (0, 1), default=0.95
+        Confidence of the interval and of the upper bound.
     n_draws : int, default=1000
+        Draws of the noise, shared by all gaps and by all values that are tried.
 
     Returns
     -------
-    low, high : float in [0, 1]
+    estimates : dict of str to GapEstimate
         NaN where too few groups have the rows that the gap compares.
+
+    Notes
+    -----
+    For each value the rates are moved as little as gives it: outer groups are pulled in, or the
+    two outermost are pushed apart, after the rates have been shrunk towards the common one by the
+    share of their spread that noise explains (James and Stein). Their noise is that of resampled
+    rows, scaled to the moved rates. The two tails that an interval leaves out share 1 - level: near
+    0, where no value lies below, the lower bound gets all of it (as in Feldman and Cousins,
+    arXiv:physics/9711021), far above the noise each gets half. ``benchmarks/coverage.py`` checks
+    how often the intervals cover.
     """
-    gaps = gap(resampled_counts(counts, rng, n_draws), name, pos)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(gaps, [tail, 1 - tail]) if np.isfinite(gaps).any() else (np.nan,) * 2
-    return float(low), float(high)
+    noise = _draw_noise(counts, pos, rng, n_draws)
+    tables = rates(counts, pos), rate_rows(counts, pos), noise
+    return {name: _Model.of(name, tables).estimate(1 - level) for name in names}
 
 
-def noise_floor(
-    counts: NDArray[np.int64],
-    name: str,
-    pos: int | None,
-    rng: np.random.Generator,
-    *,
-    n_draws: int = N_DRAWS,
-) -> float:
-    """Estimate the mean gap of a classifier that treats all groups alike, on as many rows.
+def _draw_noise(
+    counts: NDArray[np.int64], pos: int | None, rng: np.random.Generator, n_draws: int
+) -> Rates:
+    """Draw noise of mean 0 and deviation 1 for every rate, (n_draws, n_groups, C) each.
 
-    Parameters
+    It is that of resampled rows, so that rates that share rows go together. Where resampling cannot
+    show any (a rate of 0 or 1, a cell of few rows) it is drawn from a normal distribution.
+    """
+    if not counts.any():
+        return Rates(*(np.full((n_draws, *rate.shape), np.nan) for rate in rates(counts, pos)))
+    chunk = max(1, CHUNK // counts.size)
+    sizes = [min(chunk, n_draws - start) for start in range(0, n_draws, chunk)]
+    drawn = [rates(resampled_counts(counts, rng, size), pos) for size in sizes]
+    return Rates(*(_standardise(np.concatenate(parts), rng) for parts in zip(*drawn, strict=True)))
+
+
+def _standardise(drawn: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    seen = np.isfinite(drawn)
+    n_seen = np.maximum(seen.sum(axis=0), 1)
+    values = np.where(seen, drawn, 0.0)
+    centred = np.where(seen, values - values.sum(axis=0) / n_seen, 0.0)
+    spread = np.sqrt((centred**2).sum(axis=0) / n_seen)
+    usable = seen & (spread > 1e-12)
+    noise = np.divide(centred, spread, out=np.zeros_like(centred), where=usable)
+    if not usable.all():
+        noise[~usable] = rng.standard_normal(int((~usable).sum()))
+    return noise
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What a classifier with a given gap would show on rows like these.
+
+    Attributes
     ----------
-    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
-        Gives the rows of every (group, true) cell and the rates that all groups share.
-    name, pos, rng, n_draws
-        As for :func:`gap_interval`.
-
-    Returns
-    -------
-    floor : float in [0, 1]
-        NaN where too few groups have the rows that the gap compares.
+    name : str
+        The gap.
+    measured : float
+    rows : ndarray of shape (n_rates, n_groups, C), float64
+        Rows that each compared rate is measured on.
+    common : ndarray of shape (n_rates, 1, C), float64
+        Rates of all groups together.
+    noise : ndarray of shape (n_rates, n_draws, n_groups, C), float64
+    moved : MovedRates
     """
-    n_groups, n_classes, _ = counts.shape
-    if name == "accuracy_parity":
-        right = np.trace(counts, axis1=1, axis2=2)
-        rows = counts.sum(axis=(1, 2))
-        hits = rng.binomial(rows, right.sum() / rows.sum(), size=(n_draws, n_groups))
-        drawn = np.zeros((n_draws, n_groups, 2, 2), dtype=np.int64)
-        drawn[..., 0, 0], drawn[..., 0, 1] = hits, rows - hits
-        return _mean(gap(drawn, name, 1))
-    shared = counts.sum(axis=0).astype(np.float64)
-    if name == "demographic_parity":
-        shared = np.broadcast_to(shared.sum(axis=0), shared.shape)
-    total = shared.sum(axis=1, keepdims=True)
-    p = np.where(total > 0, shared / np.maximum(total, 1), 1 / n_classes)
-    cells = counts.sum(axis=2)
-    drawn = rng.multinomial(cells, p, size=(n_draws, *cells.shape))
-    return _mean(gap(drawn, name, pos))
+
+    name: str
+    measured: float
+    rows: NDArray[np.float64]
+    common: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    moved: MovedRates
+
+    @classmethod
+    def of(cls, name: str, tables: tuple[Rates, Rates, Rates]) -> _Model:
+        """Pick what a gap compares from rates, their rows and their noise."""
+        values, rows, noise = (
+            np.stack([getattr(table, which) for which in compared(name)]) for table in tables
+        )
+        if name == "signed_average_odds":
+            values, rows, noise = _average(values, rows, noise)
+        measured = float(gap_of_rates(list(values), name))
+        common = common_rate(values, rows)
+        return cls(name, measured, rows, common, noise, MovedRates.of(name, values, rows))
+
+    def estimate(self, alpha: float) -> GapEstimate:
+        """Invert the test of every value in [0, 1]."""
+        if np.isnan(self.measured):
+            return GapEstimate(*(float("nan"),) * 4)
+        equal = self._show(0.0, prior=0.0)
+        floor, spread = float(equal.mean()), float(self._show(self.measured).std())
+        # Beyond these a value is surely too small, or too large.
+        reach = REACH * spread + 4 / np.nanmin(np.where(self.rows > 0, self.rows, np.nan))
+        ends = max(0.0, self.measured - floor - reach), self.measured + reach
+        # Rates of few rows are multiples of 1 / rows; the noise is not.
+        slack = 0.5 / np.nanmax(self.rows) + 1e-9
+
+        @cache
+        def show(value: float) -> NDArray[np.float64]:
+            return self._show(value)
+
+        def within(value: float) -> float:
+            """Share of draws of equal treatment with a gap of at least this."""
+            return float((equal >= value).mean())
+
+        def not_below(value: float) -> float:
+            return float((show(value) <= self.measured + slack).mean())
+
+        def too_small(value: float) -> float:
+            tail = alpha / 2 * (1 + within(value))
+            return tail - float((show(value) >= self.measured - slack).mean())
+
+        def not_too_large(tail: float) -> Callable[[float], float]:
+            return lambda value: not_below(value) - tail * (1 - within(value))
+
+        low = _last(too_small, *ends)
+        high = _last(not_too_large(alpha / 2), *ends)
+        upper = _last(not_too_large(alpha), *ends)
+        return GapEstimate(low, high, min(upper, high), floor)
+
+    def _show(self, value: float, prior: float = PRIOR) -> NDArray[np.float64]:
+        """Draw the gaps (n_draws,) that a classifier with this gap shows."""
+        rates = self.moved.at(value)
+        spread = _deviation(rates, self.rows, self.common, prior)
+        return gap_of_rates(list(rates[:, None] + self.noise * spread[:, None]), self.name)
 
 
-def _mean(gaps: NDArray[np.float64]) -> float:
-    """Average the draws that can be measured; NaN, without a warning, if none can."""
-    measured = gaps[np.isfinite(gaps)]
-    return float(measured.mean()) if len(measured) else float("nan")
+def _deviation(
+    rates: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    common: NDArray[np.float64],
+    prior: float = PRIOR,
+) -> NDArray[np.float64]:
+    """Compute the standard error of rates, with some rows at the common rate added to each."""
+    mixed = (rates * rows + prior * common) / (rows + prior)
+    return np.sqrt(divide(mixed * (1 - mixed), rows))
+
+
+def _average(*of_odds: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Turn rates, rows and noise of TPR and FPR into those of the mean of both, as one rate.
+
+    Its rows are those that would give one rate of that size the same standard error.
+    """
+    values, rows, noise = of_odds
+    error = _deviation(values, rows, common_rate(values, rows))
+    mean = averaged(*values)
+    both = ~np.isnan(error).any(axis=0)
+    alone = np.where(np.isnan(error), 0.0, error)
+    total = np.sqrt((alone**2).sum(axis=0))
+    joint = divide((alone[:, None] * noise).sum(axis=0), total + 1e-300)
+    error = np.where(both, total / 2, total)
+    alike = np.where(error > 0, divide(mean * (1 - mean), error**2), rows.sum(axis=0))
+    return mean[None], alike[None], joint[None]
+
+
+def _last(holds: Callable[[float], float], low: float, high: float) -> float:
+    """Find the value in [low, high], and at most 1, up to which a function is not negative."""
+    high = min(high, 1.0)
+    if holds(low) < 0 or low >= high:
+        return low
+    if holds(high) >= 0:
+        return high
+    return float(brentq(holds, low, high, xtol=max(1e-9, PRECISION * (high - low))))

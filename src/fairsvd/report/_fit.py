@@ -24,16 +24,13 @@ def chosen_candidate(history: pd.DataFrame) -> int:
     Parameters
     ----------
     history : DataFrame
-        ``history_`` of a fitted editor, with the columns feasible and value.
+        ``history_`` of a fitted editor, with the column chosen.
 
     Returns
     -------
     position : int
-        The first candidate of the highest value among the feasible ones, or among all if none is
-        feasible.
     """
-    ranks = list(zip(history["feasible"].tolist(), history["value"].tolist(), strict=True))
-    return max(range(len(ranks)), key=ranks.__getitem__)
+    return history["chosen"].tolist().index(True)
 
 
 def utility_name(editor: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import GAPS, gap, gap_interval, noise_floor
+from ..objective import GAPS, estimate_gaps, gap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,18 +115,15 @@ def gap_estimates(
     -------
     table : DataFrame
         Index: the names of the gaps. Columns, differences of rates in [0, 1]: difference, low and
-        high (95 % bootstrap interval), noise_floor (the mean gap of equal treatment on that many
-        rows). NaN if a gap cannot be measured.
+        high (95 % interval), upper (one-sided 95 % bound), noise_floor (the mean gap of equal
+        treatment on that many rows). NaN if a gap cannot be measured.
     """
     import pandas as pd
 
-    rows = {}
-    for name in GAPS:
-        value = float(gap(counts, name, pos))
-        defined = np.isfinite(value)
-        low, high = gap_interval(counts, name, pos, rng) if defined else (np.nan, np.nan)
-        floor = noise_floor(counts, name, pos, rng) if defined else np.nan
-        rows[name] = {"difference": value, "low": low, "high": high, "noise_floor": floor}
+    rows = {
+        name: {"difference": float(gap(counts, name, pos)), **each._asdict()}
+        for name, each in estimate_gaps(counts, GAPS, pos, rng).items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
 
 
