@@ -143,7 +143,9 @@ def cells_in(batch, n_groups=3):
     return batch.y * n_groups + batch.groups
 
 
-@pytest.mark.parametrize(("batch_size", "per_cell"), [(40, 8), (44, 8), (5, 1)])
+@pytest.mark.parametrize(
+    ("batch_size", "per_cell"), [(40, 8), (44, 8), (5, 1), (10**30, int(TABLE.sum()) // 5)]
+)
 def test_every_batch_holds_every_cell_equally(batch_size, per_cell):
     rows = rows_of(TABLE)
     for batch in itertools.islice(batches_of(TABLE, batch_size=batch_size), 20):

@@ -72,7 +72,8 @@ class CellBatches:
     """Endless batches that hold equally many rows of every (label, group) cell.
 
     So every step sees the small cells; weights restore the shares. If there are more cells than
-    ``batch_size``, each batch holds one row of that many cells.
+    ``batch_size``, each batch holds one row of that many cells. A batch has at most as many rows as
+    there are.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ class CellBatches:
         self.present = torch.nonzero(counts).flatten()
         self.counts = counts[self.present]
         self.starts = counts.cumsum(0)[self.present] - self.counts
+        batch_size = min(batch_size, len(rows))
         self.n_cells = min(len(self.present), batch_size)
         self.per_cell = max(1, batch_size // len(self.present))
         present, scale = self.present.numpy(), len(self.present)

@@ -58,7 +58,7 @@ class SharedParameters:
         of exactly one split.
     batch_size : int, default=256
         Rows of a training step of the base network and of a step of an edit; on tables a step of an
-        edit uses up to four times as many.
+        edit uses up to four times as many. No step uses more rows than there are to edit on.
     device : str, torch.device or None, default=None
         Where the copy of the network is edited; None: on the network's own device.
     output : {"features", "logits", "probabilities"}, default="features"

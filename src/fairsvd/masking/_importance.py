@@ -67,7 +67,7 @@ def row_importance(
     Parameters
     ----------
     task : Task
-        Its data's ``batch_size`` is B.
+        Its data's ``batch_size`` is B, or the number of editing rows if that is smaller.
     layers : sequence of str
     at : Operating
     max_memory : int
@@ -117,7 +117,7 @@ def _expected_squares(
     )
     names = [weight.parameter for weight in chosen_weights(module, layers).values()]
     means = _mean_gradients(task, names, gradient)
-    share = 1 / data.batch_size
+    share = 1 / min(data.batch_size, len(data.editing))
     return {
         name: (1 - share) * means[name].square() + share * squares[layer]
         for name, layer in zip(names, layers, strict=True)

@@ -19,11 +19,12 @@ from .._rng import one_torch_thread, torch_generator
 from ..arrays import LabelledRows
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
+from ._settled import MANY_ROWS, fit_until_settled
 
 __all__ = ["RowDataset", "channel_statistics", "default_net", "fit_net", "train_default"]
 
 # At least 20 epochs, and as many steps as rows up to 1,500: enough for tables of tens of thousands
-# of rows, and fast on tiny ones.
+# of rows, and fast on tiny ones. Beyond, held-out rows end the training.
 MIN_EPOCHS, MAX_STEPS = 20, 1500
 
 
@@ -114,7 +115,8 @@ def default_net(
 ) -> NeuralNetClassifier:
     """Build the default skorch net for ``rows``, untrained, drawing from ``rng`` only.
 
-    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps).
+    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps). Of more than 50,000 rows
+    this is the most; see :func:`train_default`.
     """
     steps_per_epoch = -(-len(rows) // batch_size)
     epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_per_epoch))
@@ -144,10 +146,21 @@ def is_table(rows: LabelledRows) -> bool:
 
 
 def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.Generator) -> None:
-    """Set the input statistics of the default net and train it; ``rng`` is for augmentation.
+    """Set the input statistics of the default net and train it.
+
+    Up to 50,000 rows are all trained on, for as many epochs as the net says. Of more rows 10,000
+    are held out, and the training ends earlier if these are predicted no better any more.
 
     Tables train under one torch thread, since more threads slow down so small a network and
     change its bits.
+
+    Parameters
+    ----------
+    net : skorch net
+        From :func:`default_net`; changed in place.
+    rows : LabelledRows
+    rng : numpy.random.Generator
+        Draws augmentations and the held-out rows.
     """
     mean, scale = channel_statistics(rows)
     for name, values in (("mean", mean), ("scale", scale)):
@@ -156,7 +169,15 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.G
     rows = replace(rows, X=laid_out(net.module, rows.X))
     with one_torch_thread() if is_table(rows) else nullcontext():
         net.initialize()
-        fit_net(net, BatchDataset(rows, rows.y, torch_generator(rng)), None)
+        generator = torch_generator(rng)
+
+        def as_dataset(part: LabelledRows) -> BatchDataset:
+            return BatchDataset(part, part.y, generator)
+
+        if len(rows) > MANY_ROWS:
+            fit_until_settled(net, rows, rng, net.max_epochs, as_dataset)
+        else:
+            fit_net(net, as_dataset(rows), None)
 
 
 def fit_net(net: Any, X: Any, y: Any) -> None:

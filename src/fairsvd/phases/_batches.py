@@ -86,9 +86,9 @@ def count_lessons(most: int | None, data: EditData) -> int:
 
 
 def count_step_rows(data: EditData) -> int:
-    """Return the rows of one step: ``batch_size``, and on tables up to four times as many."""
-    size = data.batch_size
-    return min(TABLE_BATCHES * size, max(size, len(data.editing))) if is_table(data) else size
+    """Return the rows of one step: ``batch_size``, on tables four times as many, at most all."""
+    size = data.batch_size * (TABLE_BATCHES if is_table(data) else 1)
+    return min(size, len(data.editing))
 
 
 def make_batches(

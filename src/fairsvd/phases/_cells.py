@@ -36,6 +36,9 @@ JOINTS = {"refit": 1e-3, "finetune": 3e-4, "head": 3e-3}
 # What is trained to its end has lost what it knew of rows that it has not seen.
 MAX_EPOCHS, PATIENCE = 40, 4
 
+# Of many rows a part of an epoch teaches as much, and some of the validation rows tell when to end.
+MANY_ROWS, STEPS_A_LOOK, MOST_LOOKED_AT = 50_000, 200, 10_000
+
 # Batches, of few rows and of many.
 SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
 
@@ -212,15 +215,18 @@ class Plan:
     Attributes
     ----------
     rate : float
-    batch_size, n_epochs : int
+    batch_size, n_steps : int
+    every : int
+        Steps between two looks at the validation loss.
     patience : int
-        Epochs without a smaller validation loss after which the training stops.
+        Looks without a smaller validation loss after which the training stops.
     schedule : {"constant", "cosine"}
     """
 
     rate: float
     batch_size: int
-    n_epochs: int = MAX_EPOCHS
+    n_steps: int
+    every: int
     patience: int = PATIENCE
     schedule: str = "constant"
 
@@ -230,14 +236,21 @@ def _is_large_table(data: EditData) -> bool:
 
 
 def _plan(cells: CellTask) -> Plan:
+    """Plan passes over the rows, with a look after each, and after a part of each of many rows."""
     data = cells.task.data
+    n_rows = len(data.editing)
+    batch_size = SMALL_BATCH if n_rows < FEW_ROWS else LARGE_BATCH
+    an_epoch = -(-n_rows // batch_size)
     if _is_large_table(data) and cells.joint != "head":
-        return Plan(FALLING_RATE, LARGE_BATCH, FALLING_EPOCHS, FALLING_EPOCHS, "cosine")
-    return Plan(JOINTS[cells.joint], SMALL_BATCH if len(data.editing) < FEW_ROWS else LARGE_BATCH)
+        every = min(an_epoch, STEPS_A_LOOK)
+        n_steps = FALLING_EPOCHS * every
+        return Plan(FALLING_RATE, batch_size, n_steps, every, FALLING_EPOCHS, "cosine")
+    every = min(an_epoch, STEPS_A_LOOK) if n_rows > MANY_ROWS else an_epoch
+    return Plan(JOINTS[cells.joint], batch_size, MAX_EPOCHS * an_epoch, every)
 
 
 def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Train until the validation rows' cross-entropy has not fallen for some epochs."""
+    """Train until the validation rows' cross-entropy has not fallen for some looks at it."""
     data, plan = cells.task.data, _plan(cells)
     leaves = list(network.parameters())
     if cells.joint == "head":
@@ -279,9 +292,9 @@ def _epochs(
         loss,
         leaves,
         batches,
-        n_steps=plan.n_epochs * batches.per_epoch,
+        n_steps=plan.n_steps,
         learning_rate=plan.rate,
-        every=batches.per_epoch,
+        every=plan.every,
         schedule=plan.schedule,
     )
 
@@ -303,6 +316,9 @@ class HeldOut:
         """Look them up once for all epochs."""
         judge = data.judge
         rows = np.flatnonzero(judge.parts == 0)
+        if len(data.editing) > MANY_ROWS:
+            # Evenly spaced, since a table may be sorted.
+            rows = rows[:: -(-len(rows) // MOST_LOOKED_AT)]
         codes = torch.as_tensor(cell_codes(judge.y[rows], judge.groups[rows], data.n_groups))
         return cls(data, data.judged.subset(rows), codes)
 

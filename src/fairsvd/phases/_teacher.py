@@ -148,7 +148,7 @@ class Lessons:
         dtype: torch.dtype,
     ) -> None:
         self.rows, self.teacher = rows, teacher
-        self.batch_size, self.ahead = batch_size, ahead
+        self.batch_size, self.ahead = min(batch_size, len(rows)), ahead
         self.generator, self.device, self.dtype = generator, device, dtype
 
     def __iter__(self) -> Iterator[Batch]:
