@@ -42,12 +42,13 @@ def search(folder: str | None, *, n_jobs: int | None = None, max_steps: int = 2)
     editor = quick(
         skorch_net(mlp()),
         criterion="curvature",
+        sparsity=0.2,
         max_steps=max_steps,
         objective="soft_gap",
         sensitive_columns=6,
         memory=folder,
     )
-    grid = {"rank": [0.5, 1.0], "sparsity": [0.1, 0.3]}
+    grid = {"rank": [0.5, 1.0]}
     cv = JointStratifiedKFold(2, sensitive_columns=6)
     return GridSearchCV(
         editor, grid, scoring="balanced_accuracy", cv=cv, n_jobs=n_jobs, error_score="raise"

@@ -294,6 +294,7 @@ def refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere/at/all")
     yield "", "names no folder"
+    yield " ", "names no folder"
     yield "~nobody-here/x", "no such user"
     yield tmp_path / "file", "memory=.*cannot be used as a folder"
     yield tmp_path / "file" / "below", "memory=.*cannot be used as a folder"

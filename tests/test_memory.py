@@ -188,6 +188,34 @@ def test_a_net_that_cannot_be_told_is_trained_every_time_and_it_is_said(tmp_path
     assert work["training"] == 3
 
 
+class Recorder(Callback):
+    """A callback that records something at the end of every epoch."""
+
+    def __init__(self, value=None):
+        self.value = value
+
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("value", self.value)
+
+
+@pytest.mark.parametrize("value", [np.arange(3.0), {1: {2}}], ids=["array", "set"])
+def test_a_net_whose_history_cannot_be_kept_is_trained_every_time(tmp_path, work, value):
+    network = skorch_net(mlp(), callbacks=[("recorder", Recorder(value))])
+    wanted = outcome(fit(network=network, **CURVATURE))
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match="its history holds more"):
+            assert outcome(fit(network=network, memory=tmp_path, **CURVATURE)) == wanted
+    assert work["training"] == 3
+
+
+def test_a_history_comes_back_with_what_callbacks_record(tmp_path):
+    value = [None, "é", True, 2, float("inf"), {"a": [0.5]}]
+    network = skorch_net(mlp(), callbacks=[("recorder", Recorder(value))])
+    for _ in range(2):
+        net = fit(network=network, memory=tmp_path, **CURVATURE).to_skorch()
+        assert net.history[-1, "value"] == value
+
+
 def test_no_seed_no_entry_and_it_is_said_once(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

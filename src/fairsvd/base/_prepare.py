@@ -162,13 +162,16 @@ def make_data(
     )
     probe = probe_rows(adopted.module, inputs.rows.X)
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
+    # Marked, since np.union1d takes as long as a pass over the rows.
+    used = np.zeros(len(of_fit), dtype=bool)
+    used[parts.editing] = used[parts.validation] = True
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     return EditData(
         editing=of_fit.subset(parts.editing),
-        unlabelled=of_fit.X.subset(np.union1d(parts.editing, parts.validation)),
+        unlabelled=of_fit.X.subset(np.flatnonzero(used)),
         judged=judged.X,
         judge=judge,
         untouched=entry.tensors["logits"],

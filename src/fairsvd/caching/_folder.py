@@ -111,10 +111,11 @@ def open_folder(location: str) -> Folder:
     """
     read_secret()
     home = os.path.expanduser(location)
-    if not location or home.startswith("~"):
+    if not location.strip() or home.startswith("~"):
+        why = ": there is no such user" if home.startswith("~") else ""
         raise ValueError(
-            f"memory={location!r} names no folder{'' if not location else ': no such user'}. Pass "
-            "the path of a folder, or None to keep nothing."
+            f"memory={location!r} names no folder{why}. Pass the path of a folder, or None to keep "
+            "nothing."
         )
     try:
         path = Path(os.path.abspath(home)) / OWN
@@ -130,11 +131,12 @@ def open_folder(location: str) -> Folder:
 
 def sweep(folder: Path) -> None:
     """Delete the temporary files that no living process owns."""
-    for path in folder.glob(TEMPORARY):
-        # Another process may sweep too.
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+    # Another process may sweep too, and what may not be deleted harms nobody.
+    with suppress(OSError):
+        for path in folder.glob(TEMPORARY):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def read_secret() -> bytes | None:

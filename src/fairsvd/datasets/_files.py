@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import io
 import os
-import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from .._files import digest, write_atomically
 from ..exceptions import DatasetNotFoundError
 
 __all__ = ["RemoteFile", "cache_folder", "find_file"]
@@ -73,12 +72,13 @@ def find_file(remote: RemoteFile) -> Path:
     if users_file is not None and users_file.is_file():
         return users_file
     cached = cache_folder() / remote.folder / remote.name
-    if cached.is_file() and _checksum(cached.read_bytes()) == remote.sha256:
+    if cached.is_file() and digest(cached.read_bytes()) == remote.sha256:
         return cached
     try:
         content = _download(remote)
         _check(content, remote)
-        _write(cached, content)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached, content)
     except (OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError) as error:
         raise DatasetNotFoundError(_explain(remote, cached, error)) from error
     return cached
@@ -99,29 +99,12 @@ def _download(remote: RemoteFile) -> bytes:
         return archive.read(remote.member)
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _check(content: bytes, remote: RemoteFile) -> None:
-    checksum = _checksum(content)
+    checksum = digest(content)
     if checksum != remote.sha256:
         raise OSError(
             f"the download has {len(content):,} bytes and sha256 {checksum}; it was not kept"
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically, so that no other process ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _explain(remote: RemoteFile, cached: Path, error: Exception) -> str:

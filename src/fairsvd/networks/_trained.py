@@ -172,7 +172,10 @@ def _make_entry(net: Any) -> Entry:
             if not isinstance(value, Tensor):
                 raise NotStableError(f"the state {key!r} of its {name} is not a tensor")
             tensors[f"{name}/{key}"] = value
-    history = json.loads(json.dumps(list(net.history), default=float))
+    try:
+        history = json.loads(json.dumps(list(net.history), default=float))
+    except (TypeError, ValueError) as error:
+        raise NotStableError(f"its history holds more than numbers and text ({error})") from None
     classes = getattr(net, "classes_inferred_", None)
     facts = {"history": history, "classes": None if classes is None else classes.tolist()}
     return Entry(tensors, facts)
