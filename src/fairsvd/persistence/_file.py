@@ -101,10 +101,12 @@ def save(
     --------
     >>> import tempfile
     >>> from pathlib import Path
+    >>> import torch
     >>> import fairsvd
     >>> from fairsvd.datasets import make_biased_classification
-    >>> data = make_biased_classification(300, random_state=0)
-    >>> editor = fairsvd.RandomPerturbation(n_trials=2, random_state=0)
+    >>> data = make_biased_classification(600, random_state=0)
+    >>> network = fairsvd.MLP(10, 2, generator=torch.Generator().manual_seed(0))
+    >>> editor = fairsvd.GapFineTuner(network, max_steps=5, tolerance=1.0, random_state=0)
     >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     fairsvd.save(editor, Path(folder) / "editor.safetensors")
@@ -230,9 +232,11 @@ def _paths(node: Node, has_network: bool) -> Iterator[str]:
         if "path" in node and not (has_network and kind == "module"):
             yield str(node["path"])
         yield from node.get("paths", ())
-        # A net does without the class of its network if there is the network.
-        lent = kind == "net" and (has_network or "module_" in node)
-        skipped = "module" if lent else None
+        skipped = None
+        if kind == "net" and (has_network or "module_" in node):
+            skipped = "module"  # a class, which the network itself stands in for
+        elif kind == "module" and has_network:
+            skipped = "settings"  # they come along with the network
         for name, each in node.items():
             if name != skipped:
                 yield from _paths(each, has_network)
