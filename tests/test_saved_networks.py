@@ -360,6 +360,17 @@ def test_a_binary_net_of_torchs_own_layers(tmp_path):
     check(fitted(net_of(NeuralNetBinaryClassifier, module)), tmp_path)
 
 
+def test_a_net_of_a_device_that_is_not_here_comes_to_the_cpu(tmp_path):
+    net = net_of(module=toy_network()).initialize()
+    editor = fitted(FrozenEstimator(net))
+    net.device = "cuda:7"
+    fairsvd.save(editor, tmp_path / "model")
+    X, y, _ = toy_rows()
+    again = fairsvd.load(tmp_path / "model")
+    assert again.network.estimator.device == "cpu"
+    assert again.to_skorch().partial_fit(X, y).predict(X).shape == (40,)
+
+
 def test_a_callback_that_writes_files_needs_trust(tmp_path):
     folder = tmp_path / "checkpoints"
     callbacks = [Checkpoint(dirname=str(folder), monitor=None)]
