@@ -19,7 +19,7 @@ import fairsvd
 from fairsvd import MLP, BlindPostProcessor, ConvNet, GapFineTuner, LowRankLinear
 from fairsvd.base import EDITORS, QUICK
 from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
-from fairsvd.exceptions import ModelFileError, UntrustedError
+from fairsvd.exceptions import ModelFileError, NetworkError, UntrustedError
 from saved_files import rewrite, text_of, toy_network, toy_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
@@ -360,6 +360,17 @@ def test_a_binary_net_of_torchs_own_layers(tmp_path):
     check(fitted(net_of(NeuralNetBinaryClassifier, module)), tmp_path)
 
 
+def test_a_net_of_a_device_that_is_not_here_comes_to_the_cpu(tmp_path):
+    net = net_of(module=toy_network()).initialize()
+    editor = fitted(FrozenEstimator(net))
+    net.device = "cuda:7"
+    fairsvd.save(editor, tmp_path / "model")
+    X, y, _ = toy_rows()
+    again = fairsvd.load(tmp_path / "model")
+    assert again.network.estimator.device == "cpu"
+    assert again.to_skorch().partial_fit(X, y).predict(X).shape == (40,)
+
+
 def test_a_callback_that_writes_files_needs_trust(tmp_path):
     folder = tmp_path / "checkpoints"
     callbacks = [Checkpoint(dirname=str(folder), monitor=None)]
@@ -378,3 +389,33 @@ def test_equal_weights_are_kept_once(tmp_path):
     weights = sum(p.numel() * 4 for p in network.parameters())
     text = len(str(text_of(tmp_path / "model")))
     assert (tmp_path / "model").stat().st_size < text + 1.7 * weights + 4000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_graph_predicts_without_the_networks_code(tmp_path):
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    X, y, groups = toy_rows()
+    editor = fitted(Net(), threshold=0.3)
+    fairsvd.save(editor, tmp_path / "model", onnx=True)
+    again = fairsvd.load(tmp_path / "model", network="onnx")
+    np.testing.assert_allclose(again.predict_proba(X), editor.predict_proba(X), atol=1e-5)
+    assert np.array_equal(again.predict(X[:1]), editor.predict(X[:1]))
+    assert again.report_.gaps.equals(editor.report_.gaps)
+    codes = again.to_module()(torch.from_numpy(X)).argmax(dim=1)
+    assert np.array_equal(again.classes_[codes], again.predict(X))
+    with pytest.raises(NetworkError, match="it predicts only"):
+        again.transform(X)
+    with pytest.raises(NetworkError, match="nothing to edit"):
+        clone(again).fit(X, y, sensitive_features=groups)
+    fairsvd.save(again, tmp_path / "second")
+    second = fairsvd.load(tmp_path / "second")
+    assert np.array_equal(second.predict_proba(X), again.predict_proba(X))
+    check(editor, tmp_path, trusted=[Net, Block])  # the file is whole in every other way
+
+
+def test_a_graph_has_to_be_in_the_file(tmp_path):
+    fairsvd.save(fitted_to("net"), tmp_path / "model")
+    with pytest.raises(ModelFileError, match="onnx=True"):
+        fairsvd.load(tmp_path / "model", network="onnx")

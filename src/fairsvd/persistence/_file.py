@@ -14,15 +14,16 @@ import sklearn
 import skorch
 import torch
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import __version__
 from .._files import write_atomically
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
+from ._arguments import as_key, as_list, as_module, bytes_of, check_estimator, check_place
 from ._arrays import ARRAYS
 from ._envelope import seal, unseal, without_repeats
 from ._frames import FRAMES
+from ._graphs import GRAPHS, with_graphs
 from ._kind import Node, Reader, Writer
 from ._modules import MODULES
 from ._names import Names, is_own
@@ -37,14 +38,19 @@ __all__ = ["load", "save"]
 PathLike: TypeAlias = str | os.PathLike[str]
 
 # In the order in which they are asked whether a value is theirs.
-KINDS = (*PLAIN, *ARRAYS, *FRAMES, *TENSORS, *MODULES, *NETS, *OBJECTS, *STEPS)
+KINDS = (*PLAIN, *ARRAYS, *FRAMES, *TENSORS, *GRAPHS, *MODULES, *NETS, *OBJECTS, *STEPS)
 
 # Name of the JSON text among the tensors, whose names are checksums.
 TEXT = "estimator.json"
 
 
 def save(
-    estimator: Any, path: PathLike, *, key: str | bytes | None = None, overwrite: bool = False
+    estimator: Any,
+    path: PathLike,
+    *,
+    key: str | bytes | None = None,
+    overwrite: bool = False,
+    onnx: bool = False,
 ) -> None:
     """Save a fitted estimator to one file, without pickle.
 
@@ -66,6 +72,9 @@ def save(
         from someone who knows it (HMAC-SHA-256). Without a key it tells damage only.
     overwrite : bool, default=False
         Whether a file that stands there may be replaced.
+    onnx : bool, default=False
+        Whether the networks of editors are stored as ONNX graphs, too. ``load(network="onnx")``
+        then predicts without the code of the network (``pip install fairsvd[onnx]``).
 
     Raises
     ------
@@ -92,10 +101,12 @@ def save(
     --------
     >>> import tempfile
     >>> from pathlib import Path
+    >>> import torch
     >>> import fairsvd
     >>> from fairsvd.datasets import make_biased_classification
-    >>> data = make_biased_classification(300, random_state=0)
-    >>> editor = fairsvd.RandomPerturbation(n_trials=2, random_state=0)
+    >>> data = make_biased_classification(600, random_state=0)
+    >>> network = fairsvd.MLP(10, 2, generator=torch.Generator().manual_seed(0))
+    >>> editor = fairsvd.GapFineTuner(network, max_steps=5, tolerance=1.0, random_state=0)
     >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     fairsvd.save(editor, Path(folder) / "editor.safetensors")
@@ -103,21 +114,14 @@ def save(
     >>> bool((again.predict_proba(data.data) == editor.predict_proba(data.data)).all())
     True
     """
-    _check_estimator(estimator)
+    check_estimator(estimator)
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder: pass the name of a file in it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path={str(path)!r}: there is no such folder; make it first.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"path={str(path)!r} exists already: pass another one, or overwrite=True."
-        )
-    writer = Writer(KINDS)
+    check_place(path, overwrite)
+    writer = Writer(KINDS, graphs=onnx)
     text = {"estimator": writer.node(estimator, type(estimator).__name__), "versions": _versions()}
     parts = {**writer.parts, TEXT: _as_tensor(json.dumps(text))}
     facts = {"estimator": type(estimator).__name__, "versions": json.dumps(_versions())}
-    write_atomically(path, seal(parts, facts, _as_key(key)))
+    write_atomically(path, seal(parts, facts, as_key(key)))
 
 
 def load(
@@ -138,9 +142,10 @@ def load(
     ----------
     path : str or path
         The file.
-    network : nn.Module, skorch net or FrozenEstimator, optional
+    network : nn.Module, skorch net, FrozenEstimator or "onnx", optional
         A network of the same architecture as the saved one, for a class of your own. A copy of it
-        gets the saved weights.
+        gets the saved weights. "onnx": the graph of ``save(onnx=True)``, which only predicts, with
+        its own last bits.
     trusted : iterable of str, class or function, optional
         What else may be imported and used, such as ``"mypackage.nets.Net"`` or the class itself.
         The error of a load without it lists what is needed. Name only code that you know.
@@ -166,24 +171,23 @@ def load(
     --------
     save : The way there.
     """
-    names, stand_in = Names(_as_list(trusted)), _as_module(network)
+    names, given = Names(as_list(trusted)), as_module(network)
     path = Path(path).expanduser()
-    if path.exists() and not path.is_file():
-        raise IsADirectoryError(f"path={str(path)!r} is no file: pass what save was given.")
-    data = path.read_bytes()
+    data = bytes_of(path)
     try:
-        return _read(data, names, stand_in, _as_key(key))
+        parts = unseal(data, as_key(key))
+        node = _estimator_of(parts)
+        node = node if given is not None or network is None else _by_graphs(node)
+        return _read(node, Reader(KINDS, parts, names, given))
     except ModelFileError as error:
         raise type(error)(f"path={str(path)!r}: {error}") from error
 
 
-def _read(data: bytes, names: Names, network: nn.Module | None, key: bytes | None) -> Any:
-    parts = unseal(data, key)
-    reader = Reader(KINDS, parts, names, network)
+def _read(node: Node, reader: Reader) -> Any:
+    network = reader.network
     try:
-        text = _text_of(parts)
-        _check_trust(text["estimator"], names, network is not None)
-        estimator = reader.value(text["estimator"])
+        _check_trust(node, reader.names, network is not None)
+        estimator = reader.value(node)
     except ModelFileError as error:
         raise type(error)(f"{_at(reader)}{error}.") from error
     except ImportError:
@@ -207,20 +211,6 @@ def _at(reader: Reader) -> str:
     return f"at {reader.place}: " if reader.place else ""
 
 
-def _check_estimator(estimator: Any) -> None:
-    steps = (
-        [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-    )
-    if not any(is_own(step) for step in steps):
-        search = hasattr(estimator, "best_estimator_")
-        advice = " Save its best_estimator_." if search else ""
-        raise ModelFileError(
-            "estimator has to be one of this package, or a Pipeline with one; got "
-            f"{type(estimator).__name__}.{advice}"
-        )
-    check_is_fitted(estimator)
-
-
 def _check_trust(node: Node, names: Names, has_network: bool) -> None:
     """Name at once everything that the file needs and may not use."""
     lacking = sorted({path for path in _paths(node, has_network) if not names.knows(path)})
@@ -242,56 +232,38 @@ def _paths(node: Node, has_network: bool) -> Iterator[str]:
         if "path" in node and not (has_network and kind == "module"):
             yield str(node["path"])
         yield from node.get("paths", ())
-        # A net does without the class of its network if there is the network.
-        lent = kind == "net" and (has_network or "module_" in node)
-        skipped = "module" if lent else None
+        skipped = None
+        if kind == "net" and (has_network or "module_" in node):
+            skipped = "module"  # a class, which the network itself stands in for
+        elif kind == "module" and has_network:
+            skipped = "settings"  # they come along with the network
         for name, each in node.items():
             if name != skipped:
                 yield from _paths(each, has_network)
 
 
-def _text_of(parts: dict[str, Tensor]) -> Any:
+def _estimator_of(parts: dict[str, Tensor]) -> Node:
     if TEXT not in parts:
-        raise DamagedModelError(f"the part {TEXT!r} is missing")
-    return json.loads(parts[TEXT].numpy().tobytes(), object_pairs_hook=without_repeats)
+        raise DamagedModelError(f"the part {TEXT!r} is missing.")
+    try:
+        text = json.loads(parts[TEXT].numpy().tobytes(), object_pairs_hook=without_repeats)
+        return text["estimator"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedModelError(f"the part {TEXT!r} is not valid ({error}).") from error
+
+
+def _by_graphs(node: Node) -> Node:
+    try:
+        node, count = with_graphs(node)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedModelError(f"the part {TEXT!r} is not valid ({error}).") from error
+    if count == 0:
+        raise ModelFileError("the file holds no ONNX graph: save with onnx=True.")
+    return node
 
 
 def _as_tensor(text: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
-
-
-def _as_key(key: str | bytes | None) -> bytes | None:
-    if key is None:
-        return None
-    if not isinstance(key, (str, bytes)) or not key:
-        raise ValueError("key has to be a text or bytes, and not empty; None for no key.")
-    return key.encode() if isinstance(key, str) else key
-
-
-def _as_list(trusted: Any) -> list[Any]:
-    single = isinstance(trusted, str) or not isinstance(trusted, Iterable)
-    items = [trusted] if single else list(trusted)
-    for each in items:
-        if not isinstance(each, str) and not hasattr(each, "__qualname__"):
-            raise ValueError(
-                f"trusted holds {each!r}: pass import paths like 'package.module.Name', classes or "
-                "functions."
-            )
-    return items
-
-
-def _as_module(network: Any) -> nn.Module | None:
-    """Return the module in what was passed as ``network=``."""
-    if network is None:
-        return None
-    inner = getattr(network, "estimator", network)
-    for module in (inner, getattr(inner, "module_", None), getattr(inner, "module", None)):
-        if isinstance(module, nn.Module):
-            return module
-    raise ValueError(
-        f"network has to be a torch.nn.Module, or a skorch net that is initialised; got "
-        f"{type(network).__name__}."
-    )
 
 
 def _versions() -> dict[str, str]:

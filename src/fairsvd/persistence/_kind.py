@@ -72,14 +72,21 @@ class _Places:
 class Writer(_Places):
     """Turns an object into a node and tensors.
 
+    Parameters
+    ----------
+    kinds : sequence of Kind
+    graphs : bool, default=False
+        Whether networks of editors are written as ONNX graphs, too.
+
     Attributes
     ----------
     parts : dict of str to Tensor
         By the SHA-256 of their content, so that equal ones are kept once.
     """
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, kinds: Sequence[Kind], *, graphs: bool = False) -> None:
         super().__init__()
+        self.graphs = graphs
         self.parts: dict[str, Tensor] = {}
         self._kinds = kinds
         # The objects stay alive as long as their identities are compared.

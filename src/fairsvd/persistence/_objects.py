@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
@@ -16,6 +17,7 @@ from ..base import NetworkEditor
 from ..exceptions import DamagedModelError, ModelFileError
 from ..networks import raw_output
 from ..objective import Constraint
+from ._graphs import graph_of
 from ._kind import Kind, Node, Reader, Writer
 from ._names import Names, path_of
 
@@ -48,6 +50,9 @@ def _write_object(value: Any, writer: Writer) -> dict[str, Node]:
     node = {"path": path_of(type(value)), "attributes": writer.pairs(attributes)}
     if isinstance(value, NetworkEditor) and hasattr(value, "module_"):
         node["outputs"] = writer.node(_outputs(value))
+        if writer.graphs:
+            graph = np.frombuffer(graph_of(value), dtype=np.uint8)
+            node["onnx"] = writer.part(torch.from_numpy(graph.copy()))
     return node
 
 
