@@ -63,11 +63,12 @@ types: $(VENV)/.for-test
 unit: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-# README last: it switches metadata routing on, as a user's script does. The package's own warnings
-# are advice about data, which the examples need not be perfect in; all others stay errors.
+# README first, since it is the longest. The package's own warnings are advice about data, which the
+# examples need not be perfect in; all others stay errors.
 doctest: $(VENV)/.for-test
-	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.rst' --doctest-glob=README.md \
-		-W ignore::fairsvd.exceptions.FairsvdWarning src/fairsvd docs README.md
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+		--doctest-modules --doctest-glob='*.rst' --doctest-glob=README.md \
+		-W ignore::fairsvd.exceptions.FairsvdWarning README.md docs src/fairsvd
 
 # Fits that are killed, and fits that are interrupted, at many moments; some minutes.
 torture: $(VENV)/.for-test

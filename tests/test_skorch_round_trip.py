@@ -27,7 +27,7 @@ pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
 ]
 
-ROWS = table(200)
+ROWS = table(120)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def trained(name):
 
 def edit(network, y=ROWS.y, **settings):
     """Edit a net so that it changes, with a threshold that has to be folded in."""
-    quick = {"max_steps": 20, "gap_weight": 1.0, "threshold": 0.35, "random_state": 0}
+    quick = {"max_steps": 6, "gap_weight": 1.0, "threshold": 0.35, "random_state": 0}
     editor = LastWins(network, **{**quick, **settings})
     return editor.fit(ROWS.X, y, sensitive_features=ROWS.group)
 
