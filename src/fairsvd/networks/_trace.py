@@ -24,8 +24,8 @@ PASSING = (
     *("T", "ToCopy", "Transpose", "Permute", "Unbind", "Unsqueeze", "UnsafeView", "View", "Index"),
 )
 
-# Averages of values, and sums and products of a tensor and a constant or a parameter: what comes from
-# a layer stays a logit.
+# Averages of values, and sums and products of a tensor and a constant or a parameter: what comes
+# from a layer stays a logit.
 AFFINE = (
     *("AdaptiveAvgPool2D", "AvgPool2D", "Mean", "Sum"),
     *("Add", "Div", "Mul", "Neg", "Rsub", "Sub"),
@@ -159,9 +159,8 @@ def _last(scores: Tensor, layers: list[Any]) -> str:
         if operation in SQUASHING:
             return "squashing"
         before = [each for each, _ in node.next_functions if not _is_leaf(each)]
-        if not before or (
-            operation not in PASSING and (operation not in AFFINE or len(before) > 1)
-        ):
+        keeps = operation in PASSING or (operation in AFFINE and len(before) == 1)
+        if not before or not keeps:
             return "unknown"
         node = before[0]
     return "unknown"

@@ -114,7 +114,8 @@ class RuleNetwork(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to scores (n, n_classes); the largest is the decision."""
-        return self.rule(average_cells(self.networks, X))
+        shares = average_cells(self.networks, X)
+        return self.rule(shares.to(self.rule.weight.dtype))
 
 
 def _build(module: nn.Module, networks: list[nn.Module], rule: FairRule) -> nn.Module:
