@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
@@ -116,11 +117,10 @@ def test_an_error_in_a_step_of_an_edit_is_explained(name):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_an_error_in_another_process_is_explained_too():
-    editor = GapFineTuner(
-        Fails(KeyError("in a step"), in_gradient), max_steps=2, objective="soft_gap", n_jobs=2
-    )
-    with pytest.raises(NetworkError, match="KeyError: 'in a step'"):
+def test_an_error_in_another_thread_is_explained_too():
+    error = KeyError("in a step")
+    editor = GapFineTuner(Fails(error, in_gradient), max_steps=2, objective="soft_gap", n_jobs=2)
+    with parallel_config(backend="threading"), pytest.raises(NetworkError, match="'in a step'"):
         editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
 
@@ -145,7 +145,7 @@ def test_the_part_that_failed_is_named_with_its_input():
 
 def test_a_precision_that_the_rows_do_not_have_is_told():
     net = skorch_net(mlp().bfloat16())
-    with pytest.raises(NetworkError, match=r"dtype bfloat16 \(convert it"):
+    with pytest.raises(NetworkError, match=r"dtype bfloat16 \(convert the network by module.float"):
         quick(net).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
 

@@ -52,6 +52,8 @@ ONE_PROBABILITY = {
     "sigmoid of a vector": squeezed(torch.sigmoid),
     "one minus a sigmoid": lambda z: 1 - torch.sigmoid(-z),
     "second column of a softmax": lambda z: torch.cat([-z, z], dim=1).softmax(dim=1)[:, 1],
+    "clamped": lambda z: torch.sigmoid(z).clamp(1e-6, 1 - 1e-6),
+    "of another precision": lambda z: torch.sigmoid(z.double()).float(),
     "mean of two sigmoids": lambda z: torch.stack([z, z + 1]).sigmoid().mean(dim=0),
 }
 
@@ -97,6 +99,12 @@ def test_values_in_range_that_nothing_explains_are_doubtful():
     notes = editor.report_.notes
     assert any("could be logits" in note for note in notes)
     np.testing.assert_allclose(editor.predict_proba(ROWS.X)[:, 1], outputs(module)[:, 0], atol=1e-6)
+
+
+def test_a_layer_clamped_to_probabilities_is_doubtful():
+    with pytest.warns(OutputKindWarning, match="taken for probabilities"):
+        editor = fit(Then(lambda z: (z * 0.1 + 0.5).clamp(0, 1)))
+    assert editor.predict_proba(ROWS.X).max() <= 1
 
 
 def test_many_values_of_a_wide_spread_leave_no_doubt():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from editors import EDITORS, make
+from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, mlp, quick, skorch_net, table, trained
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
@@ -54,6 +55,38 @@ def test_a_half_network_is_edited_in_single_precision_from_its_own_numbers():
     wanted = copy.deepcopy(module).float()(X).softmax(dim=1).detach()
     editor = fit(module, **UNTOUCHED)
     np.testing.assert_allclose(editor.predict_proba(ROWS.X), wanted, atol=1e-6)
+
+
+class Autocast(nn.Module):
+    """Runs in half precision whatever its parameters are, and returns it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = trained(mlp(), ROWS)
+
+    def forward(self, X):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner(X)
+
+
+@pytest.mark.parametrize("name", ["FairLRFTransformer", "GapFineTuner", "BlindPostProcessor"])
+def test_scores_in_half_precision_are_read_in_single(name):
+    editor = make(name, Autocast()).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    assert editor.predict_proba(ROWS.X).dtype == np.float64
+    assert editor.transform(ROWS.X).dtype == np.float32
+
+
+def test_a_forward_that_converts_rows_itself_is_told_what_to_do():
+    class Converts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mlp().bfloat16()
+
+        def forward(self, X):
+            return self.inner(X.bfloat16())
+
+    with pytest.raises(NetworkError, match=r"got \(32, 6\) bfloat16.*rows nowhere in its forward"):
+        fit(Converts())
 
 
 def test_rows_reach_a_double_network_in_double_precision():

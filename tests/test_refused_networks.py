@@ -55,6 +55,17 @@ class Apart(nn.Module):
         return self.head(self.function(self.body(X)))
 
 
+class Ends(nn.Module):
+    """Applies a function to its scores."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.inner, self.function = mlp(), function
+
+    def forward(self, X):
+        return self.function(self.inner(X))
+
+
 class Bound(nn.Module):
     """Keeps a function that is bound to this very module."""
 
@@ -147,6 +158,16 @@ REFUSED = {
     ),
     "bound to itself": (Bound, r"still runs the parameters of the original.*lambda"),
     "a generator": (lambda: with_attribute(k for k in range(3)), r"cannot be copied.*'2\.extra'"),
+    "complex scores": (
+        lambda: Ends(lambda z: torch.complex(z, z)),
+        r"torch\.complex64.*real numbers",
+    ),
+    "sparse scores": (lambda: Ends(lambda z: z.to_sparse()), r"layout torch\.sparse_coo.*dense"),
+    "classes for scores": (
+        lambda: Ends(lambda z: z.argmax(dim=1)),
+        r"no gradient.*output",
+    ),
+    "maps for scores": (lambda: Ends(lambda z: z[:, :, None, None]), r"shape \(32, 2, 1, 1\)"),
     "no rows": (
         lambda: Apart(lambda h: h[:3]),
         r"scores of the shape \(3, 2\) for 32 rows",
@@ -247,5 +268,5 @@ def test_a_skorch_net_is_looked_at_before_it_is_trained():
 
 
 def test_a_programme_of_torch_export_is_no_module():
-    with pytest.raises(NetworkError, match="ExportedProgram.*the module that was exported"):
+    with pytest.raises(NetworkError, match=r"ExportedProgram.*the module that was exported"):
         fit(torch.export.export(mlp().eval(), (X[:2],)))
