@@ -138,7 +138,12 @@ BAD = {
         r"network.*X.*\(6,\).*Conv2d\(4.*Pass X as",
     ),
     "three dimensions": ({}, {"X": ROWS.X[:, :, None]}, ValueError, r"X has 3 dimensions.*images"),
-    "NaN logits": ({"network": spoiled()}, {}, NetworkError, r"network.*NaN.*X.*not scaled"),
+    "NaN logits": (
+        {"network": spoiled()},
+        {},
+        NetworkError,
+        r"network.*NaN.*of X.*row 0, 1, 2.*'0.weight' holds NaN",
+    ),
     "infinite logits on a row": (
         {"network": spoiled_for_some()},
         {},

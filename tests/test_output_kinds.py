@@ -56,24 +56,39 @@ class Lambda(nn.Module):
         return self.function(X)
 
 
-# Two outputs that are no probabilities of two classes, however much they look like them.
-NO_PROBABILITIES = {
-    "two sigmoids, each in [0, 1]": lambda: mlp(2, nn.Sigmoid()),
-    "outputs that add up to one, some negative": lambda: mlp(
-        1, Lambda(lambda z: torch.cat([1 - 3 * z, 3 * z], dim=1))
-    ),
-    "all in [0, 1], adding up to 0.9": lambda: mlp(2, nn.Softmax(dim=1), Lambda(lambda p: 0.9 * p)),
-}
-
-
-@pytest.mark.parametrize("name", NO_PROBABILITIES)
-def test_two_outputs_are_probabilities_only_in_range_and_adding_up_to_one(name):
-    module = NO_PROBABILITIES[name]()
+def test_two_outputs_that_add_up_to_one_are_no_probabilities_where_one_is_negative():
+    module = mlp(1, Lambda(lambda z: torch.cat([1 - 3 * z, 3 * z], dim=1)))
     scores = outputs(module)
     editor = fit(module, **UNTOUCHED)
     assert not reads_as_probabilities(editor)
     np.testing.assert_allclose(editor.predict_proba(ROWS.X), scores.softmax(dim=1), atol=1e-6)
-    assert (scores.min() < 0) == ("negative" in name)
+    assert scores.min() < 0
+
+
+# Outputs in [0, 1] that do not add up to 1.
+SHARES = {
+    "two sigmoids": lambda: mlp(2, nn.Sigmoid()),
+    "two sigmoids in forward": lambda: mlp(2, Lambda(torch.sigmoid)),
+    "nine tenths of a softmax": lambda: mlp(2, nn.Softmax(dim=1), Lambda(lambda p: 0.9 * p)),
+}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.3])
+@pytest.mark.parametrize("name", SHARES)
+def test_columns_in_range_count_by_their_share_in_the_sum(name, threshold):
+    module = SHARES[name]()
+    scores = outputs(module)
+    assert scores.sum(dim=1).sub(1).abs().min() > 1e-3
+    editor = fit(module, **{**UNTOUCHED, "threshold": threshold})
+    assert reads_as_probabilities(editor)
+    # A threshold of 0.3 raises the odds by 0.7 / 0.3.
+    odds = scores[:, 1] / scores[:, 0] * (1 - threshold) / threshold
+    wanted = odds / (1 + odds)
+    np.testing.assert_allclose(editor.predict_proba(ROWS.X)[:, 1], wanted, atol=1e-5)
+    exported = outputs(editor.to_module())
+    assert exported.argmax(dim=1).tolist() == editor.predict(ROWS.X).tolist()
+    found = editor.to_skorch().predict_proba(ROWS.X)
+    np.testing.assert_allclose(found[:, 1], wanted, atol=1e-5)
 
 
 def test_three_outputs_below_one_that_add_up_to_it_are_none_where_one_is_negative():
@@ -99,7 +114,8 @@ def test_one_row_that_looks_like_probabilities_does_not_decide():
     scores = outputs(module, rows.X)
     assert scores[0].tolist() == [0.5, 0.5]
     editor = fit(module, rows, layers="all", **UNTOUCHED)
-    np.testing.assert_allclose(editor.predict_proba(rows.X), scores.softmax(dim=1), atol=1e-6)
+    wanted = scores / scores.sum(dim=1, keepdim=True)
+    np.testing.assert_allclose(editor.predict_proba(rows.X), wanted, atol=1e-6)
 
 
 def test_log_probabilities_of_a_plain_net_are_logits():

@@ -10,18 +10,25 @@ from numpy.typing import NDArray
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 
-from ..networks import PROBABILITIES, AdoptedNetwork, OutputKey, ShiftedNetwork, raw_output
+from ..networks import (
+    PROBABILITIES,
+    AdoptedNetwork,
+    OutputKey,
+    ShiftedNetwork,
+    first_parameter,
+    raw_output,
+)
 
 __all__ = ["net_around"]
 
 
 class Scores(nn.Module):
-    """A network wrapped so that it returns its tensor of scores alone.
+    """A network wrapped so that it takes rows of any precision and returns its scores alone.
 
     Parameters
     ----------
     network : nn.Module
-    key : str or int
+    key : str, int or None
         Where the scores are in the network's output.
     """
 
@@ -31,8 +38,9 @@ class Scores(nn.Module):
         self.training = network.training
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map rows to scores (n, n_outputs)."""
-        return raw_output(self.network, X, self.key)
+        """Map rows to scores (n, n_outputs) in the precision of the rows."""
+        dtype = first_parameter(self.network).dtype
+        return raw_output(self.network, X.to(dtype), self.key).to(X.dtype)
 
 
 def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]) -> Any:
@@ -57,7 +65,9 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
     template = adopted.net
     if template is None:
         returns_tensor = adopted.output_key is None or isinstance(module, ShiftedNetwork)
-        module = module if returns_tensor else Scores(module, adopted.output_key)
+        # skorch does not convert rows, which mostly are in single precision.
+        if not returns_tensor or first_parameter(module).dtype != torch.float32:
+            module = Scores(module, None if returns_tensor else adopted.output_key)
         return _new_net(module, adopted.kind, len(classes))
     net = _copied(template, module)
     if isinstance(net, NeuralNetBinaryClassifier):
@@ -80,7 +90,7 @@ def _copied(template: NeuralNet, module: nn.Module) -> NeuralNet:
         # The next initialize() would start from this instance.
         memo[id(template.module)] = module
     memo |= {id(getattr(template, f"{name}_")): None for name in template._optimizers}
-    net: NeuralNet = type(template).__new__(type(template))
+    net: NeuralNet = object.__new__(type(template))
     net.__dict__.update(copy.deepcopy(vars(template), memo))
     return net
 

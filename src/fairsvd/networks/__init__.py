@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ._adopt import AdoptedNetwork, adopt, known_classes, probe_rows
+from ._adopt import AdoptedNetwork, adopt, known_classes
 from ._copy import copied
 from ._default import channel_statistics
 from ._explain import explaining
 from ._finite import check_finite
 from ._inference import all_features, all_logits, fast_logits
 from ._layout import laid_out
+from ._look import probe_rows
 from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits

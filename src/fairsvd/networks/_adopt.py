@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
@@ -14,24 +13,23 @@ from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
 from .._messages import listed
-from .._rng import seeded_globally
-from .._warn import warn
-from ..arrays import Batches, LabelledRows
+from ..arrays import LabelledRows
 from ..caching import Cache
-from ..exceptions import NetworkError, OutputKindWarning
+from ..exceptions import NetworkError
 from ._copy import unwrapped
 from ._explain import explaining
-from ._finite import check_finite
-from ._meaning import Meaning, find_meaning, in_unit_interval
-from ._plain import first_parameter, make_plain, plain_copy
-from ._scores import OutputKey, check_range, check_rows, raw_output, to_logits
-from ._trace import Trace, moves_scores, trace
+from ._look import Question, look
+from ._plain import make_plain, plain_copy
+from ._scores import OutputKey, to_logits
 from ._trained import train_own_net, train_users_net
+from ._usable import check_usable
 
-__all__ = ["AdoptedNetwork", "adopt", "known_classes", "probe_rows"]
+__all__ = ["AdoptedNetwork", "adopt", "known_classes"]
 
-# Rows whose values tell logits from probabilities, if nothing else does.
-MEANING_ROWS = 512
+CAME_TRAINED = (
+    "The network came trained, possibly on these rows. Rows that it was trained on make the choice "
+    "among candidates too optimistic."
+)
 
 
 @dataclass(frozen=True)
@@ -148,9 +146,14 @@ def adopt(
         module = found.module.eval()
         if device is not None:
             module = module.to(device)
-        return _inspect(
-            replace(found, module=module), rows.X, len(classes), output_key, output_kind
-        )
+        question = Question(rows.X, len(classes), output_key, output_kind, found.told)
+        answer = look(module, question, found.given)
+    notes = (*found.notes, *answer.notes)
+    if found.frozen:
+        notes = (*notes, CAME_TRAINED)
+    return AdoptedNetwork(
+        module, answer.kind, answer.layer, found.net, found.frozen, notes, output_key
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def _find(
         return _find_frozen(inner)
     net = train_users_net(inner, rows, rng, device, cache)
     module = unwrapped(net.module_)
+    check_usable(module)
     return _Found(module, net, frozen=False, notes=make_plain(module), told=_told_by(net))
 
 
@@ -207,6 +211,8 @@ def _not_a_network(network: Any) -> str:
             " Take only the network from the Pipeline, and put its scaler, frozen, before this "
             "estimator: make_pipeline(FrozenEstimator(scaler), Editor(FrozenEstimator(net)))."
         )
+    elif type(network).__module__.startswith("torch.export"):
+        hint = " Pass the module that was exported."
     elif isinstance(network, type):
         hint = " A class was passed: pass an instance."
     return (
@@ -233,104 +239,3 @@ def _told_by(net: Any) -> str | None:
     if takes_log or isinstance(criterion, nn.BCELoss):
         return "probabilities"
     return "logits" if isinstance(criterion, nn.BCEWithLogitsLoss) else None
-
-
-def _inspect(
-    found: _Found, X: Batches, n_classes: int, key: OutputKey, output_kind: str
-) -> AdoptedNetwork:
-    """Run a few rows through the network and record the properties of its output."""
-    probe = probe_rows(found.module, X)
-    seen = _look(found, probe, key)
-    _check_copied(found, seen)
-    if seen.layer is None:
-        raise NetworkError(
-            "network has no Linear or Conv2d layer that runs and is not empty (of zero inputs or "
-            "outputs), so there is nothing to edit."
-        )
-    _check_width(seen.scores, n_classes)
-    _check_gradient(found.module, probe, key, seen)
-    meaning = _find_meaning(found, X, seen, key, output_kind)
-    check_finite(to_logits(seen.scores, meaning.kind), X, found.module)
-    notes = [*found.notes, meaning.note]
-    if meaning.doubt:
-        warn(meaning.doubt, OutputKindWarning)
-        notes.append(meaning.doubt)
-    if found.frozen:
-        notes.append(
-            "The network came trained, possibly on these rows. Rows that it was trained on make "
-            "the choice among candidates too optimistic."
-        )
-    return AdoptedNetwork(
-        found.module, meaning.kind, seen.layer, found.net, found.frozen, tuple(notes), key
-    )
-
-
-def _look(found: _Found, probe: Tensor, key: OutputKey) -> Trace:
-    """Trace a run on a few rows; refuse a network that is only built by it."""
-    module = found.module
-    before = {name for name, _ in module.named_parameters()}
-    # A network that makes its layers when it runs would draw from the global generator.
-    with seeded_globally(0):
-        seen = trace(module, probe, key)
-    made = [name for name, _ in module.named_parameters() if name not in before]
-    if made:
-        raise NetworkError(
-            f"the network made its parameters {made} in its first pass, so they were never "
-            "trained. Call it on a batch of rows and train it before it is edited."
-        )
-    check_rows(seen.scores, len(probe))
-    return seen
-
-
-def _check_copied(found: _Found, seen: Trace) -> None:
-    """Refuse a network whose copy still runs the user's own module."""
-    given = () if found.given is None else unwrapped(found.given).parameters()
-    if not seen.leaves.isdisjoint(map(id, given)):
-        raise NetworkError(
-            "a copy of the network still runs the parameters of the original: the module keeps a "
-            "function that is bound to them (a lambda, or a compiled or patched forward). Make it "
-            "a method of the class."
-        )
-
-
-def _check_gradient(module: nn.Module, probe: Tensor, key: OutputKey, seen: Trace) -> None:
-    """Refuse a network that hides layers from gradients; a head for another purpose is none."""
-    with seeded_globally(0):
-        hidden = [name for name in seen.unreached if moves_scores(module, probe, key, name)]
-    if hidden or not seen.has_gradient:
-        raise NetworkError(
-            f"no gradient of the network's output reaches its layers {hidden or [seen.layer]}: its "
-            "forward detaches a tensor, leaves torch (by numpy(), tolist() or item()), or runs "
-            "under torch.no_grad() or inference_mode(). Remove that from the forward, and put "
-            "no_grad() around the calls that need no gradient."
-        )
-
-
-def _find_meaning(
-    found: _Found, X: Batches, seen: Trace, key: OutputKey, output_kind: str
-) -> Meaning:
-    scores = seen.scores
-    if seen.last == "unknown" and output_kind == "auto" and in_unit_interval(scores):
-        # More values tell more.
-        n_rows = max(len(scores), X.block_size(MEANING_ROWS))
-        with torch.no_grad():
-            scores = raw_output(found.module, probe_rows(found.module, X, n_rows), key)
-    meaning = find_meaning(scores, seen.last, output_kind, found.told)
-    check_range(scores, meaning.kind)
-    return meaning
-
-
-def probe_rows(module: nn.Module, X: Batches, n_rows: int = 32) -> Tensor:
-    """Read a few rows in the module's dtype and on its device."""
-    like = first_parameter(module)
-    return X.astype(like.dtype)[:n_rows].to(like.device)
-
-
-def _check_width(output: Tensor, n_classes: int) -> None:
-    width = output.shape[1]
-    if width != n_classes and not (width == 1 and n_classes == 2):
-        raise NetworkError(
-            f"the network has {width} outputs, but y holds {n_classes} classes. It must have one "
-            "output per class (or one for two classes): pass rows of every class of the network, "
-            "or another network."
-        )

@@ -105,11 +105,12 @@ def _describe(calls: list[_Call], said: str) -> str:
             f"output of the network and the targets do not fit it. It said: {said}"
         )
     rows = tuple(outer.inputs[0].shape[1:])
-    place = _other_dtype(outer)
+    place = ""
     if inner.module is not outer.module:
         # A container would print all that it holds.
         name = type(inner.module).__name__ if any(inner.module.children()) else repr(inner.module)
         place += f", in {name}, which got {_shapes(inner.inputs)}"
+    place += _other_dtype(inner) or _other_dtype(outer)
     return (
         f"the network {type(outer.module).__name__} failed on rows of X of shape {rows} each "
         f"({_shapes(outer.inputs)}){place}. Pass X as the network was trained on it (same columns, "
@@ -123,8 +124,9 @@ def _other_dtype(call: _Call) -> str:
     if dtype is None or dtype == rows or not rows.is_floating_point:
         return ""
     return (
-        f" with parameters of the dtype {str(dtype).removeprefix('torch.')} (convert it to the "
-        "dtype of the rows, by module.float() or module.double())"
+        f" and has parameters of the dtype {str(dtype).removeprefix('torch.')} (convert the "
+        "network by module.float() or double(), and the rows nowhere in its forward: its copy is "
+        "edited in one of these)"
     )
 
 

@@ -95,7 +95,8 @@ def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
             module(x)
         finally:
             handle.remove()
-        return collected[-1].reshape(len(x), -1)
+        features = collected[-1].reshape(len(x), -1)
+        return features.to(torch.promote_types(features.dtype, torch.float32))
 
     features = _in_blocks(run, module, X)
     check_finite(features, X, module, "features")

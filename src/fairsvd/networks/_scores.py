@@ -63,7 +63,13 @@ def scores_of(output: Any, key: OutputKey = None) -> Tensor:
     scores = output if key is None and isinstance(output, Tensor) else _pick(output, key)
     if not isinstance(scores, Tensor):
         raise NetworkError(_no_scores_message(output, key))
-    return scores
+    if scores.is_complex() or scores.layout != torch.strided:
+        raise NetworkError(
+            f"the network returns scores of the dtype {scores.dtype} and the layout "
+            f"{scores.layout}: it must return real numbers in a dense tensor."
+        )
+    is_half = scores.is_floating_point() and scores.dtype.itemsize < 4
+    return scores.float() if is_half else scores
 
 
 def check_rows(logits: Tensor, n_rows: int) -> None:

@@ -24,8 +24,8 @@ PASSING = (
     *("T", "ToCopy", "Transpose", "Permute", "Unbind", "Unsqueeze", "UnsafeView", "View", "Index"),
 )
 
-# Averages of values, and sums and products of a tensor and a constant or a parameter: what comes from
-# a layer stays a logit.
+# Averages of values, and sums and products of a tensor and a constant or a parameter: what comes
+# from a layer stays a logit.
 AFFINE = (
     *("AdaptiveAvgPool2D", "AvgPool2D", "Mean", "Sum"),
     *("Add", "Div", "Mul", "Neg", "Rsub", "Sub"),
@@ -152,16 +152,17 @@ def _operation(node: Any) -> str:
 def _last(scores: Tensor, layers: list[Any]) -> str:
     """Tell what made the scores' values, behind operations that only pass them on."""
     node: Any = scores.grad_fn
+    clamped = False
     while node is not None:
         if any(node is layer for layer in layers):
-            return "layer"
+            return "unknown" if clamped else "layer"
         operation = _operation(node)
         if operation in SQUASHING:
             return "squashing"
         before = [each for each, _ in node.next_functions if not _is_leaf(each)]
-        if not before or (
-            operation not in PASSING and (operation not in AFFINE or len(before) > 1)
-        ):
+        clamped |= operation == "Clamp"
+        keeps = operation in ("Clamp", *PASSING) or (operation in AFFINE and len(before) == 1)
+        if not before or not keeps:
             return "unknown"
         node = before[0]
     return "unknown"

@@ -20,8 +20,10 @@ from .._warn import warn
 from ..arrays import LabelledRows
 from ..caching import Cache, Entry, NotStableError
 from ..exceptions import CacheWarning, IgnoredWeightsWarning, NetworkError
+from ._copy import unwrapped
 from ._default import RowDataset, default_net, fit_net, train_default
 from ._plain import first_parameter
+from ._usable import check_usable
 
 __all__ = ["train_own_net", "train_users_net"]
 
@@ -62,6 +64,8 @@ def train_users_net(
             "not used. Wrap it in sklearn.frozen.FrozenEstimator to keep them.",
             IgnoredWeightsWarning,
         )
+    if isinstance(network.module, nn.Module):
+        check_usable(unwrapped(network.module), trained=False)
     net = _cloned(network)
     if device is not None:
         net.set_params(device=device)

@@ -25,8 +25,14 @@ QUANTISED = (
 )
 
 
-def check_usable(module: nn.Module) -> None:
+def check_usable(module: nn.Module, *, trained: bool = True) -> None:
     """Refuse a network whose weights are not there, or cannot be read as numbers and changed.
+
+    Parameters
+    ----------
+    module : nn.Module
+    trained : bool, default=True
+        Whether the network came trained; False: lazy layers are welcome.
 
     Raises
     ------
@@ -39,7 +45,7 @@ def check_usable(module: nn.Module) -> None:
                 raise NetworkError(f"network: {_place(name, part)} {reason}")
     for name, tensor in _tensors(module):
         for is_bad_tensor, reason in TENSORS:
-            if is_bad_tensor(tensor):
+            if is_bad_tensor(tensor) and (trained or is_bad_tensor is not is_lazy):
                 raise NetworkError(f"network: its {name!r} {reason}")
 
 

@@ -18,6 +18,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
+from ..networks import first_parameter
 from ..objective import ALPHAS, FairRule
 from ..phases import (
     JOINTS,
@@ -115,7 +116,7 @@ class RuleNetwork(nn.Module):
     def __init__(self, networks: list[nn.Module], rule: FairRule) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        weight = torch.as_tensor(rule.weights.T).to(next(networks[0].parameters()))
+        weight = torch.as_tensor(rule.weights.T).to(first_parameter(networks[0]))
         # On "meta" nothing is drawn from the global generator.
         n_cells, n_classes = rule.weights.shape
         self.rule = nn.Linear(n_cells, n_classes, device="meta")
@@ -124,7 +125,8 @@ class RuleNetwork(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to scores (n, n_classes); the largest is the decision."""
-        return self.rule(average_cells(self.networks, X))
+        shares = average_cells(self.networks, X)
+        return self.rule(shares.to(self.rule.weight.dtype))
 
 
 def _build(module: nn.Module, networks: list[nn.Module], rule: FairRule) -> nn.Module:

@@ -45,6 +45,11 @@ class Emission(NamedTuple):
         """Undo the normalisation of rows (n_sets, n, ...)."""
         if self.location is None or self.factor is None:
             return rows
+        if rows.shape[2:] != self.location.shape[1:]:
+            raise ValueError(
+                f"generator draws rows of the shape {tuple(rows.shape[2:])}, but a row of X has "
+                f"{tuple(self.location.shape[1:])}: its draw(noise) has to return (n, n_columns)."
+            )
         return self.location[:, None] + rows @ self.factor.mT
 
     def one(self, k: int) -> Emission:

@@ -77,7 +77,9 @@ class TableScores:
 
     def encode_numbers(self, numbers: NDArray[np.float64]) -> Tensor:
         """Standardise the rows of a table of numbers only, as float32."""
-        return torch.from_numpy(((numbers - self.mean) / self.scale).astype(np.float32))
+        with np.errstate(over="ignore"):  # who reads the result looks for infinity
+            scores = ((numbers - self.mean) / self.scale).astype(np.float32)
+        return torch.from_numpy(scores)
 
     def decode(self, rows: Tensor) -> Encoded:
         """Turn a tensor (n, n_columns) into encoded rows."""
