@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNet, NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import Tensor, nn
 
 from .._messages import listed
@@ -130,6 +130,12 @@ def adopt(
         If the object is not one of these, or does not fit the rows or the classes.
     """
     cache = cache or Cache()
+    inner = network.estimator if isinstance(network, FrozenEstimator) else network
+    if isinstance(inner, NeuralNetRegressor):
+        raise NetworkError(
+            f"network is a {type(inner).__name__}, which predicts numbers and not classes: pass a "
+            "NeuralNetClassifier with an output for each class."
+        )
     if network is None:
         net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)
         adopted = AdoptedNetwork(net.module_, "logits", "", net, frozen=False)
