@@ -229,7 +229,7 @@ class NetworkEditor(
     def _transform_width(self) -> int:
         if self.output != "features":
             return len(self.classes_)
-        row = as_batches(self._probe[:1])
+        row = as_batches(self._probe[:1], self._probe.dtype)
         return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     @property

@@ -158,7 +158,7 @@ class EditData:
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) of all editing rows in order, for passes without training."""
         for X, y, groups in self.editing.batches(size, self.device):
-            yield X.to(self.dtype), y, groups
+            yield to_device(X, self.device, self.dtype), y, groups
 
     def logits(
         self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches | None = None

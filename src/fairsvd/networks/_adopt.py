@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNet, NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import Tensor, nn
 
 from .._messages import listed
@@ -187,10 +187,15 @@ def _find(
     device: str | None,
     cache: Cache,
 ) -> _Found:
+    inner = network.estimator if isinstance(network, FrozenEstimator) else network
+    if isinstance(inner, NeuralNetRegressor):
+        raise NetworkError(
+            f"network is a {type(inner).__name__}, which predicts numbers and not classes: pass a "
+            "NeuralNetClassifier with an output for each class."
+        )
     if network is None:
         net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)
         return _Found(net.module_, net, frozen=False)
-    inner = network.estimator if isinstance(network, FrozenEstimator) else network
     if isinstance(inner, nn.Module):
         module, notes = plain_copy(inner)
         return _Found(module, None, frozen=True, notes=notes, given=inner)
