@@ -6,6 +6,7 @@ import copy
 import hashlib
 import pickle
 import random
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -28,6 +29,13 @@ SMALL_DATA = (
     "SmallCellWarning",
 )
 IGNORE_SMALL_DATA = [f"ignore::fairsvd.exceptions.{name}" for name in SMALL_DATA]
+
+
+def told(caught: list, category: type[Warning]) -> list[str]:
+    """Texts of one category among recorded warnings; a fit may merge several into one."""
+    texts = [str(w.message) for w in caught if issubclass(w.category, category)]
+    parts = [re.findall(rf"^- {category.__name__}: (.*)$", text, re.MULTILINE) for text in texts]
+    return [each for text, own in zip(texts, parts, strict=True) for each in own or [text]]
 
 
 class Rows(NamedTuple):

@@ -109,7 +109,7 @@ def test_audit_prints_the_gaps_with_interval_floor_and_ratio(capsys, people, csv
     status, out, _ = run(capsys, *asked(csv))
     assert status == 0
     headings, *rows = tables(out)["gap"]
-    assert headings == ["gap", "difference", "low", "high", "noise floor", "ratio"]
+    assert headings == ["gap", "difference", "low", "high", "upper", "noise floor", "ratio"]
     found = {row[0]: dict(zip(headings[1:], map(float, row[1:]), strict=True)) for row in rows}
     assert list(found) == [name.replace("_", " ") for name in GAPS]
     data = people.y, people.pred
@@ -121,6 +121,7 @@ def test_audit_prints_the_gaps_with_interval_floor_and_ratio(capsys, people, csv
     assert odds["ratio"] == pytest.approx(equalized_odds_ratio(*data, **groups), abs=5e-4)
     for row in found.values():
         assert row["low"] <= row["difference"] <= row["high"]
+        assert row["low"] <= row["upper"] <= row["high"]
         assert 0 < row["noise floor"] < 0.1
 
 
@@ -129,9 +130,9 @@ def test_audits_intervals_are_those_of_its_seed(capsys, people, csv):
     group = (people.sex == "m").to_numpy().astype(int)
     counts = count_table(people.y.to_numpy(), people.pred.to_numpy(), group, 2, 2)
     wanted = gap_estimates(counts, 1, stage_rng(7, "bootstrap"))
-    shown = {row[0].replace(" ", "_"): row[1:5] for row in tables(out)["gap"][1:]}
+    shown = {row[0].replace(" ", "_"): row[1:6] for row in tables(out)["gap"][1:]}
     for name, row in wanted.iterrows():
-        columns = ["difference", "low", "high", "noise_floor"]
+        columns = ["difference", "low", "high", "upper", "noise_floor"]
         assert shown[name] == [f"{row[column]:.3f}" for column in columns]
 
 
@@ -199,7 +200,7 @@ def test_audit_takes_a_single_label(capsys, people, tmp_path):
     assert status == 0
     assert "positive label 1" in out
     assert "(label 1, group f): 0" in out
-    assert tables(out)["gap"][2] == ["equal opportunity", *"-----"]
+    assert tables(out)["gap"][2] == ["equal opportunity", *"------"]
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from helpers import (
     quick,
     skorch_net,
     table,
+    told,
 )
 from work import NOTHING, count_work, spent
 
@@ -220,7 +221,7 @@ def test_no_seed_no_entry_and_it_is_said_once(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(memory=tmp_path, random_state=None, **CURVATURE)
-    messages = [str(w.message) for w in caught if w.category is CacheWarning]
+    messages = told(caught, CacheWarning)
     assert len(messages) == 1
     assert "random_state" in messages[0]
     assert not entries(tmp_path)
@@ -272,7 +273,7 @@ def test_a_damaged_entry_is_computed_anew_with_one_warning(tmp_path, work, damag
         damage(path)
     with pytest.warns(CacheWarning, match="computed anew") as caught:
         assert outcome(fit(**settings)) == wanted
-    assert len([w for w in caught if w.category is CacheWarning]) == 1
+    assert len(told(caught, CacheWarning)) == 1
     # What was written again is whole.
     assert spent(work, lambda: fit(**settings)) == NOTHING
 

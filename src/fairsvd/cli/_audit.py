@@ -147,8 +147,13 @@ def _print_tables(
     gaps.index = gaps.index.str.replace("_", " ")
     print("\nRates of every group\n")
     print(format_table(table))
-    print("\nGaps: the largest minus the smallest rate, with a 95 % bootstrap interval.")
-    print("Noise floor: the gap that equal treatment would show on that many rows.\n")
+    print(
+        "\nGaps: the largest minus the smallest rate, with a 95 % interval (low to high) and upper,"
+    )
+    print(
+        "a bound that the true gap exceeds with a chance of at most 5 %. Noise floor: the gap that"
+    )
+    print("equal treatment would show on that many rows.\n")
     print(format_table(gaps))
 
 
