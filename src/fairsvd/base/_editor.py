@@ -23,7 +23,7 @@ from torch import nn
 
 from .._rng import one_torch_thread, resolve_seed, stage_rng
 from ..arrays import as_batches
-from ..networks import AdoptedNetwork, all_features, probe_rows
+from ..networks import AdoptedNetwork, all_features, probe_rows, share_weights
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._inputs import FitInputs, Reading, read_fit_inputs
@@ -167,6 +167,7 @@ class NetworkEditor(
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copy.deepcopy(adopted.module) if keep else adopted.module
+        share_weights(spare, adopted.module)
         with one_torch_thread():
             with without_gradients(adopted.module):
                 task = Task(adopted.module, data, constraint, settled=settled)

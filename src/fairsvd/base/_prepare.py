@@ -21,6 +21,7 @@ from ..networks import (
     fast_logits,
     laid_out,
     probe_rows,
+    share_weights,
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
@@ -100,6 +101,7 @@ def prepare(
         cache=cache,
         output_key=editor.output_key,
     )
+    share_weights(adopted.module, editor.network)
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
     return Prepared(parts, adopted, data)

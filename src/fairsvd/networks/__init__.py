@@ -8,6 +8,7 @@ from ._inference import all_features, all_logits, fast_logits
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
 from ._outputs import OutputKey, ShiftedNetwork, fold_offset, raw_output, to_logits
+from ._share import own_weights, share_weights
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "known_classes",
     "laid_out",
     "layer_weights",
+    "own_weights",
     "probe_rows",
     "raw_output",
+    "share_weights",
     "to_logits",
 ]
