@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
-from ..networks import OutputKey, fast_logits, own_weights, to_logits
+from ..networks import OutputKey, fast_logits, own_weights, share_weights, to_logits
 from ..objective import Constraint, Judge, Verdict
 
 __all__ = [
@@ -234,6 +234,8 @@ class Task:
         alone = effective_n_jobs(n_jobs) == 1
         for value in values:
             module = self.module if alone else copy.deepcopy(self.module)
+            # Parallel tasks may each hold the module's entries in other states, never its weights.
+            share_weights(module, self.module)
             yield value, Task(module, self.data, self.constraint)
 
 
