@@ -281,7 +281,9 @@ def test_the_critic_learns_more_than_a_constant_could_tell(gap):
 
 def test_a_path_runs_elsewhere_as_it_runs_here():
     path = table_path()
-    runs = [list(run_duel(each)) for each in (path, pickle.loads(pickle.dumps(path)))]
+    runs = [
+        [c.owned() for c in run_duel(each)] for each in (path, pickle.loads(pickle.dumps(path)))
+    ]
     assert [c.params for c in runs[0]] == [c.params for c in runs[1]]
     for one, other in zip(*runs, strict=True):
         assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)

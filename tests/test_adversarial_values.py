@@ -86,7 +86,7 @@ def rate_gaps(logits, batch, gap="equalized_odds"):
 )
 def test_a_duel_is_a_plain_loop_over_turns(gap, balance):
     path = duel_of(task_of(gap=gap, balance=balance))
-    found = list(run_duel(path))
+    found = [candidate.owned() for candidate in run_duel(path)]
     assert len(found) == path.budget.epochs
 
     # The four seeds are for the critic's scale, its weights and dropout, its batches, and the
@@ -238,7 +238,7 @@ def test_debiasing_is_a_plain_loop_over_both_sides(adversary_steps):
         seed=np.random.SeedSequence(4),
         **settings,
     )
-    found = list(run_debiasing(path))
+    found = [candidate.owned() for candidate in run_debiasing(path)]
     assert [candidate.params["step"] for candidate in found] == [1, 2, 3, 4]
 
     rival = Adversary(task.constraint, 2, 2, device=torch.device("cpu"), dtype=torch.float64)

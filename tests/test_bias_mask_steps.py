@@ -87,6 +87,11 @@ def plain_step(path, step, start, names, margin, rng):
             yield number, {**start, **{n: v.detach().clone() for n, v in leaves.items()}}
 
 
+def owned(candidates):
+    """Copy what the next step would change, as run_paths does."""
+    return [candidate.owned() for candidate in candidates]
+
+
 def plain_path(path):
     """Run both steps; gives every candidate and what the second step started from."""
     data, judge = path.data, path.data.judge
@@ -122,7 +127,7 @@ KINDS = {
 def test_both_steps_are_those_of_a_plain_loop(kind):
     path = path_for(**KINDS[kind])
     first, second, chosen, margin = plain_path(path)
-    found = list(run_path(path))
+    found = owned(run_path(path))
     names = ["impair"] * 6 + ["repair"] * 4
     assert [c.params["stage"] for c in found] == names
     assert [c.params["step"] for c in found] == [4, 8, 12, 16, 20, 24, 3, 6, 9, 12]
@@ -154,7 +159,7 @@ def test_patience_counts_candidates_without_a_better_one_anew_in_each_step():
     wild = {"impair": Step("impair", 1.0, 1.0, "cells", 0.3, 40, 1)}
     wild["repair"] = Step("repair", 1.0, 1.0, "cells", 0.3, 40, 1)
     path = path_for(at_threshold=False, **wild)
-    whole = list(run_path(path))
+    whole = owned(run_path(path))
     ranks = [c.verdict.rank for c in whole if c.params["stage"] == "impair"]
 
     def stop(patience):
@@ -172,7 +177,7 @@ def test_patience_counts_candidates_without_a_better_one_anew_in_each_step():
     assert stop(3) > 1 + worse[2]
     for patience in (1, 2, 3):
         patient = replace(ADAM, patience=patience)
-        found = list(run_path(path_for(at_threshold=False, optimizer=patient, **wild)))
+        found = owned(run_path(path_for(at_threshold=False, optimizer=patient, **wild)))
         impaired = list(takewhile(lambda c: c.params["stage"] == "impair", found))
         assert len(impaired) == stop(patience)
         assert len(found) - len(impaired) >= patience + 1
@@ -183,10 +188,10 @@ def test_patience_counts_candidates_without_a_better_one_anew_in_each_step():
 def test_what_no_mask_lets_move_is_no_leaf_and_a_step_of_no_epochs_is_left_out():
     path = path_for()
     masks = {**path.masks, "0.weight": torch.zeros(6, 5, dtype=torch.bool)}
-    found = list(run_path(replace(path, masks=masks, seed=np.random.SeedSequence(4))))
+    found = owned(run_path(replace(path, masks=masks, seed=np.random.SeedSequence(4))))
     assert set(found[0].state) == {"2.weight"}
     only = replace(path, impair=replace(path.impair, n_steps=0), seed=np.random.SeedSequence(4))
-    found = list(run_path(only))
+    found = owned(run_path(only))
     assert [c.params["stage"] for c in found] == ["repair"] * 4
     assert set(found[0].state) == set(HEAD)
 

@@ -60,7 +60,7 @@ def test_tuning_is_a_plain_loop_that_takes_back_what_the_mask_does_not_let_throu
         attributes={},
         seed=np.random.SeedSequence(2),
     )
-    found = list(run_path(task))
+    found = [candidate.owned() for candidate in run_path(task)]
     assert [candidate.params["step"] for candidate in found] == [2, 4]
 
     start = network.state_dict()

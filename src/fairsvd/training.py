@@ -18,6 +18,9 @@ __all__ = ["Batch", "CellBatches", "RowBatches", "cell_shares", "tune"]
 
 B = TypeVar("B")
 
+# Parameters of more bytes (64 MiB) are updated one by one, as soon as their gradients are there.
+LARGE_BYTES = 2**26
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -244,51 +247,90 @@ def tune(
     step : int
         Steps made so far; the caller reads the parameters before it asks for the next.
     """
-    updater = _make_optimizer(optimizer, parameters, learning_rate, momentum, weight_decay)
-    masked = [
-        (parameter, mask)
-        for parameter, mask in zip(parameters, update_masks or (), strict=bool(update_masks))
-        if mask is not None
+    masks = update_masks or [None] * len(parameters)
+    rates = learning_rate if isinstance(learning_rate, Sequence) else [learning_rate] * len(masks)
+    each = list(zip(parameters, rates, masks, strict=True))
+    large = sum(parameter.nbytes for parameter in parameters) > LARGE_BYTES
+    updates = [
+        _Update.make(part, optimizer, momentum, weight_decay)
+        for part in ([[one] for one in each] if large else [each])
     ]
-    rates = [group["lr"] for group in updater.param_groups]
-    updater.zero_grad(set_to_none=True)
-    # No variable holds a batch, so its rows are freed before the next batch is read.
-    for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
-        value.backward()
-        if schedule == "cosine":
-            left = (1 + math.cos(math.pi * (step - 1) / n_steps)) / 2
-            for group, rate in zip(updater.param_groups, rates, strict=True):
-                group["lr"] = rate * left
-        before = [parameter.detach().clone() for parameter, _ in masked]
-        updater.step()
-        for (parameter, mask), old in zip(masked, before, strict=True):
+    hooks = []
+    if large:
+        hooks = [p.register_post_accumulate_grad_hook(u) for p, u in zip(parameters, updates)]
+    try:
+        # No variable holds a batch, so its rows are freed before the next batch is read.
+        for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):
+            if schedule == "cosine":
+                left = (1 + math.cos(math.pi * (step - 1) / n_steps)) / 2
+                for update in updates:
+                    update.slow_down(left)
+            value.backward()
+            if not large:
+                updates[0]()
+            if after_step is not None:
+                after_step()
+            if progress is not None:
+                progress()
+            if step % every == 0 or step == n_steps:
+                yield step
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class _Update:
+    """Updates some parameters from their gradients, which it then clears.
+
+    Called with one parameter as soon as its gradient is there, it keeps a large network's gradients
+    from being held all at once; what each parameter gets is the same.
+    """
+
+    optimizer: torch.optim.Optimizer
+    rates: list[float]
+    masked: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def make(
+        cls,
+        part: Sequence[tuple[Tensor, float, Tensor | None]],
+        name: str,
+        momentum: float,
+        weight_decay: float,
+    ) -> _Update:
+        parameters, rates = [p for p, _, _ in part], [rate for _, rate, _ in part]
+        optimizer = _make_optimizer(name, parameters, rates, momentum, weight_decay)
+        optimizer.zero_grad(set_to_none=True)
+        own_rates = [group["lr"] for group in optimizer.param_groups]
+        return cls(optimizer, own_rates, [(p, mask) for p, _, mask in part if mask is not None])
+
+    def slow_down(self, share: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+
+    def __call__(self, *_: Tensor) -> None:
+        before = [parameter.detach().clone() for parameter, _ in self.masked]
+        self.optimizer.step()
+        for (parameter, mask), old in zip(self.masked, before, strict=True):
             _mask_update(parameter, old, mask)
-        # Clear gradients now, so that the caller gets parameters without any.
-        updater.zero_grad(set_to_none=True)
-        if after_step is not None:
-            after_step()
-        if progress is not None:
-            progress()
-        if step % every == 0 or step == n_steps:
-            yield step
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def _make_optimizer(
     name: str,
     parameters: Sequence[Tensor],
-    rate: float | Sequence[float],
+    rates: Sequence[float],
     momentum: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     settings: dict[str, Any] = {"weight_decay": weight_decay, "fused": fused}
-    groups: Any = [{"params": list(parameters), "lr": rate}]
-    if isinstance(rate, Sequence):
-        # One group for each rate: a fused step is a call for each group.
-        groups = [
-            {"params": [p for p, r in zip(parameters, rate, strict=True) if r == each], "lr": each}
-            for each in dict.fromkeys(rate)
-        ]
+    # One group for each rate: a fused step is a call for each group.
+    groups: Any = [
+        {"params": [p for p, r in zip(parameters, rates, strict=True) if r == each], "lr": each}
+        for each in dict.fromkeys(rates)
+    ]
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=momentum, **settings)
     return torch.optim.Adam(groups, **settings)

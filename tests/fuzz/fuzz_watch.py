@@ -105,11 +105,11 @@ def frozen(value: Any) -> Any:
 
 
 def frozen_tensor(value: Tensor) -> Any:
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        return "uninitialised"
     about = value.dtype, value.shape, value.layout, value.requires_grad, value.grad is None
     if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
         return about
-    if isinstance(value, nn.parameter.UninitializedTensorMixin):
-        return "uninitialised"
     numbers = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     return about, numbers.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 

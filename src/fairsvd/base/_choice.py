@@ -141,6 +141,8 @@ def choose(
             search.take(candidate)
             if progress is not None:
                 progress(search.history[-1], search.standing.verdict)
+            # A beaten state is freed before the next one is made.
+            del candidate
     except KeyboardInterrupt:
         # The first candidate carries the fitted attributes of an unedited network; without it
         # nothing valid can be kept.

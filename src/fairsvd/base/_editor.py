@@ -24,7 +24,14 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from .._warn import merged_warnings
 from ..arrays import as_batches
 from ..caching import open_cache
-from ..networks import AdoptedNetwork, all_features, copied, explaining, probe_rows
+from ..networks import (
+    AdoptedNetwork,
+    all_features,
+    copied,
+    explaining,
+    probe_rows,
+    share_weights,
+)
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._inputs import FitInputs, Reading, read_fit_inputs
@@ -178,6 +185,7 @@ class NetworkEditor(
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module
+        share_weights(spare, adopted.module)
         with one_torch_thread():
             with without_gradients(adopted.module):
                 task = Task(adopted.module, data, constraint, settled=settled)

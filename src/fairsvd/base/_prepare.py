@@ -23,6 +23,7 @@ from ..networks import (
     fast_logits,
     laid_out,
     probe_rows,
+    share_weights,
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
@@ -103,6 +104,7 @@ def prepare(
         output_key=editor.output_key,
         output_kind=editor.output_kind,
     )
+    share_weights(adopted.module, editor.network)
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
     return Prepared(parts, adopted, data)

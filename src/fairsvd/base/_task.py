@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -16,7 +16,15 @@ from torch.func import functional_call
 
 from ..arrays import Batches, LabelledRows, to_device
 from ..caching import Cache
-from ..networks import OutputKey, check_rows, copied, fast_logits, to_logits
+from ..networks import (
+    OutputKey,
+    check_rows,
+    copied,
+    fast_logits,
+    own_weights,
+    share_weights,
+    to_logits,
+)
 from ..objective import Constraint, Judge, Verdict
 
 __all__ = [
@@ -61,6 +69,16 @@ class Candidate:
     verdict: Verdict | None = None
     logits: Tensor | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+
+    def owned(self) -> Candidate:
+        """Copy the entries that an optimiser goes on to change: those that require gradients."""
+        if not any(value.requires_grad for value in self.state.values()):
+            return self
+        state = {
+            name: value.detach().clone() if value.requires_grad else value
+            for name, value in self.state.items()
+        }
+        return replace(self, state=state)
 
 
 @dataclass(frozen=True)
@@ -224,6 +242,8 @@ class Task:
         alone = effective_n_jobs(n_jobs) == 1
         for value in values:
             module = self.module if alone else copied(self.module)
+            # Parallel tasks may each hold the module's entries in other states, never its weights.
+            share_weights(module, self.module)
             yield value, Task(module, self.data, self.constraint)
 
 
@@ -266,13 +286,12 @@ def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
 
 
 def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:
-    """Give the module the candidate's state and structure, and set evaluation mode."""
+    """Give the module weights of its own, the candidate's state and structure; set evaluation mode."""
+    own_weights(module)
     with torch.no_grad():
         current = module.state_dict()
         for name, value in candidate.state.items():
             current[name].copy_(value)
-    # Gradients that the network's training left on its parameters are not needed any more.
-    module.zero_grad(set_to_none=True)
     if candidate.finish is not None:
         module = candidate.finish(module)
     return module.eval()

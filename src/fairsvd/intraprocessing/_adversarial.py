@@ -359,9 +359,8 @@ def run_duel(path: Duel) -> Iterator[Candidate]:
         for name, parameter in path.module.named_parameters()
     }
     for epoch, summary in enumerate(_epochs(path, leaves), start=1):
-        state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         params = {"gap_weight": path.gap_weight, "stage": "tuned", "epoch": epoch, **summary}
-        yield judge_state(path, state, params, path.attributes)
+        yield judge_state(path, leaves, params, path.attributes)
 
 
 def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]:

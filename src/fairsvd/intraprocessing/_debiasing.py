@@ -323,10 +323,9 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
         every=_interval(path.n_steps),
     )
     for step in steps:
-        state = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         summary = game.summary() if game is not None else {}
         params = {"alpha": path.alpha, "stage": "tuned", "step": step, **summary}
-        yield judge_state(path, state, params, path.attributes)
+        yield judge_state(path, leaves, params, path.attributes)
 
 
 def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:

@@ -261,7 +261,7 @@ def collect_values(module: nn.Module, output_layer: str, scope: str) -> Values:
     if scope == "spectrum":
         layers = editable_layers(module)
         factors = {name: factorise(layer, full_rank(layer)) for name, layer in layers.items()}
-    values = Values({n: p.detach().clone() for n, p in plain.items()}, factors)
+    values = Values({n: p.detach() for n, p in plain.items()}, factors)
     if not values.tensors():
         raise ValueError(
             f"scope={scope!r}, but the network has no parameter of that kind: its linear and "

@@ -291,6 +291,7 @@ def run_search(search: TensorSearch) -> Iterator[Candidate]:
         candidate = _judge(search, state, rows, call, "guided" if guided else "random")
         scores.append(score(candidate.verdict))  # type: ignore[arg-type]
         yield candidate
+        del candidate, state
 
 
 def _draw_entries(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -240,3 +240,4 @@ def run_trials(trials: Trials) -> Iterator[Candidate]:
     for number, (state, logits) in zip(trials.numbers, _iterate_logits(trials), strict=True):
         record, verdict = {"stage": "trial", "trial": number}, trials.data.judge(logits)
         yield Candidate(state, record, {"trial_": number}, verdict=verdict, logits=logits)
+        del state

@@ -136,12 +136,20 @@ def run_path(path: Path) -> Iterator[Candidate]:
     limit = START_FRACTION * path.constraint.tolerance
     moving = [name for name, mask in path.masks.items() if bool(mask.any())]
     for candidate in _tune(path, path.impair, {}, moving, rngs[0]):
-        last = dict(candidate.state)
-        if candidate.logits is not None:
-            start.offer(path.own_judge(candidate.logits, limit).rank, last)
+        if not path.at_threshold:
+            last = {name: value.detach() for name, value in candidate.state.items()}
+        elif candidate.logits is not None and start.offer(
+            path.own_judge(candidate.logits, limit).rank
+        ):
+            # In its place in memory, and one copy for both the candidate and the start.
+            start.value = None
+            candidate = candidate.owned()
+            start.value = dict(candidate.state)
         yield candidate
+        del candidate
     chosen = (start.value or {}) if path.at_threshold else last
     head = list(layer_parameters(path.module, path.data.output_layer))
+    start.value = None
     yield from _tune(path, path.repair, _reset(path, chosen), head, rngs[1])
 
 
@@ -198,10 +206,10 @@ def _tune(
     )
     best, waiting = Best[State](), 0
     for number in numbers:
-        state = {**start, **{name: leaf.detach().clone() for name, leaf in leaves.items()}}
-        candidate = path.judge(state, step, number)
+        candidate = path.judge({**start, **leaves}, step, number)
         better = candidate.verdict is None or best.offer(candidate.verdict.rank)
         waiting = 0 if better else waiting + 1
         yield candidate
+        del candidate
         if path.optimizer.patience is not None and waiting >= path.optimizer.patience:
             return

@@ -13,6 +13,7 @@ from ._look import probe_rows
 from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
+from ._share import own_weights, share_weights
 from ._shift import ShiftedNetwork, fold_offset
 from ._tokens import wants_integers
 from ._weights import LayerWeight, layer_weights
@@ -40,9 +41,11 @@ __all__ = [
     "known_classes",
     "laid_out",
     "layer_weights",
+    "own_weights",
     "plain_copy",
     "probe_rows",
     "raw_output",
+    "share_weights",
     "to_logits",
     "wants_integers",
 ]

@@ -46,9 +46,9 @@ class Edit(ABC):
         verdict: Verdict,
         logits: Tensor,
     ) -> Candidate:
-        """Make a candidate of the judged edit."""
+        """Make a candidate of the judged edit; its state holds the edit's own tensors."""
         with torch.no_grad():
-            state = {name: value.detach().clone() for name, value in self.state().items()}
+            state = self.state()
         record, fitted = {**params, **self.record()}, {**attributes, **self.attributes()}
         return Candidate(state, record, fitted, self.finish(), verdict, logits)
 

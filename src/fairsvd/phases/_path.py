@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from joblib import effective_n_jobs
+import torch
 from torch import Tensor
 
 from .._parallel import in_parallel
@@ -169,7 +170,8 @@ class TuningPath(Task, Generic[E]):
 
     def measure(self, edit: E) -> tuple[Tensor, Curves]:
         """Compute the logits of the judged rows, and their utility and gap at every threshold."""
-        logits = self.data.logits(self.module, edit.state())
+        with torch.no_grad():
+            logits = self.data.logits(self.module, edit.state())
         return logits, self.judge.curves(logits)
 
     def candidate(
@@ -259,7 +261,8 @@ def run_paths(
     paths : sequence
         Self-contained; no two that run at the same time share a module.
     run : callable
-        Yields the candidates of a path; can be pickled.
+        Yields the candidates of a path; can be pickled. Their states may hold the tensors that are
+        being tuned: what is kept of them is copied.
     n_jobs : int or None, default=None
 
     Yields
@@ -281,7 +284,9 @@ def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            yield forget_beaten(candidate, best)
+            yield forget_beaten(candidate, best).owned()
+            # What was not kept is freed before the next one is made.
+            del candidate
 
 
 def _run_to_end(run: Callable[[P], Iterator[Candidate]], path: P) -> list[Candidate]:
@@ -329,6 +334,7 @@ def run_best(
             if candidate.verdict is not None:
                 best.offer(candidate.verdict.rank, number)
             yield replace(candidate, params=params)
+            del candidate
         chosen = best.value or 0
     yield from run_paths([paths[chosen]], run)
 
@@ -369,6 +375,7 @@ def _run_numbered(
     """Write the number of its path into every candidate's record."""
     for candidate in scout(numbered.path):
         yield replace(candidate, params={**candidate.params, "path": numbered.number})
+        del candidate
 
 
 # One phase: maps a path, an edit to start from and a generator to (step, edit).
@@ -405,16 +412,21 @@ def run_phases(
     if start is None:
         for step, edit in first[1](path, rngs[0]):
             logits, curves = path.measure(edit)
-            chosen.offer(path.judge(curves, limit).rank, edit)
+            if second is not None and chosen.offer(path.judge(curves, limit).rank):
+                # In its place in memory, and one copy for both the candidate and the start.
+                edit = chosen.value = edit.detached()
             yield path.candidate(edit, first[0], step, logits, curves)
+            del edit
     phases = []
     if second is not None and chosen.value is not None:
         phases.append((second[0], second[1](path, chosen.value, rngs[1])))
+        chosen.value = None
     if beside is not None and start is None:
         phases.append((beside[0], beside[1](path, rngs[2])))
     for name, edits in phases:
         for step, edit in edits:
             yield path.candidate(edit, name, step, *path.measure(edit))
+            del edit
 
 
 def tune_edit(
@@ -426,6 +438,8 @@ def tune_edit(
     rate: float | Sequence[float],
 ) -> Iterator[tuple[int, E]]:
     """Tune an edit at its start's best threshold; yield (step, edit) when a candidate is due.
+
+    The edit holds the leaves themselves: what is to outlive the next step has to be detached.
 
     Parameters
     ----------
@@ -442,5 +456,6 @@ def tune_edit(
     margin = path.data.margin
     if path.teacher is None:
         margin = path.judge.for_utility(path.measure(start)[1]).margin
+    del start
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):
-        yield step, edited().detached()
+        yield step, edited()

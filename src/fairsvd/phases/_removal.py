@@ -199,3 +199,4 @@ def judge_removals(removal: ScoredRemoval[M], start: Best[M]) -> Iterator[Candid
         curves = judge.curves(logits)
         start.offer(judge(curves, limit).rank, edit)
         yield edit.pack({"stage": "removal", **params}, removal.attributes, judge(curves), logits)
+        del edit

@@ -120,7 +120,8 @@ def run_path(path: Path) -> Iterator[Candidate]:
         update_masks=[_partial(path.masks[name]) for name in names],
     )
     for step in steps:
-        state = {name: value.detach().clone() for name, value in moving.items()}
+        # Statistics change without gradients.
+        state = {**leaves, **{n: v.clone() for n, v in moving.items() if n not in leaves}}
         params = {**path.record, "stage": "tune", "step": step}
         yield path.choice.judge(path.module, state, params, path.attributes)
 
