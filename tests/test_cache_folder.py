@@ -293,9 +293,11 @@ def test_a_short_secret_is_refused(tmp_path, monkeypatch, secret):
 def refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere/at/all")
-    yield "", "names no folder"
-    yield " ", "names no folder"
-    yield "~nobody-here/x", "no such user"
+    yield "", "names nothing"
+    yield " ", "names nothing"
+    yield "s3://bucket/folder", "is a URL"
+    yield "file:///tmp/folder", "is a URL"
+    yield "~nobody-here/x", "a user that does not exist"
     yield tmp_path / "file", "memory=.*cannot be used as a folder"
     yield tmp_path / "file" / "below", "memory=.*cannot be used as a folder"
     yield tmp_path / "link", "memory=.*cannot be used as a folder"

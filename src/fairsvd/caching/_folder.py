@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Callable
@@ -111,11 +112,15 @@ def open_folder(location: str) -> Folder:
     """
     read_secret()
     home = os.path.expanduser(location)
-    if not location.strip() or home.startswith("~"):
-        why = ": there is no such user" if home.startswith("~") else ""
+    if re.match(r"\w[\w+.-]+://", location):
+        why = "is a URL"
+    elif home.startswith("~"):
+        why = "names the home of a user that does not exist"
+    else:
+        why = "" if location.strip() else "names nothing"
+    if why:
         raise ValueError(
-            f"memory={location!r} names no folder{why}. Pass the path of a folder, or None to keep "
-            "nothing."
+            f"memory={location!r} {why}. Pass the path of a folder, or None to keep nothing."
         )
     try:
         path = Path(os.path.abspath(home)) / OWN
