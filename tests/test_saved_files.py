@@ -217,6 +217,15 @@ def test_a_part_that_is_missing_or_another_one_is_named(path):
             fairsvd.load(path)
 
 
+def test_a_header_of_impossible_length_is_refused(path):
+    header, body = header_of(path.read_bytes())
+    del header["__metadata__"]
+    for length in (0, 2**62, 2**64 - 1):
+        write_with_header(path, header, body, length=length)
+        with pytest.raises(DamagedModelError, match="no valid safetensors"):
+            fairsvd.load(path)
+
+
 def test_a_header_that_names_a_tensor_twice_is_refused(path):
     header, body = header_of(path.read_bytes())
     del header["__metadata__"]
