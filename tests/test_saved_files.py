@@ -447,6 +447,7 @@ def run(code, *args, **kwargs):
     return subprocess.run(command, env=environment, check=True, timeout=120, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits_and_runs_nothing(editor, path, tmp_path):
     X = np.random.default_rng(1).normal(size=(300, 2)).astype(np.float32)
     np.save(tmp_path / "X.npy", X)
