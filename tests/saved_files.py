@@ -65,7 +65,7 @@ def rewrite(path, change=None, tensors=None, key=None, raw=None):
     write_with_header(path, header, body, key)
 
 
-def write_with_header(path, entries, body, key=None, version=1):
+def write_with_header(path, entries, body, key=None, version=1, length=None):
     keyed = "no" if key is None else "yes"
     start = {"fairsvd_format": str(version), "keyed": keyed, "digest": "0" * 64}
     if isinstance(entries, dict):
@@ -73,6 +73,6 @@ def write_with_header(path, entries, body, key=None, version=1):
     begin = json.dumps({"__metadata__": start}, separators=(",", ":"))
     header = f'{begin[:-2]},"estimator":"x"}},{entries.removeprefix("{")}'.encode()
     header += b" " * (-len(header) % 8)
-    data = struct.pack("<Q", len(header)) + header + body
+    data = struct.pack("<Q", len(header) if length is None else length) + header + body
     code = hashlib.sha256(data) if key is None else hmac.new(key, data, hashlib.sha256)
     path.write_bytes(data.replace(b"0" * 64, code.hexdigest().encode(), 1))

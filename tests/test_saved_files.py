@@ -217,6 +217,15 @@ def test_a_part_that_is_missing_or_another_one_is_named(path):
             fairsvd.load(path)
 
 
+def test_a_header_of_impossible_length_is_refused(path):
+    header, body = header_of(path.read_bytes())
+    del header["__metadata__"]
+    for length in (0, 2**62, 2**64 - 1):
+        write_with_header(path, header, body, length=length)
+        with pytest.raises(DamagedModelError, match="no valid safetensors"):
+            fairsvd.load(path)
+
+
 def test_a_header_that_names_a_tensor_twice_is_refused(path):
     header, body = header_of(path.read_bytes())
     del header["__metadata__"]
@@ -438,6 +447,7 @@ def run(code, *args, **kwargs):
     return subprocess.run(command, env=environment, check=True, timeout=120, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits_and_runs_nothing(editor, path, tmp_path):
     X = np.random.default_rng(1).normal(size=(300, 2)).astype(np.float32)
     np.save(tmp_path / "X.npy", X)

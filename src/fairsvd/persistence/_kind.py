@@ -34,8 +34,7 @@ class Kind:
     takes : callable
         Tells whether a value is of this kind.
     write : callable
-        Maps the value and the writer to the fields of a node, or to nothing, if another kind has to
-        take the value.
+        Maps the value and the writer to the fields of a node.
     read : callable
         Maps the node and the reader to the value.
     shared : bool, default=False

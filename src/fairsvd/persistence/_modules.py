@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
 from ._kind import LEFT_OUT, Kind, Node, Reader, Writer, unsavable
@@ -99,17 +100,21 @@ def _contents(node: dict[str, Node], reader: Reader) -> dict[str, Any]:
     parameters, buffers = reader.pairs(node["parameters"]), reader.pairs(node["buffers"])
     lasting = dict(node["lasting"])
     modules = reader.pairs(node["modules"])
-    wrong = [
-        name for name, part in modules.items() if not isinstance(part, (nn.Module, type(None)))
-    ]
-    if wrong or lasting.keys() != buffers.keys():
-        raise DamagedModelError(f"the parts {wrong} of a network are no networks")
+    tensors = [*parameters.values(), *buffers.values()]
+    if not _all_are(nn.Module, modules.values()) or not _all_are(Tensor, tensors):
+        raise DamagedModelError("a network consists of something else than tensors and networks")
+    if lasting.keys() != buffers.keys():
+        raise DamagedModelError("a network has other buffers than it names")
     return {
         "_parameters": parameters,
         "_buffers": buffers,
         "_modules": modules,
         "_non_persistent_buffers_set": {name for name, flag in lasting.items() if not flag},
     }
+
+
+def _all_are(kind: type, values: Iterable[Any]) -> bool:
+    return all(value is None or isinstance(value, kind) for value in values)
 
 
 def _graft(node: dict[str, Node], reader: Reader, given: nn.Module) -> nn.Module:

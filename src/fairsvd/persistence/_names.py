@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..exceptions import DamagedModelError, UntrustedError
+from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
 
 __all__ = ["Names", "is_own", "path_of"]
 
@@ -61,6 +62,11 @@ SINGLE = {
 
 def path_of(value: Any) -> str:
     """Return the shortest import path of a class or function, or where it was defined."""
+    return _path_of(value)
+
+
+@lru_cache(maxsize=4096)
+def _path_of(value: Any) -> str:
     name = value.__qualname__
     parts = (getattr(value, "__module__", None) or "builtins").split(".")
     prefixes = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
@@ -111,14 +117,14 @@ class Names:
         ------
         UntrustedError
             If nobody allowed it.
-        DamagedModelError
+        ModelFileError
             If there is no such thing, or another one than was asked for.
         """
         if not self.knows(path):
             raise UntrustedError(f"{path} is not among what a file may use by itself")
         value = self._value(path)
         if value is None:
-            raise DamagedModelError(f"{path} does not exist in this installation")
+            raise ModelFileError(f"{path} is needed, and this installation does not have it")
         if bases and not (isinstance(value, type) and issubclass(value, bases)):
             raise DamagedModelError(f"{path} is not what this place takes")
         return value
