@@ -496,16 +496,16 @@ def test_a_random_mask_does_not_find_it():
 @pytest.mark.slow
 def test_the_default_lowers_the_gap_and_keeps_the_utility():
     kind = {"class_separation": 1.0, "group_shift": 3.0}
-    task = make_biased_classification(4000, random_state=1, **kind)
+    task = make_biased_classification(2400, random_state=1, **kind)
     X, y, g = task.data, task.target, task.sensitive_features
-    editor = BiasMaskFineTuner(random_state=0).fit(X[:3000], y[:3000], sensitive_features=g[:3000])
+    editor = BiasMaskFineTuner(random_state=0).fit(X[:1600], y[:1600], sensitive_features=g[:1600])
     gaps = editor.report_.gaps.loc["equalized_odds"]
     scorer = fairness_scorer("equalized_odds_difference")
-    on_new_rows = -scorer(editor, X[3000:], y[3000:], sensitive_features=g[3000:])
+    on_new_rows = -scorer(editor, X[1600:], y[1600:], sensitive_features=g[1600:])
     assert gaps["before"] > 0.1
     assert gaps["after"] < 0.5 * gaps["before"]
     assert on_new_rows < gaps["before"]
-    assert np.mean(editor.predict(X[3000:]) == y[3000:]) > 0.6
+    assert np.mean(editor.predict(X[1600:]) == y[1600:]) > 0.6
 
 
 def test_a_search_over_the_tuned_fraction(routing):

@@ -34,7 +34,8 @@ def task():
 
 def editor():
     """An editor of an untrained network, which is quick: what it is shown matters here."""
-    return FairLRFTransformer(mlp(), sensitive_columns="sex", max_steps=3, random_state=0)
+    settings = {"sensitive_columns": "sex", "max_steps": 3, "gap_weight": 1.0}
+    return FairLRFTransformer(mlp(), random_state=0, **settings)
 
 
 def assert_balanced(fitted):

@@ -203,9 +203,10 @@ def test_adult_is_split_within_cells_and_sex_is_no_feature():
 
 
 @pytest.mark.slow
-def test_the_demo_on_digits(capsys, tmp_path):
+def test_the_demo_on_digits(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairsvd.networks._default.MAX_STEPS", 300)
     plot = tmp_path / "digits.png"
-    status, out, err = run(capsys, "demo", "--data", "digits", "--plot", plot, "--max-steps", 120)
+    status, out, err = run(capsys, "demo", "--data", "digits", "--plot", plot, "--max-steps", 40)
     assert (status, err) == (0, "")
     assert plot.stat().st_size > 10_000
     untouched, _, edited = tables(out)[""][1:]
@@ -218,7 +219,7 @@ def test_the_demo_on_digits(capsys, tmp_path):
 def test_the_demo_on_adult_in_its_own_process(tmp_path):
     command = [sys.executable, "-W", "error", "-c", "from fairsvd.cli import main; exit(main())"]
     done = subprocess.run(
-        [*command, "demo", "--data", "adult", "--plot", "a.png"],
+        [*command, "demo", "--data", "adult", "--plot", "a.png", "--max-steps", "60"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -118,7 +118,17 @@ def test_torch_export_travels_through_a_file(compress):
 IN_ONNX = ["MLP", "MLP, one logit", "ConvNet", "convolutions, grouped, one logit", *SHIFTED]
 
 
-@pytest.mark.parametrize("name", IN_ONNX)
+# What is compressed and what is put around the network do not depend on each other.
+COMPRESSED_IN_ONNX = ["MLP", "ConvNet", "convolutions, grouped, one logit", "one probability"]
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        *((name, False) for name in IN_ONNX),
+        *((name, True) for name in COMPRESSED_IN_ONNX),
+    ],
+)
 def test_onnx_computes_the_same(name, compress, tmp_path):
     for library in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(library)

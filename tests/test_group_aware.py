@@ -50,7 +50,7 @@ class Parity(DemographicParity):
 
 
 def exponentiated_gradient(**settings):
-    return ExponentiatedGradient(LogisticRegression(), Parity(), **{"max_iter": 5, **settings})
+    return ExponentiatedGradient(LogisticRegression(), Parity(), **{"max_iter": 3, **settings})
 
 
 MITIGATORS = {"after": threshold_optimizer, "during": exponentiated_gradient}
