@@ -49,8 +49,8 @@ class ShiftedNetwork(nn.Module):
             return output - shift
         if self.kind == "one_probability":
             return torch.sigmoid(torch.logit(output) - shift)
-        first, second = to_logits(output, self.kind).unbind(dim=1)
-        logits = torch.stack([first, second - shift], dim=1)
+        logits = to_logits(output, self.kind)
+        logits = torch.cat([logits[:, :1], logits[:, 1:2] - shift, logits[:, 2:]], dim=1)
         return logits if self.kind == "logits" else logits.softmax(dim=1)
 
 
