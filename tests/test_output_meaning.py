@@ -146,6 +146,13 @@ WRONG = {
         "logits",
         r"output_kind='logits'.*criterion.*probabilities",
     ),
+    "a net of log-probabilities": (
+        lambda: FrozenEstimator(
+            skorch_net(mlp(2, nn.LogSoftmax(dim=1)), criterion=nn.NLLLoss).initialize()
+        ),
+        "auto",
+        r"criterion.*NLLLoss.*values from -.*End it with a softmax",
+    ),
     "no kind": (lambda: mlp(2), "softmax", r"'output_kind' parameter.*'softmax'"),
 }
 
