@@ -142,7 +142,7 @@ BAD = {
         {"network": spoiled()},
         {},
         NetworkError,
-        r"network.*NaN.*of X.*row 0, 1, 2.*'0.weight' holds NaN",
+        r"network.*NaN.*of X.*row 0, 2, 3.*'0.weight' holds NaN",
     ),
     "infinite logits on a row": (
         {"network": spoiled_for_some()},

@@ -138,6 +138,9 @@ def test_spoiled_weights_are_named():
         editor.module_[2].weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"120 of 120 rows.*'2\.weight' holds NaN"):
         editor.predict(ROWS.X)
+    for export in (editor.to_module, editor.to_skorch):
+        with pytest.raises(ValueError, match=r"cannot be exported.*NaN or infinite"):
+            export()
 
 
 def test_an_edit_that_diverged_on_some_rows_is_never_chosen():

@@ -146,6 +146,13 @@ WRONG = {
         "logits",
         r"output_kind='logits'.*criterion.*probabilities",
     ),
+    "a net of log-probabilities": (
+        lambda: FrozenEstimator(
+            skorch_net(mlp(2, nn.LogSoftmax(dim=1)), criterion=nn.NLLLoss).initialize()
+        ),
+        "auto",
+        r"criterion.*NLLLoss.*values from -.*End it with a softmax",
+    ),
     "no kind": (lambda: mlp(2), "softmax", r"'output_kind' parameter.*'softmax'"),
 }
 
@@ -198,3 +205,14 @@ def test_a_threshold_is_folded_into_a_sigmoid_of_the_forward():
     assert isinstance(net.criterion_, nn.BCELoss)
     np.testing.assert_allclose(net.predict_proba(ROWS.X)[:, 1], shares, atol=1e-5)
     assert net.predict(ROWS.X).tolist() == editor.predict(ROWS.X).tolist()
+
+
+def test_three_sigmoids_count_by_their_share_wherever_they_go():
+    rows = table(n_classes=3)
+    module = Then(torch.sigmoid, n_outputs=3)
+    scores = outputs(module, rows.X)
+    wanted = scores / scores.sum(dim=1, keepdim=True)
+    editor = fit(module, rows)
+    np.testing.assert_allclose(editor.predict_proba(rows.X), wanted, atol=1e-6)
+    np.testing.assert_allclose(editor.to_skorch().predict_proba(rows.X), wanted, atol=1e-6)
+    assert outputs(editor.to_module(), rows.X).argmax(1).tolist() == wanted.argmax(1).tolist()

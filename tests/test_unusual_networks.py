@@ -7,12 +7,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from editors import EDITORS, make
+from fairsvd import GapFineTuner
 from helpers import (
     IGNORE_SMALL_DATA,
     mlp,
@@ -138,6 +140,16 @@ def test_a_network_that_keeps_tensors_and_a_lock_is_copied_whenever_that_is_need
     again = clone(editor).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
     assert np.array_equal(again.predict_proba(ROWS.X), wanted)
     assert len(module.last["hidden"][0]) == len(X)  # the original ran once
+
+
+def test_a_network_that_no_other_process_can_get_runs_in_threads():
+    editor = GapFineTuner(Keeps(), max_steps=2, objective="soft_gap", n_jobs=2, random_state=0)
+    with pytest.raises(ValueError, match=r"n_jobs=2.*pickle.*RLock.*n_jobs=1.*threading"):
+        editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    with parallel_config(backend="threading"):
+        threads = editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group).predict_proba(ROWS.X)
+    alone = editor.set_params(n_jobs=1).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    assert np.array_equal(alone.predict_proba(ROWS.X), threads)
 
 
 @pytest.mark.parametrize("name", ["weight norm", "pruned", "spectral norm, parametrised"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pickle import PicklingError
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -26,6 +27,11 @@ def in_parallel(
     tasks : iterable of tuple
     n_jobs : int or None
         As in joblib: None means 1, or the value set by ``joblib.parallel_config``.
+
+    Raises
+    ------
+    ValueError
+        A task cannot be sent to another process.
     """
     backend = get_active_backend()[0]
     form = "generator" if getattr(backend, "supports_return_generator", False) else "list"
@@ -33,6 +39,13 @@ def in_parallel(
     try:
         for result in results:  # noqa: UP028 (closing this generator must not close joblib's)
             yield result
+    except PicklingError as error:
+        # The last line of the worker's traceback says why.
+        why = str(error.__cause__ or error).strip(' "\n').splitlines()[-1]
+        raise ValueError(
+            f"n_jobs={n_jobs}: the network or the rows cannot be sent to another process ({why}). "
+            "Use n_jobs=1, or threads: with joblib.parallel_config(backend='threading')."
+        ) from error
     finally:
         _cancel(results)
 

@@ -74,6 +74,7 @@ def find_meaning(scores: Tensor, last: str, asked: str, told: str | None) -> Mea
         _check_asked(scores, asked, told)
         return Meaning(_kind(scores, asked), "as output_kind says")
     if told is not None:
+        _check_told(scores, told)
         return Meaning(_kind(scores, told), "as its criterion says")
     if last == "layer":
         return Meaning(_kind(scores, "logits"), "a linear layer makes them")
@@ -117,9 +118,25 @@ def _check_asked(scores: Tensor, asked: str, told: str | None) -> None:
             f"output_kind={asked!r}, but the criterion of the skorch net takes its module's output "
             f"for {told}: leave output_kind='auto', or give the net another criterion."
         )
-    low, high = (float(each) for each in scores.aminmax())
-    if asked == "probabilities" and (low < -ROUNDING or high > 1 + ROUNDING):
+    if asked == "probabilities" and (found := _outside(scores)):
         raise NetworkError(
-            f"output_kind='probabilities', but the network returns values from {low:.3g} to "
-            f"{high:.3g}, and probabilities are in [0, 1]. Pass output_kind='logits' or 'auto'."
+            f"output_kind='probabilities', but the network returns values {found}, and "
+            "probabilities are in [0, 1]. Pass output_kind='logits' or 'auto'."
         )
+
+
+def _check_told(scores: Tensor, told: str) -> None:
+    if told == "probabilities" and (found := _outside(scores)):
+        raise NetworkError(
+            "the criterion of the skorch net (NLLLoss or BCELoss) takes its module's output for "
+            f"probabilities, but the module returns values {found}. End it with a softmax or "
+            "sigmoid, or give the net a criterion for logits (CrossEntropyLoss, "
+            "BCEWithLogitsLoss)."
+        )
+
+
+def _outside(scores: Tensor) -> str:
+    """Describe the range of scores that leave [0, 1]; "" for others."""
+    low, high = (float(each) for each in scores.aminmax())
+    leaves = low < -ROUNDING or high > 1 + ROUNDING
+    return f"from {low:.3g} to {high:.3g}" if leaves else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..exceptions import NetworkError
 from ._copy import copied
 from ._plain import first_parameter
 from ._scores import OutputKey, raw_output, to_logits
@@ -49,8 +50,8 @@ class ShiftedNetwork(nn.Module):
             return output - shift
         if self.kind == "one_probability":
             return torch.sigmoid(torch.logit(output) - shift)
-        first, second = to_logits(output, self.kind).unbind(dim=1)
-        logits = torch.stack([first, second - shift], dim=1)
+        logits = to_logits(output, self.kind)
+        logits = torch.cat([logits[:, :1], logits[:, 1:2] - shift, logits[:, 2:]], dim=1)
         return logits if self.kind == "logits" else logits.softmax(dim=1)
 
 
@@ -79,12 +80,18 @@ def fold_offset(
     Returns
     -------
     folded : nn.Module
+
+    Raises
+    ------
+    NetworkError
+        Logits of the probe rows are not finite.
     """
     folded = copied(module)
-    if offset == 0:
-        return folded
     with torch.no_grad():
         shifted = _margin(module, kind, probe, key) - offset
+        _check_finite(shifted)
+        if offset == 0:
+            return folded
         name = trace(folded, probe, key).layer
         layer = folded.get_submodule(name) if name is not None else None
         if isinstance(layer, nn.Linear) and layer.out_features in (1, 2):
@@ -96,6 +103,14 @@ def fold_offset(
         if torch.allclose(_margin(folded, kind, probe, key), shifted, atol=float(tolerance)):
             return folded
     return ShiftedNetwork(copied(module), kind, offset, key).to(probe.device)
+
+
+def _check_finite(margins: Tensor) -> None:
+    if not bool(margins.isfinite().all()):
+        raise NetworkError(
+            "the network cannot be exported: it returns NaN or infinite logits on rows of fit, on "
+            "which exports are checked. Were its weights changed after fit?"
+        )
 
 
 def _margin(module: nn.Module, kind: str, X: Tensor, key: OutputKey) -> Tensor:
