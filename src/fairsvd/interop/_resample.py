@@ -138,4 +138,4 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
     if isinstance(data, (list, tuple)):
         return [data[row] for row in rows]
     # Only arrays take an array of positions.
-    return (data if hasattr(data, "ndim") else np.asarray(data))[rows]
+    return (data if hasattr(data, "dtype") else np.asarray(data))[rows]
