@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.exceptions import DataConversionWarning
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from fairsvd import (
     CellSampler,
@@ -293,3 +294,20 @@ def test_a_utility_may_answer_with_any_single_number(as_answer):
         network(), utility=lambda y, p: as_answer(float((y == p).mean())), **settings
     )
     assert editor.fit(X, CODES, sensitive_features=SEX).score(X, CODES) > 0
+
+
+def test_rows_on_disk_stay_there(tmp_path):
+    on_disk = np.memmap(tmp_path / "rows", dtype=np.float32, mode="w+", shape=X.shape)
+    on_disk[:] = X
+    drawn, *_ = resample_by_weight(on_disk, CODES, SEX, np.ones(N), random_state=0)
+    assert sorted(drawn[:, 0].tolist()) == sorted(X[:, 0].tolist())
+    table = compare("threshold", on_disk, CODES, SEX, base=network(), cv=2, random_state=0)
+    assert (table["error"] == "").all()
+
+
+def test_loaders_have_no_rows_to_draw_or_select():
+    loader = DataLoader(TensorDataset(torch.tensor(X)))
+    with pytest.raises(ValueError, match="X is a DataLoader"):
+        resample_by_weight(loader, CODES, SEX, np.ones(N))
+    with pytest.raises(ValueError, match="X is a DataLoader"):
+        compare("threshold", loader, CODES, SEX, base=network())

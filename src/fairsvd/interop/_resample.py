@@ -69,7 +69,8 @@ def resample_by_weight(
     >>> sorted(rows[:, 0].tolist()), labels.tolist()
     ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0])
     """
-    X = X if hasattr(X, "detach") else open_rows(X)
+    open_rows(X)  # refuses what has no rows to draw, such as a loader
+    X = X if hasattr(X, "detach") else as_known(X, "X")
     y, sensitive_features = as_known(y, "y"), as_known(sensitive_features, "sensitive_features")
     weights = _check_weights(sample_weight, X)
     rng = stage_rng(resolve_seed(random_state), "sample")
