@@ -311,3 +311,18 @@ def test_loaders_have_no_rows_to_draw_or_select():
         resample_by_weight(loader, CODES, SEX, np.ones(N))
     with pytest.raises(ValueError, match="X is a DataLoader"):
         compare("threshold", loader, CODES, SEX, base=network())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ma.array(np.ones(N), mask=HOLE), "sample_weight is nan"),
+        (["heavy"] * N, "sample_weight holds no numbers"),
+    ],
+    ids=["mask", "text"],
+)
+def test_weights_are_numbers(weights, message):
+    with pytest.raises(ValueError, match=message):
+        resample_by_weight(X, CODES, SEX, weights)
+    given = torch.ones(N, requires_grad=True)
+    assert len(resample_by_weight(X, CODES, SEX, given, random_state=0)[0]) == N

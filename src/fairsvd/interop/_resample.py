@@ -80,7 +80,10 @@ def resample_by_weight(
 
 
 def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    try:
+        weights = np.asarray(as_known(sample_weight, "sample_weight"), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight holds no numbers ({error}): pass one per row.") from error
     n_rows = count_rows(X)
     if weights.shape != (n_rows,):
         raise ValueError(
