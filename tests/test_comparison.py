@@ -428,7 +428,10 @@ def test_what_is_no_mitigator(task, mitigators, complaint):
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ({"X": pd.DataFrame({"job": ["a"] * 240, "n": 0.0})}, "X holds 'a' in column 'job'.*OneHotEncoder"),
+        (
+            {"X": pd.DataFrame({"job": ["a"] * 240, "n": 0.0})},
+            "X holds 'a' in column 'job'.*OneHotEncoder",
+        ),
         ({"X": np.full((240, 2), np.nan)}, "NaN"),
         ({"y": np.zeros(239)}, "239"),
         ({"y": np.zeros(240)}, "one class only"),

@@ -42,6 +42,15 @@ def test_it_looks_like_an_array_of_images(folder):
     assert "shape (3, 12, 10)" in repr(frame)
 
 
+def test_the_table_may_be_one_of_another_package(folder):
+    polars = pytest.importorskip("polars")
+    ours = folder.frame()
+    table = polars.DataFrame({name: ours.data[name].tolist() for name in ours.data.columns})
+    frame = ImageFrame(table, ours.path, root=ours.root)
+    assert list(frame.data.columns) == list(ours.data.columns)
+    np.testing.assert_array_equal(frame.read(np.arange(2)), ours.read(np.arange(2)))
+
+
 def test_the_default_transform_scales_bytes(folder):
     pixels = np.asarray(Image.open(folder.path / "3.png"))
     image = folder.frame()[3]

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from ..arrays import is_dataset, open_rows
 from ..base import Reading, positive_code, read_fit_inputs
-from ..containers import as_numbers
+from ..containers import as_known, as_numbers
 from ..groups import Groups, encode_groups
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def _selectable(X: Any) -> Any:
             f"X is a {type(X).__name__}, whose rows cannot be selected: pass an array, a "
             "DataFrame of numbers, or an ImageFrame."
         )
-    X = open_rows(X)
-    return as_numbers(X) if hasattr(X, "shape") else as_numbers(np.asarray(X))
+    open_rows(X)  # refuses what has no rows to select, such as a loader
+    X = as_known(X, "X")
+    return as_numbers(X if hasattr(X, "shape") else np.asarray(X))
 
 
 def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int | None:

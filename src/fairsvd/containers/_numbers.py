@@ -108,7 +108,7 @@ def _column_of_numbers(column: NDArray[Any], where: str, name: str) -> NDArray[n
     try:
         return column.astype(np.float64)
     except (TypeError, ValueError) as error:
-        value = next(v for v in column if not _is_number(v))
+        value = next(v for v in column.tolist() if not _is_number(v))
         raise ValueError(f"{name} holds {listed([value], show=repr)} {where}: {ADVICE}") from error
 
 

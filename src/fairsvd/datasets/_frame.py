@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..containers import as_known
 from ..exceptions import ImageFileError
 from ._frame_arguments import as_row_indices, check_arguments, height_and_width, rows_alone
 from ._pixels import as_array, check_same, name_file_in_errors, open_image, problem_of, scale_pixels
@@ -121,6 +122,7 @@ class ImageFrame:
         size: int | tuple[int, int] | None = None,
         mode: str = "RGB",
     ) -> None:
+        data = as_known(data, "data")
         check_arguments(data, path, mode, transform=transform, augment=augment)
         self.data = data
         self.path = path

@@ -69,7 +69,8 @@ def resample_by_weight(
     >>> sorted(rows[:, 0].tolist()), labels.tolist()
     ([0.0, 0.0, 0.0, 1.0], [0, 0, 0, 0])
     """
-    X = X if hasattr(X, "detach") else open_rows(X)
+    open_rows(X)  # refuses what has no rows to draw, such as a loader
+    X = X if hasattr(X, "detach") else as_known(X, "X")
     y, sensitive_features = as_known(y, "y"), as_known(sensitive_features, "sensitive_features")
     weights = _check_weights(sample_weight, X)
     rng = stage_rng(resolve_seed(random_state), "sample")
@@ -79,7 +80,10 @@ def resample_by_weight(
 
 
 def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    try:
+        weights = np.asarray(as_known(sample_weight, "sample_weight"), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight holds no numbers ({error}): pass one per row.") from error
     n_rows = count_rows(X)
     if weights.shape != (n_rows,):
         raise ValueError(
@@ -138,4 +142,4 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
     if isinstance(data, (list, tuple)):
         return [data[row] for row in rows]
     # Only arrays take an array of positions.
-    return (data if hasattr(data, "ndim") else np.asarray(data))[rows]
+    return (data if hasattr(data, "dtype") else np.asarray(data))[rows]
