@@ -85,7 +85,8 @@ def assert_the_first(monkeypatch, name, editor):
     """An interrupted fit is one whose search had ended there, bit for bit."""
     k, whole = len(editor.history_), fit(make(name, NETWORK))
     assert 1 <= k < len(whole.history_)
-    pair = [frame.iloc[:k].dropna(axis=1) for frame in (whole.history_, editor.history_)]
+    frames = [each.history_.drop(columns="chosen") for each in (whole, editor)]
+    pair = [frame.iloc[:k].dropna(axis=1) for frame in frames]
     assert pair[0].equals(pair[1])
     with monkeypatch.context() as patch:
         patch.setattr(type(editor), "_edit", ending_after(type(editor), k))

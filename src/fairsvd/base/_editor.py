@@ -230,13 +230,12 @@ class NetworkEditor(
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.table
-        self._n_features_out = self._transform_width()
+        self._feature_width = self._count_features()
+        self._fitted_threshold = self.threshold
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)
 
-    def _transform_width(self) -> int:
-        if self.output != "features":
-            return len(self.classes_)
+    def _count_features(self) -> int:
         row = as_batches(self._probe[:1], self._probe.dtype)
         return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 __all__ = [
     "HasMethods",
     "Interval",
+    "Splitter",
     "StrOptions",
     "at_least_0",
     "fraction",
@@ -26,6 +27,20 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=type)
+
+
+class Splitter(HasMethods):
+    """Accept a splitter; a text has a method ``split`` too, which does not split rows."""
+
+    def __init__(self) -> None:
+        super().__init__(["split"])
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value is a splitter."""
+        return not isinstance(val, (str, bytes)) and bool(super().is_satisfied_by(val))
+
+    def __str__(self) -> str:
+        return "a splitter of exactly one split"
 
 
 def positive_int(least: int = 1) -> Interval:

@@ -16,6 +16,8 @@ from ._inputs import read_predict_inputs
 
 __all__ = ["Predictor"]
 
+OUTPUTS = ("features", "logits", "probabilities")
+
 
 class Predictor:
     """Predictions of a network at a threshold.
@@ -28,13 +30,38 @@ class Predictor:
 
     module_: nn.Module
     offset_: float
+    threshold_: float | None
     classes_: NDArray[Any]
     output: Any
+    threshold: Any
     _adopted: AdoptedNetwork
     _probe: Any
+    _feature_width: int
+    _fitted_threshold: Any
+
+    @property
+    def _n_features_out(self) -> int:
+        """Columns of :meth:`transform`, also if ``output`` was set after ``fit``."""
+        self._check_output()
+        return self._feature_width if self.output == "features" else len(self.classes_)
+
+    def _check_output(self) -> None:
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output={self.output!r}: wanted one of {', '.join(OUTPUTS)}.")
+
+    def _check_fitted(self) -> None:
+        """Check that there is a result, and that it is one of the threshold asked for."""
+        check_is_fitted(self, "module_")
+        if self.threshold != self._fitted_threshold:
+            raise ValueError(
+                f"threshold={self.threshold!r} was set after fit, which ran with "
+                f"{self._fitted_threshold!r} and chose the network for threshold_="
+                f"{self.threshold_!r}: fit again, or set threshold back and wrap the editor in "
+                "sklearn.model_selection.FixedThresholdClassifier for another one."
+            )
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
-        check_is_fitted(self, "module_")
+        self._check_fitted()
         batches = read_predict_inputs(self, X)
         with explaining():
             found = all_logits(self.module_, batches, **self._adopted.reading)
@@ -109,7 +136,8 @@ class Predictor:
         ValueError
             The network returns NaN or infinite numbers for some rows, which the message names.
         """
-        check_is_fitted(self, "module_")
+        self._check_fitted()
+        self._check_output()
         if self.output == "logits":
             return self._logits(X)
         if self.output == "probabilities":
@@ -124,7 +152,7 @@ class Predictor:
         If no bias of the network can absorb the threshold, the network is wrapped and returns a
         tensor.
         """
-        check_is_fitted(self, "module_")
+        self._check_fitted()
         offset, probe = self.offset_, self._probe
         with explaining():
             return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)

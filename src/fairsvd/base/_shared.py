@@ -12,6 +12,7 @@ from joblib import Memory
 from ..objective import GAPS, UTILITIES, PhiObjective
 from ._parameters import (
     HasMethods,
+    Splitter,
     StrOptions,
     fraction,
     parameter,
@@ -106,7 +107,7 @@ class SharedParameters:
     pos_label: Any = parameter(default=None)
     sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
     missing_group: str = parameter(StrOptions({"raise", "ignore", "own_group"}), default="raise")
-    validation: Any = parameter(fraction(closed="neither"), HasMethods(["split"]), default=0.25)
+    validation: Any = parameter(fraction(closed="neither"), Splitter(), default=0.25)
     batch_size: int = parameter(positive_int(), default=256)
     device: Any = parameter(str, torch.device, None, default=None)
     output: str = parameter(StrOptions({"features", "logits", "probabilities"}), default="features")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from ..exceptions import GroupError
 from ..groups import encode_groups, find_sensitive
 from ..objective import count_table
 from ._scores import check_table_size, encode_labels, measure, split_name
@@ -79,8 +80,8 @@ class _FairnessScorer(_BaseScorer):
         what = f"y_pred ({type(estimator).__name__}.predict)"
         arrays = {"y": y_true} | ({what: response} if self.response_method == "predict" else {})
         counts, pos = self._counts(arrays, response, classes, sensitive_features, names)
-        value = measure(counts, self.name, pos)
-        return value if split_name(self.name)[1] else 0.0 - value
+        # 0 plus, since minus 0 looks odd.
+        return 0.0 + self._sign * measure(counts, self.name, pos)
 
     def get_metadata_routing(self) -> MetadataRequest:
         """Tell scikit-learn which metadata ``score`` takes.
@@ -121,6 +122,34 @@ class _FairnessScorer(_BaseScorer):
         self._request = sensitive_features
         return self
 
+    # The parts of scikit-learn's own scorers. TunedThresholdClassifierCV takes a scorer apart, to
+    # score the labels of every threshold.
+
+    @property
+    def _sign(self) -> int:
+        return 1 if split_name(self.name)[1] else -1
+
+    @property
+    def _kwargs(self) -> dict[str, Any]:
+        return {"pos_label": self.pos_label}
+
+    def _score_func(
+        self, y_true: Any, y_pred: Any, *, pos_label: Any = None, sensitive_features: Any = None
+    ) -> float:
+        """Measure labels; without sensitive features only y's index can hold the groups."""
+        names = None
+        if sensitive_features is None:
+            sensitive_features, names = self._find_in_labels(y_true)
+        labels, (true, predicted), pos = encode_labels(
+            {"y": y_true, "predictions": y_pred}, None, pos_label
+        )
+        groups = encode_groups(
+            sensitive_features, len(true), missing=self.missing_group, names=names
+        )
+        sizes = len(labels), groups.n_groups
+        check_table_size(*sizes)
+        return measure(count_table(true, predicted, groups.codes, *sizes), self.name, pos)
+
     def _accept_sample_weight(self) -> bool:
         # scikit-learn 1.9 asks every scorer of a dictionary if routing is off.
         return False
@@ -136,6 +165,17 @@ class _FairnessScorer(_BaseScorer):
             )
         located = find_sensitive(X, y, self.sensitive_columns)
         return located.values, located.names
+
+    def _find_in_labels(self, y: Any) -> tuple[Any, tuple[str, ...]]:
+        try:
+            return self._find(None, y)
+        except GroupError as error:
+            raise GroupError(
+                f"sensitive_columns={self.sensitive_columns!r} were not found in the index of y, "
+                "and here scikit-learn shows the scorer labels only, not X: name levels of y's "
+                "index, or leave sensitive_columns out, switch metadata routing on and pass "
+                "sensitive_features= to fit."
+            ) from error
 
     def _counts(
         self,
@@ -163,13 +203,23 @@ class _FairnessScorer(_BaseScorer):
                 f"{type(estimator).__name__} has no classes_, which response_method="
                 f"{self.response_method!r} needs to identify its columns: use 'predict'."
             )
-        scores = np.asarray(getattr(estimator, self.response_method)(X), dtype=np.float64)
+        respond = getattr(estimator, self.response_method, None)
+        if respond is None:
+            raise ValueError(
+                f"{type(estimator).__name__} has no {self.response_method}: pass "
+                "response_method='predict' to fairness_scorer, or score another estimator."
+            )
+        scores = np.asarray(respond(X), dtype=np.float64)
         n_classes = len(classes)
+<<<<<<< HEAD
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"{self.response_method} of {type(estimator).__name__} gave NaN or infinite "
                 f"numbers in row {int(np.argwhere(~np.isfinite(scores))[0, 0])}, counted from 0."
             )
+=======
+        if self.response_method == "decision_function" and n_classes > 2:
+            _check_shape(estimator)
         if scores.ndim == 1 and n_classes == 2:
             return np.eye(2)[(scores > 0).astype(np.int64)]
         if scores.ndim != 2 or scores.shape[1] != n_classes:
@@ -184,6 +234,17 @@ class _FairnessScorer(_BaseScorer):
 
 def _ask(estimator: Any, method: str, X: Any) -> Any:
     return getattr(estimator, method)(X)
+
+
+def _check_shape(estimator: Any) -> None:
+    """Refuse decisions between pairs of classes; of three classes there are as many pairs."""
+    get_params = getattr(estimator, "get_params", dict)
+    shapes = {str(v) for k, v in get_params().items() if k.endswith("decision_function_shape")}
+    if "ovo" in shapes:
+        raise ValueError(
+            "decision_function compares pairs of classes, but one column for each class is wanted: "
+            "set decision_function_shape='ovr', or use response_method='predict'."
+        )
 
 
 def _share_table(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["best_under_gap"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class _BestUnderGap:
     """The callable that :func:`best_under_gap` returns: ``refit(cv_results) -> int``."""
 
@@ -29,6 +29,16 @@ class _BestUnderGap:
 
     def __repr__(self) -> str:
         return f"best_under_gap({self.utility!r}, {self.gap!r}, limit={self.limit!r})"
+
+    # A search looks its scorer up by ``refit`` in ``search.score``, where no callable is a key: this
+    # one finds the utility's.
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _BestUnderGap):
+            return vars(self) == vars(other)
+        return self.utility == other
+
+    def __hash__(self) -> int:
+        return hash(self.utility)
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
         utility, gap = self._columns(cv_results)
@@ -146,7 +156,8 @@ def best_under_gap(utility: str, gap: str, limit: float) -> _BestUnderGap:
         Takes ``cv_results_`` and returns the index of the chosen candidate. If none is within the
         limit, it warns with ``ConstraintNotMetWarning`` and takes the largest utility minus the
         gap in excess of the limit. Candidates with a missing score are skipped; ties go to the
-        earlier one. ``refit.explain(search.cv_results_)`` is a table with the reasons.
+        earlier one. ``refit.explain(search.cv_results_)`` is a table with the reasons. After the
+        search ``search.score`` measures the utility.
 
     Raises
     ------
