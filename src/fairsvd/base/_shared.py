@@ -11,7 +11,6 @@ from joblib import Memory
 
 from ..objective import GAPS, UTILITIES, PhiObjective
 from ._parameters import (
-    HasMethods,
     Splitter,
     StrOptions,
     fraction,

@@ -211,13 +211,11 @@ class _FairnessScorer(_BaseScorer):
             )
         scores = np.asarray(respond(X), dtype=np.float64)
         n_classes = len(classes)
-<<<<<<< HEAD
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"{self.response_method} of {type(estimator).__name__} gave NaN or infinite "
                 f"numbers in row {int(np.argwhere(~np.isfinite(scores))[0, 0])}, counted from 0."
             )
-=======
         if self.response_method == "decision_function" and n_classes > 2:
             _check_shape(estimator)
         if scores.ndim == 1 and n_classes == 2:
