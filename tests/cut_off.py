@@ -59,6 +59,10 @@ def result(found: GridSearchCV) -> list[Any]:
     return [found.cv_results_["mean_test_score"].tolist(), found.predict_proba(X).tolist()]
 
 
+def count_unfinished(folder: str) -> int:
+    return len(list(Path(folder).rglob("*.tmp")))
+
+
 # Killed.
 
 
@@ -127,12 +131,13 @@ def kill(folder: str, times: int) -> dict[str, Any]:
     assert in_child(lambda: None, folder) == 0
     whole = time.monotonic() - start
     shutil.rmtree(folder)
-    ends = []
+    ends, unfinished = [], 0
     for prepare, delay in ways_to_die(times, whole):
         ends.append(in_child(prepare, folder, delay))
         if ends[-1] == 0:  # all is kept: from the start again
+            unfinished += count_unfinished(folder)
             shutil.rmtree(folder)
-    unfinished = len(list(Path(folder).rglob("*.tmp")))
+    unfinished += count_unfinished(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CacheWarning)
         found = result(search(folder))
@@ -224,7 +229,7 @@ def interrupt(folder: str, times: int) -> dict[str, Any]:
             time.sleep(0.02)
         ends.append({"fit": name, "end": end, "seconds": took, "left": len(workers())})
     same = result(search(folder)) == result(search(None))
-    return {"ends": ends, "same": same, "unfinished": len(list(Path(folder).rglob("*.tmp")))}
+    return {"ends": ends, "same": same, "unfinished": count_unfinished(folder)}
 
 
 if __name__ == "__main__":
