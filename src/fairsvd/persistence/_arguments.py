@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -13,13 +14,20 @@ from torch import nn
 from ..exceptions import ModelFileError
 from ._names import is_own
 
-__all__ = ["as_key", "as_list", "as_module", "bytes_of", "check_estimator", "check_place"]
+__all__ = [
+    "as_key",
+    "as_list",
+    "as_module",
+    "bytes_of",
+    "check_estimator",
+    "check_place",
+    "holds_own",
+]
 
 
 def check_estimator(estimator: Any) -> None:
     """Refuse what is no fitted estimator of this package, nor a Pipeline with one."""
-    steps = [s for _, s in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-    if not any(is_own(step) for step in steps):
+    if not holds_own(estimator):
         search = hasattr(estimator, "best_estimator_")
         advice = " Save its best_estimator_." if search else ""
         raise ModelFileError(
@@ -27,6 +35,14 @@ def check_estimator(estimator: Any) -> None:
             f"{type(estimator).__name__}.{advice}"
         )
     check_is_fitted(estimator)
+
+
+def holds_own(estimator: Any) -> bool:
+    """Tell whether this is an estimator of this package, or a Pipeline with one."""
+    if isinstance(estimator, Pipeline):
+        return any(holds_own(step) for _, step in estimator.steps)
+    inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    return is_own(inner)
 
 
 def check_place(path: Path, overwrite: bool) -> None:

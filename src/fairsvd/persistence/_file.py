@@ -13,20 +13,27 @@ import numpy as np
 import sklearn
 import skorch
 import torch
-from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from .. import __version__
 from .._files import write_atomically
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
-from ._arguments import as_key, as_list, as_module, bytes_of, check_estimator, check_place
+from ._arguments import (
+    as_key,
+    as_list,
+    as_module,
+    bytes_of,
+    check_estimator,
+    check_place,
+    holds_own,
+)
 from ._arrays import ARRAYS
 from ._envelope import seal, unseal, without_repeats
 from ._frames import FRAMES
 from ._graphs import GRAPHS, with_graphs
 from ._kind import Node, Reader, Writer
 from ._modules import MODULES
-from ._names import Names, is_own
+from ._names import Names
 from ._nets import NETS
 from ._objects import OBJECTS
 from ._plain import PLAIN
@@ -197,7 +204,7 @@ def _read(node: Node, reader: Reader) -> Any:
         what = f"{type(error).__name__}: {error}"
         text = f"{_at(reader)}the content is not valid ({what})."
         raise DamagedModelError(text) from error
-    if not is_own(estimator) and not isinstance(estimator, Pipeline):
+    if not holds_own(estimator):
         raise DamagedModelError("the file holds no estimator of this package.")
     if network is not None and not reader.grafted:
         raise ModelFileError(
