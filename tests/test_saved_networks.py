@@ -258,7 +258,7 @@ def test_a_parameter_whose_weights_are_parametrised_comes_from_the_caller(tmp_pa
 
     editor = fitted(toy_network()).set_params(network=normed())
     fairsvd.save(editor, tmp_path / "model")
-    with pytest.raises(ValueError, match="Parametri[sz]"):
+    with pytest.raises(ValueError, match=r"Parametri[sz]"):
         fairsvd.load(tmp_path / "model")
     again = fairsvd.load(tmp_path / "model", network=normed())
     assert again.network.state_dict().keys() == editor.network.state_dict().keys()
@@ -382,6 +382,19 @@ def test_skorch_nets_as_parameters(make, frozen, tmp_path):
 
 def net_class(net):
     return getattr(net, "estimator", net).module
+
+
+class UsersNet(NeuralNetClassifier):
+    pass
+
+
+def test_a_users_class_of_nets_comes_by_trust_or_with_the_net(tmp_path):
+    net = net_of(UsersNet).initialize()
+    editor = fitted(FrozenEstimator(net))
+    for how in ({"network": net}, {"trusted": [UsersNet, Net, Block]}):
+        assert type(check(editor, tmp_path, **how).network.estimator) is UsersNet
+    with pytest.raises(UntrustedError, match="UsersNet"):
+        fairsvd.load(tmp_path / "model", network=Net())
 
 
 def test_a_binary_net_of_torchs_own_layers(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
 from torch import nn
 
 from ..exceptions import ModelFileError
@@ -18,10 +20,12 @@ __all__ = [
     "as_key",
     "as_list",
     "as_module",
+    "as_path",
     "bytes_of",
     "check_estimator",
     "check_place",
     "holds_own",
+    "lent_classes",
 ]
 
 
@@ -43,6 +47,13 @@ def holds_own(estimator: Any) -> bool:
         return any(holds_own(step) for _, step in estimator.steps)
     inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
     return is_own(inner)
+
+
+def as_path(path: Any) -> Path:
+    """Return the path of a file; "~" is the home folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path has to be the name of a file; got {path!r}.")
+    return Path(path).expanduser()
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -84,6 +95,12 @@ def as_list(trusted: Any) -> list[Any]:
                 "functions."
             )
     return items
+
+
+def lent_classes(network: Any) -> list[type]:
+    """List the class of a skorch net that was passed as ``network=``, which may be the user's."""
+    inner = getattr(network, "estimator", network)
+    return [type(inner)] if isinstance(inner, NeuralNet) else []
 
 
 def as_module(network: Any) -> nn.Module | None:

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,10 +21,12 @@ from ._arguments import (
     as_key,
     as_list,
     as_module,
+    as_path,
     bytes_of,
     check_estimator,
     check_place,
     holds_own,
+    lent_classes,
 )
 from ._arrays import ARRAYS
 from ._envelope import seal, unseal, without_repeats
@@ -107,8 +108,7 @@ def save(
     Examples
     --------
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> import torch
+    >>>     >>> import torch
     >>> import fairsvd
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(600, random_state=0)
@@ -122,7 +122,7 @@ def save(
     True
     """
     check_estimator(estimator)
-    path = Path(path).expanduser()
+    path = as_path(path)
     check_place(path, overwrite)
     writer = Writer(KINDS, graphs=onnx)
     text = {"estimator": writer.node(estimator, type(estimator).__name__), "versions": _versions()}
@@ -178,8 +178,9 @@ def load(
     --------
     save : The way there.
     """
-    names, given = Names(as_list(trusted)), as_module(network)
-    path = Path(path).expanduser()
+    names = Names([*as_list(trusted), *lent_classes(network)])
+    given = as_module(network)
+    path = as_path(path)
     data = bytes_of(path)
     try:
         parts = unseal(data, as_key(key))
