@@ -108,7 +108,8 @@ def save(
     Examples
     --------
     >>> import tempfile
-    >>>     >>> import torch
+    >>> from pathlib import Path
+    >>> import torch
     >>> import fairsvd
     >>> from fairsvd.datasets import make_biased_classification
     >>> data = make_biased_classification(600, random_state=0)
