@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -373,6 +374,14 @@ def test_a_folder_or_a_device_is_no_model(tmp_path):
             fairsvd.load(place)
     with pytest.raises(FileNotFoundError):
         fairsvd.load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("place", [None, 3, io.BytesIO()], ids=repr)
+def test_a_path_that_is_none_is_refused(editor, place):
+    with pytest.raises(ValueError, match="path has to be"):
+        fairsvd.save(editor, place)
+    with pytest.raises(ValueError, match="path has to be"):
+        fairsvd.load(place)
 
 
 def test_a_tilde_is_the_home_folder(editor, tmp_path, monkeypatch):

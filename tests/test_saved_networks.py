@@ -74,6 +74,17 @@ class Tied(nn.Module):
         return self.c(F.relu(self.b(F.relu(self.a(X)))))
 
 
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.eye(2)])
+        self.scales = nn.ParameterDict({"scale": torch.ones(2)})
+        self.layers = nn.ModuleDict({"last": nn.Linear(2, 2)})
+
+    def forward(self, X):
+        return self.layers["last"](X @ self.weights[0] * self.scales["scale"])
+
+
 class Sequence(nn.Module):
     """Reads the columns as a sequence of numbers."""
 
@@ -194,6 +205,7 @@ USERS = {
     "net": Net,
     "lambda": WithLambda,
     "tied": Tied,
+    "listed": Listed,
     **{key: lambda make=make: Sequence(make(), 4) for key, make in READERS.items()},
 }
 
@@ -236,6 +248,23 @@ def test_what_could_not_be_saved_of_a_network_is_named(tmp_path):
     fairsvd.save(fitted(WithLambda()), tmp_path / "model")
     with pytest.raises(ModelFileError, match=r"'before' \(.*lambda.*pass network="):
         fairsvd.load(tmp_path / "model", trusted=[WithLambda])
+
+
+def test_a_parameter_whose_weights_are_parametrised_comes_from_the_caller(tmp_path):
+    def normed():
+        network = toy_network()
+        nn.utils.parametrizations.weight_norm(network[0])
+        return network
+
+    editor = fitted(toy_network()).set_params(network=normed())
+    fairsvd.save(editor, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"Parametri[sz]"):
+        fairsvd.load(tmp_path / "model")
+    again = fairsvd.load(tmp_path / "model", network=normed())
+    assert again.network.state_dict().keys() == editor.network.state_dict().keys()
+    X = toy_rows()[0]
+    assert np.array_equal(again.predict_proba(X), editor.predict_proba(X))
+    assert torch.equal(again.network(torch.from_numpy(X)), editor.network(torch.from_numpy(X)))
 
 
 class Other(Net):
@@ -353,6 +382,19 @@ def test_skorch_nets_as_parameters(make, frozen, tmp_path):
 
 def net_class(net):
     return getattr(net, "estimator", net).module
+
+
+class UsersNet(NeuralNetClassifier):
+    pass
+
+
+def test_a_users_class_of_nets_comes_by_trust_or_with_the_net(tmp_path):
+    net = net_of(UsersNet).initialize()
+    editor = fitted(FrozenEstimator(net))
+    for how in ({"network": net}, {"trusted": [UsersNet, Net, Block]}):
+        assert type(check(editor, tmp_path, **how).network.estimator) is UsersNet
+    with pytest.raises(UntrustedError, match="UsersNet"):
+        fairsvd.load(tmp_path / "model", network=Net())
 
 
 def test_a_binary_net_of_torchs_own_layers(tmp_path):

@@ -27,7 +27,9 @@ from fairsvd import (
     FairLRFTransformerCV,
     GapFineTuner,
     HyperGenerator,
+    JointStratifiedKFold,
     RandomPerturbation,
+    best_under_gap,
 )
 from fairsvd.exceptions import ModelFileError, UntrustedError
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
@@ -108,6 +110,15 @@ def test_frames_with_encoded_columns(tmp_path):
     again = through(pipe, tmp_path)
     assert np.array_equal(again.predict_proba(frame), pipe.predict_proba(frame))
     assert list(again.feature_names_in_) == ["age", "job"]
+
+
+@pytest.mark.parametrize("nested", ["frozen", "pipeline"])
+def test_an_editor_deeper_in_a_pipeline(nested, tmp_path):
+    X, y, groups = toy_rows()
+    editor = tuner().fit(X, y, sensitive_features=groups)
+    inner = FrozenEstimator(editor) if nested == "frozen" else make_pipeline("passthrough", editor)
+    pipe = make_pipeline(FrozenEstimator(StandardScaler().fit(X)), inner)
+    assert np.array_equal(through(pipe, tmp_path).predict_proba(X), pipe.predict_proba(X))
 
 
 def test_metadata_routing_is_kept(tmp_path):
@@ -255,9 +266,16 @@ def test_a_sampler_with_a_model_of_scikit_learn(tmp_path):
 def test_a_search_keeps_its_results(tmp_path):
     X, y, groups = toy_rows()
     search = FairLRFTransformerCV(
-        toy_network(), ranks=[0.5, 1.0], sparsities=[0.0], cv=2, max_steps=1, random_state=0
+        toy_network(),
+        ranks=[0.5, 1.0],
+        sparsities=[0.0],
+        cv=JointStratifiedKFold(2),
+        refit=best_under_gap("utility", "gap", limit=0.5),
+        max_steps=1,
+        random_state=0,
     ).fit(X, y, sensitive_features=groups)
     again = through(search, tmp_path)
+    assert again.refit.limit == 0.5
     assert again.best_params_ == search.best_params_
     assert np.array_equal(again.predict_proba(X), search.predict_proba(X))
     pd.testing.assert_frame_equal(again.path_, search.path_, check_exact=True)

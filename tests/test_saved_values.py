@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit
+from sklearn.utils import Bunch
 from torch import nn
 
 import fairsvd
@@ -60,7 +62,7 @@ def twin(values, dtype=object):
 PLAIN = [
     *(None, True, 0, -(10**30), 1.5, -0.0, 5e-324, "", "ä\ud800\0\n", b"", b"\xff\0"),
     *((), (1, ("a", None)), [], [[1], [2.0]], {}, {"a": 1, 2: "b", None: 3, (1, "x"): []}),
-    *(OrderedDict(b=1, a=2), {1, 2}, frozenset("ab"), range(1, 9, 3), 1 + 2j),
+    *(OrderedDict(b=1, a=2), Bunch(x=1), {1, 2}, frozenset("ab"), range(1, 9, 3), 1 + 2j),
     *(datetime.date(2020, 2, 29), datetime.datetime(2020, 1, 1, 2, 3, 4, 5), datetime.time(1, 2)),
     datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
     *(datetime.timedelta(-1, 5, 7), decimal.Decimal("1.10"), uuid.UUID(int=5)),
@@ -311,6 +313,7 @@ PARAMETERS = {
     "validation": PredefinedSplit(np.arange(40) % 2 - 1),
     "validation of random rows": StratifiedShuffleSplit(1, random_state=np.random.RandomState(1)),
     "random_state": np.random.RandomState(0),
+    "utility": balanced_accuracy_score,
     "constraint": PhiObjective(n_bootstrap=2),
     "device": torch.device("cpu"),
     "pos_label": np.int64(1),

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
 from torch import nn
 
 from ..exceptions import ModelFileError
 from ._names import is_own
 
-__all__ = ["as_key", "as_list", "as_module", "bytes_of", "check_estimator", "check_place"]
+__all__ = [
+    "as_key",
+    "as_list",
+    "as_module",
+    "as_path",
+    "bytes_of",
+    "check_estimator",
+    "check_place",
+    "holds_own",
+    "lent_classes",
+]
 
 
 def check_estimator(estimator: Any) -> None:
     """Refuse what is no fitted estimator of this package, nor a Pipeline with one."""
-    steps = [s for _, s in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-    if not any(is_own(step) for step in steps):
+    if not holds_own(estimator):
         search = hasattr(estimator, "best_estimator_")
         advice = " Save its best_estimator_." if search else ""
         raise ModelFileError(
@@ -27,6 +39,21 @@ def check_estimator(estimator: Any) -> None:
             f"{type(estimator).__name__}.{advice}"
         )
     check_is_fitted(estimator)
+
+
+def holds_own(estimator: Any) -> bool:
+    """Tell whether this is an estimator of this package, or a Pipeline with one."""
+    if isinstance(estimator, Pipeline):
+        return any(holds_own(step) for _, step in estimator.steps)
+    inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    return is_own(inner)
+
+
+def as_path(path: Any) -> Path:
+    """Return the path of a file; "~" is the home folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path has to be the name of a file; got {path!r}.")
+    return Path(path).expanduser()
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -68,6 +95,12 @@ def as_list(trusted: Any) -> list[Any]:
                 "functions."
             )
     return items
+
+
+def lent_classes(network: Any) -> list[type]:
+    """List the class of a skorch net that was passed as ``network=``, which may be the user's."""
+    inner = getattr(network, "estimator", network)
+    return [type(inner)] if isinstance(inner, NeuralNet) else []
 
 
 def as_module(network: Any) -> nn.Module | None:

@@ -6,27 +6,35 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import sklearn
 import skorch
 import torch
-from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from .. import __version__
 from .._files import write_atomically
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
-from ._arguments import as_key, as_list, as_module, bytes_of, check_estimator, check_place
+from ._arguments import (
+    as_key,
+    as_list,
+    as_module,
+    as_path,
+    bytes_of,
+    check_estimator,
+    check_place,
+    holds_own,
+    lent_classes,
+)
 from ._arrays import ARRAYS
 from ._envelope import seal, unseal, without_repeats
 from ._frames import FRAMES
 from ._graphs import GRAPHS, with_graphs
 from ._kind import Node, Reader, Writer
 from ._modules import MODULES
-from ._names import Names, is_own
+from ._names import Names
 from ._nets import NETS
 from ._objects import OBJECTS
 from ._plain import PLAIN
@@ -115,7 +123,7 @@ def save(
     True
     """
     check_estimator(estimator)
-    path = Path(path).expanduser()
+    path = as_path(path)
     check_place(path, overwrite)
     writer = Writer(KINDS, graphs=onnx)
     text = {"estimator": writer.node(estimator, type(estimator).__name__), "versions": _versions()}
@@ -171,8 +179,9 @@ def load(
     --------
     save : The way there.
     """
-    names, given = Names(as_list(trusted)), as_module(network)
-    path = Path(path).expanduser()
+    names = Names([*as_list(trusted), *lent_classes(network)])
+    given = as_module(network)
+    path = as_path(path)
     data = bytes_of(path)
     try:
         parts = unseal(data, as_key(key))
@@ -197,7 +206,7 @@ def _read(node: Node, reader: Reader) -> Any:
         what = f"{type(error).__name__}: {error}"
         text = f"{_at(reader)}the content is not valid ({what})."
         raise DamagedModelError(text) from error
-    if not is_own(estimator) and not isinstance(estimator, Pipeline):
+    if not holds_own(estimator):
         raise DamagedModelError("the file holds no estimator of this package.")
     if network is not None and not reader.grafted:
         raise ModelFileError(

@@ -25,9 +25,6 @@ def _write_module(value: nn.Module, writer: Writer) -> dict[str, Node]:
         return _write_module(value.get_submodule("_orig_mod"), writer)
     if isinstance(value, torch.jit.ScriptModule):
         raise unsavable(writer, value, "it is compiled code; pass the network it was made from")
-    state = value.__getstate__()
-    if not isinstance(state, dict):
-        raise unsavable(writer, value, "its class has a __getstate__ that gives no dict")
     lasting = {name: name not in value._non_persistent_buffers_set for name in value._buffers}
     return {
         "path": path_of(type(value)),
@@ -35,13 +32,25 @@ def _write_module(value: nn.Module, writer: Writer) -> dict[str, Node]:
         "buffers": writer.pairs(value._buffers),
         "lasting": [[name, flag] for name, flag in lasting.items()],
         "modules": writer.pairs(value._modules),
-        "settings": [
-            [name, writer.or_reason(each, f".{name}")]
-            for name, each in state.items()
-            if name not in FRAMEWORK
-        ],
+        "settings": _write_settings(value, writer),
         "hooks": any(vars(value)[name] for name in HOOKS),
     }
+
+
+def _write_settings(value: nn.Module, writer: Writer) -> list[Node]:
+    """Write the attributes as a copy would get them, and a note in the place of what cannot be."""
+    try:
+        state = value.__getstate__()
+    except Exception as error:
+        # A class may refuse, as torch's parametrised layers do, with any error.
+        return [["__getstate__", {"kind": LEFT_OUT, "why": str(error).splitlines()[0]}]]
+    if not isinstance(state, dict):
+        return [["__getstate__", {"kind": LEFT_OUT, "why": "it gives no dict"}]]
+    return [
+        [name, writer.or_reason(each, f".{name}")]
+        for name, each in state.items()
+        if name not in FRAMEWORK
+    ]
 
 
 def _read_module(node: dict[str, Node], reader: Reader) -> nn.Module:

@@ -19,7 +19,7 @@ from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
 
 __all__ = ["Names", "is_own", "path_of"]
 
-OWN = re.compile(r"fairsvd(\.[a-z_0-9]+)*\.[A-Za-z]\w*")
+OWN = re.compile(r"fairsvd(\.[a-z_0-9]+)*\.[A-Za-z_]\w*")
 # Parts of the package that no model consists of.
 NO_MODEL = ("fairsvd.cli", "fairsvd.datasets", "fairsvd.exceptions", "fairsvd.persistence")
 
@@ -145,6 +145,8 @@ def _is_known(path: str) -> bool:
     if path in SINGLE:
         return True
     module, _, name = path.rpartition(".")
+    if module == "sklearn.metrics" and name.endswith("_score"):
+        return True
     if OWN.fullmatch(path) and not path.startswith(NO_MODEL):
         value = _look_up(module, name)
         return isinstance(value, type) and value.__module__.startswith("fairsvd.")

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import Any
 
 import joblib
+from sklearn.utils import Bunch
 
 from ._kind import Kind, Node, Reader, Writer, unsavable
 from ._names import path_of
@@ -21,7 +22,7 @@ from ._names import path_of
 __all__ = ["PLAIN"]
 
 CONTAINERS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
+MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict, "Bunch": Bunch}
 # A type of these is written as text, and read by the function beside it.
 TEXTS: dict[type, tuple[Any, Any]] = {
     dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
@@ -55,7 +56,8 @@ def _write_mapping(value: Any, writer: Writer) -> dict[str, Node]:
 
 def _read_mapping(node: dict[str, Node], reader: Reader) -> Any:
     items = [(reader.value(k), reader.value(v)) for k, v in node["items"]]
-    return MAPPINGS[node["type"]](items)
+    kind = MAPPINGS[node["type"]]
+    return Bunch(**dict(items)) if kind is Bunch else kind(items)
 
 
 def _is_named_tuple(value: Any) -> bool:
