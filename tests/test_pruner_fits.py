@@ -370,10 +370,11 @@ def test_learned_masks_narrow_the_gap_and_the_factors_help():
         3000, n_features=6, base_rate_gap=0.6, group_shift=3.0, random_state=0
     )
     rows = Rows(data.data.astype(np.float32), data.target, data.groups)
+    network = trained(mlp(width=16), rows, 100)
     settings = {"gap_weight": 1.0, "max_steps": 100, "kind": FairPruner}
     after = {}
     for refine in (None, "scale"):
-        editor = fit(None, rows, **{**settings, "refine": refine})
+        editor = fit(network, rows, **{**settings, "refine": refine})
         before, after[refine] = editor.report_.gaps.loc["equalized_odds", ["before", "after"]]
         assert after[refine] < before / 2
         assert 0 < editor.removed_fraction_ < 0.8
