@@ -139,19 +139,19 @@ def test_a_network_that_squeezes_works_on_one_row(name, n_outputs, inside):
     assert editor.transform(rows.X[:1]).shape[0] == 1
 
 
-def test_a_single_row_is_read_by_the_kind_of_output():
-    """At 1,025 rows the judge's last block has one."""
-    rows = table(1401)
-    for n_outputs in (1, 2):
-        module = Squeezed(n_outputs)
-        with torch.no_grad():
-            wanted = module(torch.tensor(rows.X))
-        editor = quick(module, **UNTOUCHED, output="logits")
-        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
-        margin = wanted if n_outputs == 1 else wanted[:, 1] - wanted[:, 0]
-        np.testing.assert_allclose(editor.decision_function(rows.X), margin, atol=1e-5)
-        exported = editor.to_module()
-        assert exported(torch.tensor(rows.X[:1])).numel() == n_outputs
+@pytest.mark.parametrize("inside", [False, True], ids=["at the end", "inside"])
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_a_last_block_of_one_row_is_read_as_the_others_are(n_outputs, inside):
+    """The judge reads 1,024 rows at a time."""
+    rows = table(1025)
+    module = Squeezed(n_outputs, inside)
+    with torch.no_grad():
+        wanted = module(torch.tensor(rows.X))
+    editor = quick(module, **UNTOUCHED, output="logits")
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    margin = wanted.reshape(-1) if n_outputs == 1 else wanted[:, 1] - wanted[:, 0]
+    np.testing.assert_allclose(editor.decision_function(rows.X), margin, atol=1e-5)
+    assert editor.to_module()(torch.tensor(rows.X[:1])).numel() == n_outputs
 
 
 def normalised():
@@ -164,3 +164,26 @@ def test_no_batch_of_a_refit_has_one_row_alone():
     editor = make("BlindPostProcessor", normalised(), joint="refit")
     editor.fit(rows.X, rows.y, sensitive_features=rows.group)
     assert editor.rule_ is None or np.isfinite(editor.predict_proba(rows.X)).all()
+
+
+class Drops(nn.Module):
+    """Leaves out the rows whose first column is large."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, X):
+        return self.inner(X)[X[:, 0] < 50]
+
+
+def test_rows_that_get_lost_are_noticed_in_every_block():
+    editor = fit(Drops())
+    rows = np.concatenate([ROWS.X] * 5)
+    rows[520, 0] = 99
+    with pytest.raises(NetworkError, match=r"scores of the shape \(511, 2\) for 512 rows"):
+        editor.predict(rows)
+    far = ROWS.X.copy()
+    far[100, 0] = 99
+    with pytest.raises(NetworkError, match=r"scores of the shape \(\d+, 2\) for \d+ rows"):
+        quick(Drops()).fit(far, ROWS.y, sensitive_features=ROWS.group)

@@ -201,9 +201,9 @@ def _check_range(rows: Tensor, narrowed: Tensor, index: NDArray[np.int64]) -> No
     column = f" in column {place[0]}" if len(place) == 1 else ""
     raise ValueError(
         f"X has values that are infinite in {dtype}, the network's dtype: "
-        f"{float(rows[tuple(bad[0])]):.3g}{column} of row {int(index[row])}. Rows with such values "
-        f"(counted from 0): {', '.join(map(str, numbers[:5]))}{more}. Scale X as it was for "
-        "training, or drop them."
+        f"{float(rows[tuple(bad[0])]):.3g}{column} of row {int(index[row])}. Such rows, of those "
+        f"read so far (counted from 0): {', '.join(map(str, numbers[:5]))}{more}. Scale X as it "
+        "was for training, or drop them."
     )
 
 
