@@ -15,7 +15,7 @@ def split(validation, cells, y=None, seed=0):
     cells = np.asarray(cells)
     y = np.zeros_like(cells) if y is None else np.asarray(y)
     classes = np.array(["no", "yes"])
-    return split_rows(validation, cells, y, classes, np.random.default_rng(seed))
+    return split_rows(validation, cells, y, np.random.default_rng(seed), classes)
 
 
 @given(

@@ -16,8 +16,8 @@ def split_rows(
     validation: Any,
     cells: NDArray[np.int64],
     y: NDArray[np.int64],
-    classes: NDArray[Any],
     rng: np.random.Generator,
+    classes: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split row numbers into editing and validation rows.
 
@@ -28,9 +28,9 @@ def split_rows(
         one split, whose test side is validation.
     cells, y : ndarray of shape (n,), int64
         Codes of the (label, group) cells and of the classes.
-    classes : ndarray of shape (n_classes,)
-        Labels of the codes.
     rng : numpy.random.Generator
+    classes : ndarray of shape (n_classes,), optional
+        Labels of the codes, for messages. None: the codes are the labels.
 
     Returns
     -------
@@ -44,8 +44,9 @@ def split_rows(
     missing = np.flatnonzero(np.bincount(y) > 0)
     missing = missing[np.bincount(y[editing], minlength=int(y.max()) + 1)[missing] == 0]
     if len(missing):
+        missing = missing if classes is None else classes[missing]
         raise ValueError(
-            f"validation takes every row of the classes {listed(classes[missing].tolist())}, so "
+            f"validation takes every row of the classes {listed(missing.tolist())}, so "
             "that none is left to edit on: hold fewer rows back."
         )
     return editing, held

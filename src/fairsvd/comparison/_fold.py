@@ -142,7 +142,7 @@ class Fold(Parts):
         if not known.all():
             raise ValueError(
                 f"predicted the label {labels[~known][0]!r}, which is none of the classes "
-                f"{listed(self.problem.classes.tolist(), show=repr)}."
+                f"[{listed(self.problem.classes.tolist(), show=repr)}]."
             )
         return hits.argmax(axis=1)
 
@@ -184,7 +184,7 @@ class Fold(Parts):
         if self.problem.pos is None:
             raise ValueError(
                 f"the method takes two classes, but y has {len(self.problem.classes)} "
-                f"({listed(self.problem.classes.tolist(), show=repr)})."
+                f"([{listed(self.problem.classes.tolist(), show=repr)}])."
             )
         return self.problem.pos
 
@@ -219,7 +219,7 @@ def divide(
     seed = fold_seed(problem.seed, number)
     y, groups = problem.codes[fitting], problem.groups.codes[fitting]
     cells = cell_codes(y, groups, problem.groups.n_groups)
-    editing, held = split_rows(VALIDATION, cells, y, problem.classes, stage_rng(seed, "split"))
+    editing, held = split_rows(VALIDATION, cells, y, stage_rng(seed, "split"), problem.classes)
     return Parts(number, np.sort(fitting[editing]), np.sort(fitting[held]), test, seed)
 
 

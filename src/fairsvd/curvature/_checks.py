@@ -100,7 +100,7 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
         names = [*layers, *layer_weights(module)]
         hint = (
             did_you_mean(name, names)
-            or f" Its layers are {listed(sorted(filter(None, names)), 5)}."
+            or f" Its layers are [{listed(sorted(filter(None, names)), 5, repr)}]."
         )
         raise ValueError(f"factors: the module has no layer {name!r}.{hint}")
     return layers[name]
@@ -158,8 +158,8 @@ def check_seen(missing: set[str], any_rows: bool) -> None:
     """Refuse layers that never ran, since their curvature would wrongly be zero."""
     if missing and any_rows:
         raise ValueError(
-            f"factors: the layers {listed(sorted(missing))} never ran while the module was "
-            "evaluated. Leave them out."
+            f"factors: the layers [{listed(sorted(missing), show=repr)}] never ran while the "
+            "module was evaluated. Leave them out."
         )
 
 

@@ -30,7 +30,7 @@ def pick(argument: str, name: Any, known: Sequence[str]) -> str:
     """Return ``name`` if it is known; the error names the nearest ones."""
     if isinstance(name, str) and name in known:
         return name
-    hint = did_you_mean(name, known) or f" Wanted one of {listed(known, 20, repr)}."
+    hint = did_you_mean(name, known) or f" Wanted one of [{listed(known, 20, repr)}]."
     raise ValueError(f"{argument}={name!r} is not known.{hint}")
 
 

@@ -220,7 +220,7 @@ def _favorable_columns(dataset: StructuredDataset, estimator: Any) -> NDArray[np
     labels = [*favorable, *np.atleast_1d(dataset.unfavorable_label)]
     if not np.isin(estimator.classes_, labels).all():
         raise ValueError(
-            f"estimator ({kind}) has the classes {listed(estimator.classes_)} and the dataset the "
-            f"labels {listed(labels)}: fit it on from_aif360(...).y."
+            f"estimator ({kind}) has the classes [{listed(estimator.classes_)}] and the dataset "
+            f"the labels [{listed(labels)}]: fit it on from_aif360(...).y."
         )
     return np.isin(estimator.classes_, favorable)

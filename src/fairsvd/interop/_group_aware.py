@@ -218,8 +218,9 @@ class GroupAwareWrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         if unseen := [label for label in groups.labels if label not in self.groups_]:
             raise GroupError(
                 f"sensitive_columns={self.sensitive_columns!r} have the groups "
-                f"{listed(unseen, show=repr)}, which fit did not see "
-                f"({listed(self.groups_, show=repr)}): leave these rows out, or fit with such rows."
+                f"[{listed(unseen, show=repr)}], which fit did not see "
+                f"([{listed(self.groups_, show=repr)}]): leave these rows out, or fit with "
+                "such rows."
             )
         return values
 

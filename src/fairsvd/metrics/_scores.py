@@ -62,7 +62,7 @@ def _order_classes(present: list[Any], labels: Sequence[Any] | None, pos_label: 
         classes = first + sorted(extra)
     except TypeError as error:
         raise ValueError(
-            f"The labels {listed(extra, show=repr)} have types that cannot be compared: give "
+            f"The labels [{listed(extra, show=repr)}] have types that cannot be compared: give "
             "y_true and y_pred labels of the same type."
         ) from error
     if len(classes) == 1:
@@ -89,7 +89,7 @@ def _positive_code(classes: list[Any], pos_label: Any) -> int | None:
         return 1
     if pos_label not in classes:
         raise ValueError(
-            f"pos_label={pos_label!r} is not among the classes {listed(classes, show=repr)}."
+            f"pos_label={pos_label!r} is not among the classes [{listed(classes, show=repr)}]."
         )
     return classes.index(pos_label)
 

@@ -89,8 +89,8 @@ def known_classes(network: Any, labels: NDArray[Any]) -> NDArray[Any]:
     if len(classes) == len(labels) and np.array_equal(classes, codes):
         return labels
     raise NetworkError(
-        f"y holds the labels {listed(labels.tolist(), show=repr)}, but the frozen network was "
-        f"trained for {listed(classes.tolist(), show=repr)}. Encode y as it was when the network "
+        f"y holds the labels [{listed(labels.tolist(), show=repr)}], but the frozen network was "
+        f"trained for [{listed(classes.tolist(), show=repr)}]. Encode y as it was when the network "
         "was trained."
     )
 

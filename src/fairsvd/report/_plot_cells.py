@@ -143,8 +143,8 @@ def _check_labels(estimator: Any, target: NDArray[Any], n_rows: int) -> None:
     unknown = sorted(set(target.tolist()) - set(estimator.classes_.tolist()), key=str)
     if unknown:
         raise ValueError(
-            f"y holds {listed(unknown, 5, repr)}, which the estimator does not know: its classes "
-            f"are {listed(estimator.classes_.tolist(), show=repr)}"
+            f"y holds [{listed(unknown, 5, repr)}], which the estimator does not know: its classes "
+            f"are [{listed(estimator.classes_.tolist(), show=repr)}]"
         )
 
 

@@ -127,7 +127,7 @@ def _plain(
     unknown = sorted({repr(label) for label in labels.tolist() if label not in place})
     if unknown:
         raise ValueError(
-            f"{name} has the labels {listed(unknown)}, y has {listed(place, show=repr)}: leave "
+            f"{name} has the labels {listed(unknown)}, y has [{listed(place, show=repr)}]: leave "
             "these rows out, or name the labels as in y."
         )
     return batches, torch.as_tensor([place[label] for label in labels.tolist()])
@@ -157,8 +157,8 @@ def _read(
     unknown = [label for label in encoded.labels if label not in labels]
     if unknown:
         raise GroupError(
-            f"synthetic has the groups {listed(unknown, show=repr)}, the real rows have "
-            f"{listed(labels, show=repr)}: leave these rows out, or name the groups alike."
+            f"synthetic has the groups [{listed(unknown, show=repr)}], the real rows have "
+            f"[{listed(labels, show=repr)}]: leave these rows out, or name the groups alike."
         )
     place = np.array([labels.index(label) for label in encoded.labels])
     return LabelledRows(batches, codes, torch.as_tensor(place[encoded.codes])), labels

@@ -76,7 +76,7 @@ class Plan(Task):
         rows, rng = self.synthetic, np.random.default_rng(self.seeds[0])
         share = min(share, MOST_HELD / len(rows))
         cells = rows.cells(self.given.n_groups).numpy()
-        tuned, held = split_rows(share, cells, rows.y.numpy(), self.given.classes, rng)
+        tuned, held = split_rows(share, cells, rows.y.numpy(), rng, self.given.classes)
         return rows.subset(tuned), rows.subset(held)
 
     @cached_property

@@ -78,8 +78,8 @@ class Cells:
         unknown = {key for key in conditions if key not in place}
         if unknown:
             raise GroupError(
-                f"conditions ask for {listed(sorted(map(str, unknown)))}, but fit saw only rows of "
-                f"{listed(self.keys, show=repr)}: ask for these cells."
+                f"conditions ask for [{listed(sorted(map(str, unknown)), show=repr)}], but fit saw "
+                f"only rows of [{listed(self.keys, show=repr)}]: ask for these cells."
             )
         return np.array([place[key] for key in conditions], dtype=np.int64)
 

@@ -160,8 +160,8 @@ class DiffusionGenerator(BaseEstimator):
         lacking = [key for key in cells.keys if not self.prompts.get(key)]
         if lacking:
             raise GroupError(
-                f"prompts has none for the cells {listed(lacking, show=repr)}; its keys are "
-                f"{listed(self.prompts, show=repr)}. "
+                f"prompts has none for the cells [{listed(lacking, show=repr)}]; its keys are "
+                f"[{listed(self.prompts, show=repr)}]. "
                 "Keys must be (label, group), or labels if there are no groups."
             )
         _check_folder(self.checkpoint)
@@ -194,9 +194,8 @@ class DiffusionGenerator(BaseEstimator):
             raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
         unknown = {key for key in conditions if not self.prompts.get(key)}
         if unknown:
-            raise GroupError(
-                f"conditions ask for {listed(sorted(map(str, unknown)))}: no prompts for them."
-            )
+            names = listed(sorted(map(str, unknown)), show=repr)
+            raise GroupError(f"conditions ask for [{names}]: no prompts for them.")
         if not n:
             return self._like[:0].copy()
         texts = _choose_prompts(conditions, self.prompts)

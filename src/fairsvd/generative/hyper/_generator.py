@@ -436,7 +436,7 @@ def _warn_of_single_rows(cells: Cells) -> None:
     single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
     if single:
         warn(
-            f"The cells {listed(single, show=repr)} have one row: they get the spread of the whole "
-            "table around it.",
+            f"The cells [{listed(single, show=repr)}] have one row: they get the spread of the "
+            "whole table around it.",
             SmallCellWarning,
         )

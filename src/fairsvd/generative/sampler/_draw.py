@@ -177,8 +177,8 @@ def _align(rows: Any, X: Any) -> Any:
         return rows
     if sorted(map(str, rows.columns)) != sorted(map(str, X.columns)):
         raise ValueError(
-            f"generator.sample gave the columns {listed(rows.columns, show=repr)}, wanted "
-            f"{listed(X.columns, show=repr)}."
+            f"generator.sample gave the columns [{listed(rows.columns, show=repr)}], wanted "
+            f"[{listed(X.columns, show=repr)}]."
         )
     return rows[list(X.columns)]
 

@@ -50,8 +50,8 @@ def _table_of(
     unknown = [key for key in strategy if key not in keys]
     if unknown:
         raise ValueError(
-            f"sampling_strategy names the cells {listed(unknown, show=repr)}, the data has "
-            f"{listed(keys, show=repr)}: name (label, "
+            f"sampling_strategy names the cells [{listed(unknown, show=repr)}], the data has "
+            f"[{listed(keys, show=repr)}]: name (label, "
             "group) pairs of these, or labels if there are no groups."
         )
     wrong = {
@@ -152,7 +152,7 @@ def check_sources(
         return
     empty = [key for key, n in small.items() if n == 0]
     advice = (
-        f"Cells {listed(empty, show=repr)} have no rows to learn from: merge groups, or pass "
+        f"Cells [{listed(empty, show=repr)}] have no rows to learn from: merge groups, or pass "
         "sampling_strategy as a dict of the cells to fill"
         if empty
         else "Lower min_cell_size, merge groups, or pass sampling_strategy as a dict of the cells "
