@@ -197,7 +197,7 @@ def test_without_sensitive_features_one_warning_and_utility_alone(name):
     assert editor.groups_ == []
     assert editor.privileged_group_ is None
     assert editor.report_.gaps.empty
-    assert editor.report_.groups.index.tolist() == ["all"]
+    assert editor.report_.groups.index.tolist() == ["overall", "threshold only"]
     check_outputs_agree(editor, rows.X)
 
 

@@ -357,7 +357,7 @@ def test_a_group_that_loses_while_another_gains_is_told():
 
 @pytest.mark.parametrize("gap", ["demographic_parity", "equalized_odds"])
 def test_under_demographic_parity_being_selected_is_the_good(gap):
-    """Both labels are selected 15 in 1,000 less often: too little for a rate, .03 if one is .045."""
+    """Of 2,000 rows 45 are selected less, rightly: that is .0225 of the group."""
     constraint = Constraint(gap, 0.1, 0.4, "accuracy", None, 1, None)
     after = FAIR.copy()
     after[0, 0] += [45, -45]  # fewer of them are selected, rightly

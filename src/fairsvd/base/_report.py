@@ -85,7 +85,7 @@ class ReportData:
     @property
     def is_constant(self) -> bool:
         """Tell whether the chosen network predicts one class only."""
-        return np.count_nonzero(self.after.sum(axis=(0, 1))) < 2
+        return bool(np.count_nonzero(self.after.sum(axis=(0, 1))) < 2)
 
     @cached_property
     def changes(self) -> list[Change]:
@@ -151,21 +151,21 @@ class ReportData:
         """Rates before and after, and the change: of every group, overall, by the threshold."""
         import pandas as pd
 
-        together = [counts.sum(axis=0, keepdims=True) for counts in self._pair]
-        alone = together[0], self.threshold_only.sum(axis=0, keepdims=True)
-        parts = [(OVERALL, together), (THRESHOLD_ONLY, alone)]
-        labels = [str(label) for label in self.labels]
-        if labels:
-            parts.insert(0, (labels, self._pair))
-        frames = [self._rate_frame(*pair, name) for name, pair in parts]
+        before, after, alone = (
+            counts.sum(axis=0, keepdims=True)
+            for counts in (self.before, self.after, self.threshold_only)
+        )
+        frames = [
+            self._rate_frame(before, after, [OVERALL]),
+            self._rate_frame(before, alone, [THRESHOLD_ONLY]),
+        ]
+        if self.has_groups:
+            labels = [str(label) for label in self.labels]
+            frames.insert(0, self._rate_frame(self.before, self.after, labels))
         return pd.concat(frames).rename_axis("group")
 
-    @property
-    def _pair(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.before, self.after
-
     def _rate_frame(
-        self, before: NDArray[np.int64], after: NDArray[np.int64], labels: str | list[str]
+        self, before: NDArray[np.int64], after: NDArray[np.int64], labels: list[str]
     ) -> pd.DataFrame:
         import pandas as pd
 
@@ -174,7 +174,7 @@ class ReportData:
             columns[name, "before"] = old
             columns[name, "after"] = new
             columns[name, "change"] = new - old
-        return pd.DataFrame(columns, index=[labels] if isinstance(labels, str) else labels)
+        return pd.DataFrame(columns, index=labels)
 
     def _rates(self, counts: NDArray[np.int64]) -> list[NDArray[np.float64]]:
         with warnings.catch_warnings():
@@ -195,7 +195,7 @@ class ReportData:
         asked = frame.index == self.constraint.gap
         met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
         frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
-        frame["met"] = pd.Series(np.where(asked, met, None), index=frame.index, dtype=object)
+        frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
         return frame
 
     def _gap_row(self, name: str) -> dict[str, Any]:
