@@ -148,6 +148,22 @@ def test_a_response_that_is_not_there_is_an_error_with_the_cure(method):
         scorer(model.fit(ROWS.X, ROWS.y), ROWS.X, Y)
 
 
+@pytest.mark.parametrize("method", ["decision_function", "predict_proba"])
+def test_a_response_of_nan_is_of_no_class(method):
+    class Broken(LogisticRegression):
+        def decision_function(self, X):
+            return np.where(np.arange(len(X)) < 3, np.nan, 1.0)
+
+        def predict_proba(self, X):
+            return np.column_stack([self.decision_function(X)] * 2)
+
+    scorer = fairness_scorer(
+        "demographic_parity_difference", sensitive_columns="sex", response_method=method
+    )
+    with pytest.raises(ValueError, match=f"{method} of Broken gave NaN for 3 rows"):
+        scorer(Broken().fit(ROWS.X, ROWS.y), ROWS.X, Y)
+
+
 def test_decisions_between_pairs_of_classes_are_not_taken_for_decisions_for_classes():
     """Three classes have three pairs, so that the shape tells nothing."""
     rows = table(150, n_classes=3)
