@@ -32,8 +32,6 @@ def ask_for_shares(estimator: Any, method: str, X: Any) -> NDArray[np.float64]:
             "of no class: check the estimator and X."
         )
     n_classes = len(classes)
-    if method == "decision_function" and n_classes > 2:
-        _check_shape(estimator)
     if scores.ndim == 1 and n_classes == 2:
         return np.eye(2)[(scores > 0).astype(np.int64)]
     if scores.ndim != 2 or scores.shape[1] != n_classes:
@@ -42,6 +40,7 @@ def ask_for_shares(estimator: Any, method: str, X: Any) -> NDArray[np.float64]:
             "one column for each class (an SVC: decision_function_shape='ovr')."
         )
     if method == "decision_function":
+        _check_shape(estimator)
         return np.eye(n_classes)[scores.argmax(axis=1)]
     return scores
 
