@@ -133,12 +133,13 @@ def test_the_report_of_an_edit_is_what_fairlearn_says_of_its_validation_rows(cre
     X, y, sex = (part[HELD] for part in credit)
     predicted, report = edited.predict(X), edited.report_
     frame = MetricFrame(metrics=RATES, y_true=y, y_pred=predicted, sensitive_features=sex).by_group
-    assert report.groups["", "n"].to_dict() == frame["n"].to_dict()
+    groups = report.groups.drop(index=["overall", "threshold only"])
+    assert groups["", "n"].to_dict() == frame["n"].to_dict()
     for name in ("selection_rate", "tpr", "fpr", "accuracy"):
         np.testing.assert_allclose(
-            report.groups[name, "after"], frame[name].loc[report.groups.index], rtol=0, atol=1e-12
+            groups[name, "after"], frame[name].loc[groups.index], rtol=0, atol=1e-12
         )
-        assert report.groups[name, "change"].abs().max() > 0
+        assert groups[name, "change"].abs().max() > 0
     for name in ("demographic_parity", "equal_opportunity", "equalized_odds"):
         theirs = FAIRLEARNS[f"{name}_difference"](y, predicted, sensitive_features=sex)
         assert report.gaps.loc[name, "after"] == pytest.approx(theirs, **EXACT)

@@ -80,6 +80,10 @@ def test_change_of_rates_is_zero_against_itself(tasks: ModuleType, protocol: Mod
     assert same["tpr_change"] == same["fpr_change"] == [0.0, 0.0]
     stricter = protocol.evaluate((scores > 2).astype(int), rows, "equalized_odds", predictions)
     assert max(stricter["tpr_change"]) < 0
+    assert same["harm"] == 0
+    assert stricter["harm"] == pytest.approx(-min(stricter["tpr_change"]), abs=1e-12)
+    summary = load("fairness.summary")
+    assert summary.harm([same, stricter]) == stricter["harm"] / 2
 
 
 def hand_made(tasks: ModuleType) -> tuple[object, list[np.ndarray]]:

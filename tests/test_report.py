@@ -242,7 +242,8 @@ def test_before_is_the_network_as_it_came_and_after_the_edited_one_at_its_thresh
     for when, codes in predicted.items():
         expected = group_table(y, codes.astype(np.int64), group)
         for name in ("selection_rate", "tpr", "fpr", "accuracy"):
-            np.testing.assert_allclose(report.groups[name, when], expected[name], atol=1e-12)
+            found = report.groups[name, when].iloc[:-2]
+            np.testing.assert_allclose(found, expected[name], atol=1e-12)
         gap = demographic_parity_difference(y, codes, sensitive_features=group)
         assert report.gaps.loc["demographic_parity", when] == pytest.approx(gap, abs=1e-12)
     assert (predicted["before"] != predicted["after"]).mean() > 0.05

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.tasks import Rows
+from fairsvd.objective import count_moves
 
 __all__ = [
     "CONSTRAINTS",
@@ -336,15 +337,18 @@ def evaluate(
     Returns
     -------
     metrics : dict
-        ``tpr_change`` and ``fpr_change`` are lists with one entry a group.
+        ``tpr_change`` and ``fpr_change`` are lists with one entry a group; ``harm`` is the largest
+        fall of a group's rate beyond noise, as everywhere in the package.
     """
     n_groups = int(rows.g.max()) + 1
     rates = rates_above(np.asarray(predictions, float), rows, np.array([0.5]), n_groups)[0]
     counts = cell_counts(rows, n_groups)
     balanced = float(utility_of_rates(rates, counts, "balanced_accuracy"))
     gaps = {name: float(gap_of_rates(rates, counts, name)) for name in CONSTRAINTS}
-    change = np.zeros_like(rates)
+    change, harm = np.zeros_like(rates), 0.0
     if before is not None:
+        pair = np.asarray(before), np.asarray(predictions)
+        harm = count_moves(rows.y, pair, rows.g, (2, n_groups), 1).harm(constraint)
         change = rates - rates_above(np.asarray(before, float), rows, np.array([0.5]), n_groups)[0]
     return {
         "accuracy": float(np.mean(predictions == rows.y)),
@@ -356,4 +360,5 @@ def evaluate(
         "phi": phi(balanced, gaps[constraint]),
         "tpr_change": change[:, 1].tolist(),
         "fpr_change": change[:, 0].tolist(),
+        "harm": harm,
     }

@@ -67,13 +67,11 @@ def by_kind(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def harm(rows: Sequence[Row]) -> float:
-    """Compute the mean, over tasks and seeds, of the worst-off group's loss of correctness.
+    """Compute the mean, over tasks and seeds, of the largest fall of a group's rate beyond noise.
 
-    The loss of a group is the larger of its fall in true positive rate and its rise in false
-    positive rate against the untouched network at its best threshold.
+    The fall is against the untouched network at its best threshold.
     """
-    worst = [max(*(-t for t in row["tpr_change"]), *row["fpr_change"]) for row in rows]
-    return float(np.mean(worst))
+    return float(np.mean([row["harm"] for row in rows]))
 
 
 def line(label: str, rows: Sequence[Row], tasks: Sequence[str]) -> str:
@@ -128,8 +126,9 @@ def markdown(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
         lines += [*table(chosen, labels), ""]
     lines += [
         "psi = balanced accuracy - max(0, gap - .05); phi = balanced accuracy where the gap is",
-        "below .05, else 0; harm = the largest loss of any group, in TPR or FPR, against the",
-        "untouched network at its best threshold; seconds without the base network's training.",
+        "below .05, else 0; harm = the largest fall, beyond noise, of a group's TPR or TNR (for",
+        "demographic parity also of its selection rate) against the untouched network at its best",
+        "threshold; seconds without the base network's training.",
         "",
     ]
     return "\n".join(lines)

@@ -42,7 +42,7 @@ def warn(message: str, category: type[Warning]) -> None:
     if waiting is not None:
         waiting.append(_Part(message, category))
         return
-    frame, level = _user_frame()
+    _, level = _user_frame()
     warnings.warn(message, category, stacklevel=level)
 
 

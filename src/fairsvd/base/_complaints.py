@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from .._warn import warn
 from ..exceptions import (
     ConstantPredictionsWarning,
     ConstraintNotMetWarning,
@@ -15,20 +14,16 @@ from ..exceptions import (
     SmallCellWarning,
 )
 from ..objective import PhiObjective
+from ._report_data import ReportData
 
-if TYPE_CHECKING:
-    from ._report import ReportData
-
-__all__ = ["chosen_by_phi", "find_complaints"]
+__all__ = ["chosen_by_phi", "warn_about"]
 
 # Entries of a list that a message shows.
 SHOWN = 6
 
 
-def find_complaints(
-    report: ReportData, overfitted: float | None
-) -> list[tuple[type[Warning], str]]:
-    """List the categories and texts of all warnings about a fit.
+def warn_about(report: ReportData, overfitted: float | None) -> None:
+    """Warn about everything that a user must not overlook, and note it.
 
     Parameters
     ----------
@@ -36,6 +31,12 @@ def find_complaints(
     overfitted : float or None
         How far the network is over-fitted, in balanced accuracy; None if it is not.
     """
+    for category, text in _complaints(report, overfitted):
+        report.notes.append(text)
+        warn(text, category)
+
+
+def _complaints(report: ReportData, overfitted: float | None) -> list[tuple[type[Warning], str]]:
     found: list[tuple[type[Warning], str]] = []
     if report.n_judged is not None:
         found.append((InterruptedFitWarning, _interrupted(report.n_judged)))

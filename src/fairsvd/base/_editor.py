@@ -34,6 +34,7 @@ from ..networks import (
 )
 from ..objective import Constraint
 from ._choice import Outcome, choose
+from ._complaints import warn_about
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -199,7 +200,7 @@ class NetworkEditor(
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
-        self._report.warn(excess_fit(data))
+        warn_about(self._report, excess_fit(data))
         return self
 
     def _choose(self, task: Task, rng: np.random.Generator, keep: bool) -> Outcome:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +29,34 @@ REJECT_NAMES = {
 # Small, since RejectOptionClassification measures every pair of a threshold and a margin in pandas.
 REJECT_ROWS, REJECT_THRESHOLDS, REJECT_MARGINS = 5000, 50, 20
 
+# What AIF360 says of each extra that is not installed; nothing here needs one of them.
+NOT_INSTALLED = "will be unavailable"
+
 Roles = tuple[list[dict[str, float]], list[dict[str, float]]]
+
+
+def _algorithms(kind: str) -> ModuleType:
+    """Import a module of AIF360's algorithms without its messages about extras."""
+    with _without_messages(NOT_INSTALLED):
+        return import_module(f"aif360.algorithms.{kind}")
+
+
+@contextmanager
+def _without_messages(text: str) -> Iterator[None]:
+    """Leave messages with a text out of the root log, and the log itself as it was."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    root.addFilter(wanted)
+    # Without any handler logging.warning would set one up for good.
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+        root.removeFilter(wanted)
 
 
 def attribute(fold: Fold) -> tuple[str, NDArray[np.float64]]:
@@ -85,22 +117,19 @@ def as_dataset(
 
 def eq_odds(fold: Fold, constraint: str) -> NDArray[np.int64]:
     """Run EqOddsPostprocessing, which always closes equalized odds, for any constraint."""
-    from aif360.algorithms.postprocessing import EqOddsPostprocessing
-
-    return _post_process(EqOddsPostprocessing(*roles(fold), seed=fold.seed), fold, fold.choosing)
+    processor = _algorithms("postprocessing").EqOddsPostprocessing(*roles(fold), seed=fold.seed)
+    return _post_process(processor, fold, fold.choosing)
 
 
 def reject_option(fold: Fold, constraint: str) -> NDArray[np.int64]:
     """Run RejectOptionClassification on at most 5,000 rows, with average for equalized odds."""
-    from aif360.algorithms.postprocessing import RejectOptionClassification
-
     if constraint not in REJECT_NAMES:
         raise ValueError(
             f"RejectOptionClassification does not know {constraint}; it knows "
             f"{', '.join(REJECT_NAMES)}."
         )
     limit = FRACTION * fold.problem.tolerance
-    processor = RejectOptionClassification(
+    processor = _algorithms("postprocessing").RejectOptionClassification(
         *roles(fold),
         num_class_thresh=REJECT_THRESHOLDS,
         num_ROC_margin=REJECT_MARGINS,
@@ -131,9 +160,8 @@ def _prediction_table(fold: Fold, rows: NDArray[np.int64]) -> Any:
 
 def reweigh(fold: Fold, constraint: str) -> NDArray[np.int64]:
     """Train a base network on rows drawn by the weights of Reweighing."""
-    from aif360.algorithms.preprocessing import Reweighing
-
-    return _train_reweighed(Reweighing(*roles(fold)), fold, constraint)
+    processor = _algorithms("preprocessing").Reweighing(*roles(fold))
+    return _train_reweighed(processor, fold, constraint)
 
 
 def reweigh_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:

@@ -57,9 +57,10 @@ class Comparison(pd.DataFrame):
     ``noise_floor``, the gap of equal treatment on that many rows. ``psi``: balanced accuracy -
     max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy if the gap is below the
     tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates minus those of
-    the untouched network; ``harm``: the largest fall, beyond noise, of any group's true positive or true
-    negative rate or, under demographic parity, selection rate; 0 if none fell. ``needs_group``: whether predicting needs the group. ``seconds``; ``error``: empty, or why
-    there are no numbers; ``warnings``: the categories of warnings. Rates are in [0, 1]; with more
+    the untouched network; ``harm``: the largest fall, beyond noise, of any group's true positive or
+    true negative rate or, under demographic parity, selection rate; 0 if none fell.
+    ``needs_group``: whether predicting needs the group. ``seconds``; ``error``: empty, or why there
+    are no numbers; ``warnings``: the categories of warnings. Rates are in [0, 1]; with more
     than two classes those of groups are means of one versus the rest. NaN if a rate has no rows.
 
     Examples

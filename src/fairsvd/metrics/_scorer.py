@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import sklearn
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from ..exceptions import GroupError
 from ..groups import encode_groups, find_sensitive
 from ..objective import count_table
+from ._responses import ask_for_shares, share_table
 from ._scores import check_table_size, encode_labels, measure, split_name
 
 __all__ = ["fairness_scorer"]
@@ -73,7 +73,7 @@ class _FairnessScorer(_BaseScorer):
             sensitive_features, names = self._find(X, y_true)
         classes = getattr(estimator, "classes_", None)
         if self.response_method != "predict":
-            response = self._shares(estimator, X, classes)
+            response = ask_for_shares(estimator, self.response_method, X)
         else:
             # scikit-learn's caller needs classes_.
             response = (_ask if classes is None else method_caller)(estimator, "predict", X)
@@ -194,72 +194,11 @@ class _FairnessScorer(_BaseScorer):
         check_table_size(*sizes)
         if len(codes) > 1:
             return count_table(codes[0], codes[1], groups.codes, *sizes), pos
-        return _share_table(codes[0], response, groups.codes, *sizes), pos
-
-    def _shares(self, estimator: Any, X: Any, classes: Any) -> NDArray[np.float64]:
-        """Compute probabilities, or decisions as 0/1 shares, of shape (n, n_classes)."""
-        if classes is None:
-            raise ValueError(
-                f"{type(estimator).__name__} has no classes_, which response_method="
-                f"{self.response_method!r} needs to identify its columns: use 'predict'."
-            )
-        respond = getattr(estimator, self.response_method, None)
-        if respond is None:
-            raise ValueError(
-                f"{type(estimator).__name__} has no {self.response_method}: pass "
-                "response_method='predict' to fairness_scorer, or score another estimator."
-            )
-        scores = np.asarray(respond(X), dtype=np.float64)
-        n_classes = len(classes)
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                f"{self.response_method} of {type(estimator).__name__} gave NaN or infinite "
-                f"numbers in row {int(np.argwhere(~np.isfinite(scores))[0, 0])}, counted from 0."
-            )
-        if self.response_method == "decision_function" and n_classes > 2:
-            _check_shape(estimator)
-        if scores.ndim == 1 and n_classes == 2:
-            return np.eye(2)[(scores > 0).astype(np.int64)]
-        if scores.ndim != 2 or scores.shape[1] != n_classes:
-            raise ValueError(
-                f"{self.response_method} gave shape {scores.shape} for {n_classes} classes: wanted "
-                "one column for each class (an SVC: decision_function_shape='ovr')."
-            )
-        if self.response_method == "decision_function":
-            return np.eye(n_classes)[scores.argmax(axis=1)]
-        return scores
+        return share_table(codes[0], response, groups.codes, *sizes), pos
 
 
 def _ask(estimator: Any, method: str, X: Any) -> Any:
     return getattr(estimator, method)(X)
-
-
-def _check_shape(estimator: Any) -> None:
-    """Refuse decisions between pairs of classes; of three classes there are as many pairs."""
-    get_params = getattr(estimator, "get_params", dict)
-    shapes = {str(v) for k, v in get_params().items() if k.endswith("decision_function_shape")}
-    if "ovo" in shapes:
-        raise ValueError(
-            "decision_function compares pairs of classes, but one column for each class is wanted: "
-            "set decision_function_shape='ovr', or use response_method='predict'."
-        )
-
-
-def _share_table(
-    y: NDArray[np.int64],
-    shares: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    n_classes: int,
-    n_groups: int,
-) -> NDArray[np.float64]:
-    """Sum shares like ``count_table`` counts rows; classes beyond the columns get 0."""
-    table = np.zeros((n_groups, n_classes, n_classes))
-    grouped = groups >= 0
-    cells = groups[grouped] * n_classes + y[grouped]
-    for k in range(shares.shape[1]):
-        sums = np.bincount(cells, weights=shares[grouped, k], minlength=n_groups * n_classes)
-        table[:, :, k] = sums.reshape(n_groups, n_classes)
-    return table
 
 
 def fairness_scorer(

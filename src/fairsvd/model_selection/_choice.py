@@ -30,8 +30,8 @@ class _BestUnderGap:
     def __repr__(self) -> str:
         return f"best_under_gap({self.utility!r}, {self.gap!r}, limit={self.limit!r})"
 
-    # A search looks its scorer up by ``refit`` in ``search.score``, where no callable is a key: this
-    # one finds the utility's.
+    # A search looks the scorer of ``search.score`` up by ``refit``; no callable is a key there, but
+    # this one finds that of the utility.
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _BestUnderGap):
             return vars(self) == vars(other)

@@ -94,13 +94,13 @@ class Moves:
         chance = binom.sf(np.maximum(lost, gained) - 1, lost + gained, 0.5)
         sure = (chance * max(1, np.count_nonzero(rows)) < LEVEL) & (lost + gained > 0)
         beyond = sure & (np.abs(change) > LEAST)
-        return [
-            Change(
-                RATES[r], g, k, float(change[r, g, k]),
-                *(int(each[r, g, k]) for each in (lost, gained, rows)), bool(beyond[r, g, k]),
-            )
-            for r, g, k in np.argwhere(rows > 0).tolist()
-        ]  # fmt: skip
+
+        def at(r: int, g: int, k: int) -> Change:
+            n_lost, n_gained, n_rows = (int(each[r, g, k]) for each in (lost, gained, rows))
+            size, sure = float(change[r, g, k]), bool(beyond[r, g, k])
+            return Change(RATES[r], g, k, size, n_lost, n_gained, n_rows, sure)
+
+        return [at(*place) for place in np.argwhere(rows > 0).tolist()]
 
     def harm(self, gap: str) -> float:
         """Return the largest fall of a rate beyond noise, in [0, 1]; 0 if there is none."""

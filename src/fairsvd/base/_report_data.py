@@ -1,0 +1,198 @@
+"""What a fit changed: the counts behind its report, and the tables made of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._rng import stage_rng
+from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
+from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ReportData"]
+
+RATES = ("selection_rate", "tpr", "fpr", "accuracy")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The data from which the report is computed when it is read.
+
+    Attributes
+    ----------
+    before, after : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Counts of validation rows by [group, true, predicted], of the untouched and the chosen
+        network.
+    labels : tuple
+        Labels of the groups.
+    constraint : Constraint
+    verdict : Verdict
+        Verdict on the chosen candidate.
+    classes : ndarray of shape (n_classes,)
+    seed : int
+    moves : Moves
+        Rows whose prediction the edit changed.
+    threshold_only : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Counts of the untouched network with the chosen threshold.
+    n_judged : int or None
+        Candidates judged before an interrupt ended the search; None without an interrupt.
+    notes : list of str
+    """
+
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+    labels: tuple[Any, ...]
+    constraint: Constraint
+    verdict: Verdict
+    classes: NDArray[Any]
+    seed: int
+    moves: Moves
+    threshold_only: NDArray[np.int64]
+    n_judged: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def has_groups(self) -> bool:
+        """Tell whether there are groups to compare."""
+        return len(self.labels) > 0
+
+    @property
+    def is_constant(self) -> bool:
+        """Tell whether the chosen network predicts one class only."""
+        return bool(np.count_nonzero(self.after.sum(axis=(0, 1))) < 2)
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """Every rate whose fall would be harm."""
+        return self.moves.changes(self.constraint.gap) if self.has_groups else []
+
+    @property
+    def lost(self) -> list[Any]:
+        """Labels of the groups of which some rate fell beyond noise."""
+        return [self.labels[g] for g in sorted(self._groups("fell"))]
+
+    @property
+    def gained(self) -> list[Any]:
+        """Labels of the groups of which some rate rose beyond noise."""
+        return [self.labels[g] for g in sorted(self._groups("rose"))]
+
+    @property
+    def traded(self) -> bool:
+        """Tell whether a group lost while another gained."""
+        lost, gained = self._groups("fell"), self._groups("rose")
+        return bool(lost) and bool(gained) and len(lost | gained) > 1
+
+    def _groups(self, how: str) -> set[int]:
+        return {each.group for each in self.changes if getattr(each, how)}
+
+    def name(self, group: int) -> str:
+        """Name a group in words."""
+        label = self.labels[group]
+        return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+    def rate_in_words(self, change: Change) -> str:
+        """Name a rate, and the class that it is of if there are more than two."""
+        name = RATE_NAMES[change.rate]
+        several = len(self.classes) > 2
+        return f"{name} of class {self.classes.tolist()[change.place]!r}" if several else name
+
+    def report(self) -> FairnessReport:
+        """Compute the tables."""
+        return FairnessReport(
+            groups=self.group_frame(),
+            gaps=self.gap_frame(),
+            harm=self.harm_frame(),
+            positive=self.positive_in_words(),
+            lost=self.lost,
+            gained=self.gained,
+            traded=self.traded,
+            constant=self.is_constant,
+            notes=list(self.notes),
+        )
+
+    def positive_in_words(self) -> str:
+        """Say which label is the positive one."""
+        classes = self.classes.tolist()
+        if len(classes) > 2:
+            return (
+                f"None of the {len(classes)} classes is the positive one: each is compared with "
+                "the rest, and rates are means over the classes."
+            )
+        pos = self.constraint.pos
+        return f"The positive label is {classes[pos]!r}, the other one {classes[1 - pos]!r}."
+
+    def group_frame(self) -> pd.DataFrame:
+        """Rates before and after, and the change: of every group, overall, by the threshold."""
+        import pandas as pd
+
+        before, after, alone = (
+            counts.sum(axis=0, keepdims=True)
+            for counts in (self.before, self.after, self.threshold_only)
+        )
+        frames = [
+            self._rate_frame(before, after, [OVERALL]),
+            self._rate_frame(before, alone, [THRESHOLD_ONLY]),
+        ]
+        if self.has_groups:
+            labels = [str(label) for label in self.labels]
+            frames.insert(0, self._rate_frame(self.before, self.after, labels))
+        return pd.concat(frames).rename_axis("group")
+
+    def _rate_frame(
+        self, before: NDArray[np.int64], after: NDArray[np.int64], labels: list[str]
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[tuple[str, str], Any] = {("", "n"): after.sum(axis=(1, 2))}
+        for name, old, new in zip(RATES, self._rates(before), self._rates(after), strict=True):
+            columns[name, "before"] = old
+            columns[name, "after"] = new
+            columns[name, "change"] = new - old
+        return pd.DataFrame(columns, index=labels)
+
+    def _rates(self, counts: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        with warnings.catch_warnings():
+            # A class that a group lacks has no rate; the mean is taken over the others.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return [np.nanmean(rate, axis=-1) for rate in rates(counts, self.constraint.pos)]
+
+    def gap_frame(self) -> pd.DataFrame:
+        """Every gap before and after, with its 95 % bounds and the noise floor."""
+        import pandas as pd
+
+        if not self.has_groups:
+            return pd.DataFrame()
+        rng = stage_rng(self.seed, "bootstrap")
+        estimates = estimate_gaps(self.after, GAPS, self.constraint.pos, rng)
+        rows = [{**self._gap_row(name), **each._asdict()} for name, each in estimates.items()]
+        frame = pd.DataFrame(rows).set_index("gap")
+        asked = frame.index == self.constraint.gap
+        met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
+        frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
+        frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
+        return frame
+
+    def _gap_row(self, name: str) -> dict[str, Any]:
+        tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
+        values = {when: float(gap(t, name, self.constraint.pos)) for when, t in tables.items()}
+        return {"gap": name, **values}
+
+    def harm_frame(self) -> pd.DataFrame:
+        """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""
+        import pandas as pd
+
+        columns = ["group", "rate", "change", "lost", "gained", "rows", "verdict"]
+        rows = []
+        for each in self.changes:
+            verdict = "fell" if each.fell else "rose" if each.rose else "within noise"
+            about = (each.change, each.lost, each.gained, each.rows, verdict)
+            rows.append((self.name(each.group), self.rate_in_words(each), *about))
+        return pd.DataFrame(rows, columns=columns).set_index(["group", "rate"])
