@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
-from joblib import effective_n_jobs
 import torch
+from joblib import effective_n_jobs
 from torch import Tensor
 
 from .._parallel import in_parallel
