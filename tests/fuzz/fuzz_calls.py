@@ -198,6 +198,7 @@ def fit_and_use(call: Call, inputs: dict[str, Any], after: Any) -> None:
         if vars(editor) != before:
             raise Finding("a failed fit left attributes behind")
         return
+    use = {**inputs, "X_after": after}
     result = watched(lambda: used(call, fitted, inputs, after), use, parameters)
     if result is not None and call.method in METHODS[:4]:
         check_result(call.method, np.asarray(result), fitted)
