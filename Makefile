@@ -19,10 +19,10 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast lint types unit doctest torture docs bench clean
+.PHONY: help demo test test-fast fuzz lint types unit doctest torture docs bench clean
 
 help:
-	@echo "make demo | test | test-fast | lint | torture | docs | bench | clean"
+	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | bench | clean"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -52,6 +52,13 @@ test: lint types unit doctest
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+
+# Thousands of odd calls, in about an hour on two cores; `make test` makes 150 of them.
+FUZZ_CALLS ?= 10000
+
+fuzz: $(VENV)/.for-test
+	FAIRSVD_FUZZ_CALLS=$(FUZZ_CALLS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+		tests/fuzz
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .

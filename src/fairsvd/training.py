@@ -257,7 +257,10 @@ def tune(
     ]
     hooks = []
     if large:
-        hooks = [p.register_post_accumulate_grad_hook(u) for p, u in zip(parameters, updates)]
+        hooks = [
+            p.register_post_accumulate_grad_hook(u)
+            for p, u in zip(parameters, updates, strict=True)
+        ]
     try:
         # No variable holds a batch, so its rows are freed before the next batch is read.
         for step, value in zip(range(1, n_steps + 1), map(loss, batches), strict=False):

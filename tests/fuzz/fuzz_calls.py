@@ -12,12 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
-from sklearn.base import clone
-from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit
-
-import fairsvd
-from editors import CONFIGURATIONS
 from fuzz_networks import NETWORK_FORMS, ODD_NETWORKS, PLAIN_NETWORKS
 from fuzz_rows import (
     GROUP_FORMS,
@@ -36,6 +30,12 @@ from fuzz_rows import (
     plain_table,
 )
 from fuzz_watch import Finding, watched
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit
+
+import fairsvd
+from editors import CONFIGURATIONS
 
 IMAGE_SHAPE = (3, 6, 6)
 
@@ -71,7 +71,7 @@ SHARED: dict[str, tuple[Any, ...]] = {
     "n_jobs": (1, 0, "2", 1.5),
     "verbose": (0, True, -1, "yes"),
     "random_state": (
-        *(1, 0, 2**32, -1, 1.5, "seed", None, np.random.RandomState(0), np.int64(3)),
+        *(1, 0, 2**32, -1, 1.5, "seed", np.random.RandomState(0), np.int64(3)),
         *(np.random.default_rng(0), True),
     ),
 }
@@ -198,9 +198,8 @@ def fit_and_use(call: Call, inputs: dict[str, Any], after: Any) -> None:
         if vars(editor) != before:
             raise Finding("a failed fit left attributes behind")
         return
-    names = {**parameters, **{name: None for name in fitted.classes_.astype(str)}}
     use = {**inputs, "X_after": after}
-    result = watched(lambda: used(call, fitted, inputs, after), use, names)
+    result = watched(lambda: used(call, fitted, inputs, after), use, parameters)
     if result is not None and call.method in METHODS[:4]:
         check_result(call.method, np.asarray(result), fitted)
 

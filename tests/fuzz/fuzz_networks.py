@@ -90,13 +90,6 @@ def around(change: str) -> Builder:
     return lambda shape, n: Around(plain(shape, n), change)
 
 
-class Noisy(nn.Sequential):
-    """Draws from the global generator in every pass."""
-
-    def forward(self, X: Tensor) -> Tensor:
-        return super().forward(X) + 0.1 * torch.randn(())
-
-
 class Counting(nn.Sequential):
     """Counts its passes in a buffer."""
 
@@ -237,7 +230,6 @@ ODD_NETWORKS: dict[str, Builder] = {
     "NaN": fill(float("nan")),
     "1e20": fill(1e20),
     "1e30": fill(1e30),
-    "noisy": lambda shape, n: Noisy(*plain(shape, n)),
     "counting": counting,
     "changes its input": lambda shape, n: InPlace(*plain(shape, n)),
     "two inputs": lambda shape, n: TwoInputs(*plain(shape, n)),

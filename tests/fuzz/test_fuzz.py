@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from fuzz_calls import calls, run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from editors import CONFIGURATIONS
-from fuzz_calls import calls, run
 
 # Of all editors together. The default is that of `make test`.
 CALLS = int(os.environ.get("FAIRSVD_FUZZ_CALLS", "150"))

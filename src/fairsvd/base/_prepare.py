@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -97,7 +98,7 @@ def prepare(
         editor.network,
         inputs.rows.subset(parts.editing),
         inputs.classes,
-        batch_size=editor.batch_size,
+        batch_size=min(int(editor.batch_size), sys.maxsize),
         rng=stage_rng(seed, "base"),
         device=device,
         cache=cache,
@@ -185,7 +186,7 @@ def make_data(
         n_groups=inputs.n_groups,
         group_labels=inputs.group_labels,
         margin=facts["margin"],
-        batch_size=editor.batch_size,
+        batch_size=int(editor.batch_size),
         device=probe.device,
         dtype=next(adopted.module.parameters(), torch.zeros(())).dtype,
         autocast=torch.bfloat16 if editor.precision == "mixed" else None,

@@ -286,7 +286,7 @@ def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
 
 
 def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:
-    """Give the module weights of its own, the candidate's state and structure; set evaluation mode."""
+    """Give the module its own weights and the candidate's state and structure; evaluation mode."""
     own_weights(module)
     with torch.no_grad():
         current = module.state_dict()

@@ -29,7 +29,7 @@ def share_weights(module: nn.Module, network: Any) -> None:
     module.zero_grad(set_to_none=True)
     inner = network.estimator if isinstance(network, FrozenEstimator) else network
     source = inner if isinstance(inner, nn.Module) else getattr(inner, "module_", None)
-    if source is inner or isinstance(network, FrozenEstimator):
+    if source is not module and (source is inner or isinstance(network, FrozenEstimator)):
         _share(module, source)
 
 
