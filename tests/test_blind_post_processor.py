@@ -31,7 +31,11 @@ from helpers import (
 
 # torch's own tree utilities are used by its exporter in a way that it has deprecated (2.13).
 LEAF_SPEC = r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
-pytestmark = [pytest.mark.filterwarnings(each) for each in [*IGNORE_SMALL_DATA, LEAF_SPEC]]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in [*IGNORE_SMALL_DATA, LEAF_SPEC]),
+]
 
 
 @cache

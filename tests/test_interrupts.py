@@ -29,7 +29,7 @@ from helpers import (
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
-ROWS, OTHER = table(), table(150, n_classes=3, n_groups=3, seed=1)
+ROWS, OTHER = table(), table(90, n_classes=3, n_groups=3, seed=1)
 
 
 def after(n_calls, call, error):

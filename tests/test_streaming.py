@@ -17,7 +17,11 @@ from fairsvd.networks import _inference
 from helpers import IGNORE_SMALL_DATA, convolutions, fingerprint, images, mlp, quick, table, trained
 from streams import LIMIT, FileArray, Items, memory_map
 
-pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+pytestmark = [
+    # Many short fits: together they take long.
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
+]
 
 CPU = torch.device("cpu")
 
