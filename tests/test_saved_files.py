@@ -423,7 +423,8 @@ def test_other_readers_of_safetensors_can_look_inside(path):
 
 
 def test_saving_and_loading_draw_no_random_numbers(path):
-    net = NeuralNetClassifier(nn.Linear, module__in_features=2, module__out_features=2, verbose=0)
+    sizes = {"module__in_features": 2, "module__out_features": 2}
+    net = NeuralNetClassifier(nn.Linear, criterion=nn.CrossEntropyLoss, verbose=0, **sizes)
     editor = tiny_editor(FrozenEstimator(net.initialize()))
     torch.manual_seed(0)
     np.random.seed(0)

@@ -339,6 +339,8 @@ def test_thin_layers_and_rules_around_a_users_network(how, tmp_path):
 
 
 def net_of(kind=NeuralNetClassifier, module=Net, **params):
+    if kind is not NeuralNetBinaryClassifier:
+        params["criterion"] = nn.CrossEntropyLoss
     return kind(module, max_epochs=2, verbose=0, **params)
 
 
