@@ -87,7 +87,8 @@ def _refuse_streams(X: Any) -> None:
             f"X is a {type(X).__name__}, a Dataset without __len__: define it, since rows are "
             "split and drawn by their numbers."
         )
-    if isinstance(X, Mapping):
+    # A sparse array of keys is a mapping too; scikit-learn refuses sparse data.
+    if isinstance(X, Mapping) and not hasattr(X, "tocsr"):
         raise ValueError(
             f"X is a {type(X).__name__} of names: pass a table (pandas.DataFrame(X)), or, for a "
             "network of several inputs, a Dataset and a network that takes what its items hold."
