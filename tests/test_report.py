@@ -155,17 +155,17 @@ def test_the_chosen_candidate_is_the_one_that_became_the_network(fitted):
     assert row["removed_fraction"] == pytest.approx(fitted.removed_fraction_, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("feasible", "value", "place"),
-    [
-        ([False, True, True], [0.9, 0.6, 0.7], 2),
-        ([False, False, False], [0.5, 0.7, 0.6], 1),
-        ([True, True, True], [0.5, 0.7, 0.7], 1),
-        ([False, False], [-np.inf, -np.inf], 0),
-    ],
-)
-def test_feasible_then_value_then_the_earlier_candidate(feasible, value, place):
-    assert chosen_candidate(pd.DataFrame({"feasible": feasible, "value": value})) == place
+def test_one_row_is_chosen_feasible_then_by_value_then_the_earlier_candidate(fitted):
+    history = fitted.history_
+    assert history["chosen"].dtype == bool and history["chosen"].sum() == 1
+    ranks = list(zip(history["feasible"], history["value"], strict=True))
+    assert history["chosen"].tolist().index(True) == ranks.index(max(ranks))
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_chosen_candidate_is_the_row_that_says_so(place):
+    chosen = [k == place for k in range(3)]
+    assert chosen_candidate(pd.DataFrame({"value": [0.9, 0.9, 0.1], "chosen": chosen})) == place
 
 
 @pytest.mark.parametrize("options", [{"refine": None}, {}], ids=str)
@@ -350,6 +350,7 @@ def test_candidates_without_a_finite_score_are_left_out():
         "utility": [0.8, -np.inf, 0.75, 0.7],
         "feasible": [False, False, False, True],
         "value": [0.62, -np.inf, 0.73, 0.7],
+        "chosen": [False, False, False, True],
     }
     points = drawn(plot_tradeoff(fake(history)))
     np.testing.assert_allclose(points["stage removal"], [[0.04, 0.75]])
