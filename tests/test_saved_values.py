@@ -94,7 +94,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN)
 def test_single_values(through, value):
     again = through(value)
     assert type(again) is type(value)
