@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,5 +142,5 @@ def _take(data: Any, rows: NDArray[np.int64]) -> Any:
         return {name: _take(column, rows) for name, column in data.items()}
     if isinstance(data, (list, tuple)):
         return [data[row] for row in rows]
-    # Only arrays take an array of positions.
-    return (data if hasattr(data, "dtype") else np.asarray(data))[rows]
+    # These take no array of positions.
+    return (np.asarray(data) if isinstance(data, (array, memoryview, range)) else data)[rows]
