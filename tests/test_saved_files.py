@@ -376,7 +376,7 @@ def test_a_folder_or_a_device_is_no_model(tmp_path):
         fairsvd.load(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("place", [None, 3, io.BytesIO()], ids=repr)
+@pytest.mark.parametrize("place", [None, 3, io.BytesIO()], ids=["None", "3", "file"])
 def test_a_path_that_is_none_is_refused(editor, place):
     with pytest.raises(ValueError, match="path has to be"):
         fairsvd.save(editor, place)
