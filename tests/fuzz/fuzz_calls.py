@@ -216,6 +216,8 @@ def used(call: Call, fitted: Any, inputs: Mapping[str, Any], after: Any) -> Any:
         return getattr(fitted, call.method)()
     if call.method == "save":
         return save(fitted)
+    if call.method in ("pickle", "copy") and not can_be_copied(inputs["network"]):
+        return None
     same = {
         "pickle": lambda: pickle.loads(pickle.dumps(fitted)),
         "copy": lambda: copy.deepcopy(fitted),
@@ -223,6 +225,16 @@ def used(call: Call, fitted: Any, inputs: Mapping[str, Any], after: Any) -> Any:
         "repr": lambda: repr(fitted),
     }
     return same[call.method]()
+
+
+def can_be_copied(network: Any) -> bool:
+    """Tell whether pickle and copy take the user's network, which the editor keeps."""
+    try:
+        pickle.dumps(network)
+        copy.deepcopy(network)
+    except Exception:
+        return False
+    return True
 
 
 def save(fitted: Any) -> Any:

@@ -143,7 +143,7 @@ def check_end(error: BaseException, parameters: Mapping[str, Any]) -> None:
         via = f" (by {Path(ours.filename).name}:{ours.lineno})" if ours else ""
         raise Finding(f"raised elsewhere{via}: {said}") from error
     names = "|".join(map(re.escape, (*ARGUMENTS, *parameters)))
-    if not re.search(rf"(?<![\w.])({names})(?!\w)", str(error)):
+    if not re.search(rf"(?<!\w)({names})(?!\w)", str(error)):
         raise Finding(f"names no argument: {said}") from error
 
 

@@ -27,6 +27,10 @@ class Edit(ABC):
     def detached(self) -> Self:
         """Return a copy that later steps do not change."""
 
+    def shown(self) -> Self:
+        """Return what a candidate is made of: a copy, or the edit if only its state is used."""
+        return self.detached()
+
     def record(self) -> dict[str, Any]:
         """Return the entries of ``history_`` that describe the edit itself."""
         return {}

@@ -439,7 +439,7 @@ def tune_edit(
 ) -> Iterator[tuple[int, E]]:
     """Tune an edit at its start's best threshold; yield (step, edit) when a candidate is due.
 
-    The edit holds the leaves themselves: what is to outlive the next step has to be detached.
+    The edit may hold the leaves: what is to outlive the next step has to be detached.
 
     Parameters
     ----------
@@ -458,4 +458,4 @@ def tune_edit(
         margin = path.judge.for_utility(path.measure(start)[1]).margin
     del start
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):
-        yield step, edited()
+        yield step, edited().shown()

@@ -44,6 +44,10 @@ class Values(Edit):
             {name: replace(f, S=change(f.S)) for name, f in self.factors.items()},
         )
 
+    def shown(self) -> Values:
+        """Return the edit itself, of which a candidate copies what it keeps."""
+        return self
+
     def detached(self) -> Values:
         """Return a copy that later steps do not change."""
         return self.map(lambda value: value.detach().clone())
