@@ -13,6 +13,7 @@ from ._batches import (
     list_gap_weights,
     make_batches,
 )
+from ._best import Best
 from ._cells import JOINTS, average_cells, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
@@ -20,7 +21,6 @@ from ._leaves import copy_biases, float_parameters
 from ._masking import MaskingPath, count_masked, mask_and_tune
 from ._path import (
     START_FRACTION,
-    Best,
     TuningPath,
     count_best,
     count_settling,
