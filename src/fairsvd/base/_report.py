@@ -46,7 +46,7 @@ def describe(
 
     def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
         # The judge's rows begin with the validation rows.
-        shifted = logits[: len(held)].numpy().astype(np.float64)
+        shifted = logits[: len(held)].double().numpy()
         shifted[:, 1] -= offset
         return shifted.argmax(axis=1)
 

@@ -26,10 +26,10 @@ def ask_for_shares(estimator: Any, method: str, X: Any) -> NDArray[np.float64]:
         )
     scores = np.asarray(respond(X), dtype=np.float64)
     if np.isnan(scores).any():
+        rows = np.flatnonzero(np.isnan(scores).reshape(len(scores), -1).any(axis=1))
         raise ValueError(
-            f"{method} of {type(estimator).__name__} gave NaN for "
-            f"{int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum())} rows, which are "
-            "of no class: check the estimator and X."
+            f"{method} of {type(estimator).__name__} gave NaN for {len(rows)} rows, the first in "
+            f"row {rows[0]}, which are of no class: check the estimator and X."
         )
     n_classes = len(classes)
     if scores.ndim == 1 and n_classes == 2:

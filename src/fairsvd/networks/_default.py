@@ -88,7 +88,7 @@ def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, T
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     shift: Tensor | None = None
     batches = rows.X.astype(torch.float64)
-    for X in batches.blocks(batches.block_size(block)):
+    for X in map(Tensor.double, batches.blocks(batches.block_size(block))):
         axes = [0, *range(2, X.ndim)]
         if shift is None:
             # Sums of squares around a value near the mean lose no digits.

@@ -51,6 +51,7 @@ def _alike(mine: nn.Parameter, other: nn.Parameter) -> bool:
 
 
 def own_weights(module: nn.Module) -> None:
-    """Give a module its own copy of every weight, one after the other."""
+    """Give a module its own copy of every weight, one after the other, and no gradients."""
+    module.zero_grad(set_to_none=True)
     for parameter in module.parameters():
         parameter.data = parameter.data.clone()

@@ -13,14 +13,15 @@ from ._batches import (
     list_gap_weights,
     make_batches,
 )
-from ._cells import JOINTS, average_cells, count_teachers, train_cells
+from ._best import Best
+from ._cell_network import average_cells
+from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
 from ._masking import MaskingPath, count_masked, mask_and_tune
 from ._path import (
     START_FRACTION,
-    Best,
     TuningPath,
     count_best,
     count_settling,

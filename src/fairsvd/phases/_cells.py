@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +17,16 @@ from ..exceptions import NetworkError
 from ..groups import cell_codes
 from ..networks import (
     MLP,
-    PROBABILITIES,
     ConvNet,
     channel_statistics,
     copied,
     fast_logits,
-    raw_output,
 )
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
+from ._cell_network import CellNetwork
 
-__all__ = ["JOINTS", "CellNetwork", "average_cells", "count_teachers", "train_cells"]
+__all__ = ["JOINTS", "count_teachers", "train_cells"]
 
 # How the cell network comes about, and its learning rate: a new network; the given one with a new
 # last layer; a new last layer alone.
@@ -46,39 +45,6 @@ SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
 # Bank the validation loss and psi were those of twice as many epochs at a constant rate; with
 # batches of 512 rows psi was lower.
 FALLING_RATE, FALLING_EPOCHS = 3e-3, 8
-
-
-class CellNetwork(nn.Module):
-    """A network of the user's architecture with one output for each (label, group) cell.
-
-    Parameters
-    ----------
-    network : nn.Module
-    kind : str
-        What the network would return for classes; see :func:`fairsvd.networks.to_logits`.
-    key : str, int or None
-        Where in what the network returns its scores are.
-    """
-
-    def __init__(self, network: nn.Module, kind: str, key: str | int | None) -> None:
-        super().__init__()
-        self.network: nn.Module = network
-        self.kind, self.key = kind, key
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Map rows to the logits (n, n_cells) of the cells, numbered ``y * n_groups + group``."""
-        output = raw_output(self.network, X, self.key)
-        if self.kind not in PROBABILITIES:
-            return output
-        tiny = torch.finfo(output.dtype).tiny
-        if self.kind != "probabilities":
-            return torch.logit(output.clamp(tiny, 1 - torch.finfo(output.dtype).eps))
-        return output.clamp_min(tiny).log()
-
-
-def average_cells(networks: Iterable[nn.Module], X: Tensor) -> Tensor:
-    """Average the probabilities (n, n_cells) that networks of the cells give rows."""
-    return torch.stack([torch.softmax(network(X), dim=1) for network in networks]).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from ._batches import (
     is_table,
     list_gap_weights,
 )
+from ._best import Best
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 from ._path import (
-    Best,
     State,
     TuningPath,
     count_best,

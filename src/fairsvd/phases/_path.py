@@ -20,12 +20,12 @@ from ..networks import explaining
 from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
 from ..training import Batch, tune
 from ._batches import make_batches
+from ._best import Best
 from ._edit import Edit
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
     "START_FRACTION",
-    "Best",
     "TuningPath",
     "count_best",
     "count_settling",
@@ -234,21 +234,6 @@ def make_loss(
         return value if extra is None else value + extra(entries, logits, batch)
 
     return loss
-
-
-class Best(Generic[P]):
-    """The value of highest rank so far; one of equal rank does not replace it."""
-
-    def __init__(self, value: P | None = None) -> None:
-        self.rank: tuple[bool, float] | None = None
-        self.value = value
-
-    def offer(self, rank: tuple[bool, float], value: P | None = None) -> bool:
-        """Take the value if it is better, and tell whether it was."""
-        if self.rank is not None and rank <= self.rank:
-            return False
-        self.rank, self.value = rank, value
-        return True
 
 
 def run_paths(

@@ -15,8 +15,9 @@ from ..base import Candidate, Task
 from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_scores
 from ..networks import copied
 from ..objective import shift_logits
+from ._best import Best
 from ._edit import M
-from ._path import START_FRACTION, Best
+from ._path import START_FRACTION
 
 __all__ = ["SPARSITIES", "ScoredRemoval", "judge_removals"]
 

@@ -17,7 +17,8 @@ from ..networks import fast_logits
 from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
 from ..training import Batch
 from ._batches import is_table
-from ._cells import average_cells, train_cells
+from ._cell_network import average_cells
+from ._cells import train_cells
 
 __all__ = ["Lessons", "Teacher", "cell_probabilities", "find_teacher", "judge_rules"]
 

@@ -87,8 +87,7 @@ def plot_cells(
     random_state : int, RandomState or None, default=0
         Seed of the draw of images.
     ax : matplotlib Axes, default=None
-        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
-        ``ax.figure.savefig(path)``.
+        Axes to draw into. None: those of a new figure outside pyplot, ``ax.figure``.
 
     Returns
     -------

@@ -1,0 +1,8 @@
+"""Training: batches of rows, and the tuning loop of all methods."""
+
+from __future__ import annotations
+
+from ._batches import Batch, CellBatches, RowBatches, cell_shares
+from ._tune import tune
+
+__all__ = ["Batch", "CellBatches", "RowBatches", "cell_shares", "tune"]
