@@ -94,14 +94,14 @@ def test_a_packed_edit_is_a_copy_with_its_own_attributes():
     masks = random_masks(edit)
     removed = edit.remove(masks)
     singular = {n: f.S.clone() for n, f in removed.factors.items()}
-    loose, leaves = removed.loosen({"4.bias": torch.zeros(2)})
+    loose, leaves = removed.loosen({"4.bias": torch.zeros(2).requires_grad_()})
     packed = loose.pack({"step": 3}, {"balance_": "cells"}, None, None).owned()
     before = {n: v.clone() for n, v in packed.state.items()}
     kept = loose.detached()
     kept_before = {n: v.clone() for n, v in kept.state().items()}
     for leaf in leaves:
         leaf.data.add_(1)
-    loose.plain["4.bias"].add_(1)
+    loose.plain["4.bias"].data.add_(1)
     assert all(torch.equal(v, before[n]) for n, v in packed.state.items())
     assert all(torch.equal(v, kept_before[n]) for n, v in kept.state().items())
     # Neither do the factors that it was made from, which other phases start from.

@@ -19,7 +19,7 @@ from fairsvd.intraprocessing._layerwise import TensorSearch, propose, run_search
 from fairsvd.intraprocessing._perturbation import perturb
 from fairsvd.objective import GapJudge, Verdict
 from fairsvd.phases import Best
-from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
+from helpers import IGNORE_SMALL_DATA, Rows, last_wins, mlp, table, trained
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
@@ -210,9 +210,11 @@ def test_a_descent_follows_the_soft_gap_alone_and_a_weight_of_nought_the_labels_
 
 def test_the_weights_of_gap_and_labels_are_those_asked_for():
     """Where the two pull against each other, the stronger one decides an entry's first step."""
-    rows = table(4000)
-    network, held = trained(mlp(), rows), np.arange(4000) % 4 == 0
-    rows = rows._replace(y=1 - rows.y)
+    rows = table()
+    network = trained(mlp(), rows)
+    # A hundred copies of each row, since a batch draws as many rows as there are.
+    X, y, group = (np.concatenate([part] * 100) for part in rows)
+    rows, held = Rows(X, 1 - y, group), np.arange(12_000) % 4 == 0
     X, y, g = (torch.tensor(part[~held]) for part in rows)
     weight = network[4].weight.detach().clone().requires_grad_()
     with torch.no_grad():
