@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -52,6 +54,8 @@ def open_rows(X: Any) -> Any:
     ValueError
         If the rows of X cannot be read by their numbers; the message says what to pass.
     """
+    if isinstance(X, type):
+        raise ValueError(f"X is the class {X.__name__}: pass an object that holds rows.")
     _refuse_streams(X)
     if is_dataset(X) or isinstance(X, (ImageFrame, LazyRows)):
         return X
@@ -144,7 +148,8 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
         is_number = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
         return Rows(batches, y, dtype == torch.uint8, is_number)
     labels = _plain_labels(X, y)
-    X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
+    with _naming_rows():
+        X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
     _check_dimensions(X.ndim)
     return Rows(as_batches(X), labels, X.dtype == np.uint8, X.dtype.kind in "iu")
 
@@ -161,13 +166,25 @@ def read_again(estimator: Any, X: Any) -> Batches:
     if isinstance(X, (LazyRows, ImageFrame)):
         validate_data(estimator, X, reset=False, skip_check_array=True)
     elif not is_dataset(X):
-        X = validate_data(estimator, as_numbers(X), reset=False, dtype="numeric", allow_nd=True)
+        with _naming_rows():
+            X = validate_data(estimator, as_numbers(X), reset=False, dtype="numeric", allow_nd=True)
         if X.ndim not in (2, 4):
             raise ValueError(f"X has {X.ndim} dimensions; it must have those of the X of fit.")
     batches = as_batches(X)
     if len(batches) == 0:
         raise ValueError("X has 0 rows: pass at least one.")
     return batches
+
+
+@contextmanager
+def _naming_rows() -> Iterator[None]:
+    """Begin what scikit-learn or numpy says against rows with "X", where it names no argument."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if re.search(r"\b(X|y)\b", str(error)):
+            raise
+        raise type(error)(f"X: {error}") from error
 
 
 def _plain_labels(X: Any, y: Any) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from .._rng import one_torch_thread, resolve_seed, stage_rng
 from .._warn import merged_warnings
 from ..arrays import as_batches
 from ..caching import open_cache
+from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
     all_features,
@@ -239,6 +240,22 @@ class NetworkEditor(
     def _count_features(self) -> int:
         row = as_batches(self._probe[:1], self._probe.dtype)
         return all_features(self.module_, row, self._adopted.output_layer).shape[1]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the accuracy of the predictions.
+
+        Parameters
+        ----------
+        X : as in ``predict``
+        y : array-like of shape (n,)
+            Labels in any form that ``fit`` takes.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        accuracy : float in [0, 1]
+        """
+        return float(super().score(X, read_labels(y), sample_weight=sample_weight))
 
     @property
     def report_(self) -> FairnessReport:

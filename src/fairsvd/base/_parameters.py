@@ -20,6 +20,7 @@ __all__ = [
     "StrOptions",
     "at_least_0",
     "fraction",
+    "negative_int",
     "parameter",
     "positive",
     "positive_int",
@@ -46,6 +47,11 @@ class Splitter(HasMethods):
 def positive_int(least: int = 1) -> Interval:
     """Accept integers of at least ``least``."""
     return Interval(Integral, least, None, closed="left")
+
+
+def negative_int() -> Interval:
+    """Accept integers below 0."""
+    return Interval(Integral, None, -1, closed="right")
 
 
 def positive() -> Interval:

@@ -27,7 +27,8 @@ def as_device(device: Any) -> str | None:
     if device is None:
         return None
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise NotImplementedError("it holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "

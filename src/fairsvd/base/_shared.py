@@ -14,6 +14,7 @@ from ._parameters import (
     Splitter,
     StrOptions,
     fraction,
+    negative_int,
     parameter,
     positive_int,
     with_parameters,
@@ -115,6 +116,6 @@ class SharedParameters:
     memory: Any = parameter(str, PathLike, Memory, None, default=None)
     precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
     on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")
-    n_jobs: int | None = parameter(Integral, None, default=None)
+    n_jobs: int | None = parameter(positive_int(), negative_int(), None, default=None)
     verbose: int = parameter("verbose", default=0)
     random_state: Any = parameter("random_state", default=None)

@@ -53,6 +53,8 @@ def as_numbers(X: Any, name: str = "X") -> Any:
         return X.astype(np.float64)
     except TypeError:
         return X  # scikit-learn says in its words what is no number at all
+    except OverflowError as error:
+        raise ValueError(f"{name} holds an integer that no float can hold: {ADVICE}") from error
     except ValueError:
         columns = [_column_of_numbers(X[:, k], f"in column {k}", name) for k in range(X.shape[1])]
         return np.stack(columns, axis=1)
