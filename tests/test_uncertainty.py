@@ -231,6 +231,19 @@ def test_both_are_deterministic_and_in_range(seed, name, n_groups, n_classes):
     assert found == estimate(counts, name, seed=seed, n_draws=20)
 
 
+def test_a_class_of_one_group_is_no_reason_to_know_more_of_the_others():
+    """The class that both groups have shows no noise; those that do are not compared."""
+    counts = np.zeros((2, 3, 3), dtype=int)
+    counts[0, 0], counts[:, 1, 1], counts[1, 2] = [3, 2, 0], 6, [0, 1, 4]
+    found = estimate(counts, "equal_opportunity", None)
+    # As for the common class alone.
+    alone = estimate(
+        counts[:, 1:2, 1:2].repeat(2, 1).repeat(2, 2) * np.eye(2, dtype=int), "equal_opportunity"
+    )
+    assert found.low == alone.low == 0
+    assert (found.upper, found.high) == pytest.approx((alone.upper, alone.high), abs=0.05)
+
+
 def test_a_gap_that_cannot_be_measured_has_no_interval_and_no_floor():
     counts = BIASED.copy()
     counts[1, 1] = 0  # no positive row in the second group

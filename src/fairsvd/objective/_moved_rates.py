@@ -90,7 +90,8 @@ def _leading(
     """
     idle = not combine_spreads(list(spreads), name) > 0
     if idle:
-        spreads = np.where(np.isnan(spreads), np.nan, noise if noise.any() else 1.0)
+        noisy = np.where(np.isnan(spreads), 0.0, noise).any()
+        spreads = np.where(np.isnan(spreads), np.nan, noise if noisy else 1.0)
     if name != "equalized_odds":
         return spreads, spreads
     leads = np.broadcast_to(np.fmax.reduce(spreads), spreads.shape)
