@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from .._rng import seeded_globally
 from ..arrays import Batches
+from ._copy import copied
 
 __all__ = ["wants_integers"]
 
@@ -49,11 +49,11 @@ def _module_of(network: Any) -> nn.Module | None:
     network = network.estimator if isinstance(network, FrozenEstimator) else network
     try:
         if isinstance(network, nn.Module):
-            return copy.deepcopy(network).eval()
+            return copied(network).eval()
         if not isinstance(network, NeuralNet):
             return None
         if getattr(network, "initialized_", False):
-            return copy.deepcopy(network.module_).eval()
+            return copied(network.module_).eval()
         with seeded_globally(0):
             return clone(network).initialize().module_.eval()
     except Exception:  # the adoption of the network says what is wrong with it

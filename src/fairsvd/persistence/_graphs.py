@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exceptions import ModelFileError, NetworkError
-from ..networks import raw_output
+from ..networks import copied, raw_output
 from ._kind import Kind, Node, Reader, Writer
 
 __all__ = ["GRAPHS", "OnnxNetwork", "graph_of", "with_graphs"]
@@ -101,7 +100,7 @@ def graph_of(editor: Any) -> bytes:
     ModelFileError
         The network computes something that the exporter does not know.
     """
-    network = _Scores(copy.deepcopy(editor.module_).cpu(), editor._adopted.output_key)
+    network = _Scores(copied(editor.module_).cpu(), editor._adopted.output_key)
     shapes = ({0: torch.export.Dim("rows")},)
     with _needed("onnx", "onnxscript"), warnings.catch_warnings():
         import onnx  # noqa: F401

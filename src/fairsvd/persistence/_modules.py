@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
+from ..networks import copied
 from ._kind import LEFT_OUT, Kind, Node, Reader, Writer, unsavable
 from ._names import path_of
 
@@ -102,7 +102,7 @@ def _find_given(path: str, reader: Reader) -> nn.Module | None:
     places = [".".join(here[k:]) for k in range(len(here) + 1)]
     aligned = [parts[place] for place in places if place in parts]
     of_class = [part for part in (*aligned, *parts.values()) if path_of(type(part)) == path]
-    return copy.deepcopy([*of_class, *aligned][0]).cpu()
+    return copied([*of_class, *aligned][0]).cpu()
 
 
 def _contents(node: dict[str, Node], reader: Reader) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..base import NetworkEditor
 from ..exceptions import DamagedModelError, ModelFileError
-from ..networks import raw_output
+from ..networks import copied, raw_output
 from ..objective import Constraint
 from ._graphs import graph_of
 from ._kind import Kind, Node, Reader, Writer
@@ -79,7 +78,7 @@ def _is_code(value: Any) -> bool:
 def _outputs(editor: Any) -> Tensor | None:
     """Run the network on the rows that the editor keeps; None if it gives each time another."""
     # On the CPU, where the file will be read, and without what a forward may change.
-    module, probe = copy.deepcopy(editor.module_).cpu(), editor._probe.cpu()
+    module, probe = copied(editor.module_).cpu(), editor._probe.cpu()
     with torch.no_grad():
         first, second = (raw_output(module, probe, editor._adopted.output_key) for _ in range(2))
     return first if torch.equal(first, second) else None
