@@ -6,8 +6,8 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -95,6 +95,24 @@ UNITS = sorted({unit(name) for name in sources()} - {""})
 FILES = sorted(name for name in sources() if name)
 
 
+def over_files(check: Callable[[str], None]) -> Callable[[], None]:
+    """Make one test of a check of every file, which tells what is wrong in which."""
+
+    @wraps(check)
+    def test() -> None:
+        wrong = {}
+        for name in FILES:
+            try:
+                check(name)
+            except AssertionError as error:
+                wrong[name] = str(error)
+        assert wrong == {}
+
+    # pytest asks for a fixture for each parameter that it sees.
+    del test.__wrapped__  # type: ignore[attr-defined]
+    return test
+
+
 def anchor(name: str, level: int) -> str:
     """Return the module that `level` leading dots mean inside the file of that name."""
     parts = name.split(".") if name else []
@@ -165,7 +183,7 @@ def test_no_unit_stands_on_two_floors():
     assert sum(map(len, FLOORS)) == len(LEVEL)
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_imports_only_from_lower_floors(name):
     assert upward_imports(name) == set()
 
@@ -209,7 +227,7 @@ def test_an_import_from_above_would_be_seen(monkeypatch):
     assert upward_imports("metrics") == {"base", "low_rank.x"}
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_no_import_by_name_goes_round_the_floors(name):
     calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
     dynamic = [
@@ -224,7 +242,7 @@ def test_no_import_by_name_goes_round_the_floors(name):
 METHODS = {kind.__module__.removeprefix("fairsvd.") for kind in EDITORS.values()}
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_no_file_is_too_long(name):
     path = sources()[name]
     longer = name in METHODS or path.relative_to(PACKAGE).as_posix() in LONGER_FILES
@@ -232,7 +250,7 @@ def test_no_file_is_too_long(name):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= most
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_private_files_are_imported_inside_their_folder_only(name):
     here = name.rpartition(".")[0] if sources()[name].name != "__init__.py" else name
     private = {
@@ -245,7 +263,7 @@ def test_private_files_are_imported_inside_their_folder_only(name):
     assert private == set()
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_private_names_are_imported_inside_their_folder_only(name):
     here = name.rpartition(".")[0] if sources()[name].name != "__init__.py" else name
     private = [
@@ -271,7 +289,7 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_no_function_is_too_long(name):
     functions = [
         node
@@ -281,13 +299,13 @@ def test_no_function_is_too_long(name):
     assert {f.name: body_lines(f) for f in functions if body_lines(f) > MAX_BODY} == {}
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_slow_libraries_are_imported_late(name):
     loaded = set().union(*(imported_libraries(node) for node in run_on_import(tree(name))))
     assert loaded & LATE_LIBRARIES <= LATE_FILES.get(name, set())
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_nothing_is_read_that_could_hold_code(name):
     libraries = set().union(*(imported_libraries(node) for node in ast.walk(tree(name))))
     calls = [ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)]
@@ -340,7 +358,7 @@ def declared_requirements() -> set[str]:
     return {re.split(r"[^\w-]", requirement)[0] for requirement in required}
 
 
-@pytest.mark.parametrize("name", FILES)
+@over_files
 def test_every_library_is_a_declared_requirement(name):
     libraries = set().union(*(imported_libraries(node) for node in ast.walk(tree(name))))
     foreign = libraries - sys.stdlib_module_names - {"fairsvd"}

@@ -39,17 +39,17 @@ def run(what: str, folder: Path, moments: int) -> Any:
 
 
 def test_what_killed_searches_leave_is_whole_or_not_there(tmp_path: Path) -> None:
-    found = run("kill", tmp_path / "folder", 6)
+    found = run("kill", tmp_path / "folder", 4)
     # 0 where it had ended before it was to be killed; 1 is an error, as after a damaged entry.
     assert set(found["ends"]) <= {0, -9}
-    assert found["ends"].count(-9) >= 3
+    assert found["ends"].count(-9) >= 2
     assert found["unfinished"] >= 1  # one was killed in the middle of a write
     assert found["warnings"] == []
     assert found["same"]
 
 
 def test_ctrl_c_ends_fits_with_warm_workers_within_seconds(tmp_path: Path) -> None:
-    found = run("interrupt", tmp_path, 3)
+    found = run("interrupt", tmp_path, 2)
     for each in found["ends"]:
         assert each["end"] == ("kept" if each["fit"] == "editor that keeps" else "interrupted")
         assert each["seconds"] < 10
