@@ -13,6 +13,7 @@ from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, global_state, mlp, quick, skorch_net, table
 
 pytestmark = [
+    pytest.mark.slow,
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
     # What torch says when such networks are made.
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),

@@ -22,7 +22,10 @@ from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
 from fairsvd.exceptions import ModelFileError, NetworkError, UntrustedError
 from saved_files import rewrite, text_of, toy_network, toy_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning"),
+]
 
 
 class Block(nn.Module):

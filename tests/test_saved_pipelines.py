@@ -35,7 +35,10 @@ from fairsvd.exceptions import ModelFileError, UntrustedError
 from fairsvd.generative import CopulaGenerator, SmoothedGenerator, SmoteGenerator
 from saved_files import toy_network, toy_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning"),
+]
 
 
 def doubled(X):

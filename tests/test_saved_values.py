@@ -28,7 +28,10 @@ from fairsvd import GapFineTuner, PhiObjective
 from fairsvd.exceptions import ModelFileError, UntrustedError
 from saved_files import tiny_editor, toy_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning"),
+]
 
 
 @pytest.fixture(scope="module")

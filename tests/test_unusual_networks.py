@@ -25,6 +25,7 @@ from helpers import (
 )
 
 pytestmark = [
+    pytest.mark.slow,
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
     # The older forms, which users' networks still have.
     pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning"),
