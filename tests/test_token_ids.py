@@ -95,6 +95,21 @@ def test_nets_of_skorch_get_integers_too(frozen, task):
     assert editor.transform(ids).shape == (60, 4)
 
 
+class Keyed(Words):
+    """Returns its scores in a dictionary."""
+
+    def forward(self, X):
+        return {"scores": super().forward(X)}
+
+
+def test_a_net_around_scores_in_a_dictionary_gets_integers(task):
+    ids, y, sex = task
+    settings = {"network": Keyed(), "output_key": "scores"}
+    editor = quick(FairLRFTransformer, **settings).fit(ids, y, sensitive_features=sex)
+    scores = editor.to_skorch().forward(torch.as_tensor(ids))
+    np.testing.assert_array_equal(editor.classes_[scores.argmax(dim=1)], editor.predict(ids))
+
+
 def test_rows_of_a_dataset_are_kept_as_integers(task):
     ids, y, sex = task
     rows = TensorDataset(torch.as_tensor(ids, dtype=torch.int32))

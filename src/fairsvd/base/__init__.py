@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._choice import choose
 from ._editor import NetworkEditor
+from ._export import Scores
 from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
 from ._parameters import (
     HasMethods,
@@ -36,6 +37,7 @@ __all__ = [
     "Prepared",
     "Progress",
     "Reading",
+    "Scores",
     "StrOptions",
     "Task",
     "apply_to_copy",

@@ -19,7 +19,7 @@ from ..networks import (
     raw_output,
 )
 
-__all__ = ["net_around"]
+__all__ = ["Scores", "net_around"]
 
 
 class Scores(nn.Module):
@@ -38,7 +38,9 @@ class Scores(nn.Module):
         self.training = network.training
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map rows to scores (n, n_outputs) in the precision of the rows."""
+        """Map rows to scores (n, n_outputs), in the precision of rows that are no integers."""
+        if not X.is_floating_point():
+            return raw_output(self.network, X, self.key)
         dtype = first_parameter(self.network).dtype
         return raw_output(self.network, X.to(dtype), self.key).to(X.dtype)
 

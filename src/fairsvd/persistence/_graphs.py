@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..base import Scores
 from ..exceptions import ModelFileError, NetworkError
-from ..networks import copied, raw_output
+from ..networks import copied
 from ._kind import Kind, Node, Reader, Writer
 
 __all__ = ["GRAPHS", "OnnxNetwork", "graph_of", "with_graphs"]
@@ -80,18 +81,6 @@ def _needed(*names: str) -> Iterator[None]:
         ) from error
 
 
-class _Scores(nn.Module):
-    """The scores of a network in the place of its whole output."""
-
-    def __init__(self, network: nn.Module, key: Any) -> None:
-        super().__init__()
-        self.network, self.key = network, key
-        self.eval()
-
-    def forward(self, X: Tensor) -> Tensor:
-        return raw_output(self.network, X, self.key)
-
-
 def graph_of(editor: Any) -> bytes:
     """Export the network of a fitted editor for any number of rows.
 
@@ -100,7 +89,7 @@ def graph_of(editor: Any) -> bytes:
     ModelFileError
         The network computes something that the exporter does not know.
     """
-    network = _Scores(copied(editor.module_).cpu(), editor._adopted.output_key)
+    network = Scores(copied(editor.module_).cpu(), editor._adopted.output_key)
     shapes = ({0: torch.export.Dim("rows")},)
     with _needed("onnx", "onnxscript"), warnings.catch_warnings():
         import onnx  # noqa: F401
