@@ -153,7 +153,7 @@ def kill(folder: str, times: int) -> dict[str, Any]:
 
 
 def workers() -> list[Path]:
-    """Find the living processes of this session, apart from itself and joblib's trackers."""
+    """Find the living processes that this one started, directly or not, but joblib's trackers."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

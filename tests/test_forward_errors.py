@@ -15,7 +15,10 @@ from fairsvd import BlindPostProcessor, GapFineTuner, HyperGenerator, RandomPert
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, mlp, quick, skorch_net, table
 
-pytestmark = [pytest.mark.slow, *[pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table()
 

@@ -11,7 +11,10 @@ from torch import nn
 from editors import CONFIGURATIONS, make
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, table, trained
 
-pytestmark = [pytest.mark.slow, *[pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(60)
 NETWORK = trained(mlp(), ROWS)

@@ -13,7 +13,10 @@ from editors import EDITORS, make
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, mlp, quick, skorch_net, table, trained
 
-pytestmark = [pytest.mark.slow, *[pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table()
 X = torch.tensor(ROWS.X)

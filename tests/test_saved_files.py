@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import joblib
@@ -38,9 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarni
 
 @pytest.fixture(scope="module")
 def editor():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tiny_editor()
+    return tiny_editor()
 
 
 @pytest.fixture

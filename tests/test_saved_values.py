@@ -10,7 +10,6 @@ import re
 import shutil
 import threading
 import uuid
-import warnings
 from collections import OrderedDict
 
 import joblib
@@ -36,9 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def editor():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tiny_editor()
+    return tiny_editor()
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ from fairsvd import FairLRFTransformer, best_under_gap, fairness_score, fairness
 from fairsvd.exceptions import GroupError
 from helpers import IGNORE_SMALL_DATA, mlp, quick, table, trained
 
-pytestmark = [pytest.mark.slow, *[pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(160)
 SEX = np.array(["f", "m"])[ROWS.group]
