@@ -23,7 +23,10 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 
 def listed(
-    values: Iterable[object], most: int = MOST_NAMED, show: Callable[[object], str] = str
+    values: Iterable[object],
+    most: int = MOST_NAMED,
+    show: Callable[[object], str] = str,
+    longest: int | None = MOST_CHARACTERS,
 ) -> str:
     """List the first values with commas and count the others, so that a message stays short.
 
@@ -34,10 +37,12 @@ def listed(
         Number of values that are named.
     show : callable, default=str
         Makes the text of one; ``repr`` for labels, so that the string '1' differs from the number.
+    longest : int or None, default=60
+        Number of characters of one that are shown; None: all.
     """
     values = list(values)
     more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(_cut(show(value)) for value in values[:most]) + more
+    return ", ".join(_cut(show(value), longest) for value in values[:most]) + more
 
 
 def counted(counts: Mapping[Any, object]) -> str:
@@ -45,6 +50,7 @@ def counted(counts: Mapping[Any, object]) -> str:
     return "{" + listed(f"{key!r}: {value!r}" for key, value in counts.items()) + "}"
 
 
-def _cut(text: str) -> str:
-    over = len(text) - MOST_CHARACTERS
-    return text if over <= 0 else f"{text[:MOST_CHARACTERS]} (and {over} more characters)"
+def _cut(text: str, longest: int | None) -> str:
+    if longest is None or len(text) <= longest:
+        return text
+    return f"{text[:longest]} (and {len(text) - longest} more characters)"

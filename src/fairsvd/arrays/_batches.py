@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._messages import listed
 from ..groups import cell_codes
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
@@ -196,13 +197,12 @@ def _check_range(rows: Tensor, narrowed: Tensor, index: NDArray[np.int64]) -> No
         return
     row, *place = bad[0]
     numbers = sorted({int(index[each[0]]) for each in bad})
-    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
     dtype = str(narrowed.dtype).removeprefix("torch.")
     column = f" in column {place[0]}" if len(place) == 1 else ""
     raise ValueError(
         f"X has values that are infinite in {dtype}, the network's dtype: "
         f"{float(rows[tuple(bad[0])]):.3g}{column} of row {int(index[row])}. Such rows, of those "
-        f"read so far (counted from 0): {', '.join(map(str, numbers[:5]))}{more}. Scale X as it "
+        f"read so far (counted from 0): {listed(numbers, 5)}. Scale X as it "
         "was for training, or drop them."
     )
 

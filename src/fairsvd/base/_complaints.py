@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._messages import listed
 from .._warn import warn
 from ..exceptions import (
     ConstantPredictionsWarning,
@@ -67,11 +68,6 @@ def chosen_by_phi(report: ReportData, phi: PhiObjective) -> str:
     )
 
 
-def _shorten(entries: list[str]) -> str:
-    more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-    return ", ".join(entries[:SHOWN]) + more
-
-
 def _not_met(report: ReportData) -> str:
     c, v = report.constraint, report.verdict
     if c.phi is not None:
@@ -110,8 +106,8 @@ def _levelled_down(report: ReportData) -> str:
     others = "another group gained" if report.traded else "no other group gained"
     return (
         "The edit serves some groups worse than the network did before, beyond noise: "
-        f"{_shorten(falls)}; {others}. report_.harm has every rate, report_.summary() says it in "
-        "words."
+        f"{listed(falls, SHOWN, longest=None)}; {others}. report_.harm has every rate, "
+        "report_.summary() says it in words."
     )
 
 
@@ -131,6 +127,6 @@ def _small_cells(report: ReportData) -> list[str]:
 def _too_small(report: ReportData, cells: list[str]) -> str:
     return (
         f"Too few validation rows to certify a tolerance of {report.constraint.tolerance}: "
-        f"{_shorten(cells)} rows. About {_needed(report):.0f} a cell are needed; read the gap "
-        "beside its interval and noise floor in report_.gaps."
+        f"{listed(cells, SHOWN, longest=None)} rows. About {_needed(report):.0f} a cell are "
+        "needed; read the gap beside its interval and noise floor in report_.gaps."
     )

@@ -13,10 +13,9 @@ from torch import nn
 from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
 from ._export import net_around
 from ._inputs import read_predict_inputs
+from ._shared import OUTPUTS
 
 __all__ = ["Predictor"]
-
-OUTPUTS = ("features", "logits", "probabilities")
 
 
 class Predictor:

@@ -22,6 +22,7 @@ from ..networks import (
     check_finite,
     checked_logits,
     fast_logits,
+    first_parameter,
     laid_out,
     probe_rows,
     share_weights,
@@ -188,7 +189,7 @@ def make_data(
         margin=facts["margin"],
         batch_size=int(editor.batch_size),
         device=probe.device,
-        dtype=next(adopted.module.parameters(), torch.zeros(())).dtype,
+        dtype=first_parameter(adopted.module).dtype,
         autocast=torch.bfloat16 if editor.precision == "mixed" else None,
         cache=cache,
     )

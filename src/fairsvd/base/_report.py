@@ -14,7 +14,7 @@ from ._inputs import FitInputs
 from ._report_data import ReportData
 from ._task import EditData
 
-__all__ = ["ReportData", "describe"]
+__all__ = ["describe"]
 
 
 def describe(

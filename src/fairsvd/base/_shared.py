@@ -20,7 +20,10 @@ from ._parameters import (
     with_parameters,
 )
 
-__all__ = ["SharedParameters"]
+__all__ = ["OUTPUTS", "SharedParameters"]
+
+# What transform may return.
+OUTPUTS = ("features", "logits", "probabilities")
 
 
 @with_parameters
@@ -110,7 +113,7 @@ class SharedParameters:
     validation: Any = parameter(fraction(closed="neither"), Splitter(), default=0.25)
     batch_size: int = parameter(positive_int(), default=256)
     device: Any = parameter(str, torch.device, None, default=None)
-    output: str = parameter(StrOptions({"features", "logits", "probabilities"}), default="features")
+    output: str = parameter(StrOptions(set(OUTPUTS)), default="features")
     output_key: str | int | None = parameter(str, Integral, None, default=None)
     output_kind: str = parameter(StrOptions({"auto", "logits", "probabilities"}), default="auto")
     memory: Any = parameter(str, PathLike, Memory, None, default=None)

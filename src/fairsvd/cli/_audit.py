@@ -14,7 +14,7 @@ from ..containers import read_labels
 from ..groups import Groups, require_two_groups
 from ..metrics import gaps_frame, hard_counts, rates_frame
 from ..report import format_table, gap_estimates, small_cells
-from ._csv import read_table
+from ._csv import describe_empty, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,9 +82,7 @@ def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
 
 
 def _check_groups(groups: pd.DataFrame) -> None:
-    empty = {name: int(n) for name, n in groups.isna().sum().items() if n}
-    if empty:
-        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+    if columns := describe_empty(groups):
         raise ValueError(f"{columns}: fill it, or choose --missing-group ignore or own_group")
 
 

@@ -18,7 +18,7 @@ from ..comparison import compare
 from ..containers import read_labels
 from ..report import format_table
 from ._audit import as_label
-from ._csv import read_table
+from ._csv import describe_empty, read_table
 from ._demo import check_plot
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def _split_names(text: str) -> list[str]:
 
 
 def _check_filled(frame: pd.DataFrame, path: Path) -> None:
-    empty = {name: int(n) for name, n in frame.isna().sum().items() if n}
-    if empty:
-        columns = listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
+    if columns := describe_empty(frame):
         raise ValueError(f"{path}: {columns}: fill it or leave these rows out")
 
 

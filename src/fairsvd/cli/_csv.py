@@ -11,7 +11,7 @@ from .._messages import did_you_mean, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_table"]
+__all__ = ["describe_empty", "read_table"]
 
 SEPARATORS = (",", ";", "\t")
 
@@ -72,6 +72,12 @@ def read_table(
     if target in names:
         raise ValueError(f"{path}: column {target} is both the target and sensitive: name another")
     return frame, target, names, pred
+
+
+def describe_empty(frame: pd.DataFrame) -> str:
+    """Say which columns have empty cells, and in how many rows; "" if none has."""
+    empty = {name: int(n) for name, n in frame.isna().sum().items() if n}
+    return listed(f"column {name} is empty in {n} rows" for name, n in empty.items())
 
 
 def _headings(path: Path) -> tuple[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._known import as_known, count_rows, is_frame
-from ._labels import read_labels
+from ._labels import label_codes, read_labels
 from ._missing import restore_missing
 from ._numbers import as_numbers
 
@@ -12,6 +12,7 @@ __all__ = [
     "as_numbers",
     "count_rows",
     "is_frame",
+    "label_codes",
     "read_labels",
     "restore_missing",
 ]

@@ -13,7 +13,7 @@ from .._warn import warn
 from ._known import as_known, is_frame
 from ._missing import restore_missing
 
-__all__ = ["read_labels"]
+__all__ = ["label_codes", "read_labels"]
 
 COLUMN_VECTOR = (
     "A column-vector {name} was passed when a 1d array was expected. Please change the shape of "
@@ -74,6 +74,12 @@ def read_labels(labels: Any, name: str = "y") -> NDArray[Any]:
             _NOT_LABELS.format(name=name, what=_KINDS.get(values.dtype.kind, "records"))
         )
     return values
+
+
+def label_codes(labels: Any, name: str = "y") -> tuple[list[Any], NDArray[np.int64]]:
+    """Read class labels, and encode them; the distinct ones are sorted Python scalars."""
+    distinct, codes = np.unique(read_labels(labels, name), return_inverse=True)
+    return distinct.tolist(), codes
 
 
 _NOT_LABELS = (

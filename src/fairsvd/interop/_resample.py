@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from .._rng import resolve_seed, stage_rng
 from ..arrays import is_dataset, open_rows
-from ..containers import as_known, count_rows, read_labels
+from ..containers import as_known, count_rows, label_codes
 from ..groups import cell_codes, encode_groups
 
 __all__ = ["resample_by_weight"]
@@ -101,7 +101,7 @@ def _check_weights(sample_weight: ArrayLike, X: Any) -> NDArray[np.float64]:
 
 
 def _encode_cells(y: Any, sensitive_features: Any, n_rows: int) -> NDArray[np.int64]:
-    _, codes = np.unique(read_labels(y), return_inverse=True)
+    _, codes = label_codes(y)
     if len(codes) != n_rows:
         raise ValueError(f"y has {len(codes)} rows but X has {n_rows}: pass one label per row.")
     if sensitive_features is None:

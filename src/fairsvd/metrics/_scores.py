@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import did_you_mean, listed
-from ..containers import read_labels
+from ..containers import label_codes
 from ..groups import Groups, encode_groups
 from ..objective import GAPS, count_table, gap, ratio
 
@@ -47,11 +47,6 @@ def measure(counts: NDArray[Any], name: str, pos: int | None) -> float:
     """Compute a metric of ``METRICS`` from a table of counts (n_groups, n_classes, n_classes)."""
     stem, is_ratio = split_name(name)
     return float((ratio if is_ratio else gap)(counts, stem, pos))
-
-
-def _distinct(array: Any, what: str) -> tuple[list[Any], NDArray[np.int64]]:
-    labels, codes = np.unique(read_labels(array, what), return_inverse=True)
-    return labels.tolist(), codes
 
 
 def _order_classes(present: list[Any], labels: Sequence[Any] | None, pos_label: Any) -> list[Any]:
@@ -117,7 +112,7 @@ def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_labe
         If labels are missing or cannot be compared, lengths differ, there is a single class, or
         ``pos_label`` is not a class or was given with more than two.
     """
-    distinct = {what: _distinct(array, what) for what, array in arrays.items()}
+    distinct = {what: label_codes(array, what) for what, array in arrays.items()}
     lengths = {what: len(codes) for what, (_, codes) in distinct.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The lengths differ: {lengths}. Wanted one entry per row in all.")

@@ -11,7 +11,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
 from .._messages import listed
-from ..containers import count_rows, read_labels
+from ..containers import count_rows, label_codes
 from ..groups import BIN_IT, MANY_GROUPS, Groups, cell_codes, encode_groups, find_sensitive
 
 __all__ = ["JointStratifiedKFold"]
@@ -136,7 +136,7 @@ class JointStratifiedKFold(BaseCrossValidator):
 
     def _read(
         self, X: Any, y: Any, groups: Any, sensitive_features: Any
-    ) -> tuple[Groups, NDArray[Any], NDArray[np.int64]]:
+    ) -> tuple[Groups, list[Any], NDArray[np.int64]]:
         if y is None:
             raise ValueError("y is None: JointStratifiedKFold needs the labels to stratify on.")
         names = None
@@ -150,7 +150,7 @@ class JointStratifiedKFold(BaseCrossValidator):
                 "metadata routing on, to the search or to cross_validate), or name them in "
                 "sensitive_columns=, or pass groups=."
             )
-        labels, y_codes = np.unique(read_labels(y), return_inverse=True)
+        labels, y_codes = label_codes(y)
         n_rows = len(y_codes) if X is None else count_rows(X)
         encoded = encode_groups(sensitive_features, n_rows, missing="ignore", names=names)
         if len(y_codes) != n_rows:
@@ -160,17 +160,14 @@ class JointStratifiedKFold(BaseCrossValidator):
             )
         return encoded, labels, y_codes
 
-    def _check_cells(
-        self, encoded: Groups, labels: NDArray[Any], y_codes: NDArray[np.int64]
-    ) -> None:
+    def _check_cells(self, encoded: Groups, labels: list[Any], y_codes: NDArray[np.int64]) -> None:
         """Refuse a cell with fewer rows than folds; cells without any row are ignored."""
         cells = cell_codes(y_codes, encoded.codes, encoded.n_groups)
         counts = np.bincount(cells[cells >= 0], minlength=len(labels) * encoded.n_groups)
         small = np.flatnonzero((counts > 0) & (counts < self.n_splits))
         if len(small):
-            classes = labels.tolist()
             which = listed(
-                f"(y={classes[cell // encoded.n_groups]!r}, "
+                f"(y={labels[cell // encoded.n_groups]!r}, "
                 f"group={encoded.labels[cell % encoded.n_groups]!r}): {counts[cell]} rows"
                 for cell in small
             )

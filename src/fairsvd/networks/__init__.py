@@ -13,17 +13,21 @@ from ._look import probe_rows
 from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
+from ._settled import MANY_ROWS, STEPS_A_LOOK, LeastLoss
 from ._share import own_weights, share_weights
 from ._shift import ShiftedNetwork, fold_offset
 from ._tokens import wants_integers
 from ._weights import LayerWeight, layer_weights
 
 __all__ = [
+    "MANY_ROWS",
     "MLP",
     "PROBABILITIES",
+    "STEPS_A_LOOK",
     "AdoptedNetwork",
     "ConvNet",
     "LayerWeight",
+    "LeastLoss",
     "OutputKey",
     "ShiftedNetwork",
     "adopt",

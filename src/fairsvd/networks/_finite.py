@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._messages import listed
 from ..arrays import Batches
 from ..exceptions import NetworkError
 
@@ -43,13 +42,8 @@ def check_finite(values: Tensor, X: Batches, module: nn.Module, what: str = "log
         return
     raise NetworkError(
         f"the network returns NaN or infinite {what} on {len(bad)} of {len(values)} rows of X "
-        f"({_listed(X.index[bad])}): {_cause(X[bad[:SHOWN]], module)}"
+        f"(row {listed(X.index[bad], SHOWN)}, counted from 0): {_cause(X[bad[:SHOWN]], module)}"
     )
-
-
-def _listed(rows: Any) -> str:
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row {', '.join(map(str, rows[:SHOWN]))}{more}, counted from 0"
 
 
 def _cause(rows: Tensor, module: nn.Module) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..exceptions import NetworkError
-from ._scores import PROBABILITIES, ROUNDING
+from ._scores import PROBABILITIES, range_outside
 
 __all__ = ["Meaning", "find_meaning"]
 
@@ -118,7 +118,7 @@ def _check_asked(scores: Tensor, asked: str, told: str | None) -> None:
             f"output_kind={asked!r}, but the criterion of the skorch net takes its module's output "
             f"for {told}: leave output_kind='auto', or give the net another criterion."
         )
-    if asked == "probabilities" and (found := _outside(scores)):
+    if asked == "probabilities" and (found := range_outside(scores)):
         raise NetworkError(
             f"output_kind='probabilities', but the network returns values {found}, and "
             "probabilities are in [0, 1]. Pass output_kind='logits' or 'auto'."
@@ -126,17 +126,10 @@ def _check_asked(scores: Tensor, asked: str, told: str | None) -> None:
 
 
 def _check_told(scores: Tensor, told: str) -> None:
-    if told == "probabilities" and (found := _outside(scores)):
+    if told == "probabilities" and (found := range_outside(scores)):
         raise NetworkError(
             "the criterion of the skorch net (NLLLoss or BCELoss) takes its module's output for "
             f"probabilities, but the module returns values {found}. End it with a softmax or "
             "sigmoid, or give the net a criterion for logits (CrossEntropyLoss, "
             "BCEWithLogitsLoss)."
         )
-
-
-def _outside(scores: Tensor) -> str:
-    """Describe the range of scores that leave [0, 1]; "" for others."""
-    low, high = (float(each) for each in scores.aminmax())
-    leaves = low < -ROUNDING or high > 1 + ROUNDING
-    return f"from {low:.3g} to {high:.3g}" if leaves else ""

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from .._messages import listed
 from ..exceptions import NetworkError
 from ._copy import copied, unwrapped
 from ._usable import check_usable
@@ -80,8 +81,9 @@ def _made_permanent(module: nn.Module) -> Iterator[str]:
                 names.append(".".join(filter(None, [prefix, name])))
     if names:
         yield (
-            f"Computed weights ({_listed(names)}) were made permanent in the edited copy: "
-            "normalisation, parametrisation and pruning hold no longer while it is edited."
+            f"Computed weights ({listed(names, 4, longest=None)}) were made permanent in the "
+            "edited copy: normalisation, parametrisation and pruning hold no longer while it is "
+            "edited."
         )
 
 
@@ -136,8 +138,3 @@ def _widened(module: nn.Module) -> Iterator[str]:
             f"The network is in {' and '.join(sorted(found))}; its copy is edited, predicts and is "
             "exported in float32. Convert what to_module() returns, if needed."
         )
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

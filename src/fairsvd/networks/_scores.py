@@ -16,6 +16,7 @@ __all__ = [
     "check_range",
     "check_rows",
     "checked_logits",
+    "range_outside",
     "raw_output",
     "to_logits",
 ]
@@ -94,14 +95,18 @@ def check_range(scores: Tensor, kind: str) -> None:
     ------
     NetworkError
     """
-    if kind not in PROBABILITIES or not scores.numel():
-        return
-    low, high = (float(each) for each in scores.aminmax())
-    if low < -ROUNDING or high > 1 + ROUNDING:
+    if kind in PROBABILITIES and scores.numel() and (found := range_outside(scores)):
         raise NetworkError(
-            f"the network's output is read as probabilities, but it returns values from {low:.3g} "
-            f"to {high:.3g}. Pass output_kind='logits' if they are logits."
+            f"the network's output is read as probabilities, but it returns values {found}. Pass "
+            "output_kind='logits' if they are logits."
         )
+
+
+def range_outside(scores: Tensor) -> str:
+    """Describe the range of scores that leave [0, 1]; "" for others."""
+    low, high = (float(each) for each in scores.aminmax())
+    leaves = low < -ROUNDING or high > 1 + ROUNDING
+    return f"from {low:.3g} to {high:.3g}" if leaves else ""
 
 
 def _pick(output: Any, key: OutputKey) -> Any:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .._rng import torch_generator
 from ..arrays import LabelledRows, to_device
 from ._inference import fast_logits
+from ._plain import first_parameter
 
-__all__ = ["MANY_ROWS", "fit_until_settled"]
+__all__ = ["MANY_ROWS", "STEPS_A_LOOK", "LeastLoss", "fit_until_settled"]
 
 # Up to so many rows a training has a fixed number of steps. With more, twenty passes take longer
 # than the network needs to learn what it can.
@@ -52,18 +53,15 @@ def fit_until_settled(
     order = rng.permutation(len(rows))
     held, kept = rows.subset(order[:HELD_ROWS]), rows.subset(order[HELD_ROWS:])
     net.notify("on_train_begin", X=None, y=None)
-    best, least, waiting = _copy(net.module_), np.inf, 0
+    best = LeastLoss(net.module_, PATIENCE)
     for stretch in _stretches(len(kept), net.batch_size, max_epochs, torch_generator(rng)):
         for positions in stretch:
             net.fit_loop(as_dataset(kept.subset(positions)), None, epochs=1)
         loss = _held_loss(net, held)
         net.history.record("held_loss", loss)
-        waiting = 0 if loss < least else waiting + 1
-        if loss < least:
-            best, least = _copy(net.module_), loss
-        if waiting >= PATIENCE:
+        if best.settles(loss):
             break
-    net.module_.load_state_dict(best)
+    net.module_.load_state_dict(best.state)
     net.notify("on_train_end", X=None, y=None)
 
 
@@ -86,13 +84,43 @@ def _stretches(
 
 def _held_loss(net: Any, held: LabelledRows) -> float:
     module = net.module_.eval()
-    parameter = next(module.parameters())
+    like = first_parameter(module)
 
     def run(X: Tensor) -> Tensor:
-        return module(to_device(X, parameter.device, parameter.dtype))
+        return module(to_device(X, like.device, like.dtype))
 
     return float(nn.functional.cross_entropy(fast_logits(run, held.X).double(), held.y))
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+class LeastLoss:
+    """The weights of the least loss on held-out rows, and when to stop looking for a lesser one.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In training; its weights count as those of ``loss``.
+    patience : int
+        Losses in a row, none of them the least, after which a training has settled.
+    loss : float, default=inf
+
+    Attributes
+    ----------
+    state : dict of str to Tensor
+        A copy of the module's state.
+    """
+
+    def __init__(self, module: nn.Module, patience: int, loss: float = np.inf) -> None:
+        self.module, self.patience = module, patience
+        self.least, self.waiting = loss, 0
+        self.state = self._copy()
+
+    def settles(self, loss: float) -> bool:
+        """Keep the module's weights if they have the least loss; tell whether to stop."""
+        if loss < self.least:
+            self.state, self.least, self.waiting = self._copy(), loss, 0
+        else:
+            self.waiting += 1
+        return self.waiting >= self.patience
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.module.state_dict().items()}

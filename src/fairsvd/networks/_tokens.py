@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._rng import seeded_globally
 from ..arrays import Batches
 from ._copy import copied
+from ._plain import first_parameter
 
 __all__ = ["wants_integers"]
 
@@ -36,7 +37,7 @@ def wants_integers(network: Any, X: Batches) -> bool:
     module = _module_of(network)
     if module is None or not any(isinstance(layer, LOOKUPS) for layer in module.modules()):
         return False
-    parameter = next(module.parameters())
+    parameter = first_parameter(module)
     rows = X[:2]
     floats = rows.to(parameter.device, parameter.dtype)
     return _failure(module, floats) is not None and isinstance(

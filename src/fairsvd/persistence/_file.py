@@ -32,7 +32,7 @@ from ._arrays import ARRAYS
 from ._envelope import seal, unseal, without_repeats
 from ._frames import FRAMES
 from ._graphs import GRAPHS, with_graphs
-from ._kind import Node, Reader, Writer
+from ._kind import Node, Reader, Writer, bytes_as_tensor
 from ._modules import MODULES
 from ._names import Names
 from ._nets import NETS
@@ -127,7 +127,7 @@ def save(
     check_place(path, overwrite)
     writer = Writer(KINDS, graphs=onnx)
     text = {"estimator": writer.node(estimator, type(estimator).__name__), "versions": _versions()}
-    parts = {**writer.parts, TEXT: _as_tensor(json.dumps(text))}
+    parts = {**writer.parts, TEXT: bytes_as_tensor(json.dumps(text).encode())}
     facts = {"estimator": type(estimator).__name__, "versions": json.dumps(_versions())}
     write_atomically(path, seal(parts, facts, as_key(key)))
 
@@ -269,10 +269,6 @@ def _by_graphs(node: Node) -> Node:
     if count == 0:
         raise ModelFileError("the file holds no ONNX graph: save with onnx=True.")
     return node
-
-
-def _as_tensor(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
 
 
 def _versions() -> dict[str, str]:

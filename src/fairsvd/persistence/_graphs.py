@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..base import Scores
 from ..exceptions import ModelFileError, NetworkError
 from ..networks import copied
-from ._kind import Kind, Node, Reader, Writer
+from ._kind import Kind, Node, Reader, Writer, bytes_as_tensor
 
 __all__ = ["GRAPHS", "OnnxNetwork", "graph_of", "with_graphs"]
 
@@ -137,7 +136,7 @@ def _replaced(name: str, node: Node, part: str) -> Node:
 
 
 def _write_graph(value: OnnxNetwork, writer: Writer) -> dict[str, Node]:
-    return {"part": writer.part(torch.from_numpy(np.frombuffer(value.graph, np.uint8).copy()))}
+    return {"part": writer.part(bytes_as_tensor(value.graph))}
 
 
 def _read_graph(node: dict[str, Node], reader: Reader) -> OnnxNetwork:

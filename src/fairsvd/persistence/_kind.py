@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..exceptions import DamagedModelError, ModelFileError
 from ._names import Names
 
-__all__ = ["LEFT_OUT", "Kind", "Node", "Reader", "Writer", "unsavable"]
+__all__ = ["LEFT_OUT", "Kind", "Node", "Reader", "Writer", "bytes_as_tensor", "unsavable"]
 
 Node: TypeAlias = Any
 
@@ -143,6 +144,11 @@ class Writer(_Places):
         name = name_of(tensor)
         self.parts.setdefault(name, tensor)
         return name
+
+
+def bytes_as_tensor(data: bytes) -> Tensor:
+    """Make a tensor of bytes, the form in which a file keeps them."""
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
 
 
 def name_of(tensor: Tensor) -> str:

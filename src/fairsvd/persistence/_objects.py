@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
@@ -17,7 +16,7 @@ from ..exceptions import DamagedModelError, ModelFileError
 from ..networks import copied, raw_output
 from ..objective import Constraint
 from ._graphs import graph_of
-from ._kind import Kind, Node, Reader, Writer
+from ._kind import Kind, Node, Reader, Writer, bytes_as_tensor
 from ._names import Names, path_of
 
 __all__ = ["OBJECTS"]
@@ -50,8 +49,7 @@ def _write_object(value: Any, writer: Writer) -> dict[str, Node]:
     if isinstance(value, NetworkEditor) and hasattr(value, "module_"):
         node["outputs"] = writer.node(_outputs(value))
         if writer.graphs:
-            graph = np.frombuffer(graph_of(value), dtype=np.uint8)
-            node["onnx"] = writer.part(torch.from_numpy(graph.copy()))
+            node["onnx"] = writer.part(bytes_as_tensor(graph_of(value)))
     return node
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 
 from ..exceptions import UntrustedError
-from ._kind import Kind, Node, Reader, Writer, unsavable
+from ._kind import Kind, Node, Reader, Writer, bytes_as_tensor, unsavable
 
 __all__ = ["STEPS"]
 
@@ -43,8 +41,7 @@ def _write_step(value: BaseEstimator, writer: Writer) -> dict[str, Node]:
     wrong = [name for name in needed if name.startswith(OURS) or "<" in name]
     if wrong:
         raise unsavable(writer, value, f"skops cannot write what it holds: {', '.join(wrong)}")
-    numbers = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
-    return {"part": writer.part(numbers), "paths": sorted(needed)}
+    return {"part": writer.part(bytes_as_tensor(data)), "paths": sorted(needed)}
 
 
 def _read_step(node: dict[str, Node], reader: Reader) -> Any:

@@ -16,8 +16,11 @@ from ..caching import Entry
 from ..exceptions import NetworkError
 from ..groups import cell_codes
 from ..networks import (
+    MANY_ROWS,
     MLP,
+    STEPS_A_LOOK,
     ConvNet,
+    LeastLoss,
     channel_statistics,
     copied,
     fast_logits,
@@ -36,7 +39,7 @@ JOINTS = {"refit": 1e-3, "finetune": 3e-4, "head": 3e-3}
 MAX_EPOCHS, PATIENCE = 40, 4
 
 # Of many rows a part of an epoch teaches as much, and some of the validation rows tell when to end.
-MANY_ROWS, STEPS_A_LOOK, MOST_LOOKED_AT = 50_000, 200, 10_000
+MOST_LOOKED_AT = 10_000
 
 # Batches, of few rows and of many.
 SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
@@ -233,18 +236,14 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     )
     held_out = HeldOut.of(data)
     with seeded_globally(int(rng.integers(2**31 - 1))):
-        best, least, waiting = _copy(network), held_out.loss(network), 0
+        best = LeastLoss(network, plan.patience, held_out.loss(network))
         network.train(cells.joint == "refit")
         for _ in _epochs(network, leaves, batches, data.n_groups, plan):
             network.eval()
-            loss = held_out.loss(network)
-            waiting = 0 if loss < least else waiting + 1
-            if loss < least:
-                best, least = _copy(network), loss
-            if waiting >= plan.patience:
+            if best.settles(held_out.loss(network)):
                 break
             network.train(cells.joint == "refit")
-    return best
+    return best.state
 
 
 def _epochs(
@@ -263,10 +262,6 @@ def _epochs(
         every=plan.every,
         schedule=plan.schedule,
     )
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._base import CellGenerator, Cells, cell_of_rows, label_codes
+from ._base import CellGenerator, Cells, cell_of_rows
 from ._codec import Codec, Column, Encoded, ImageCodec, cast_numbers, make_codec
 from ._copula import CopulaGenerator
 from ._diffusion import DiffusionGenerator
@@ -28,7 +28,6 @@ __all__ = [
     "cell_of_rows",
     "columns",
     "contextual_prompts",
-    "label_codes",
     "make_codec",
     "read_rows",
     "stack",

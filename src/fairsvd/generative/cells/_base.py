@@ -13,13 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..._messages import listed
 from ..._rng import resolve_seed, stage_rng
-from ...containers import read_labels
+from ...containers import label_codes
 from ...exceptions import GroupError
 from ...groups import cell_codes, encode_groups
 from ._codec import Encoded, ImageCodec, make_codec
 from ._rows import read_rows, stack, take
 
-__all__ = ["CellGenerator", "Cells", "cell_of_rows", "label_codes"]
+__all__ = ["CellGenerator", "Cells", "cell_of_rows"]
 
 # How many numbers are drawn at a time: 128 MB of float64.
 BLOCK = 2**24
@@ -82,12 +82,6 @@ class Cells:
                 f"only rows of [{listed(self.keys, show=repr)}]: ask for these cells."
             )
         return np.array([place[key] for key in conditions], dtype=np.int64)
-
-
-def label_codes(y: Any) -> tuple[list[Any], NDArray[np.int64]]:
-    """Encode class labels; the returned labels are sorted Python scalars."""
-    labels, codes = np.unique(read_labels(y), return_inverse=True)
-    return labels.tolist(), codes
 
 
 def cell_of_rows(

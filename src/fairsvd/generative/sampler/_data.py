@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._warn import warn
-from ...containers import as_known
+from ...containers import as_known, label_codes
 from ...exceptions import GroupError, MissingSensitiveFeaturesWarning
 from ...groups import cell_codes, encode_groups, find_sensitive, split_columns
-from ..cells import label_codes, make_codec, read_rows
+from ..cells import make_codec, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
