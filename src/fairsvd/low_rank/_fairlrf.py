@@ -186,6 +186,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -231,6 +232,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,
@@ -272,6 +274,16 @@ class FactorEdit(MaskedEdit):
         factors = {name: replace(f, S=S[name]) for name, f in self.factors.items()}
         return replace(self, factors=factors, plain=plain), list(S.values())
 
+    def free(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor], list[Tensor]]:
+        """Make the singular values and the entries of U and V trainable."""
+        edit, scales = self.loosen(plain)
+        factors = {
+            name: replace(f, U=f.U.clone().requires_grad_(), V=f.V.clone().requires_grad_())
+            for name, f in edit.factors.items()
+        }
+        entries = [side for f in factors.values() for side in (f.U, f.V)]
+        return replace(edit, factors=factors), scales, entries
+
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
         return {f.parameter: f.weight() for f in self.factors.values()}
@@ -282,7 +294,7 @@ class FactorEdit(MaskedEdit):
 
     def detached(self) -> FactorEdit:
         """Return a copy that later steps do not change."""
-        factors = {n: replace(f, S=f.S.detach().clone()) for n, f in self.factors.items()}
+        factors = {n: f.detached() for n, f in self.factors.items()}
         plain = {n: p.detach().clone() for n, p in self.plain.items()}
         return replace(self, factors=factors, plain=plain)
 
