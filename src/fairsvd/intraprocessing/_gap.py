@@ -97,7 +97,8 @@ class GapFineTuner(TuningEditor):
         Before the tuning, try shifts of the output layer along the directions that separate the
         groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
         than 0.10 higher on the editing than on the validation rows), ``scope`` is "all" or "head"
-        and ``mode`` is "penalty", since memorised rows show no gap that a loss could follow.
+        and ``mode`` is "penalty", since memorised rows show no gap that a loss could follow; not
+        under a budget, which many trials exceed.
 
     Attributes
     ----------
@@ -149,7 +150,7 @@ class GapFineTuner(TuningEditor):
 
     def _count_candidates(self, task: Task) -> int | None:
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
-        if self._shifts(task.data, imitates):
+        if self._shifts(task, imitates):
             return None
         if self._is_brief(task, imitates):
             fields = self._brief_fields(task)
@@ -168,7 +169,7 @@ class GapFineTuner(TuningEditor):
         untouched = {**shared, "gap_weight_": None}
         yield self._untouched(task, {}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
-        if self._shifts(task.data, imitates):
+        if self._shifts(task, imitates):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
         settings, share = self._settings(task.data, imitates)
@@ -240,11 +241,14 @@ class GapFineTuner(TuningEditor):
             )
         return self.mode == "penalty"
 
-    def _shifts(self, data: EditData, imitates: bool) -> bool:
+    def _shifts(self, task: Task, imitates: bool) -> bool:
         if self.group_shift != "auto":
             return self.group_shift == "always"
         follows_gap = self.mode == "penalty" and not imitates
-        return data.judge.separate and follows_gap and self.scope in ("all", "head")
+        # Their many trials would cost a budget more than all of its steps.
+        if self._budget(task) is not None:
+            return False
+        return task.data.judge.separate and follows_gap and self.scope in ("all", "head")
 
     def _settings(self, data: EditData, imitates: bool) -> tuple[list[tuple[float, float]], float]:
         """Return pairs of a weight of the soft gap and a factor of the learning rate to try.
