@@ -82,17 +82,19 @@ class GapFineTuner(TuningEditor):
         times the soft gap. "descent": the soft gap alone, starting from the trained weights; the
         choice stops it before the utility is lost.
     gap_weight : float or None, default=None
-        Weight of the soft gap in "penalty". None: chosen on validation. Not used with a teacher.
+        Weight of the soft gap in "penalty". None: chosen on validation, and 1 under a budget. Not
+        used with a teacher.
     scope : {"all", "head", "spectrum", "bias"}, default="all"
         What is tuned: every parameter; the layer that makes the logits; the singular values of all
         linear and convolution layers, and their biases; these biases alone.
     learning_rate : float or None, default=None
         Learning rate of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4
-        and 3e-4; with a teacher 3e-3 for "head". For images a tenth of it is tried, too.
+        and 3e-4; with a teacher 3e-3 for "head". Under a budget (``max_epochs``) 3e-4 for "all" and
+        3e-3 for the other scopes.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
         least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
-        five passes over the rows if these are fewer steps (at least 30).
+        as many as ``max_epochs`` buys.
     group_shift : {"auto", "always", "never"}, default="auto"
         Before the tuning, try shifts of the output layer along the directions that separate the
         groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
