@@ -26,6 +26,9 @@ class _AnyGenerator(type(torch._C.Generator)):
 class Generator(torch._C.Generator, metaclass=_AnyGenerator):
     """In the place of ``torch.Generator``, and on cuda too."""
 
+    # As what it is pickled: another process has the real one there.
+    __module__ = "torch"
+
     def __new__(cls, device: Any = "cpu") -> Generator:
         made = super().__new__(cls, "cpu")
         if torch.device(device).type == "cuda":

@@ -23,9 +23,9 @@ def is_forked() -> bool:
     return bool(_OWNER) and os.getpid() != _OWNER[0]
 
 
-def is_used() -> bool:
-    """Tell whether anything has run on the device, which on a real one takes its memory."""
-    return bool(_USED)
+def is_started() -> bool:
+    """Tell whether the device runs for this process, which on a real one takes its memory."""
+    return bool(_USED) and not is_forked()
 
 
 def use() -> None:

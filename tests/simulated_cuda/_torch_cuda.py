@@ -47,7 +47,7 @@ def patch() -> None:
     for name, answer in ANSWERS.items():
         setattr(cuda, name, _always(answer))
     cuda._is_in_bad_fork = _process.is_forked
-    cuda.is_initialized = _process.is_used
+    cuda.is_initialized = _process.is_started
     cuda.init = cuda._lazy_init = _process.use
     cuda.synchronize = lambda device=None: note("sync", "synchronize")
     cuda.amp.common.amp_definitely_not_available = _always(False)
