@@ -62,9 +62,7 @@ def _on_host(state: Any) -> tuple[Any, list[tuple[Tensor, str]]]:
 class _CopiesToHost(TorchFunctionMode):
     """While it holds, copies of a GPU's tensors are made on the CPU."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and args[0].is_cuda:
             tensor, memo = args
             if id(tensor) not in memo:
