@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ..._messages import listed
 from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
 from ..._warn import warn
-from ...base import Interval, StrOptions, positive_int, restored_on_failure
+from ...base import (
+    Interval,
+    NetworkEditor,
+    StrOptions,
+    as_device,
+    positive_int,
+    restored_on_failure,
+)
 from ...exceptions import SmallCellWarning
 from ...networks import explaining
 from ..cells import CellGenerator, Cells, Encoded, make_codec, read_rows
@@ -97,6 +104,9 @@ class HyperGenerator(CellGenerator):
     clip : bool, default=True
         Whether to clip drawn numbers to the range of the table. In a self-consuming loop that
         costs variance in every generation. False leaves floats unclipped, except in images.
+    device : str, torch.device or None, default=None
+        Where the hypernetwork is trained; None: on the CPU. Draws are the CPU's everywhere, and
+        what is fitted lies on the CPU.
     warm_start : bool, default=False
         If True, a second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
     verbose : int, default=0
@@ -175,6 +185,7 @@ class HyperGenerator(CellGenerator):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "simulator": [callable, None],
         "clip": ["boolean"],
+        "device": NetworkEditor._parameter_constraints["device"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
     }
@@ -198,6 +209,7 @@ class HyperGenerator(CellGenerator):
         learning_rate: float = 3e-3,
         simulator: Callable[[np.random.Generator, int, int], Any] | None = None,
         clip: bool = True,
+        device: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
         random_state: Any = None,
@@ -218,6 +230,7 @@ class HyperGenerator(CellGenerator):
         self.learning_rate = learning_rate
         self.simulator = simulator
         self.clip = clip
+        self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -308,7 +321,13 @@ class HyperGenerator(CellGenerator):
             self.penalty,
             torch_generator(rng),
         )
-        training = Training(self.n_steps, self.learning_rate, type(self).__name__, self.verbose)
+        training = Training(
+            self.n_steps,
+            self.learning_rate,
+            type(self).__name__,
+            self.verbose,
+            as_device(self.device) or "cpu",
+        )
         sets = self._data_sets(rows, scores, cells, rng)
         self.loss_curve_ = np.array(train(loss, sets, training))
 
