@@ -112,7 +112,9 @@ def test_a_device_that_is_not_here(make):
 def test_selective_fine_tuner_s_generator_trains_where_the_edit_runs(there):
     rows = table()
     settings = {"epochs": 1, "min_steps": 2, "top_k": 0.5, "random_state": 0}
-    tuner = SelectiveFineTuner(trained(mlp(), rows), generator=hyper(), device=DEVICE, **settings)
+    generator = Remembers()
+    Remembers.seen.clear()
+    tuner = SelectiveFineTuner(trained(mlp(), rows), generator=generator, device=DEVICE, **settings)
     X = TensorDataset(torch.tensor(rows.X, device=DEVICE)) if there else rows.X
     tuner.fit(X, rows.y, sensitive_features=rows.group)
     assert next(tuner.module_.parameters()).is_cuda

@@ -13,9 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from ..._messages import listed
 from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
-from ..._warn import warn
 from ...base import (
     Interval,
     NetworkEditor,
@@ -24,7 +22,6 @@ from ...base import (
     positive_int,
     restored_on_failure,
 )
-from ...exceptions import SmallCellWarning
 from ...networks import explaining
 from ..cells import CellGenerator, Cells, Encoded, make_codec, read_rows
 from ._emitted import (
@@ -35,6 +32,7 @@ from ._emitted import (
     natural_parameters,
     take_rows,
     unclip,
+    warn_of_single_rows,
 )
 from ._fit import Training, build_generator, set_sizes, train
 from ._loss import HyperLoss
@@ -291,7 +289,7 @@ class HyperGenerator(CellGenerator):
         scores, tensors = encode_rows(self._codec, rows, like, rng)
         if not keep:
             self._train(tensors, scores, cells, rng)
-        _warn_of_single_rows(cells)
+        warn_of_single_rows(cells)
         parts = [take_rows(tensors, cells.members(cell)) for cell in range(len(cells))]
         with torch.no_grad():
             emissions = [self.hypernetwork_.of_rows(part) for part in parts]
@@ -449,13 +447,3 @@ class HyperGenerator(CellGenerator):
         if isinstance(conditions, Mapping) or cells is None or len(cells) != len(X):
             raise ValueError(f"conditions has to name one cell for each of the {len(X)} rows of X.")
         return log_density[np.arange(len(X)), self._cells.positions(cells)]
-
-
-def _warn_of_single_rows(cells: Cells) -> None:
-    single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
-    if single:
-        warn(
-            f"The cells [{listed(single, show=repr)}] have one row: they get the spread of the "
-            "whole table around it.",
-            SmallCellWarning,
-        )
