@@ -19,10 +19,10 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast fuzz lint types unit doctest torture docs bench clean
+.PHONY: help demo test test-fast fuzz lint types unit doctest test-simulated-cuda torture docs bench clean
 
 help:
-	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | bench | clean"
+	@echo "make demo | test | test-fast | test-simulated-cuda | fuzz | torture | lint | docs | bench | clean"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -47,7 +47,7 @@ $(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/fairsvd demo
 
-test: lint types unit doctest
+test: lint types unit doctest test-simulated-cuda
 
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
@@ -69,6 +69,15 @@ types: $(VENV)/.for-test
 
 unit: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# What is for a CUDA device, in a process of its own: on a real one where torch finds it, else on a
+# simulated one (tests/simulated_cuda), which is made for the torch of constraints.txt; with another
+# torch it says so and skips. The second target runs the tables of editors there too, in minutes.
+CUDA_TESTS := tests/test_simulated_cuda.py $(wildcard tests/test_cuda*.py)
+ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-simulated-cuda: $(VENV)/.for-test
+	$(ON_CUDA) $(CUDA_TESTS)
 
 # README first, since it is the longest. The package's own warnings are advice about data, which the
 # examples need not be perfect in; all others stay errors.

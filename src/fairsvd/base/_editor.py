@@ -27,6 +27,7 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    Portable,
     all_features,
     copied,
     explaining,
@@ -56,6 +57,7 @@ __all__ = ["NetworkEditor"]
 
 @with_parameters
 class NetworkEditor(
+    Portable,
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
     TransformerMixin,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
-from ._export import net_around
+from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
+from ._request import as_device
 from ._shared import OUTPUTS
 
 __all__ = ["Predictor"]
@@ -144,6 +146,35 @@ class Predictor:
         batches = read_predict_inputs(self, X)
         with explaining():
             return all_features(self.module_, batches, self._adopted.output_layer).numpy()
+
+    def to(self, device: Any) -> Self:
+        """Move the fitted network to another device, where it then predicts.
+
+        What was passed as ``network`` stays where it is, and so does the parameter ``device``,
+        which says where the next ``fit`` edits.
+
+        Parameters
+        ----------
+        device : str or torch.device
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            The device is not on this machine.
+        """
+        check_is_fitted(self, "module_")
+        device = as_device(device)
+        self.module_.to(device)
+        self._probe = self._probe.to(device)
+        adopted = self._adopted
+        if adopted.net is not None and not adopted.frozen:
+            # A frozen net is the user's own.
+            self._adopted = replace(adopted, net=net_on(self.module_, adopted.net))
+        return self
 
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.

@@ -75,15 +75,15 @@ def train_users_net(
 
     def train() -> None:
         # Seeded, since the user's module and callbacks draw from the global generators.
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
             given = _in_dtype_of(net.module_, rows)
             # The labels again, since the net's own split may stratify by them.
-            X = given.X[:].numpy() if _in_memory(given) else RowDataset(given, labels)
+            X = given.X[:].cpu().numpy() if _in_memory(given) else RowDataset(given, labels)
             fit_net(net, X, labels.numpy())
 
     def initialize() -> None:
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
 
     _train_once(net, train, cache, {"network": network, "seed": seed, "device": device}, initialize)
