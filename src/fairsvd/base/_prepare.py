@@ -38,6 +38,9 @@ __all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
 # Number of editing rows on which candidates are judged besides the validation rows.
 SAMPLE_SIZE = 4000
 
+# Types of the passes of an edit under the editor's ``precision``.
+AUTOCAST = {"full": None, "mixed": torch.bfloat16, "mixed_float16": torch.float16}
+
 # The network counts as over-fitted if its balanced accuracy is higher by more than this on the
 # editing rows than on the validation rows.
 OVERFIT_NETWORK = 0.10
@@ -193,7 +196,7 @@ def make_data(
         batch_size=int(editor.batch_size),
         device=probe.device,
         dtype=first_parameter(adopted.module).dtype,
-        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
+        autocast=AUTOCAST[editor.precision],
         cache=cache,
     )
 
