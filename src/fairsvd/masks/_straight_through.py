@@ -67,7 +67,7 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     if max_removed is None:
         return kept
     allowed = share_of(max_removed, sum(mask.numel() for mask in kept.values()))
-    if sum(int((~mask).sum()) for mask in kept.values()) <= allowed:
+    if count_removed(kept) <= allowed:
         return kept
     flat = torch.cat([variable.detach().flatten() for variable in variables.values()])
     mask = torch.ones_like(flat, dtype=torch.bool)
@@ -79,7 +79,15 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     }
 
 
+def count_removed(masks: Mapping[str, Tensor]) -> int:
+    """Count the entries that are removed, over all masks together; a device is waited for once."""
+    if not masks:
+        return 0
+    kept = torch.stack([mask.count_nonzero() for mask in masks.values()]).sum()
+    return sum(mask.numel() for mask in masks.values()) - int(kept)
+
+
 def removed_fraction(masks: Mapping[str, Tensor]) -> float:
     """Compute the share of entries removed over all masks together, in [0, 1]."""
     total = sum(mask.numel() for mask in masks.values())
-    return sum(int((~mask).sum()) for mask in masks.values()) / total if total else 0.0
+    return count_removed(masks) / total if total else 0.0

@@ -114,12 +114,12 @@ def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -
     rows = _few_images(X, most) if len(X.item_shape) > 1 else most
     with torch.no_grad():
         while done < len(X):
-            logits = _run_block(run, X[done : done + rows])
-            parts.append(logits.cpu())
+            parts.append(_run_block(run, X[done : done + rows]))
             done += rows
-            if logits.device.type != "cpu":
+            if parts[-1].device.type != "cpu":
                 rows = most
-    return torch.cat(parts)
+    # Once for all blocks, since the program waits for a device here.
+    return torch.cat(parts).cpu()
 
 
 def _run_block(run: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:

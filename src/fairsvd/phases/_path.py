@@ -17,7 +17,7 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
-from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
+from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss, make_shift
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
@@ -220,6 +220,7 @@ def make_loss(
         Maps (entries, logits, batch) to a term that is added.
     """
     data = task.data
+    shift = make_shift(margin, data.device, data.dtype)
     weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
 
     def loss(batch: Batch) -> Tensor:
@@ -227,9 +228,9 @@ def make_loss(
         logits = data.forward(task.module, entries, batch.X)
         if teacher is not None and batch.targets is not None:
             scale = teacher.sharpness
-            value = imitation_loss(logits, batch.targets, margin=margin, sharpness=scale)
+            value = imitation_loss(logits, batch.targets, margin=shift, sharpness=scale)
         else:
-            settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
+            settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **weights}
             value = edit_loss(logits, batch, task.constraint, **settings)
         return value if extra is None else value + extra(entries, logits, batch)
 
