@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._messages import listed
 from ..groups import cell_codes
+from ._fields import Fields
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
 
@@ -44,6 +45,8 @@ class Batches:
         Maps row numbers to a value that identifies those rows, without reading them.
     channels_last : bool, default=False
         Return images with their channels last in memory; shapes do not change.
+    fields : Fields, optional
+        The inputs of which a row consists, packed into one tensor.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
@@ -54,6 +57,7 @@ class Batches:
     fetch_augmented: Callable[[NDArray[np.int64], int], Tensor] | None = None
     stamp: Callable[[NDArray[np.int64]], Any] | None = None
     channels_last: bool = False
+    fields: Fields | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -134,7 +138,8 @@ class Batches:
         if len(self) > self.block_size(len(self)):
             return self
         rows = torch.cat(list(self.blocks(1024)))
-        return Batches(partial(_from_held, rows), np.arange(len(rows)), self.dtype)
+        fetch, index = partial(_from_held, rows), np.arange(len(rows))
+        return Batches(fetch, index, self.dtype, fields=self.fields)
 
     @property
     def item_shape(self) -> tuple[int, ...]:

@@ -18,10 +18,12 @@ from ._images import load_biased_digits, make_tinted
 from ._isic import load_isic
 from ._synthetic import make_biased_classification
 from ._tables import load_adult, load_bank, load_compas, load_german
+from ._text_frame import TextFrame
 from ._utkface import load_utkface
 
 __all__ = [
     "ImageFrame",
+    "TextFrame",
     "load_adult",
     "load_bank",
     "load_biased_digits",
