@@ -34,6 +34,7 @@ _HOMES = {
     "PhiObjective": "objective",
     "RandomPerturbation": "intraprocessing",
     "SelectiveFineTuner": "selective",
+    "TextFrame": "datasets",
     "autophagy_audit": "generative",
     "best_under_gap": "model_selection",
     "compare": "comparison",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .base import NetworkEditor as NetworkEditor
     from .comparison import *
     from .datasets import ImageFrame as ImageFrame
+    from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit

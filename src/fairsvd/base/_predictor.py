@@ -11,7 +11,14 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
+from ..networks import (
+    AdoptedNetwork,
+    all_features,
+    all_logits,
+    called_by_fields,
+    explaining,
+    fold_offset,
+)
 from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
 from ._request import as_device
@@ -63,7 +70,7 @@ class Predictor:
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         self._check_fitted()
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             found = all_logits(self.module_, batches, **self._adopted.reading)
         logits = found.double().numpy()
@@ -143,7 +150,7 @@ class Predictor:
             return self._logits(X)
         if self.output == "probabilities":
             return self.predict_proba(X)
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             return all_features(self.module_, batches, self._adopted.output_layer).numpy()
 
@@ -179,13 +186,14 @@ class Predictor:
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
-        If no bias of the network can absorb the threshold, the network is wrapped and returns a
-        tensor.
+        It is called as the network that was passed in. If no bias of the network can absorb the
+        threshold, the network is wrapped and returns a tensor.
         """
         self._check_fitted()
         offset, probe = self.offset_, self._probe
         with explaining():
-            return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+            folded = fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+        return called_by_fields(folded)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.

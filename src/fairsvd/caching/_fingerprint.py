@@ -141,6 +141,8 @@ def _tensor(update: Update, value: Tensor) -> None:
 def _rows(update: Update, value: Batches) -> None:
     """Read the rows once, block by block, in their own dtype; images by their stamp."""
     update(f"{len(value)};".encode())
+    if value.fields is not None:
+        _add(update, vars(value.fields))
     if value.stamp is not None:
         _add(update, value.stamp(value.index))
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrays import LabelledRows, as_batches
 from ..base import EditData
+from ..generative.cells import SmoothedGenerator
 from ..generative.sampler import CellRequest, draw_cells, fresh_generator
 
 __all__ = ["generate_rows"]
@@ -48,7 +49,9 @@ def generate_rows(
     n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
     classes, groups = present // data.n_groups, present % data.n_groups
     keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
-    if isinstance(generator, str) and generator == "auto":
+    if rows.X.fields is not None:
+        generator = _of_copies(generator)
+    elif isinstance(generator, str) and generator == "auto":
         generator = "copula" if X.ndim == 2 else "smoothed"
     number = int(rng.integers(2**31 - 1))
     request = CellRequest(
@@ -68,6 +71,23 @@ def generate_rows(
         torch.as_tensor(np.repeat(classes, n_each)),
         torch.as_tensor(np.repeat(groups, n_each)),
     )
+
+
+def _of_copies(generator: Any) -> SmoothedGenerator:
+    """Make the generator of rows of named inputs, such as words: copies of real rows.
+
+    Raises
+    ------
+    ValueError
+        If another one was asked for.
+    """
+    if generator != "auto":
+        raise ValueError(
+            f"generator={generator!r} makes new numbers, but X has named inputs, whose numbers "
+            "stand for words and the like: leave generator='auto', which draws copies, or pass "
+            "synthetic=, rows that you made."
+        )
+    return SmoothedGenerator(bandwidth=0)
 
 
 def _within(
