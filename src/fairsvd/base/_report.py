@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from ..arrays import LabelledRows
+from ..metrics import MEASURES, Rows, measure_groups
 from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
@@ -44,16 +48,21 @@ def describe(
     y, groups = held.y.numpy(), held.groups.numpy()
     sizes = len(inputs.classes), inputs.n_groups
 
-    def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
+    def shift(logits: Tensor, offset: float) -> NDArray[np.float64]:
         # The judge's rows begin with the validation rows.
         shifted = logits[: len(held)].double().numpy()
         shifted[:, 1] -= offset
-        return shifted.argmax(axis=1)
+        return shifted
+
+    def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
+        return shift(logits, offset).argmax(axis=1)
 
     module, offset = after
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
     alone = predict(data.untouched, offset)
+    rows = Rows(y, groups, *sizes, constraint.pos)
+    shares = softmax(shift(data.untouched, 0.0), axis=1), softmax(shift(edited, offset), axis=1)
     report = ReportData(
         before=count_table(y, old, groups, *sizes),
         after=count_table(y, new, groups, *sizes),
@@ -64,8 +73,19 @@ def describe(
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
         threshold_only=count_table(y, alone, groups, *sizes),
+        scores=(_measure_scores(rows, shares[0]), _measure_scores(rows, shares[1])),
         n_judged=len(outcome.history) if outcome.interrupted else None,
     )
     if constraint.phi is not None:
         report.notes.append(chosen_by_phi(report, constraint.phi))
     return report
+
+
+def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Measure probabilities: values, errors and rows (3, n_groups + 1), all rows together last."""
+    whole = replace(rows, shares=shares)
+    return {
+        name: np.column_stack([measure_groups(name, whole), measure_groups(name, whole.overall)])
+        for name, line in MEASURES.items()
+        if line.of_scores is not None
+    }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
+from ..metrics import MEASURES, Compared, GroupValues, interval, measure_counts
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
@@ -42,6 +43,9 @@ class ReportData:
         Rows whose prediction the edit changed.
     threshold_only : ndarray of shape (n_groups, n_classes, n_classes), int64
         Counts of the untouched network with the chosen threshold.
+    scores : (dict, dict)
+        Measures of probabilities before and after: by name an array (3, n_groups + 1) of values,
+        standard errors and rows, all rows together last.
     n_judged : int or None
         Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
@@ -56,6 +60,7 @@ class ReportData:
     seed: int
     moves: Moves
     threshold_only: NDArray[np.int64]
+    scores: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = ({}, {})
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -110,6 +115,8 @@ class ReportData:
             groups=self.group_frame(),
             gaps=self.gap_frame(),
             harm=self.harm_frame(),
+            measures=self.measure_frame(),
+            compared=self.compared,
             positive=self.positive_in_words(),
             lost=self.lost,
             gained=self.gained,
@@ -184,6 +191,49 @@ class ReportData:
         tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
         values = {when: float(gap(t, name, self.constraint.pos)) for when, t in tables.items()}
         return {"gap": name, **values}
+
+    @cached_property
+    def compared(self) -> tuple[Compared, Compared]:
+        """Every measure of every group, before and after."""
+        pos, n = self.constraint.pos, len(self.labels)
+        found = []
+        for counts, scores in zip((self.before, self.after), self.scores, strict=True):
+            both = np.concatenate([counts, counts.sum(axis=0, keepdims=True)])
+            of_all = {
+                name: measure_counts(name, both, pos)
+                if line.of_scores is None
+                else GroupValues(*scores[name])
+                for name, line in MEASURES.items()
+                if line.of_scores is None or name in scores
+            }
+            own = {name: GroupValues(*(each[:n] for each in v)) for name, v in of_all.items()}
+            overall = {name: GroupValues(*(each[-1:] for each in v)) for name, v in of_all.items()}
+            found.append(Compared(own, overall, self.labels, pos, counts))
+        return found[0], found[1]
+
+    def measure_frame(self) -> pd.DataFrame:
+        """Every measure of every group, before and after, with the interval of the latter."""
+        import pandas as pd
+
+        frames = []
+        before, after = self.compared
+        for name in after.found:
+            columns: dict[str, list[NDArray[np.float64]]] = {}
+            for old, new in zip(
+                (before.found[name], before.overall[name]),
+                (after.found[name], after.overall[name]),
+                strict=True,
+            ):
+                low, high = interval(name, new, 0.95)
+                values = {"before": old.values, "after": new.values, "low": low, "high": high}
+                for column, each in values.items():
+                    columns.setdefault(column, []).append(each)
+            frames.append(pd.DataFrame({k: np.concatenate(v) for k, v in columns.items()}))
+        labels = [*map(str, self.labels), OVERALL]
+        table = pd.concat(frames, keys=after.found)
+        table.index = pd.MultiIndex.from_product([after.found, labels], names=["measure", "group"])
+        table.insert(2, "change", table["after"] - table["before"])
+        return table
 
     def harm_frame(self) -> pd.DataFrame:
         """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.utils import Bunch
+
+from ..metrics import disparity_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["OVERALL", "RATE_NAMES", "THRESHOLD_ONLY", "FairnessReport"]
 
@@ -35,6 +41,13 @@ class FairnessReport(Bunch):
     harm : DataFrame
         Every rate whose fall is harm: its change, the rows it lost and gained, and the verdict
         "fell", "rose" or "within noise".
+    measures : DataFrame
+        Every measure of every group and of all rows ("overall"), indexed (measure, group): before,
+        after, its change, and ``low`` and ``high``, a 95 % interval of the value after. The names
+        are those of :func:`fairsvd.fairness_score`; measures of probabilities are of those that
+        ``predict_proba`` gives.
+    compared : tuple
+        What :meth:`disparities` is computed from.
     positive : str
         Which label is the positive one.
     lost, gained : list
@@ -46,6 +59,27 @@ class FairnessReport(Bunch):
     notes : list of str
         What was assumed, and every warning of the fit.
     """
+
+    def disparities(self, level: float = 0.95) -> pd.DataFrame:
+        """Tabulate how far groups differ in every measure, before and after.
+
+        Parameters
+        ----------
+        level : float in (0, 1), default=0.95
+            Confidence of the intervals.
+
+        Returns
+        -------
+        table : DataFrame
+            The columns of :func:`fairsvd.metrics.disparity_table` after the edit, and
+            difference_before, ratio_before and worst_before.
+        """
+        before, after = self.compared
+        table = disparity_frame(after, np.random.default_rng(0), level=level)
+        for kind in ("difference", "ratio"):
+            table[f"{kind}_before"] = [before.size(name, kind) for name in table.index]
+        table["worst_before"] = [before.worst(name) for name in table.index]
+        return table
 
     def summary(self) -> str:
         """Say in plain sentences what the edit did and who pays for it.

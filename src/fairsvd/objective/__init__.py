@@ -10,21 +10,25 @@ from ._constraint import (
     is_unbalanced,
     utility_from_counts,
 )
+from ._counts import count_table
 from ._gap_names import compared
-from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
+from ._gaps import GAPS, Rates, gap, rates, ratio, soft_gap
 from ._harm import Change, Moves, count_moves, judged_rates
 from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, make_shift, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._rule import ALPHAS, FairRule, solve_rules
-from ._uncertainty import GapEstimate, estimate_gaps, resampled_counts
+from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
+from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread, resampled_counts
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
     "ALPHAS",
     "GAPS",
+    "OF_ALL_CLASSES",
     "SHARPNESS",
+    "STATISTICS",
     "UNBALANCED_UTILITY",
     "UTILITIES",
     "Change",
@@ -39,11 +43,13 @@ __all__ = [
     "Rates",
     "Verdict",
     "ask_utility",
+    "class_mean",
     "compared",
     "count_moves",
     "count_table",
     "edit_loss",
     "estimate_gaps",
+    "estimate_spread",
     "gap",
     "imitation_loss",
     "is_unbalanced",
@@ -57,5 +63,7 @@ __all__ = [
     "shift_logits",
     "soft_gap",
     "solve_rules",
+    "statistic",
+    "statistic_rows",
     "utility_from_counts",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import listed
-from ._gaps import divide, sum_slices
+from ._counts import divide, sum_slices
 from ._phi import PhiObjective
 
 __all__ = [
