@@ -27,6 +27,7 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
     "FairPruner": {"sparsity": [0.0, 0.1]},
     "GapFineTuner": {"gap_weight": [0.3, 3.0]},
+    "InfluenceTuner": {"strength": [0.0, 1.0]},
     "LayerwiseOptimizer": {"parameters": [1, 2]},
     "RandomPerturbation": {"scale": [0.05, 0.2]},
     "SelectiveFineTuner": {"top_k": [0.3, 1.0]},

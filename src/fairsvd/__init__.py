@@ -25,6 +25,7 @@ _HOMES = {
     "GapFineTuner": "intraprocessing",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
+    "InfluenceTuner": "intraprocessing",
     "JointStratifiedKFold": "model_selection",
     "LayerwiseOptimizer": "intraprocessing",
     "LowRankConv2d": "layers",

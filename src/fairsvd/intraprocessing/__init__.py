@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._adversarial import AdversarialFineTuner
 from ._debiasing import AdversarialDebiasing
 from ._gap import GapFineTuner
+from ._influence import InfluenceTuner
 from ._layerwise import LayerwiseOptimizer
 from ._perturbation import RandomPerturbation
 
@@ -12,6 +13,7 @@ __all__ = [
     "AdversarialDebiasing",
     "AdversarialFineTuner",
     "GapFineTuner",
+    "InfluenceTuner",
     "LayerwiseOptimizer",
     "RandomPerturbation",
 ]
