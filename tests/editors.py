@@ -24,6 +24,7 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "AdversarialDebiasing": {"alpha": [0.3, 3.0]},
     "AdversarialFineTuner": {"gap_weight": [1.0, 20.0]},
     "BiasMaskFineTuner": {"tuned_fraction": [0.1, 1.0]},
+    "DirectEffectFineTuner": {"effect_weight": [0.0, 10.0]},
     "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
     "FairPruner": {"sparsity": [0.0, 0.1]},
     "GapFineTuner": {"gap_weight": [0.3, 3.0]},

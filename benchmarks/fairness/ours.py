@@ -31,6 +31,7 @@ LABELS = {
     "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
     "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
+    "direct-effect": ("DirectEffectFineTuner", "direct effect of the group's columns"),
     "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
 }
 

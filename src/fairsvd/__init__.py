@@ -19,6 +19,7 @@ _HOMES = {
     "CellSampler": "generative",
     "Comparison": "comparison",
     "ConvNet": "networks",
+    "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
