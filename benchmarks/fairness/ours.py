@@ -31,6 +31,8 @@ LABELS = {
     "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
     "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
+    "direct-effect": ("DirectEffectFineTuner", "direct effect of the group's columns"),
+    "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
 }
 
 # An editor that is new in the package has a row under the name of its class.
