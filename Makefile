@@ -19,7 +19,7 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast fuzz lint types unit doctest test-simulated-cuda torture docs bench clean
+.PHONY: help demo test test-fast fuzz lint types unit doctest test-simulated-cuda test-simulated-cuda-all torture docs bench clean
 
 help:
 	@echo "make demo | test | test-fast | test-simulated-cuda | fuzz | torture | lint | docs | bench | clean"
@@ -72,12 +72,15 @@ unit: $(VENV)/.for-test
 
 # What is for a CUDA device, in a process of its own: on a real one where torch finds it, else on a
 # simulated one (tests/simulated_cuda), which is made for the torch of constraints.txt; with another
-# torch it says so and skips. The second target runs the tables of editors there too, in minutes.
-CUDA_TESTS := tests/test_simulated_cuda.py $(wildcard tests/test_cuda*.py)
-ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+# torch it says so and skips. The second target leaves nothing out and takes some minutes.
+ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+	tests/test_simulated_cuda.py $(wildcard tests/test_cuda*.py)
 
 test-simulated-cuda: $(VENV)/.for-test
-	$(ON_CUDA) $(CUDA_TESTS)
+	$(ON_CUDA) -m "not slow"
+
+test-simulated-cuda-all: $(VENV)/.for-test
+	$(ON_CUDA)
 
 # README first, since it is the longest. The package's own warnings are advice about data, which the
 # examples need not be perfect in; all others stay errors.

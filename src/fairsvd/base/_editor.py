@@ -45,6 +45,7 @@ from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
+from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
@@ -167,7 +168,7 @@ class NetworkEditor(
             torch.enable_grad(),
             explaining(),
         ):
-            return self._fit(X, y, sensitive_features)
+            return in_smaller_batches(self, self._fit, X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()

@@ -14,6 +14,7 @@ from ._look import probe_rows
 from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
 from ._portable import Portable, is_usable
+from ._room import fewer_rows
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
 from ._settled import MANY_ROWS, STEPS_A_LOOK, LeastLoss
 from ._share import own_weights, share_weights
@@ -46,6 +47,7 @@ __all__ = [
     "explaining",
     "fast_logits",
     "fields_of",
+    "fewer_rows",
     "first_parameter",
     "fold_offset",
     "is_usable",
