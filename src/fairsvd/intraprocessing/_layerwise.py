@@ -303,9 +303,7 @@ def _draw_entries(size: int, most: int, rng: np.random.Generator) -> NDArray[np.
     return np.sort(rng.choice(size, most, replace=False))
 
 
-def _move(
-    original: Tensor, where: Tensor, radius: float, point: NDArray[np.float32]
-) -> Tensor:
+def _move(original: Tensor, where: Tensor, radius: float, point: NDArray[np.float32]) -> Tensor:
     """Copy the tensor with its entries moved to a point of the unit box."""
     shift = radius * (2 * torch.from_numpy(point).double() - 1)
     flat = original.flatten().clone()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..base import Candidate, Task
 from ..caching import Cache
 from ..layers import layer_parameters
-from ..masks import clamp_masks, harden, mask_variables, straight_through
+from ..masks import harden, mask_variables
 from ._batches import (
     count_candidates,
     count_lessons,
@@ -27,7 +27,6 @@ from ._best import Best
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 from ._path import (
-    State,
     TuningPath,
     count_best,
     count_settling,
@@ -209,14 +208,10 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     values = path.whole.entries()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        leaves, clamp = list(masks.values()), partial(clamp_masks, masks)
-        for step in path.steps(state, leaves, path.data.margin, rng, MASK_RATE, clamp):
-            yield step, masks
+        masks = mask_variables(path.whole.units())
+        state = partial(path.whole.masked_state, masks)
+        for step in path.steps(state, masks.leaves, path.data.margin, rng, MASK_RATE, masks.clamp):
+            yield step, masks.by_name()
 
     cache = path.cache_for(sum(value.nbytes for value in values.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
@@ -245,16 +240,12 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
         edit, leaves, rates = _loosen(path, path.whole, head=True)
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return edit.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        moving = [*masks.values(), *leaves]
-        each, clamp = [MASK_RATE] * len(masks) + rates, partial(clamp_masks, masks)
-        named = {f"mask/{name}": mask for name, mask in masks.items()}
+        masks = mask_variables(edit.units())
+        state, moving = partial(edit.masked_state, masks), [*masks.leaves, *leaves]
+        each = [MASK_RATE] * len(masks.leaves) + rates
+        named = {f"mask/{name}": mask for name, mask in masks.by_name().items()}
         named |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
-        for step in first.steps(state, moving, path.data.margin, rng, each, clamp):
+        for step in first.steps(state, moving, path.data.margin, rng, each, masks.clamp):
             yield step, named
 
     cache = path.cache_for(sum(tensor.nbytes for tensor in [*values.values(), *leaves]))
@@ -269,6 +260,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
             yield step, hardened.detached()
     if capped:
         rest = replace(path, n_steps=path.n_steps - first.n_steps)
+        hardened = hardened.applied()
         for step in rest.steps(hardened.state, leaves, path.data.margin, rng, rates):
             yield first.n_steps + step, hardened.detached()
 

@@ -45,7 +45,7 @@ def generate_rows(
     cells = rows.cells(data.n_groups).numpy()
     present, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
     chosen = _within(place, counts, most, rng)
-    X = torch.cat([block.cpu() for block in rows.X.subset(chosen).blocks(1024)]).numpy()
+    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).cpu().numpy()
     n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
     classes, groups = present // data.n_groups, present % data.n_groups
     keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
