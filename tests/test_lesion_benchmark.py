@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +11,12 @@ from sklearn.utils import Bunch
 
 from benchmark_files import load
 
+in_blocks = load("nets").in_blocks
+
 N = 240
 
 
-def source(shape=(3, 16, 16)):
+def source(shape=(1, 8, 8)):
     """Make lesions of one to three images, whose first number says which lesion it is."""
     lesion = np.sort(np.arange(N) % (N // 2))
     images = np.zeros((N, *shape), np.float32)
@@ -41,15 +45,21 @@ def test_parts_share_no_lesion(dev):
     # Rows without an age are left out; development leaves the test rows out as well.
     assert sum(sizes) == N - 6 if not dev else sum(sizes) < 0.75 * N
     assert problem.groups == ("<60", ">=60")
-    assert problem.network is None and problem.steps == 0
+    assert problem.network is None and problem.steps == 1500
 
 
-def test_features_come_with_a_trained_head():
+@pytest.mark.parametrize("shape", [(12,), (3, 9, 9)])
+def test_features_and_photographs_come_with_a_trained_network(shape, monkeypatch):
     tasks = load("fairness.lesions")
-    problem = tasks.lesions("as-is", 0, False, False, "age_group", lambda: source((12,)))
+    monkeypatch.setattr(tasks, "train", partial(tasks.train, epochs=1))
+    problem = tasks.lesions("as-is", 0, False, True, "age_group", lambda: source(shape))
     assert problem.base is None
-    assert problem.network[0].in_features == 12
-    assert problem.train.X.shape[1:] == (12,)
+    assert problem.train.X.shape[1:] == shape
+    assert in_blocks(problem.network, problem.test.X).shape == (len(problem.test.y), 2)
+
+
+def test_tasks_have_names():
+    tasks = load("fairness.lesions")
     assert sorted(load("fairness.image_tasks").TASKS) == sorted(
         [
             "tinted-fashion",
