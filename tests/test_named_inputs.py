@@ -22,6 +22,7 @@ from fairsvd import (
     JointStratifiedKFold,
     SelectiveFineTuner,
     TextFrame,
+    compare,
     fairness_scorer,
 )
 from fairsvd.exceptions import NetworkError
@@ -155,6 +156,12 @@ def test_a_search_slices_a_frame():
     editor = quick(NETWORK, sensitive_columns="who", max_steps=1).fit(frame(), indexed)
     assert editor.sensitive_source_ == "index of y"
     assert editor.predict(frame()).shape == Y.shape
+
+
+def test_a_frame_is_compared_on():
+    methods = ["threshold", "FairPruner"]
+    table = compare(methods, frame(), Y, GROUP, base=NETWORK, cv=2, random_state=0)
+    assert table["error"].tolist() == [""] * 2 * (1 + len(methods))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
