@@ -19,10 +19,10 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast fuzz lint types unit doctest test-simulated-cuda test-simulated-cuda-all torture docs bench clean
+.PHONY: help demo test test-fast test-torchvision fuzz lint types unit doctest test-simulated-cuda test-simulated-cuda-all torture docs bench clean
 
 help:
-	@echo "make demo | test | test-fast | test-simulated-cuda | fuzz | torture | lint | docs | bench | clean"
+	@echo "make demo | test | test-fast | test-torchvision | test-simulated-cuda | fuzz | torture | lint | docs | bench | clean"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -52,6 +52,19 @@ test: lint types unit doctest test-simulated-cuda
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+
+# torchvision comes with a torch of its own, built for CUDA: some 5.5 GB in another environment.
+VISION := .venv-torchvision
+
+$(VISION)/.for-test: pyproject.toml constraints.txt
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/python -m pip --disable-pip-version-check -qq install \
+		-c $(VISION)/constraints.txt -e . hypothesis pytest torch==2.14.1 torchvision==0.29.1
+	@touch $@
+
+test-torchvision: $(VISION)/.for-test
+	$(VISION)/bin/python -m pytest -q -rs tests/test_torchvision.py
 
 # Thousands of odd calls, in about an hour on two cores; `make test` makes 150 of them.
 FUZZ_CALLS ?= 10000

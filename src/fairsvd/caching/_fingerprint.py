@@ -21,7 +21,7 @@ __all__ = ["NotStableError", "fingerprint"]
 # Number of rows of X read at a time.
 BLOCK = 8192
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
+PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, np.generic)
 
 # Attributes that every module has; submodules and tensors are read by name instead.
 MODULE_FIELDS = frozenset(vars(nn.Module()))

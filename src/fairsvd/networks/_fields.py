@@ -45,7 +45,7 @@ class Unpacking:
 
 
 def take_packed(module: nn.Module, fields: Fields) -> None:
-    """Let a network take packed batches of these fields, in place.
+    """Let a network take packed batches of these fields and of no others, in place.
 
     Raises
     ------
@@ -53,6 +53,7 @@ def take_packed(module: nn.Module, fields: Fields) -> None:
         Its forward has not the arguments that the fields name.
     """
     _check_arguments(module, fields)
+    called_by_fields(module)
     module.register_forward_pre_hook(Unpacking(fields), with_kwargs=True)
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..arrays import LabelledRows, as_batches
 from ..base import EditData
-from ..generative.cells import SmoothedGenerator
 from ..generative.sampler import CellRequest, draw_cells, fresh_generator
 
 __all__ = ["generate_rows"]
@@ -44,14 +43,15 @@ def generate_rows(
     most = max(2, MOST_BYTES // max(1, row_bytes))
     cells = rows.cells(data.n_groups).numpy()
     present, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    if rows.X.fields is not None:
+        _check_copies(generator)
+        return rows.subset(_drawn_again(place, n_per_cell or int(counts.max()), rng))
     chosen = _within(place, counts, most, rng)
     X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).cpu().numpy()
     n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
     classes, groups = present // data.n_groups, present % data.n_groups
     keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
-    if rows.X.fields is not None:
-        generator = _of_copies(generator)
-    elif isinstance(generator, str) and generator == "auto":
+    if isinstance(generator, str) and generator == "auto":
         generator = "copula" if X.ndim == 2 else "smoothed"
     number = int(rng.integers(2**31 - 1))
     request = CellRequest(
@@ -73,21 +73,27 @@ def generate_rows(
     )
 
 
-def _of_copies(generator: Any) -> SmoothedGenerator:
-    """Make the generator of rows of named inputs, such as words: copies of real rows.
+def _check_copies(generator: Any) -> None:
+    """Refuse a generator for rows of named inputs, such as words, which are drawn again instead.
 
     Raises
     ------
     ValueError
-        If another one was asked for.
     """
-    if generator != "auto":
+    if not (isinstance(generator, str) and generator == "auto"):
         raise ValueError(
             f"generator={generator!r} makes new numbers, but X has named inputs, whose numbers "
             "stand for words and the like: leave generator='auto', which draws copies, or pass "
             "synthetic=, rows that you made."
         )
-    return SmoothedGenerator(bandwidth=0)
+
+
+def _drawn_again(
+    place: NDArray[np.int64], n_each: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw rows of every cell with replacement."""
+    cells = range(int(place.max()) + 1)
+    return np.concatenate([rng.choice(np.flatnonzero(place == cell), n_each) for cell in cells])
 
 
 def _within(
