@@ -85,9 +85,11 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps`` and ``harm`` on the validation rows, what they
+        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm`` and ``measures`` on
+        the validation rows, a ``certificate`` if ``confidence`` asked for one, what they
         say (``positive``, ``lost``, ``gained``, ``traded``, ``constant``) and ``notes``;
-        ``report_.summary()`` puts it into sentences. Computed when it is read.
+        ``report_.summary()`` puts it into sentences, ``report_.disparities()`` compares groups in
+        every measure. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -184,6 +186,8 @@ class NetworkEditor(
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
+        # Now with the untouched network's decisions, if they matter.
+        constraint = data.judge.constraint
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module

@@ -74,8 +74,12 @@ def describe(
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
         threshold_only=count_table(y, alone, groups, *sizes),
         scores=(_measure_scores(rows, shares[0]), _measure_scores(rows, shares[1])),
+        certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
     )
+    report.notes.extend(_say_asked(constraint))
+    if outcome.certificate is not None:
+        report.notes.append(str(outcome.certificate))
     if constraint.phi is not None:
         report.notes.append(chosen_by_phi(report, constraint.phi))
     return report
@@ -89,3 +93,14 @@ def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArra
         for name, line in MEASURES.items()
         if line.of_scores is not None
     }
+
+
+def _say_asked(constraint: Constraint) -> list[str]:
+    """Say what of several requirements guided the edit, and what was only checked."""
+    if not constraint.requirements or constraint.has_rule:
+        return []
+    names = ", ".join(each.name for each in constraint.requirements)
+    return [
+        f"No fair rule is known for {names}: methods that imitate one followed the soft form "
+        "instead, where it has one. Candidates and thresholds were chosen by the constraint itself."
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._bounds import bound_gap, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
     UTILITIES,
@@ -18,7 +19,17 @@ from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
+from ._requirements import (
+    CountLimit,
+    GapLimit,
+    MinimumRate,
+    NoHarm,
+    RatioLimit,
+    Requirement,
+    Seen,
+)
 from ._rule import ALPHAS, FairRule, solve_rules
+from ._soft_statistic import SoftRows
 from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
 from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread, resampled_counts
 from ._verdict import Curves, Verdict, margin_of_threshold
@@ -33,16 +44,27 @@ __all__ = [
     "UTILITIES",
     "Change",
     "Constraint",
+    "CountLimit",
     "Curves",
     "FairRule",
     "GapEstimate",
     "GapJudge",
+    "GapLimit",
     "Judge",
+    "MinimumRate",
     "Moves",
+    "NoHarm",
     "PhiObjective",
     "Rates",
+    "RatioLimit",
+    "Requirement",
+    "Seen",
+    "SoftRows",
     "Verdict",
     "ask_utility",
+    "bound_gap",
+    "bound_shares",
+    "bound_statistic",
     "class_mean",
     "compared",
     "count_moves",
@@ -59,6 +81,7 @@ __all__ = [
     "rates",
     "ratio",
     "resampled_counts",
+    "rows_needed",
     "shift_logits",
     "soft_gap",
     "solve_rules",

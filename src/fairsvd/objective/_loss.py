@@ -8,6 +8,7 @@ from torch import Tensor
 from ..training import Batch
 from ._constraint import Constraint
 from ._gaps import soft_gap
+from ._soft_statistic import SoftRows
 
 __all__ = ["SHARPNESS", "edit_loss", "imitation_loss", "shift_logits"]
 
@@ -62,16 +63,15 @@ def edit_loss(
     if gap_weight == 0:
         return loss
     probabilities = torch.softmax(sharpness * logits, dim=1)
-    penalty = soft_gap(
-        probabilities,
-        batch.y,
-        batch.groups,
-        batch.gap_weights,
-        constraint.gap,
-        constraint.pos,
-        n_groups,
-    )
-    return loss + gap_weight * penalty
+    parts = probabilities, batch.y, batch.groups, batch.gap_weights
+    rows = SoftRows(*parts, constraint.pos, n_groups)
+    if not constraint.requirements:
+        return loss + gap_weight * soft_gap(*rows.parts, constraint.gap, rows.pos, n_groups)
+    for requirement in constraint.requirements:
+        excess = requirement.soft(rows, constraint.before)
+        if excess is not None:
+            loss = loss + gap_weight * excess
+    return loss
 
 
 def imitation_loss(
