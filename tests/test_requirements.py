@@ -1,4 +1,4 @@
-"""Limits, ratios, minimum rates, no harm and users' functions: what they measure and how they act."""
+"""Limits, ratios, minimum rates, no harm, users' functions: what they measure, how they act."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_soft_forms_weigh_rows_and_have_gradients():
     ):
         value = each.soft(SoftRows(shares, y, group, weights, 1, 2), before)
         repeated = each.soft(SoftRows(shares[rows], y[rows], group[rows], None, 1, 2), before)
-        assert float(value) == pytest.approx(float(repeated))
+        assert value.item() == pytest.approx(repeated.item())
         (slope,) = torch.autograd.grad(value, margin, retain_graph=True)
         assert slope.isfinite().all()
         assert slope.abs().max() > 1e-6, each
@@ -166,8 +166,8 @@ def judged_rows(n=600, seed=0):
 @pytest.mark.parametrize(
     "requirements",
     [
-        (GapLimit("ppv", 0.2),),
-        (GapLimit("false_omission_rate", 0.1),),
+        (GapLimit("ppv", 0.08),),
+        (GapLimit("false_omission_rate", 0.05),),
         (RatioLimit("selection_rate", 0.8),),
         (MinimumRate("tpr", 0.8),),
         (GapLimit("equalized_odds", 0.3), MinimumRate("tnr", 0.5), GapLimit("f1", 0.25)),
@@ -211,60 +211,77 @@ def test_a_gap_limit_of_a_plain_gap_is_judged_as_the_gap():
 
 @pytest.fixture(scope="module")
 def data():
-    return make_biased_classification(3000, random_state=1)
+    return make_biased_classification(1600, random_state=1)
 
 
-def fit(data, editor=None, **options):
-    editor = GapFineTuner(max_steps=60, random_state=0) if editor is None else editor
-    editor = editor.set_params(**options)
+@pytest.fixture(scope="module")
+def network(data):
+    """A small network that is trained once."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(data.data.shape[1], 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)
+    )
+    X, y = torch.as_tensor(data.data).float(), torch.as_tensor(data.target)
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(150):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(net(X), y).backward()
+        optimiser.step()
+    return net
+
+
+def fit(data, network, constraint, editor=None, **options):
+    if editor is None:
+        editor = BlindPostProcessor(joint="head", random_state=0)
+    editor = editor.set_params(network=network, constraint=constraint, **options)
     return editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
 
 
-def test_a_minimum_rate_lifts_the_lowest_group(data):
-    free = fit(data, constraint=MinimumRate("tpr", 0.0))
-    held = fit(data, constraint=MinimumRate("tpr", 0.88))
-    low = [e.report_.groups["tpr", "after"].iloc[:2].min() for e in (free, held)]
-    assert low[0] < 0.86
-    assert low[1] > low[0] + 0.02
-    row = held.report_.constraints.iloc[0]
-    assert row["after"] == pytest.approx(0.88 - low[1])
-    assert row["met"] == (low[1] >= 0.88)
-    assert any("No fair rule is known" in note for note in held.report_.notes)
-    assert held.objective_ == "soft_gap"
-    assert "0.88 - smallest tpr" in held.report_.summary()
+def tuner():
+    return GapFineTuner(max_steps=40, random_state=0)
 
 
-def test_several_are_met_together_and_the_teacher_follows_the_one_it_knows(data):
-    editor = fit(data, constraint=["demographic_parity", MinimumRate("tnr", 0.7)], tolerance=0.1)
-    assert editor.objective_ == "teacher"
+def test_a_minimum_rate_lifts_the_lowest_group(data, network):
+    low = {}
+    for minimum in (0.0, 0.9):
+        editor = fit(data, network, MinimumRate("tpr", minimum), tuner())
+        low[minimum] = editor.report_.groups["tpr", "after"].iloc[:2].min()
+    assert low[0.0] < 0.86
+    assert low[0.9] > low[0.0] + 0.03
+    row = editor.report_.constraints.iloc[0]
+    assert row["after"] == pytest.approx(0.9 - low[0.9])
+    assert row["met"] == (low[0.9] >= 0.9)
+    assert any("No fair rule is known" in note for note in editor.report_.notes)
+    assert editor.objective_ == "soft_gap"
+    assert "0.9 - smallest tpr" in editor.report_.summary()
+
+
+def test_several_are_met_together_and_the_rule_follows_the_one_it_knows(data, network):
+    asked_for = ["demographic_parity", MinimumRate("tnr", 0.7)]
+    editor = fit(data, network, asked_for, tolerance=0.1)
     table = editor.report_.constraints
     assert table.index.tolist() == ["demographic_parity", "0.7 - smallest tnr"]
     assert table["limit"].tolist() == [0.1, 0.0]
-    assert table["before"].iloc[0] > 0.2
-    assert table["after"].iloc[0] < 0.15
+    assert table["before"].iloc[0] > 0.15
+    assert table["after"].iloc[0] < 0.12
     assert table["met"].iloc[1]
-    again = clone(editor)
-    assert again.constraint == editor.constraint
+    assert clone(editor).constraint == editor.constraint
 
 
-def test_no_harm_forbids_what_parity_would_take(data):
-    taken = fit(data, BlindPostProcessor(random_state=0), constraint="demographic_parity")
-    falls = taken.report_.harm["change"]
-    rates = [name for name in falls.index if "selection" not in name[1]]
-    assert falls[rates].min() < -0.06
+def test_no_harm_forbids_what_parity_would_take(data, network):
+    def worst_fall(editor):
+        falls = editor.report_.harm["change"]
+        return falls[[name for name in falls.index if "selection" not in name[1]]].min()
+
+    taken = worst_fall(fit(data, network, "demographic_parity"))
+    assert taken < -0.05
     with pytest.warns(ConstraintNotMetWarning, match="everything that constraint= asks"):
-        held = fit(
-            data,
-            BlindPostProcessor(random_state=0),
-            constraint=["demographic_parity", NoHarm(0.02)],
-        )
-    assert held.report_.harm["change"].min() > falls[rates].min()
-    alone = fit(data, BlindPostProcessor(random_state=0), constraint=NoHarm(0.02))
-    assert alone.report_.constraints["after"].iloc[0] <= 0.06
+        held = fit(data, network, ["demographic_parity", NoHarm(0.02)])
+    assert worst_fall(held) > taken
 
 
-def test_an_editor_with_requirements_is_saved_and_loaded(data, tmp_path):
-    editor = fit(data, constraint=[RatioLimit(), MinimumRate("tpr", 0.5)])
+def test_an_editor_with_requirements_is_saved_and_loaded(data, network, tmp_path):
+    editor = fit(data, network, [RatioLimit(), MinimumRate("tpr", 0.5)], tuner())
     save(editor, tmp_path / "editor.fairsvd")
     again = load(tmp_path / "editor.fairsvd")
     np.testing.assert_array_equal(again.predict(data.data), editor.predict(data.data))
@@ -288,14 +305,14 @@ def test_an_editor_with_requirements_is_saved_and_loaded(data, tmp_path):
         ("tprr", "constraint"),
     ],
 )
-def test_what_cannot_be_asked(data, constraint, message):
+def test_what_cannot_be_asked(data, network, constraint, message):
     with pytest.raises(ValueError, match=message):
-        fit(data, constraint=constraint)
+        fit(data, network, constraint)
 
 
-def test_a_teacher_needs_a_rule(data):
+def test_a_teacher_needs_a_rule(data, network):
     with pytest.raises(ValueError, match=r"objective='teacher' needs a gap.*ppv_difference"):
-        fit(data, constraint="ppv", objective="teacher")
+        fit(data, network, "ppv", tuner(), objective="teacher")
 
 
 @settings(max_examples=40, deadline=None)
