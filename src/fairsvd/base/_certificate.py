@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "Ladder", "Rung"]
 
-# How much stricter than the limit the candidates are chosen that are tested, in shares of the
-# tolerance. The strictest comes first: if it fails, nothing is promised.
-STRICTER = (0.9, 0.7, 0.5, 0.3, 0.0)
+# How much stricter than the limit the candidates are chosen that are tested, in multiples of what
+# the bound adds to a measured value on so many rows. The strictest comes first: if it fails,
+# nothing is promised.
+STRICTER = (1.6, 1.2, 0.9, 0.6, 0.3, 0.0)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class Ladder:
         self.data = data
         self.constraint: Constraint = data.judge.constraint
         self.rungs: list[Rung | None] = [None] * len(STRICTER)
+        limit, error = self.constraint.limit, self._error()
+        self.limits = [limit - share * error if share else None for share in STRICTER]
 
     def offer(self, candidate: Candidate, logits: Tensor | None, place: int) -> None:
         """Let a candidate take every rung on which it is the best so far."""
@@ -133,11 +136,28 @@ class Ladder:
             return
         judge = self.data.judge
         curves = judge.curves(logits)
-        for k, share in enumerate(STRICTER):
-            limit = self.constraint.stricter(share) if share else None
+        for k, limit in enumerate(self.limits):
             verdict, best = judge(curves, limit), self.rungs[k]
             if best is None or verdict.rank > best.verdict.rank:
                 self.rungs[k] = Rung(candidate, verdict, logits, place)
+
+    def _error(self) -> float:
+        """Find what a bound adds to a measured value, by the untouched network's choosing rows."""
+        data, judge = self.data, self.data.judge
+        held = judge.parts == 0
+        logits = data.untouched.double().numpy()[held]
+        old, shifted = logits.argmax(axis=1), logits.copy()
+        shifted[:, 1] -= data.margin
+        sizes = data.n_classes, data.n_groups
+        pair = old, shifted.argmax(axis=1)
+        seen = see(judge.y[held], pair, judge.groups[held], sizes, self.constraint.pos)
+        level, rng = float(self.constraint.confidence or 0.0), stage_rng(0, "certificate")
+        errors = [
+            each.bound(seen, level, rng) - float(each.measure(seen.counts, seen.pos, seen.before))
+            for each in self.constraint.listed
+        ]
+        known = [error for error in errors if np.isfinite(error)]
+        return max(known, default=0.0)
 
     def certify(self, module: nn.Module, chosen: Rung) -> tuple[Rung, Certificate]:
         """Test the rungs; without a promise keep what was chosen without one.
@@ -194,14 +214,21 @@ class Ladder:
         before = data.logits(module, {}, rows.X).double().numpy()
         after = _logits_of(module, rung.candidate, data, rows).double().numpy()
         after[:, 1] -= rung.verdict.margin
-        y, groups = rows.y.numpy(), rows.groups.numpy()
-        old, new = before.argmax(axis=1), after.argmax(axis=1)
-        sizes, pos = (data.n_classes, data.n_groups), self.constraint.pos
+        pair = before.argmax(axis=1), after.argmax(axis=1)
+        sizes = data.n_classes, data.n_groups
+        return see(rows.y.numpy(), pair, rows.groups.numpy(), sizes, self.constraint.pos)
 
-        def count(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
-            return count_table(y, predicted, groups, *sizes)
 
-        return Seen(count(new), count(old), count_moves(y, (old, new), groups, sizes, pos), pos)
+def see(
+    y: NDArray[np.int64],
+    predictions: tuple[NDArray[np.int64], NDArray[np.int64]],
+    groups: NDArray[np.int64],
+    sizes: tuple[int, int],
+    pos: int | None,
+) -> Seen:
+    """Count predictions before and after, and what changed; arguments as of ``count_moves``."""
+    before, after = (count_table(y, each, groups, *sizes) for each in predictions)
+    return Seen(after, before, count_moves(y, predictions, groups, sizes, pos), pos)
 
 
 def _logits_of(

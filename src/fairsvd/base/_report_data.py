@@ -239,25 +239,19 @@ class ReportData:
         """Every measure of every group, before and after, with the interval of the latter."""
         import pandas as pd
 
-        frames = []
         before, after = self.compared
+        parts: list[list[NDArray[np.float64]]] = []
         for name in after.found:
-            columns: dict[str, list[NDArray[np.float64]]] = {}
-            for old, new in zip(
-                (before.found[name], before.overall[name]),
-                (after.found[name], after.overall[name]),
-                strict=True,
+            for old, new in (
+                (before.found[name], after.found[name]),
+                (before.overall[name], after.overall[name]),
             ):
-                low, high = interval(name, new, 0.95)
-                values = {"before": old.values, "after": new.values, "low": low, "high": high}
-                for column, each in values.items():
-                    columns.setdefault(column, []).append(each)
-            frames.append(pd.DataFrame({k: np.concatenate(v) for k, v in columns.items()}))
+                parts.append([old.values, new.values, *interval(name, new, 0.95)])
+        old, new, low, high = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = {"before": old, "after": new, "change": new - old, "low": low, "high": high}
         labels = [*map(str, self.labels), OVERALL]
-        table = pd.concat(frames, keys=after.found)
-        table.index = pd.MultiIndex.from_product([after.found, labels], names=["measure", "group"])
-        table.insert(2, "change", table["after"] - table["before"])
-        return table
+        index = pd.MultiIndex.from_product([list(after.found), labels], names=["measure", "group"])
+        return pd.DataFrame(columns, index=index)
 
     def harm_frame(self) -> pd.DataFrame:
         """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""

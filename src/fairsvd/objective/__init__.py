@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._bounds import bound_gap, bound_shares, bound_statistic, rows_needed
+from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
     UTILITIES,
@@ -63,6 +63,7 @@ __all__ = [
     "Verdict",
     "ask_utility",
     "bound_gap",
+    "bound_ratio",
     "bound_shares",
     "bound_statistic",
     "class_mean",

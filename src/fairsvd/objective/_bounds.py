@@ -103,7 +103,13 @@ def _largest(found: Bounded, factor: float = 1.0) -> NDArray[np.float64]:
     value, low, high = found
     ahead = factor * value[:, None] - value[None]
     error = (factor * (high - value))[:, None] ** 2 + (value - low)[None] ** 2
-    upper = ahead + np.sqrt(error)
+    # A group without rows may have any value, and the method's estimate is none.
+    unseen = high - low == 1
+    upper = np.where(
+        unseen[:, None] | unseen[None],
+        factor * high[:, None] - low[None],
+        ahead + np.sqrt(error),
+    )
     upper[np.diag_indices(len(value))] = -np.inf
     return np.asarray(upper.max(axis=(0, 1)))
 
@@ -124,8 +130,8 @@ def bound_gap(counts: NDArray[Any], name: str, pos: int | None, confidence: floa
     Returns
     -------
     upper : float
-        The true gap is larger with a chance of at most 1 - confidence; up to 1. It is 1 where a
-        group has no rows for a rate, of which nothing can be promised.
+        The true gap is larger with a chance of at most 1 - confidence; up to 1. A group without
+        rows for a rate may have any.
 
     Notes
     -----

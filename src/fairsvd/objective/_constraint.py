@@ -142,10 +142,6 @@ class Constraint:
         excess = [value - limit for value, limit in zip(found, limits, strict=True)]
         return self.tolerance + np.max(excess, axis=0)
 
-    def stricter(self, share: float) -> float:
-        """Return a limit that is stricter by a share of the tolerance, or of the unit."""
-        return self.limit - share * (self.unit if self.requirements else self.limit)
-
     @property
     def target(self) -> float:
         """Largest gap that does not count against a candidate."""

@@ -333,7 +333,8 @@ class NoHarm(Requirement):
             for each in (moves.lost, moves.gained)
         )
         error = np.hypot(lost.high - lost.value, gained.value - gained.low)
-        return float((lost.value - gained.value + error).max())
+        fall = np.where(moves.rows[:2] > 0, lost.value - gained.value + error, 1.0)
+        return float(fall.max())
 
     def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
         """Measure the falls beyond the tolerance of all groups together."""
