@@ -190,7 +190,7 @@ def test_a_promise_is_given_and_says_on_what_grounds(promises):
     assert certificate.rows_needed <= 1802
     assert 1 <= certificate.n_tested <= 5
     text = editor.report_.summary()
-    assert f"Promised with 90% confidence, on {certificate.n_rows} rows kept out of the choice" in text
+    assert f"Promised with 90% confidence, on {certificate.n_rows} rows kept out" in text
     # The certified threshold and network are what predicts.
     weight = editor.module_.weight.detach().double().numpy()
     true = population.table(weight[1] - weight[0], editor.offset_)

@@ -45,13 +45,12 @@ OVERFIT_NETWORK = 0.10
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers of the editing rows, of validation, and of the sample of editing rows."""
+    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
 
     editing: NDArray[np.int64]
     validation: NDArray[np.int64]
     sample: NDArray[np.int64]
     notes: tuple[str, ...] = ()
-    # Validation rows that nothing is chosen on, to certify the result.
     certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
@@ -150,8 +149,7 @@ def _keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
             "confidence= needs validation rows that are not edited on: pass more rows, a share or "
             "another splitter as validation=, or confidence=None."
         )
-    own = inputs.rows.subset(rows)
-    y, cells = own.y.numpy(), own.cells(inputs.n_groups).numpy()
+    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
     choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
     note = (
         f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "

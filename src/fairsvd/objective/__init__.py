@@ -19,19 +19,13 @@ from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
-from ._requirements import (
-    CountLimit,
-    GapLimit,
-    MinimumRate,
-    NoHarm,
-    RatioLimit,
-    Requirement,
-    Seen,
-)
+from ._requirement import Requirement, Seen
+from ._requirements import CountLimit, GapLimit, MinimumRate, NoHarm, RatioLimit
+from ._resampling import resampled_counts
 from ._rule import ALPHAS, FairRule, solve_rules
 from ._soft_statistic import SoftRows
 from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
-from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread, resampled_counts
+from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [

@@ -13,7 +13,8 @@ from .._messages import listed
 from ._counts import divide, sum_slices
 from ._gaps import gap
 from ._phi import PhiObjective
-from ._requirements import CountLimit, GapLimit, NoHarm, Requirement
+from ._requirement import Requirement
+from ._requirements import CountLimit, GapLimit, NoHarm
 
 __all__ = [
     "UNBALANCED_UTILITY",

@@ -1,12 +1,7 @@
-"""What may be asked of an edit besides one gap: limits, ratios, minimum rates, no harm.
-
-A requirement measures how badly a table of counts does, in numbers of which smaller is better, and
-is met where the number is at most its limit.
-"""
+"""What may be asked of an edit besides one gap: limits, ratios, minimum rates, no harm."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._messages import did_you_mean
 from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic
 from ._gap_names import GAPS
 from ._gaps import gap, ratio
-from ._harm import Moves
+from ._requirement import Requirement, Seen, check_name, check_share
+from ._resampling import resampled_counts
 from ._soft_gap import soft_gap
 from ._soft_statistic import SoftRows, soft_spread, soft_statistic
 from ._statistics import STATISTICS, statistic
-from ._uncertainty import resampled_counts
 
-__all__ = ["CountLimit", "GapLimit", "MinimumRate", "NoHarm", "RatioLimit", "Requirement", "Seen"]
+__all__ = ["CountLimit", "GapLimit", "MinimumRate", "NoHarm", "RatioLimit"]
 
 # The gap whose fair rule closes the difference of a statistic.
 RULED = {
@@ -35,98 +29,6 @@ RULED = {
     "accuracy": "accuracy_parity",
 }
 HARMED = ("tpr", "tnr")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Rows on which a promise is tested; nothing was chosen on them.
-
-    Attributes
-    ----------
-    counts : ndarray of shape (n_groups, n_classes, n_classes)
-        Rows by [group, true, predicted], of the edited network.
-    before : ndarray of the same shape
-        The same of the untouched network.
-    moves : Moves
-        Rows whose prediction the edit changed.
-    pos : int or None
-        Code of the positive class of two.
-    """
-
-    counts: NDArray[Any]
-    before: NDArray[Any]
-    moves: Moves
-    pos: int | None
-
-    def times(self, factor: float) -> Seen:
-        """Show what so many times the rows would, at the same rates."""
-        moves = self.moves
-        scaled = Moves(moves.lost * factor, moves.gained * factor, moves.rows * factor)
-        return Seen(self.counts * factor, self.before * factor, scaled, self.pos)
-
-
-class Requirement(ABC):
-    """One thing that is asked of an edit.
-
-    Attributes
-    ----------
-    limit : float
-        Largest accepted value of :meth:`measure`.
-    is_exact : bool
-        Whether :meth:`bound` holds for any number of rows.
-    """
-
-    is_exact: ClassVar[bool] = True
-    limit: float
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What is limited, in words."""
-
-    @property
-    def guide(self) -> str | None:
-        """The gap of ``GAPS`` whose fair rule closes this one; None if no rule does."""
-        return None
-
-    @abstractmethod
-    def check(self) -> None:
-        """Check the parameters.
-
-        Raises
-        ------
-        ValueError
-            A parameter is out of its range; the message names it.
-        """
-
-    @abstractmethod
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
-    ) -> NDArray[np.float64]:
-        """Measure tables (..., n_groups, n_classes, n_classes): smaller is better; NaN unknown."""
-
-    @abstractmethod
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound the measured value on all rows of that kind from above."""
-
-    def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
-        """Measure the excess on probabilities, differentiable; None if that cannot be done."""
-        return None
-
-
-def check_name(kind: object, name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Refuse a name that is none of the known ones."""
-    if value not in known:
-        raise ValueError(
-            f"{name}={value!r} of {type(kind).__name__}: wanted one of {', '.join(known)}."
-            f"{did_you_mean(str(value), known)}"
-        )
-
-
-def check_share(kind: object, name: str, value: Any) -> None:
-    """Refuse what is no number in [0, 1]."""
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} of {type(kind).__name__}: pass a number in [0, 1].")
 
 
 @dataclass(frozen=True)
@@ -173,18 +75,15 @@ class GapLimit(Requirement):
         check_name(self, "gap", self.gap, (*GAPS, *STATISTICS))
         check_share(self, "tolerance", self.tolerance)
 
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
+    def _measure(
+        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        """Measure the gap."""
         return gap(counts, self.gap, pos)
 
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound the gap."""
+    def _bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
         return bound_gap(seen.counts, self.gap, seen.pos, confidence)
 
-    def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
-        """Measure the gap on probabilities."""
+    def _soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
         if self.gap in GAPS:
             return soft_gap(*rows.parts, self.gap, rows.pos, rows.n_groups)
         return soft_spread(*soft_statistic(rows, self.gap))
@@ -226,18 +125,15 @@ class RatioLimit(Requirement):
         check_name(self, "statistic", self.statistic, tuple(STATISTICS))
         check_share(self, "minimum", self.minimum)
 
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
+    def _measure(
+        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        """Measure one minus the ratio."""
         return 1.0 - ratio(counts, self.statistic, pos)
 
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound one minus the ratio."""
+    def _bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
         return 1.0 - bound_ratio(seen.counts, self.statistic, seen.pos, confidence)
 
-    def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
-        """Measure by how much the smallest rate falls short of its share of the largest."""
+    def _soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
         return soft_spread(*soft_statistic(rows, self.statistic), factor=self.minimum)
 
 
@@ -271,19 +167,16 @@ class MinimumRate(Requirement):
         check_name(self, "statistic", self.statistic, good)
         check_share(self, "minimum", self.minimum)
 
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
+    def _measure(
+        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        """Measure the shortfall."""
         return self.minimum - _fmin(statistic(counts, self.statistic, pos))
 
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound the shortfall."""
+    def _bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
         found = bound_statistic(seen.counts, self.statistic, seen.pos, 1 - confidence)
         return self.minimum - float(found.low.min())
 
-    def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
-        """Measure the shortfalls of all groups together."""
+    def _soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
         rate, present = soft_statistic(rows, self.statistic)
         return ((self.minimum - rate).clamp(min=0) * present).sum()
 
@@ -316,17 +209,15 @@ class NoHarm(Requirement):
         """Check the parameters."""
         check_share(self, "tolerance", self.tolerance)
 
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
+    def _measure(
+        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        """Measure the largest fall of a rate of a group."""
         if before is None:
             raise ValueError("NoHarm compares with the untouched network, whose counts are missing")
         falls = [statistic(before, r, pos) - statistic(counts, r, pos) for r in HARMED]
         return -_fmin(-np.concatenate(falls, axis=-1))
 
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound the largest fall: rows lost less rows gained, each bounded exactly."""
+    def _bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
         moves = seen.moves
         lost, gained = (
             bound_shares(each[:2], moves.rows[:2], 1 - confidence)
@@ -336,8 +227,7 @@ class NoHarm(Requirement):
         fall = np.where(moves.rows[:2] > 0, lost.value - gained.value + error, 1.0)
         return float(fall.max())
 
-    def soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
-        """Measure the falls beyond the tolerance of all groups together."""
+    def _soft(self, rows: SoftRows, before: NDArray[Any] | None) -> Tensor | None:
         if before is None:
             return None
         total = rows.parts[0].new_zeros(())
@@ -379,18 +269,16 @@ class CountLimit(Requirement):
         if not isinstance(self.limit, (int, float)) or not np.isfinite(self.limit):
             raise ValueError(f"limit={self.limit!r} of CountLimit: pass a finite number.")
 
-    def measure(
-        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None = None
+    def _measure(
+        self, counts: NDArray[Any], pos: int | None, before: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        """Call the function for every table."""
         tables = counts.reshape(-1, *counts.shape[-3:])
         values = np.array([float(self.function(table)) for table in tables])
         return values.reshape(counts.shape[:-3])
 
-    def bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
-        """Bound the number by a bootstrap of the rows, which is approximate."""
+    def _bound(self, seen: Seen, confidence: float, rng: np.random.Generator) -> float:
         counts = np.rint(seen.counts).astype(np.int64)
-        drawn = self.measure(resampled_counts(counts, rng), seen.pos)
+        drawn = self._measure(resampled_counts(counts, rng), seen.pos, None)
         return float(np.quantile(np.nan_to_num(drawn, nan=np.inf), confidence))
 
 

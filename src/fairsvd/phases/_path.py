@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
-from ..objective import SHARPNESS, Constraint, Curves, Judge, edit_loss, imitation_loss
+from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
@@ -46,17 +46,7 @@ START_FRACTION = 0.6
 
 # The soft gap is followed for so many steps after an imitation, at so small a share of the rates.
 SETTLING_STEPS, SETTLING_CANDIDATES, SETTLING_SCALE = 150, 3, 0.3
-
-
-class Constrained(Protocol):
-    """A path, or what stands for one."""
-
-    @property
-    def constraint(self) -> Constraint:
-        """What is asked of the edit."""
-
-
-P = TypeVar("P", bound=Constrained)
+P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
 State = Mapping[str, Tensor]
@@ -275,10 +265,12 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
+    task: Any = path.path if isinstance(path, _Numbered) else path
+    certified = task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            if path.constraint.confidence is None:
+            if not certified:
                 candidate = forget_beaten(candidate, best)
             yield candidate.owned()
             # What was not kept is freed before the next one is made.
@@ -363,11 +355,6 @@ def count_settling(n_steps: int) -> int:
 class _Numbered(Generic[P]):
     number: int
     path: P
-
-    @property
-    def constraint(self) -> Constraint:
-        """That of the path."""
-        return self.path.constraint
 
 
 def _run_numbered(
