@@ -85,11 +85,10 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm`` and ``measures`` on
-        the validation rows, a ``certificate`` if ``confidence`` asked for one, what they
-        say (``positive``, ``lost``, ``gained``, ``traded``, ``constant``) and ``notes``;
-        ``report_.summary()`` puts it into sentences, ``report_.disparities()`` compares groups in
-        every measure. Computed when it is read.
+        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` on the
+        validation rows; a ``certificate``; what they say (``positive``, ``lost``, ``gained``,
+        ``traded``, ``constant``) and ``notes``. ``summary()`` puts it into sentences,
+        ``disparities()`` compares groups in every measure. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -201,7 +200,8 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
-            self._report = describe(inputs, held, data, after, constraint, outcome, seed)
+            shown = {"shift": self.shift_probabilities}
+            self._report = describe(inputs, held, data, after, constraint, outcome, seed, **shown)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")

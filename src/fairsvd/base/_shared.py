@@ -59,6 +59,11 @@ class SharedParameters:
         that independence of label and group would give it, else "balanced_accuracy".
     threshold : "tune" or float in (0, 1), default="tune"
         Probability of ``classes_[1]`` above which it is predicted.
+    shift_probabilities : bool, default=True
+        Whether ``predict_proba`` is shifted so that its largest entry is the prediction. False: it
+        is what the edited network gives, and ``predict`` compares it with ``threshold_``, as
+        scikit-learn's FixedThresholdClassifier does. ``report_.measures`` has the calibration of
+        either, before and after the edit.
     pos_label : label, default=None
         The class that counts as positive; None: ``classes_[1]``.
     sensitive_columns : str, int or list, default=None
@@ -121,6 +126,7 @@ class SharedParameters:
     tolerance_fraction: float = parameter(fraction(closed="right"), default=0.4)
     utility: Any = parameter(StrOptions({"auto", *UTILITIES}), callable, default="auto")
     threshold: Any = parameter(StrOptions({"tune"}), fraction(closed="neither"), default="tune")
+    shift_probabilities: bool = parameter("boolean", default=True)
     pos_label: Any = parameter(default=None)
     sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
     missing_group: str = parameter(StrOptions({"raise", "ignore", "own_group"}), default="raise")

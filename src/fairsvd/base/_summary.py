@@ -120,6 +120,13 @@ class FairnessReport(Bunch):
             lines.append(
                 f"The chosen threshold alone would make it {alone['accuracy', 'after']:.3f}."
             )
+        place = "calibration_error", OVERALL
+        if place in self.measures.index:
+            error = self.measures.loc[place]
+            lines.append(
+                f"The calibration error of the probabilities was {error['before']:.3f} and is "
+                f"{error['after']:.3f}."
+            )
         return lines
 
     def _describe_gap(self) -> list[str]:
