@@ -19,11 +19,13 @@ _HOMES = {
     "CellSampler": "generative",
     "Comparison": "comparison",
     "ConvNet": "networks",
+    "CountLimit": "objective",
     "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
     "GapFineTuner": "intraprocessing",
+    "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
     "InfluenceTuner": "intraprocessing",
@@ -32,14 +34,18 @@ _HOMES = {
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimumRate": "objective",
     "NetworkEditor": "base",
+    "NoHarm": "objective",
     "PhiObjective": "objective",
     "RandomPerturbation": "intraprocessing",
+    "RatioLimit": "objective",
     "SelectiveFineTuner": "selective",
     "TextFrame": "datasets",
     "autophagy_audit": "generative",
     "best_under_gap": "model_selection",
     "compare": "comparison",
+    "disparity_table": "metrics",
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
     "group_table": "metrics",
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from .layers import LowRankLinear as LowRankLinear
     from .low_rank import *
     from .masking import *
+    from .metrics import disparity_table as disparity_table
     from .metrics import fairness_score as fairness_score
     from .metrics import fairness_scorer as fairness_scorer
     from .metrics import group_table as group_table
@@ -74,7 +81,12 @@ if TYPE_CHECKING:
     from .model_selection import best_under_gap as best_under_gap
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
+    from .objective import CountLimit as CountLimit
+    from .objective import GapLimit as GapLimit
+    from .objective import MinimumRate as MinimumRate
+    from .objective import NoHarm as NoHarm
     from .objective import PhiObjective as PhiObjective
+    from .objective import RatioLimit as RatioLimit
     from .persistence import load as load
     from .persistence import save as save
     from .postprocessing import *

@@ -29,6 +29,8 @@ def describe(
     constraint: Constraint,
     outcome: Outcome,
     seed: int,
+    *,
+    shift: bool = True,
 ) -> ReportData:
     """Count the network's predictions for the validation rows, before and after the edit.
 
@@ -44,25 +46,28 @@ def describe(
     outcome : Outcome
     seed : int
         Seed of the bootstrap.
+    shift : bool, default=True
+        Whether the probabilities are shifted by the threshold.
     """
     y, groups = held.y.numpy(), held.groups.numpy()
     sizes = len(inputs.classes), inputs.n_groups
 
-    def shift(logits: Tensor, offset: float) -> NDArray[np.float64]:
+    def shifted(logits: Tensor, offset: float) -> NDArray[np.float64]:
         # The judge's rows begin with the validation rows.
-        shifted = logits[: len(held)].double().numpy()
-        shifted[:, 1] -= offset
-        return shifted
+        values = logits[: len(held)].double().numpy()
+        values[:, 1] -= offset
+        return values
 
     def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
-        return shift(logits, offset).argmax(axis=1)
+        return shifted(logits, offset).argmax(axis=1)
 
     module, offset = after
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
     alone = predict(data.untouched, offset)
     rows = Rows(y, groups, *sizes, constraint.pos)
-    shares = softmax(shift(data.untouched, 0.0), axis=1), softmax(shift(edited, offset), axis=1)
+    shown = [shifted(data.untouched, 0.0), shifted(edited, offset if shift else 0.0)]
+    scores = [_measure_scores(rows, softmax(logits, axis=1)) for logits in shown]
     report = ReportData(
         before=count_table(y, old, groups, *sizes),
         after=count_table(y, new, groups, *sizes),
@@ -73,9 +78,13 @@ def describe(
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
         threshold_only=count_table(y, alone, groups, *sizes),
-        scores=(_measure_scores(rows, shares[0]), _measure_scores(rows, shares[1])),
+        scores=(scores[0], scores[1]),
+        certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
     )
+    report.notes.extend(_say_asked(constraint))
+    if outcome.certificate is not None:
+        report.notes.append(str(outcome.certificate))
     if constraint.phi is not None:
         report.notes.append(chosen_by_phi(report, constraint.phi))
     return report
@@ -89,3 +98,14 @@ def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArra
         for name, line in MEASURES.items()
         if line.of_scores is not None
     }
+
+
+def _say_asked(constraint: Constraint) -> list[str]:
+    """Say what of several requirements guided the edit, and what was only checked."""
+    if not constraint.requirements or constraint.has_rule:
+        return []
+    names = ", ".join(each.name for each in constraint.requirements)
+    return [
+        f"No fair rule is known for {names}: methods that imitate one followed the soft form "
+        "instead, where it has one. Candidates and thresholds were chosen by the constraint itself."
+    ]

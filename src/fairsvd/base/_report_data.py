@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .._rng import stage_rng
 from ..metrics import MEASURES, Compared, GroupValues, interval, measure_counts
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
+from ._certificate import Certificate
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class ReportData:
     scores : (dict, dict)
         Measures of probabilities before and after: by name an array (3, n_groups + 1) of values,
         standard errors and rows, all rows together last.
+    certificate : Certificate or None
+        What is promised with a confidence.
     n_judged : int or None
         Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
@@ -61,6 +64,7 @@ class ReportData:
     moves: Moves
     threshold_only: NDArray[np.int64]
     scores: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = ({}, {})
+    certificate: Certificate | None = None
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -117,6 +121,8 @@ class ReportData:
             harm=self.harm_frame(),
             measures=self.measure_frame(),
             compared=self.compared,
+            constraints=self.constraint_frame(),
+            certificate=self.certificate,
             positive=self.positive_in_words(),
             lost=self.lost,
             gained=self.gained,
@@ -181,11 +187,29 @@ class ReportData:
         estimates = estimate_gaps(self.after, GAPS, self.constraint.pos, rng)
         rows = [{**self._gap_row(name), **each._asdict()} for name, each in estimates.items()]
         frame = pd.DataFrame(rows).set_index("gap")
-        asked = frame.index == self.constraint.gap
+        asked = (frame.index == self.constraint.gap) & (not self.constraint.requirements)
         met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
         frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
         frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
         return frame
+
+    def constraint_frame(self) -> pd.DataFrame:
+        """Everything that was asked, before and after, and whether it is met on these rows."""
+        import pandas as pd
+
+        if not self.has_groups:
+            return pd.DataFrame()
+        pos = self.constraint.pos
+        rows = []
+        for each in self.constraint.listed:
+            old, new = (
+                float(each.measure(counts, pos, self.before))
+                for counts in (self.before, self.after)
+            )
+            met = bool(new <= each.limit) and not self.is_constant
+            values = {"before": old, "after": new, "limit": each.limit, "met": met}
+            rows.append({"constraint": each.name, **values})
+        return pd.DataFrame(rows).set_index("constraint")
 
     def _gap_row(self, name: str) -> dict[str, Any]:
         tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
@@ -215,25 +239,19 @@ class ReportData:
         """Every measure of every group, before and after, with the interval of the latter."""
         import pandas as pd
 
-        frames = []
         before, after = self.compared
+        parts: list[list[NDArray[np.float64]]] = []
         for name in after.found:
-            columns: dict[str, list[NDArray[np.float64]]] = {}
-            for old, new in zip(
-                (before.found[name], before.overall[name]),
-                (after.found[name], after.overall[name]),
-                strict=True,
+            for old, new in (
+                (before.found[name], after.found[name]),
+                (before.overall[name], after.overall[name]),
             ):
-                low, high = interval(name, new, 0.95)
-                values = {"before": old.values, "after": new.values, "low": low, "high": high}
-                for column, each in values.items():
-                    columns.setdefault(column, []).append(each)
-            frames.append(pd.DataFrame({k: np.concatenate(v) for k, v in columns.items()}))
+                parts.append([old.values, new.values, *interval(name, new, 0.95)])
+        old, new, low, high = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = {"before": old, "after": new, "change": new - old, "low": low, "high": high}
         labels = [*map(str, self.labels), OVERALL]
-        table = pd.concat(frames, keys=after.found)
-        table.index = pd.MultiIndex.from_product([after.found, labels], names=["measure", "group"])
-        table.insert(2, "change", table["after"] - table["before"])
-        return table
+        index = pd.MultiIndex.from_product([list(after.found), labels], names=["measure", "group"])
+        return pd.DataFrame(columns, index=index)
 
     def harm_frame(self) -> pd.DataFrame:
         """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""

@@ -38,6 +38,11 @@ class FairnessReport(Bunch):
         Every gap before, with the threshold only, and after; ``low`` and ``high``, a 95 % interval
         of the gap after; ``upper``, a one-sided 95 % bound; ``noise_floor``, the mean gap of equal
         treatment on that many rows; ``tolerance``; ``met``. Empty without groups.
+    constraints : DataFrame
+        Everything that was asked, by its name: measured before and after, where smaller is better,
+        the limit, and whether it is met. Empty without groups.
+    certificate : Certificate or None
+        With ``confidence=``: what is promised, on how many rows, and how many it would take.
     harm : DataFrame
         Every rate whose fall is harm: its change, the rows it lost and gained, and the verdict
         "fell", "rose" or "within noise".
@@ -91,7 +96,11 @@ class FairnessReport(Bunch):
         """
         lines = [str(self.positive), *self._describe_all()]
         if len(self.gaps):
-            lines += [*self._describe_gap(), *self._describe_harm()]
+            asked = self.gaps["tolerance"].notna().any()
+            lines += self._describe_gap() if asked else self._describe_constraints()
+            lines += self._describe_harm()
+            if self.certificate is not None:
+                lines.append(str(self.certificate))
         else:
             lines.append("There are no groups to compare: the method ran for utility alone.")
         if self.constant:
@@ -111,6 +120,13 @@ class FairnessReport(Bunch):
             lines.append(
                 f"The chosen threshold alone would make it {alone['accuracy', 'after']:.3f}."
             )
+        place = "calibration_error", OVERALL
+        if place in self.measures.index:
+            error = self.measures.loc[place]
+            lines.append(
+                f"The calibration error of the probabilities was {error['before']:.3f} and is "
+                f"{error['after']:.3f}."
+            )
         return lines
 
     def _describe_gap(self) -> list[str]:
@@ -128,6 +144,13 @@ class FairnessReport(Bunch):
             f"Exactly equal treatment would show {row['noise_floor']:.3f} on that many rows, by "
             f"chance{'; the gap cannot be told from 0' if row['low'] <= 0 else ''}.",
             self._describe_verdict(row),
+        ]
+
+    def _describe_constraints(self) -> list[str]:
+        return [
+            f"Asked: {name} at most {row['limit']:.3g}; it was {row['before']:.3f} and is "
+            f"{row['after']:.3f}, which {'meets' if row['met'] else 'does not meet'} it."
+            for name, row in self.constraints.iterrows()
         ]
 
     def _describe_verdict(self, row: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ._disparities import Compared, disparity_frame, disparity_table
+from ._gap_tables import gap_table, gaps_frame
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
 from ._registry import MEASURES, METRICS, Measure
 from ._scorer import fairness_scorer
 from ._scores import fairness_score, hard_counts
-from ._tables import gap_table, gaps_frame, group_table, measures_frame, rates_frame
+from ._tables import group_table, measures_frame, rates_frame
 
 __all__ = [
     "MEASURES",

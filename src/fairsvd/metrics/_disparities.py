@@ -183,17 +183,25 @@ def disparity_table(
 
     Parameters
     ----------
-    y_true, y_pred, sensitive_features, y_score
-        As in :func:`fairsvd.group_table`.
+    y_true, y_pred, sensitive_features : array-like
+        As in :func:`group_table`.
+    y_score : array-like, default=None
+        As in :func:`group_table`.
     measures : "all", str, list of str or None, default="all"
-        As in :func:`fairsvd.group_table`.
+        As in :func:`group_table`.
     level : float in (0, 1), default=0.95
         Confidence of the intervals.
     margins : bool, default=False
         With several columns: also the groups of every column alone, and of some of them if there
         are more than two. The index then begins with the columns that the groups differ in.
-    pos_label, labels, missing_group, sample_weight
-        As in :func:`fairsvd.group_table`.
+    pos_label : label or None, default=None
+        As in :func:`group_table`.
+    labels : sequence or None, default=None
+        As in :func:`group_table`.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        As in :func:`group_table`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        As in :func:`group_table`.
     random_state : int, default=0
         Seed of the draws behind the intervals.
 
@@ -209,7 +217,7 @@ def disparity_table(
     Raises
     ------
     ValueError
-        As in :func:`fairsvd.group_table`.
+        As in :func:`group_table`.
 
     Notes
     -----

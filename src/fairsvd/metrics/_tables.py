@@ -1,4 +1,4 @@
-"""Tables of measures by group and of all gaps, from predictions or counts."""
+"""Tables of measures by group, from predictions or counts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 
 from .._messages import did_you_mean
 from ..groups import Groups
-from ..objective import GAPS, class_mean, gap, rates, ratio
+from ..objective import class_mean, rates
 from ._margins import divisions
 from ._measured import Rows, interval, measure_groups
 from ._read import read_rows
 from ._registry import MEASURES
-from ._scores import hard_counts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "choose_measures",
-    "gap_table",
-    "gaps_frame",
     "group_table",
     "measures_frame",
     "rates_frame",
@@ -76,28 +73,6 @@ def rates_frame(
         "accuracy": of_groups.accuracy[..., 0],
     }
     return pd.DataFrame(columns, index=_group_index(labels, names))
-
-
-def gaps_frame(counts: NDArray[Any], pos: int | None) -> pd.DataFrame:
-    """Make the table of :func:`gap_table` from counts.
-
-    Parameters
-    ----------
-    counts, pos
-        As in :func:`rates_frame`.
-
-    Returns
-    -------
-    table : DataFrame
-        Index: the names of the gaps; columns difference, ratio.
-    """
-    import pandas as pd
-
-    columns = {
-        "difference": [float(gap(counts, name, pos)) for name in GAPS],
-        "ratio": [float(ratio(counts, name, pos)) for name in GAPS],
-    }
-    return pd.DataFrame(columns, index=pd.Index(GAPS, name="gap"))
 
 
 def choose_measures(measures: str | Sequence[str] | None, rows: Rows) -> list[str]:
@@ -266,55 +241,3 @@ def group_table(
         for rows, groups in divisions(read, margins)
     ]
     return parts[0] if len(parts) == 1 else pd.concat(parts)
-
-
-def gap_table(
-    y_true: Any,
-    y_pred: Any,
-    sensitive_features: Any,
-    *,
-    pos_label: Any = None,
-    labels: Sequence[Any] | None = None,
-    missing_group: str = "raise",
-) -> pd.DataFrame:
-    """Tabulate every gap as a difference and as a ratio.
-
-    Parameters
-    ----------
-    y_true, y_pred, sensitive_features : array-like
-        As in :func:`group_table`.
-    pos_label : label or None, default=None
-        As in :func:`group_table`.
-    labels : sequence or None, default=None
-        As in :func:`group_table`.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As in :func:`group_table`.
-
-    Returns
-    -------
-    table : DataFrame
-        Index: the names of the gaps. Columns: difference and ratio, in [0, 1], as in
-        :func:`fairness_score`.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`fairness_score`.
-
-    Examples
-    --------
-    >>> from fairsvd.metrics import gap_table
-    >>> y_true, y_pred = [0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0]
-    >>> table = gap_table(y_true, y_pred, ["f", "f", "f", "m", "m", "m"])
-    >>> float(table.loc["equal_opportunity", "difference"])
-    0.5
-    """
-    counts, pos, _ = hard_counts(
-        y_true,
-        y_pred,
-        sensitive_features,
-        pos_label=pos_label,
-        labels=labels,
-        missing_group=missing_group,
-    )
-    return gaps_frame(counts, pos)

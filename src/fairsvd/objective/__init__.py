@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
     UTILITIES,
@@ -18,9 +19,13 @@ from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, make_shift, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
+from ._requirement import Requirement, Seen
+from ._requirements import CountLimit, GapLimit, MinimumRate, NoHarm, RatioLimit
+from ._resampling import resampled_counts
 from ._rule import ALPHAS, FairRule, solve_rules
+from ._soft_statistic import SoftRows
 from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
-from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread, resampled_counts
+from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
@@ -33,16 +38,28 @@ __all__ = [
     "UTILITIES",
     "Change",
     "Constraint",
+    "CountLimit",
     "Curves",
     "FairRule",
     "GapEstimate",
     "GapJudge",
+    "GapLimit",
     "Judge",
+    "MinimumRate",
     "Moves",
+    "NoHarm",
     "PhiObjective",
     "Rates",
+    "RatioLimit",
+    "Requirement",
+    "Seen",
+    "SoftRows",
     "Verdict",
     "ask_utility",
+    "bound_gap",
+    "bound_ratio",
+    "bound_shares",
+    "bound_statistic",
     "class_mean",
     "compared",
     "count_moves",
@@ -60,6 +77,7 @@ __all__ = [
     "rates",
     "ratio",
     "resampled_counts",
+    "rows_needed",
     "shift_logits",
     "soft_gap",
     "solve_rules",

@@ -21,13 +21,11 @@ from ._counts import divide
 from ._gap_names import compared
 from ._gaps import Rates, averaged, gap_of_rates, rate_rows, rates
 from ._moved_rates import MovedRates, common_rate
+from ._resampling import N_DRAWS, draw_noise
 from ._statistics import STATISTICS, statistic, statistic_rows
 
-__all__ = ["GapEstimate", "estimate_gaps", "estimate_spread", "resampled_counts"]
+__all__ = ["GapEstimate", "estimate_gaps", "estimate_spread"]
 
-N_DRAWS = 1000
-# Numbers in one array of resampled tables: 32 MiB.
-CHUNK = 2**20
 # Rows at the common rate that are added to a group's own before its spread is computed; without
 # them a rate of 0 or 1 would have none. Two, as Agresti and Coull add for one rate.
 PRIOR = 2.0
@@ -59,23 +57,6 @@ class GapEstimate(NamedTuple):
     high: float
     upper: float
     noise_floor: float
-
-
-def resampled_counts(
-    counts: NDArray[np.int64], rng: np.random.Generator, n_draws: int = N_DRAWS
-) -> NDArray[np.int64]:
-    """Resample the rows of a table of counts with replacement, without a pass over them.
-
-    Returns
-    -------
-    drawn : ndarray of shape (n_draws, *counts.shape), int64
-    """
-    flat = counts.ravel()
-    filled = np.flatnonzero(flat)
-    total = int(flat.sum())
-    drawn = np.zeros((n_draws, flat.size), dtype=np.int64)
-    drawn[:, filled] = rng.multinomial(total, flat[filled] / total, size=n_draws)
-    return drawn.reshape(n_draws, *counts.shape)
 
 
 def estimate_gaps(
@@ -121,12 +102,12 @@ def estimate_gaps(
     found: dict[str, GapEstimate] = {}
     gaps = [name for name in names if name not in STATISTICS]
     if gaps:
-        noise = _draw_noise(partial(rates, pos=pos), counts, rng, n_draws)
+        noise = draw_noise(partial(rates, pos=pos), counts, rng, n_draws)
         tables = rates(counts, pos), rate_rows(counts, pos), Rates(*noise)
         found |= {name: _Model.of(name, tables).estimate(1 - level) for name in gaps}
     shares = [name for name in names if name in STATISTICS]
     if shares:
-        noise = _draw_noise(lambda c: [statistic(c, n, pos) for n in shares], counts, rng, n_draws)
+        noise = draw_noise(lambda c: [statistic(c, n, pos) for n in shares], counts, rng, n_draws)
         for name, own in zip(shares, noise, strict=True):
             values, rows = statistic(counts, name, pos), statistic_rows(counts, name, pos)
             found[name] = _Model.of_one(values, rows, own).estimate(1 - level)
@@ -168,38 +149,6 @@ def estimate_spread(
     noise = rng.standard_normal((n_draws, len(values), 1))
     found = _Model.of_one(shares[:, None], rows[:, None], noise).estimate(1 - level)
     return GapEstimate(*(float(unit * bound) for bound in found))
-
-
-def _draw_noise(
-    measure: Callable[[NDArray[np.int64]], Sequence[NDArray[np.float64]]],
-    counts: NDArray[np.int64],
-    rng: np.random.Generator,
-    n_draws: int,
-) -> list[NDArray[np.float64]]:
-    """Draw noise of mean 0 and deviation 1 for every rate, (n_draws, n_groups, C) each.
-
-    It is that of resampled rows, so that rates that share rows go together. Where resampling cannot
-    show any (a rate of 0 or 1, a cell of few rows) it is drawn from a normal distribution.
-    """
-    if not counts.any():
-        return [np.full((n_draws, *rate.shape), np.nan) for rate in measure(counts)]
-    chunk = max(1, CHUNK // counts.size)
-    sizes = [min(chunk, n_draws - start) for start in range(0, n_draws, chunk)]
-    drawn = [measure(resampled_counts(counts, rng, size)) for size in sizes]
-    return [_standardise(np.concatenate(parts), rng) for parts in zip(*drawn, strict=True)]
-
-
-def _standardise(drawn: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    seen = np.isfinite(drawn)
-    n_seen = np.maximum(seen.sum(axis=0), 1)
-    values = np.where(seen, drawn, 0.0)
-    centred = np.where(seen, values - values.sum(axis=0) / n_seen, 0.0)
-    spread = np.sqrt((centred**2).sum(axis=0) / n_seen)
-    usable = seen & (spread > 1e-12)
-    noise = np.divide(centred, spread, out=np.zeros_like(centred), where=usable)
-    if not usable.all():
-        noise[~usable] = rng.standard_normal(int((~usable).sum()))
-    return noise
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ START_FRACTION = 0.6
 
 # The soft gap is followed for so many steps after an imitation, at so small a share of the rates.
 SETTLING_STEPS, SETTLING_CANDIDATES, SETTLING_SCALE = 150, 3, 0.3
-
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
@@ -267,10 +266,14 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
+    task: Any = path.path if isinstance(path, _Numbered) else path
+    certified = task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            yield forget_beaten(candidate, best).owned()
+            if not certified:
+                candidate = forget_beaten(candidate, best)
+            yield candidate.owned()
             # What was not kept is freed before the next one is made.
             del candidate
 
