@@ -30,6 +30,7 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "GapFineTuner": {"gap_weight": [0.3, 3.0]},
     "InfluenceTuner": {"strength": [0.0, 1.0]},
     "LayerwiseOptimizer": {"parameters": [1, 2]},
+    "MinimalChangeTuner": {"n_examples": [1, 8]},
     "RandomPerturbation": {"scale": [0.05, 0.2]},
     "SelectiveFineTuner": {"top_k": [0.3, 1.0]},
 }

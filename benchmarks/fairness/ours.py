@@ -32,6 +32,7 @@ LABELS = {
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
     "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
     "direct-effect": ("DirectEffectFineTuner", "direct effect of the group's columns"),
+    "minimal-change": ("MinimalChangeTuner", "minimal change on counter-examples"),
     "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
 }
 

@@ -32,6 +32,7 @@ _HOMES = {
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimalChangeTuner": "intraprocessing",
     "NetworkEditor": "base",
     "PhiObjective": "objective",
     "RandomPerturbation": "intraprocessing",

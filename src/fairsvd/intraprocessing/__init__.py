@@ -8,6 +8,7 @@ from ._direct_effect import DirectEffectFineTuner
 from ._gap import GapFineTuner
 from ._influence import InfluenceTuner
 from ._layerwise import LayerwiseOptimizer
+from ._minimal_change import MinimalChangeTuner
 from ._perturbation import RandomPerturbation
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "GapFineTuner",
     "InfluenceTuner",
     "LayerwiseOptimizer",
+    "MinimalChangeTuner",
     "RandomPerturbation",
 ]
