@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
+    "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._adapters import AdapterFineTuner
 from ._adversarial import AdversarialFineTuner
 from ._debiasing import AdversarialDebiasing
 from ._direct_effect import DirectEffectFineTuner
@@ -12,6 +13,7 @@ from ._minimal_change import MinimalChangeTuner
 from ._perturbation import RandomPerturbation
 
 __all__ = [
+    "AdapterFineTuner",
     "AdversarialDebiasing",
     "AdversarialFineTuner",
     "DirectEffectFineTuner",
