@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import f_oneway
 from torch import nn
 
 from fairsvd import DirectEffectFineTuner
@@ -18,6 +19,7 @@ from fairsvd.intraprocessing._direct_effect import (
     DirectEffect,
     GroupColumns,
     find_columns,
+    measure_columns,
     squared_effects,
 )
 from fairsvd.training import Batch
@@ -75,6 +77,15 @@ def test_a_named_column_may_vary_within_a_group_whose_mean_it_then_takes():
     found = find_columns(inputs_of(NOISE, column), "c", ["noise", "c"])
     assert found.values.tolist() == [[0], [5.5], [9]]
     assert find_columns(inputs_of(NOISE, column), -1, None).places == [1]
+
+
+def test_f_statistics_are_those_of_an_analysis_of_variance():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(3, size=60)
+    X = rng.normal(size=(60, 2)) + [[0.4, 0.0]] * groups[:, None]
+    moments = measure_columns(inputs_of(*X.T, groups=groups).rows, 3, 2)
+    expected = [f_oneway(*(column[groups == g] for g in range(3))).statistic for column in X.T]
+    np.testing.assert_allclose(moments.f_statistics(), expected, rtol=1e-10)
 
 
 def test_wrong_columns_are_refused_by_name():

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
+    "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",
@@ -34,6 +35,7 @@ _HOMES = {
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimalChangeTuner": "intraprocessing",
     "MinimumRate": "objective",
     "NetworkEditor": "base",
     "NoHarm": "objective",

@@ -229,9 +229,10 @@ class Moments(NamedTuple):
 
     def f_statistics(self) -> NDArray[np.float64]:
         """Compute the variance between groups over that within them, for every column."""
-        n_groups, total = len(self.counts), self.counts.sum()
+        n_groups, total = len(self.counts), self.counts.sum(axis=0)
         inside = np.maximum(self.squares - self.counts * self.means**2, 0)
-        inside = np.where(self.least == self.largest, 0, inside).sum(axis=0) / total
+        inside = np.where(self.least == self.largest, 0, inside).sum(axis=0)
+        inside = inside / np.maximum(total - n_groups, 1)
         middle = (self.counts * self.means).sum(axis=0) / total
         between = (self.counts * (self.means - middle) ** 2).sum(axis=0) / max(1, n_groups - 1)
         constant = np.ptp(self.means, axis=0) == 0

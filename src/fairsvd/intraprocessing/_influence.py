@@ -407,9 +407,13 @@ class WeightedPath(Task):
             order = torch.randperm(len(weights), generator=generator)
             for positions in order.split(count_step_rows(data)):
                 rows = data.editing.X.for_training(positions.numpy(), generator)
-                labels = data.editing.y[positions], data.editing.groups[positions]
-                parts = rows.to(data.dtype), *labels, weights[positions], torch.ones(len(rows))
-                yield Batch(*(to_device(part, data.device) for part in parts))
+                weighed = weights[positions]
+                parts = data.editing.y[positions], data.editing.groups[positions], weighed
+                yield Batch(
+                    to_device(rows, data.device, data.dtype),
+                    *(to_device(part, data.device) for part in parts),
+                    to_device(torch.ones_like(weighed), data.device),
+                )
 
 
 def _every(data: EditData, n_steps: int) -> int:
