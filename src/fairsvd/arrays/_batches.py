@@ -151,6 +151,11 @@ class Batches:
         """Return images (n, C, H, W) in the order (n, H, W, C) in memory."""
         return replace(self, channels_last=True)
 
+    @property
+    def is_continuous(self) -> bool:
+        """Tell whether something lies between two rows: none holds numbers that are looked up."""
+        return self.dtype.is_floating_point and (self.fields is None or self.fields.is_continuous)
+
     def held(self) -> Batches:
         """Read all rows once and keep them for many passes, if one block can hold them."""
         if self.home is not None or len(self) > self.block_size(len(self)):
