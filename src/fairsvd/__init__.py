@@ -43,7 +43,7 @@ _HOMES = {
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
+_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop", "metrics", "report"})
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -52,8 +52,11 @@ if TYPE_CHECKING:
     from . import exceptions as exceptions
     from . import generative as generative
     from . import interop as interop
+    from . import metrics as metrics
+    from . import report as report
     from .base import NetworkEditor as NetworkEditor
-    from .comparison import *
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
     from .datasets import ImageFrame as ImageFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator

@@ -73,7 +73,9 @@ def gaps_frame(counts: NDArray[Any], pos: int | None) -> pd.DataFrame:
 
     Parameters
     ----------
-    counts, pos
+    counts : ndarray of shape (n_groups, n_classes, n_classes)
+        As in :func:`rates_frame`.
+    pos : int or None
         As in :func:`rates_frame`.
 
     Returns
