@@ -14,8 +14,9 @@ __all__ = ["STEPS"]
 # What only the kinds of this package can save; inside a ColumnTransformer they are out of reach.
 OURS = ("fairsvd.", "skorch.", "torch.")
 
-# Types that only hold values, which skops asks about all the same: SimpleImputer keeps a dtype.
-HARMLESS = {"numpy.dtype"}
+# What only holds values or selects columns, which skops asks about all the same: a SimpleImputer
+# keeps a dtype, a ColumnTransformer a selector of columns by type or name.
+HARMLESS = {"numpy.dtype", "sklearn.compose._column_transformer.make_column_selector"}
 
 
 def _takes_step(value: Any) -> bool:
