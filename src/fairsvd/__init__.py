@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
@@ -54,7 +54,7 @@ _HOMES = {
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
+_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop", "metrics", "report"})
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -63,8 +63,11 @@ if TYPE_CHECKING:
     from . import exceptions as exceptions
     from . import generative as generative
     from . import interop as interop
+    from . import metrics as metrics
+    from . import report as report
     from .base import NetworkEditor as NetworkEditor
-    from .comparison import *
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
     from .datasets import ImageFrame as ImageFrame
     from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler

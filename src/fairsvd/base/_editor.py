@@ -49,6 +49,7 @@ from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
+from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,6 +232,7 @@ class NetworkEditor(
         self.groups_ = list(inputs.group_labels)
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
+        self._untouched = keep_untouched(adopted)
         # Nothing else uses the adopted network, so it is edited in place.
         self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
