@@ -1,4 +1,4 @@
-"""Passes in float16, whose gradients are kept from vanishing.
+"""Passes of a network with other entries of its state, and in float16 with scaled gradients.
 
 A float16 is 0 below 6e-8, as many gradients are. The usual loss scale is one number of a whole
 training, found by trial; here each backward pass is scaled by its own largest gradient in the
@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-__all__ = ["run_pass"]
+__all__ = ["run_pass", "with_state"]
 
 # The largest gradient in the logits after scaling: 2^8 below the largest float16, since gradients
 # may grow on their way, and 2^32 above the smallest.
@@ -63,6 +64,27 @@ def run_pass(
         for name, value in state.items()
     }
     logits: Tensor = _Scaled.apply(run(entries, dtype), scale)
+    return logits
+
+
+class _Around(nn.Module):
+    """Wraps a call that runs the module, so that the call is one forward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, call: Callable[[], Tensor]) -> Tensor:
+        """Run the call."""
+        return call()
+
+
+def with_state(
+    module: nn.Module, state: Mapping[str, Tensor], call: Callable[[], Tensor]
+) -> Tensor:
+    """Replace entries of the module's state once for all its runs within the call."""
+    entries = {f"module.{name}": value for name, value in state.items()}
+    logits: Tensor = functional_call(_Around(module), entries, (call,))
     return logits
 
 

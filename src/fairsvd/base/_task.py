@@ -26,7 +26,7 @@ from ..networks import (
     to_logits,
 )
 from ..objective import Constraint, Judge, Verdict
-from ._passes import run_pass
+from ._passes import run_pass, with_state
 
 __all__ = [
     "Candidate",
@@ -193,7 +193,7 @@ class EditData:
             return self.to_logits(module(to_device(X, self.device, self.dtype)))
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
-        return _with_state(module, state, call) if state else call()
+        return with_state(module, state, call) if state else call()
 
 
 @dataclass(frozen=True)
@@ -251,27 +251,6 @@ class Task:
             # Parallel tasks may each hold the module's entries in other states, never its weights.
             share_weights(module, self.module)
             yield value, Task(module, self.data, self.constraint)
-
-
-class _Around(nn.Module):
-    """Wraps a call that runs the module, so that the call is one forward pass."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, call: Callable[[], Tensor]) -> Tensor:
-        """Run the call."""
-        return call()
-
-
-def _with_state(
-    module: nn.Module, state: Mapping[str, Tensor], call: Callable[[], Tensor]
-) -> Tensor:
-    """Replace entries of the module's state once for all its runs within the call."""
-    entries = {f"module.{name}": value for name, value in state.items()}
-    logits: Tensor = functional_call(_Around(module), entries, (call,))
-    return logits
 
 
 @contextmanager
