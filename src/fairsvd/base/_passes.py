@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["run_pass", "with_state"]
+__all__ = ["AUTOCAST", "run_pass", "with_state"]
+
+# Types of the passes of an edit under the editor's ``precision``.
+AUTOCAST = {"full": None, "mixed": torch.bfloat16, "mixed_float16": torch.float16}
 
 # The largest gradient in the logits after scaling: 2^8 below the largest float16, since gradients
 # may grow on their way, and 2^32 above the smallest.

@@ -29,6 +29,7 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
+from ._passes import AUTOCAST
 from ._request import as_device
 from ._split import draw_sample, split_rows
 from ._task import EditData
@@ -37,9 +38,6 @@ __all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
 
 # Number of editing rows on which candidates are judged besides the validation rows.
 SAMPLE_SIZE = 4000
-
-# Types of the passes of an edit under the editor's ``precision``.
-AUTOCAST = {"full": None, "mixed": torch.bfloat16, "mixed_float16": torch.float16}
 
 # The network counts as over-fitted if its balanced accuracy is higher by more than this on the
 # editing rows than on the validation rows.
