@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,9 +66,10 @@ class _Standing:
 class _Search:
     """Judges candidates one by one and remembers the best."""
 
-    def __init__(self, module: nn.Module, data: EditData) -> None:
+    def __init__(self, module: nn.Module, data: EditData, keep: bool) -> None:
         self.module = module
         self.data = data
+        self.keep = keep
         verdict = data.before or data.judge(data.untouched)
         self.standing = _Standing(Candidate({}), verdict, data.untouched)
         self.history: list[dict[str, Any]] = []
@@ -86,7 +87,11 @@ class _Search:
             new_logits, new_verdict = self._judged(candidate)
             self.history.append(_record(candidate, new_verdict))
             if new_verdict.rank > verdict.rank and _is_finite(new_logits):
-                best, verdict, logits = candidate, new_verdict, new_logits
+                del best
+                if not self.keep:
+                    # Freed before the new one is copied; an interrupt keeps nothing.
+                    self.standing = replace(self.standing, best=Candidate({}))
+                best, verdict, logits = candidate.owned(), new_verdict, new_logits
                 place = len(self.history) - 1
         self.standing = _Standing(best, verdict, logits, len(self.history), place)
 
@@ -127,6 +132,8 @@ def choose(
     ----------
     module : nn.Module
     candidates : iterable of Candidate
+        A state may hold tensors that go on to change when the next one is requested: the best is
+        copied.
     data : EditData
     keep : bool, default=False
         If True, a KeyboardInterrupt after the first candidate ends the search and is not raised.
@@ -134,7 +141,7 @@ def choose(
     progress : callable, optional
         Called once for each candidate with its history row and the verdict on the best so far.
     """
-    search = _Search(module, data)
+    search = _Search(module, data, keep)
     interrupted = False
     try:
         for candidate in candidates:

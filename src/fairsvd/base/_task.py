@@ -26,6 +26,7 @@ from ..networks import (
     to_logits,
 )
 from ..objective import Constraint, Judge, Verdict
+from ._lazy_state import LazyState
 
 __all__ = [
     "Candidate",
@@ -72,6 +73,8 @@ class Candidate:
 
     def owned(self) -> Candidate:
         """Copy the entries that an optimiser goes on to change: those that require gradients."""
+        if isinstance(self.state, LazyState):
+            return self
         if not any(value.requires_grad for value in self.state.values()):
             return self
         state = {
