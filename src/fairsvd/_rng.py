@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 __all__ = ["one_torch_thread", "resolve_seed", "seeded_globally", "stage_rng", "torch_generator"]
 
 # One number per stage, so that a change in one stage leaves the draws of the others alone.
-STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4}
+STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4, "certificate": 5}
 
 _GLOBAL_STATE = threading.RLock()
 _THREADS = threading.Lock()

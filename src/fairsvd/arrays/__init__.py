@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._batches import Batches, LabelledRows, to_device
+from ._fields import Fields
 from ._kinds import as_batches, is_dataset, read_array_rows
 from ._lazy import LazyRows, is_lazy
 from ._read import open_rows, read, read_again
@@ -11,6 +12,7 @@ from ._together import send_together
 
 __all__ = [
     "Batches",
+    "Fields",
     "LabelledRows",
     "LazyRows",
     "as_batches",

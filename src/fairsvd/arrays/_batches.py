@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._messages import listed
 from ..groups import cell_codes
+from ._fields import Fields
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
 
@@ -46,6 +47,8 @@ class Batches:
         Return images with their channels last in memory; shapes do not change.
     home : torch.device, optional
         The device in whose memory all rows are, see :func:`fairsvd.arrays.hold_on`.
+    fields : Fields, optional
+        The inputs of which a row consists, packed into one tensor.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
@@ -57,6 +60,7 @@ class Batches:
     stamp: Callable[[NDArray[np.int64]], Any] | None = None
     channels_last: bool = False
     home: torch.device | None = None
+    fields: Fields | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -147,12 +151,18 @@ class Batches:
         """Return images (n, C, H, W) in the order (n, H, W, C) in memory."""
         return replace(self, channels_last=True)
 
+    @property
+    def is_continuous(self) -> bool:
+        """Tell whether something lies between two rows: none holds numbers that are looked up."""
+        return self.dtype.is_floating_point and (self.fields is None or self.fields.is_continuous)
+
     def held(self) -> Batches:
         """Read all rows once and keep them for many passes, if one block can hold them."""
         if self.home is not None or len(self) > self.block_size(len(self)):
             return self
         rows = torch.cat(list(self.blocks(1024)))
-        return Batches(partial(_from_held, rows), np.arange(len(rows)), self.dtype)
+        fetch, index = partial(_from_held, rows), np.arange(len(rows))
+        return Batches(fetch, index, self.dtype, fields=self.fields)
 
     @property
     def item_shape(self) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
 from ._task import Candidate, EditData, Task, apply_to_copy
+from ._untouched import report_on, untouched_logits
 
 __all__ = [
     "EDITORS",
@@ -58,7 +59,9 @@ __all__ = [
     "read_fit_inputs",
     "read_predict_inputs",
     "register_editor",
+    "report_on",
     "restored_on_failure",
     "split_rows",
+    "untouched_logits",
     "with_parameters",
 ]

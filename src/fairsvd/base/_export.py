@@ -38,10 +38,10 @@ class Scores(nn.Module):
         self.network, self.key = network, key
         self.training = network.training
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Map rows to scores (n, n_outputs), in the precision of rows that are no integers."""
-        if not X.is_floating_point():
-            return raw_output(self.network, X, self.key)
+        if X is None or not X.is_floating_point():
+            return raw_output(self.network, inputs if X is None else X, self.key)
         dtype = first_parameter(self.network).dtype
         return raw_output(self.network, X.to(dtype), self.key).to(X.dtype)
 

@@ -11,7 +11,14 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
+from ..networks import (
+    AdoptedNetwork,
+    all_features,
+    all_logits,
+    called_by_fields,
+    explaining,
+    fold_offset,
+)
 from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
 from ._request import as_device
@@ -35,6 +42,7 @@ class Predictor:
     classes_: NDArray[Any]
     output: Any
     threshold: Any
+    shift_probabilities: bool
     _adopted: AdoptedNetwork
     _probe: Any
     _feature_width: int
@@ -61,13 +69,14 @@ class Predictor:
                 "sklearn.model_selection.FixedThresholdClassifier for another one."
             )
 
-    def _logits(self, X: Any) -> NDArray[np.float64]:
+    def _logits(self, X: Any, shift: bool = True) -> NDArray[np.float64]:
         self._check_fitted()
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             found = all_logits(self.module_, batches, **self._adopted.reading)
         logits = found.double().numpy()
-        logits[:, 1] -= self.offset_
+        if shift:
+            logits[:, 1] -= self.offset_
         return logits
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -105,7 +114,7 @@ class Predictor:
         return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Compute probabilities, shifted by the threshold and therefore not calibrated.
+        """Compute probabilities, shifted by the threshold unless ``shift_probabilities=False``.
 
         Parameters
         ----------
@@ -114,9 +123,10 @@ class Predictor:
         Returns
         -------
         probabilities : ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; the largest is the prediction.
+            In the order of ``classes_``. Shifted ones are not calibrated, and the largest is the
+            prediction; otherwise ``classes_[1]`` is predicted above ``threshold_``.
         """
-        return softmax(self._logits(X), axis=1)
+        return softmax(self._logits(X, self.shift_probabilities), axis=1)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Map rows to what ``output`` names.
@@ -129,8 +139,8 @@ class Predictor:
         -------
         Z : ndarray of shape (n, n_outputs)
             "features": the inputs of the layer that makes the logits, float32 (float64 for a
-            network in double precision); "logits" and "probabilities": shifted by the threshold,
-            float64.
+            network in double precision); "logits" and "probabilities": float64, shifted by the
+            threshold as in :meth:`predict_proba`.
 
         Raises
         ------
@@ -140,10 +150,10 @@ class Predictor:
         self._check_fitted()
         self._check_output()
         if self.output == "logits":
-            return self._logits(X)
+            return self._logits(X, self.shift_probabilities)
         if self.output == "probabilities":
             return self.predict_proba(X)
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             return all_features(self.module_, batches, self._adopted.output_layer).numpy()
 
@@ -179,13 +189,14 @@ class Predictor:
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
-        If no bias of the network can absorb the threshold, the network is wrapped and returns a
-        tensor.
+        It is called as the network that was passed in. If no bias of the network can absorb the
+        threshold, the network is wrapped and returns a tensor.
         """
         self._check_fitted()
         offset, probe = self.offset_, self._probe
         with explaining():
-            return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+            folded = fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+        return called_by_fields(folded)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,13 @@ OVERFIT_NETWORK = 0.10
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers of the editing rows, of validation, and of the sample of editing rows."""
+    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
 
     editing: NDArray[np.int64]
     validation: NDArray[np.int64]
     sample: NDArray[np.int64]
     notes: tuple[str, ...] = ()
+    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def prepare(
     if constraint.phi is not None:
         # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
+    if constraint.confidence is not None:
+        parts = _keep_half(parts, inputs, seed)
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -130,6 +133,30 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
         notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)
+
+
+def _keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
+    """Keep half of every cell's validation rows out of the choice.
+
+    Raises
+    ------
+    ValueError
+        Validation rows are edited on, so that nothing can be certified on them.
+    """
+    rows, rng = parts.validation, stage_rng(seed, "certificate")
+    if np.isin(rows, parts.editing).any():
+        raise ValueError(
+            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
+            "another splitter as validation=, or confidence=None."
+        )
+    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
+    choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
+    note = (
+        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
+        "candidates were chosen, and the report is made, on the others."
+    )
+    notes = (*parts.notes, note)
+    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)
 
 
 def make_data(
@@ -176,7 +203,9 @@ def make_data(
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
+    judge = judge.referring(entry.tensors["logits"])
     return EditData(
+        certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
         unlabelled=of_fit.X.subset(np.flatnonzero(used)),
         judged=judged.X,
@@ -207,6 +236,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
 
     logits = fast_logits(run, X)
     check_finite(logits, X, adopted.module)
+    judge = judge.referring(logits)
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
     if judge.comparable and _excess(judge, logits, margin) > OVERFIT_NETWORK:

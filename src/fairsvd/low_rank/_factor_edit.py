@@ -84,6 +84,16 @@ class FactorEdit(MaskedEdit):
         stored = {name: replace(f, S=S[name]) for name, f in self._each()}
         return replace(self, stored=stored, plain=plain, pending=False), list(S.values())
 
+    def free(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor], list[Tensor]]:
+        """Make the singular values and the entries of U and V trainable."""
+        edit, scales = self.loosen(plain)
+        stored = {
+            name: replace(f, U=f.U.clone().requires_grad_(), V=f.V.clone().requires_grad_())
+            for name, f in edit.stored.items()
+        }
+        entries = [side for f in stored.values() for side in (f.U, f.V)]
+        return replace(edit, stored=stored), scales, entries
+
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
         return {f.parameter: f.weight() for _, f in self._each()}
@@ -105,7 +115,7 @@ class FactorEdit(MaskedEdit):
 
     def detached(self) -> FactorEdit:
         """Return a copy that later steps do not change."""
-        stored = {n: replace(f, S=f.S.detach().clone()) for n, f in self.stored.items()}
+        stored = {n: f.detached() for n, f in self.stored.items()}
         plain = {n: p.detach().clone() for n, p in self.plain.items()}
         return replace(self, stored=stored, plain=plain)
 

@@ -181,6 +181,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -226,6 +227,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,

@@ -171,6 +171,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -214,6 +215,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,
@@ -268,6 +270,12 @@ class Pruned(MaskedEdit):
         }
         return replace(self, scales=scales, plain=plain), list(scales.values())
 
+    def free(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor], list[Tensor]]:
+        """Make the factors of output units and the weights trainable."""
+        edit, scales = self.loosen(plain)
+        originals = {n: w.clone().requires_grad_() for n, w in self.originals.items()}
+        return replace(edit, originals=originals), scales, list(originals.values())
+
     def weights(self) -> dict[str, Tensor]:
         """Multiply the weights out, by their names in the state dict."""
         return {name: self._weight(name) for name in self.originals}
@@ -296,7 +304,11 @@ class Pruned(MaskedEdit):
         """Return a copy that later steps do not change."""
         scales = {name: value.detach().clone() for name, value in self.scales.items()}
         plain = {name: value.detach().clone() for name, value in self.plain.items()}
-        return replace(self, scales=scales, plain=plain)
+        originals = {
+            name: value.detach().clone() if value.requires_grad else value
+            for name, value in self.originals.items()
+        }
+        return replace(self, originals=originals, scales=scales, plain=plain)
 
     def attributes(self) -> dict[str, Any]:
         """Return the masks, and the share that they remove."""

@@ -61,6 +61,14 @@ class MaskVariables:
         """View the variables in the shapes of the tensors that they mask, without gradients."""
         return {n: v for block in self.blocks for n, v in block.cut(block.leaf.detach()).items()}
 
+    def straight_through(self) -> dict[str, Tensor]:
+        """Return the 0/1 masks by name; gradients pass to the variables unchanged."""
+        masks: dict[str, Tensor] = {}
+        for block in self.blocks:
+            hard = (block.leaf.detach() > 0).to(block.leaf.dtype)
+            masks |= block.cut(hard + (block.leaf - block.leaf.detach()))
+        return masks
+
     def clamp(self) -> None:
         """Keep variables in [-1, 1], in place, so that a removed entry can come back."""
         with torch.no_grad():

@@ -9,6 +9,7 @@ from ..arrays import to_device
 from ..training import Batch
 from ._constraint import Constraint
 from ._soft_gap import GapTerms, gap_of
+from ._soft_statistic import SoftRows
 
 __all__ = ["SHARPNESS", "edit_loss", "imitation_loss", "make_shift", "shift_logits"]
 
@@ -77,11 +78,17 @@ def edit_loss(
     if gap_weight == 0:
         return loss
     probabilities = torch.softmax(sharpness * logits, dim=1)
-    given = constraint.gap, constraint.pos, (logits.shape[1], n_groups), probabilities.dtype
     columns = batch.y, batch.groups, batch.gap_weights
-    terms = batch.remembered(given, lambda: GapTerms.of(*columns, *given))
-    penalty = gap_of(probabilities, terms)
-    return loss + gap_weight * penalty
+    if not constraint.requirements:
+        given = constraint.gap, constraint.pos, (logits.shape[1], n_groups), probabilities.dtype
+        terms = batch.remembered(given, lambda: GapTerms.of(*columns, *given))
+        return loss + gap_weight * gap_of(probabilities, terms)
+    rows = SoftRows(probabilities, *columns, constraint.pos, n_groups)
+    for requirement in constraint.requirements:
+        excess = requirement.soft(rows, constraint.before)
+        if excess is not None:
+            loss = loss + gap_weight * excess
+    return loss
 
 
 def imitation_loss(

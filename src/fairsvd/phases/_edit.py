@@ -153,6 +153,19 @@ class MaskedEdit(Edit):
             The factors, one tensor per layer.
         """
 
+    @abstractmethod
+    def free(self, plain: Mapping[str, Tensor]) -> tuple[Self, list[Tensor], list[Tensor]]:
+        """Make every number trainable, the removable entries too.
+
+        Returns
+        -------
+        edit : MaskedEdit
+            Depends on the leaves.
+        scales : list of Tensor
+            The factors, one tensor per layer.
+        entries : list of Tensor
+        """
+
     def record(self) -> dict[str, Any]:
         """Return the removed share."""
         return {"removed_fraction": removed_fraction(self.masks)}

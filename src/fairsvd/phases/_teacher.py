@@ -189,7 +189,7 @@ class Lessons:
 
     def _draw_mixture(self, n: int) -> Tensor:
         """Draw the other row of each row and the bits of its share, (2, n) int64."""
-        if not self.rows.dtype.is_floating_point:
+        if not self.rows.is_continuous:
             return torch.empty(2, 0, dtype=torch.int64)
         share = MOST_OF_ANOTHER * torch.rand(n, generator=self.generator, dtype=torch.float64)
         other = torch.randperm(n, generator=self.generator)
@@ -202,8 +202,8 @@ Draw = tuple[Tensor, int | None, Tensor]
 
 
 def mix(X: Tensor, mixture: Tensor) -> Tensor:
-    """Draw rows towards others of them; nothing lies between two entries of a table."""
-    if not X.is_floating_point():
+    """Draw rows towards others of them; without a mixture nothing lies between two rows."""
+    if not mixture.numel():
         return X
     other, bits = mixture
     share = bits.view(torch.float64).to(X).reshape(-1, *[1] * (X.ndim - 1))
