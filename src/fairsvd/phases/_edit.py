@@ -24,6 +24,11 @@ class Edit(ABC):
     def state(self) -> dict[str, Tensor]:
         """Return the entries of the state dict that differ, differentiably."""
 
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same for a candidate, which may be kept for long."""
+        with torch.no_grad():
+            return self.state()
+
     @abstractmethod
     def detached(self) -> Self:
         """Return a copy that later steps do not change."""
@@ -52,8 +57,7 @@ class Edit(ABC):
         logits: Tensor,
     ) -> Candidate:
         """Make a candidate of the judged edit; its state holds the edit's own tensors."""
-        with torch.no_grad():
-            state = self.state()
+        state = self.kept_state()
         record, fitted = {**params, **self.record()}, Deferred(attributes, self.attributes)
         return Candidate(state, record, fitted, self.finish(), verdict, logits)
 

@@ -225,15 +225,15 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     step, edit
         With hardened masks, whenever a candidate is due.
     """
-    values = path.whole.entries()
+    units = path.whole.units()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(path.whole.units())
+        masks = mask_variables(units)
         state = partial(path.whole.masked_state, masks)
         for step in path.steps(state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp):
             yield step, masks.by_name()
 
-    cache = path.cache_for(sum(value.nbytes for value in values.values()))
+    cache = path.cache_for(sum(value.nbytes for unit in units for value in unit.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
         hard = harden(masks, path.max_removed)
         yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
@@ -252,7 +252,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
     """
     capped = path.max_removed is not None and path.refines
     first = replace(path, n_steps=max(1, path.n_steps // 2)) if capped else path
-    values = path.whole.entries()
+    values = {name: value for unit in path.whole.units() for name, value in unit.items()}
     edit: M = path.whole
     leaves: list[Tensor] = []
     rates: list[float] = []
