@@ -7,6 +7,8 @@ from ._fields import Fields
 from ._kinds import as_batches, is_dataset, read_array_rows
 from ._lazy import LazyRows, is_lazy
 from ._read import open_rows, read, read_again
+from ._resident import hold_on, read_ahead
+from ._together import send_together
 
 __all__ = [
     "Batches",
@@ -14,11 +16,14 @@ __all__ = [
     "LabelledRows",
     "LazyRows",
     "as_batches",
+    "hold_on",
     "is_dataset",
     "is_lazy",
     "open_rows",
     "read",
     "read_again",
+    "read_ahead",
     "read_array_rows",
+    "send_together",
     "to_device",
 ]

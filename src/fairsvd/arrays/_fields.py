@@ -71,6 +71,11 @@ class Fields:
         return torch.float64 if torch.float64 in floats else torch.float32
 
     @property
+    def is_continuous(self) -> bool:
+        """Tell whether all inputs are of floats, so that something lies between two rows."""
+        return all(dtype.is_floating_point for dtype in map(_dtype, self.dtypes))
+
+    @property
     def is_sequence(self) -> bool:
         """Tell whether all inputs are vectors of one length, which may then be any."""
         first = self.shapes[0]

@@ -13,6 +13,8 @@ from ._layout import laid_out
 from ._look import probe_rows
 from ._modules import MLP, ConvNet
 from ._plain import first_parameter, plain_copy
+from ._portable import Portable, is_usable
+from ._room import fewer_rows
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
 from ._settled import MANY_ROWS, STEPS_A_LOOK, LeastLoss
 from ._share import own_weights, share_weights
@@ -31,6 +33,7 @@ __all__ = [
     "LayerWeight",
     "LeastLoss",
     "OutputKey",
+    "Portable",
     "ShiftedNetwork",
     "adopt",
     "all_features",
@@ -43,9 +46,11 @@ __all__ = [
     "copied",
     "explaining",
     "fast_logits",
+    "fewer_rows",
     "fields_of",
     "first_parameter",
     "fold_offset",
+    "is_usable",
     "known_classes",
     "laid_out",
     "layer_weights",

@@ -75,7 +75,7 @@ def train_users_net(
 
     def train() -> None:
         # Seeded, since the user's module and callbacks draw from the global generators.
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
             given = _in_dtype_of(net.module_, rows)
             # The labels again, since the net's own split may stratify by them.
@@ -83,7 +83,7 @@ def train_users_net(
             fit_net(net, X, labels.numpy())
 
     def initialize() -> None:
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
 
     _train_once(net, train, cache, {"network": network, "seed": seed, "device": device}, initialize)
@@ -110,8 +110,8 @@ def _in_dtype_of(module: nn.Module, rows: LabelledRows) -> LabelledRows:
 def _array_of(rows: LabelledRows) -> Any:
     """Read all rows: an array, or arrays by the names of their inputs."""
     if rows.X.fields is None:
-        return rows.X[:].numpy()
-    return {name: part.numpy() for name, part in rows.X.fields.unpack(rows.X[:]).items()}
+        return rows.X[:].cpu().numpy()
+    return {name: part.cpu().numpy() for name, part in rows.X.fields.unpack(rows.X[:]).items()}
 
 
 def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:

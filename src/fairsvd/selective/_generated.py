@@ -47,7 +47,7 @@ def generate_rows(
         _check_copies(generator)
         return rows.subset(_drawn_again(place, n_per_cell or int(counts.max()), rng))
     chosen = _within(place, counts, most, rng)
-    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).numpy()
+    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).cpu().numpy()
     n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
     classes, groups = present // data.n_groups, present % data.n_groups
     keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
@@ -62,7 +62,10 @@ def generate_rows(
         drawn=np.full(len(present), n_each),
         keys=keys if data.has_groups else classes.tolist(),
     )
-    _, drawn = draw_cells(fresh_generator(generator, number), request, number)
+    # A generator that trains a network does so where the edit runs.
+    device = None if data.device.type == "cpu" else str(data.device)
+    fresh = fresh_generator(generator, number, device)
+    _, drawn = draw_cells(fresh, request, number)
     return LabelledRows(
         as_batches(np.ascontiguousarray(drawn), rows.X.dtype),
         torch.as_tensor(np.repeat(classes, n_each)),
