@@ -49,7 +49,7 @@ _HOMES = {
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
+_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop", "monitor", "testing"})
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from . import exceptions as exceptions
     from . import generative as generative
     from . import interop as interop
+    from . import monitor as monitor
+    from . import testing as testing
     from .base import NetworkEditor as NetworkEditor
     from .comparison import *
     from .datasets import ImageFrame as ImageFrame
