@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
+    "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",
@@ -20,6 +21,7 @@ _HOMES = {
     "Comparison": "comparison",
     "ConvNet": "networks",
     "CountLimit": "objective",
+    "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
@@ -27,11 +29,13 @@ _HOMES = {
     "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
+    "InfluenceTuner": "intraprocessing",
     "JointStratifiedKFold": "model_selection",
     "LayerwiseOptimizer": "intraprocessing",
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimalChangeTuner": "intraprocessing",
     "MinimumRate": "objective",
     "NetworkEditor": "base",
     "NoHarm": "objective",
@@ -39,6 +43,7 @@ _HOMES = {
     "RandomPerturbation": "intraprocessing",
     "RatioLimit": "objective",
     "SelectiveFineTuner": "selective",
+    "TextFrame": "datasets",
     "autophagy_audit": "generative",
     "best_under_gap": "model_selection",
     "compare": "comparison",
@@ -49,7 +54,9 @@ _HOMES = {
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop", "monitor", "testing"})
+_SUBMODULES = frozenset(
+    "datasets exceptions generative interop metrics monitor report testing".split()
+)
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -58,11 +65,15 @@ if TYPE_CHECKING:
     from . import exceptions as exceptions
     from . import generative as generative
     from . import interop as interop
+    from . import metrics as metrics
     from . import monitor as monitor
+    from . import report as report
     from . import testing as testing
     from .base import NetworkEditor as NetworkEditor
-    from .comparison import *
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
     from .datasets import ImageFrame as ImageFrame
+    from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit

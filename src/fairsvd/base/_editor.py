@@ -27,6 +27,7 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    Portable,
     all_features,
     copied,
     explaining,
@@ -44,9 +45,11 @@ from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
+from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
+from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +59,7 @@ __all__ = ["NetworkEditor"]
 
 @with_parameters
 class NetworkEditor(
+    Portable,
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
     TransformerMixin,
@@ -166,7 +170,7 @@ class NetworkEditor(
             torch.enable_grad(),
             explaining(),
         ):
-            return self._fit(X, y, sensitive_features)
+            return in_smaller_batches(self, self._fit, X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
@@ -228,6 +232,7 @@ class NetworkEditor(
         self.groups_ = list(inputs.group_labels)
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
+        self._untouched = keep_untouched(adopted)
         # Nothing else uses the adopted network, so it is edited in place.
         self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0

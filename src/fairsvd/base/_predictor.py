@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,17 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
-from ._export import net_around
+from ..networks import (
+    AdoptedNetwork,
+    all_features,
+    all_logits,
+    called_by_fields,
+    explaining,
+    fold_offset,
+)
+from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
+from ._request import as_device
 from ._shared import OUTPUTS
 
 __all__ = ["Predictor"]
@@ -62,7 +71,7 @@ class Predictor:
 
     def _logits(self, X: Any, shift: bool = True) -> NDArray[np.float64]:
         self._check_fitted()
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             found = all_logits(self.module_, batches, **self._adopted.reading)
         logits = found.double().numpy()
@@ -144,20 +153,50 @@ class Predictor:
             return self._logits(X, self.shift_probabilities)
         if self.output == "probabilities":
             return self.predict_proba(X)
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             return all_features(self.module_, batches, self._adopted.output_layer).numpy()
+
+    def to(self, device: Any) -> Self:
+        """Move the fitted network to another device, where it then predicts.
+
+        What was passed as ``network`` stays where it is, and so does the parameter ``device``,
+        which says where the next ``fit`` edits.
+
+        Parameters
+        ----------
+        device : str or torch.device
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            The device is not on this machine.
+        """
+        check_is_fitted(self, "module_")
+        device = as_device(device)
+        self.module_.to(device)
+        self._probe = self._probe.to(device)
+        adopted = self._adopted
+        if adopted.net is not None and not adopted.frozen:
+            # A frozen net is the user's own.
+            self._adopted = replace(adopted, net=net_on(self.module_, adopted.net))
+        return self
 
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
-        If no bias of the network can absorb the threshold, the network is wrapped and returns a
-        tensor.
+        It is called as the network that was passed in. If no bias of the network can absorb the
+        threshold, the network is wrapped and returns a tensor.
         """
         self._check_fitted()
         offset, probe = self.offset_, self._probe
         with explaining():
-            return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+            folded = fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+        return called_by_fields(folded)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.

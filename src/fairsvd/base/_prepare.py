@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
 from .._warn import warn
-from ..arrays import Batches, to_device
+from ..arrays import Batches, hold_on, to_device
 from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..networks import (
@@ -185,13 +185,16 @@ def make_data(
     """
     rows = np.concatenate([parts.validation, parts.sample])
     of_part = np.repeat([0, 1], [len(parts.validation), len(parts.sample)])
-    of_fit = replace(inputs.rows, X=laid_out(adopted.module, inputs.rows.X, adopted.output_key))
+    probe = probe_rows(adopted.module, inputs.rows.X)
+    laid = laid_out(adopted.module, inputs.rows.X, adopted.output_key)
+    of_fit = replace(inputs.rows, X=hold_on(laid, probe.device))
     judged = of_fit.subset(rows)
+    # In their own order, and also where the device cannot hold all rows.
+    judged = replace(judged, X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
-    probe = probe_rows(adopted.module, inputs.rows.X)
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)

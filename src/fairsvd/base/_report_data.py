@@ -52,6 +52,8 @@ class ReportData:
     n_judged : int or None
         Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
+    rows : str
+        What the rows are, as the summary says it.
     """
 
     before: NDArray[np.int64]
@@ -67,6 +69,7 @@ class ReportData:
     certificate: Certificate | None = None
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
+    rows: str = "validation "
 
     @property
     def has_groups(self) -> bool:
@@ -129,6 +132,7 @@ class ReportData:
             traded=self.traded,
             constant=self.is_constant,
             notes=list(self.notes),
+            rows=self.rows,
         )
 
     def positive_in_words(self) -> str:

@@ -63,6 +63,8 @@ class FairnessReport(Bunch):
         Whether the network predicts one class only; then no gap is met.
     notes : list of str
         What was assumed, and every warning of the fit.
+    rows : str
+        Which rows these are: "validation ", or "" for others.
     """
 
     def disparities(self, level: float = 0.95) -> pd.DataFrame:
@@ -114,7 +116,7 @@ class FairnessReport(Bunch):
         alone = self.groups.loc[THRESHOLD_ONLY]
         old, new = both["accuracy", "before"], both["accuracy", "after"]
         lines = [
-            f"On {both['', 'n']:.0f} validation rows the accuracy was {old:.3f} and is {new:.3f}.",
+            f"On {both['', 'n']:.0f} {self.rows}rows the accuracy was {old:.3f} and is {new:.3f}.",
         ]
         if alone["accuracy", "after"] != old:
             lines.append(

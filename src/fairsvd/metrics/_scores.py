@@ -132,7 +132,27 @@ def hard_counts(
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
 ) -> tuple[NDArray[np.int64], int | None, Groups]:
-    """Count rows by group, true and predicted class; return also the positive code and groups."""
+    """Count rows by group, true and predicted class.
+
+    Parameters
+    ----------
+    y_true, y_pred, sensitive_features : array-like
+        As in :func:`group_table`.
+    pos_label : label or None, default=None
+        As in :func:`group_table`.
+    labels : sequence or None, default=None
+        As in :func:`group_table`.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        As in :func:`group_table`.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Rows by [group, true, predicted].
+    pos : int or None
+        Code of the positive class; None for more than two.
+    groups : Groups
+    """
     arrays = {"y_true": y_true, "y_pred": y_pred}
     classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
     groups = encode_groups(sensitive_features, len(true), missing=missing_group)

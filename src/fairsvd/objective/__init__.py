@@ -16,7 +16,7 @@ from ._gap_names import compared
 from ._gaps import GAPS, Rates, gap, rates, ratio, soft_gap
 from ._harm import Change, Moves, count_moves, judged_rates
 from ._judge import GapJudge, Judge
-from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
+from ._loss import SHARPNESS, edit_loss, imitation_loss, make_shift, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._requirement import Requirement, Seen
@@ -72,6 +72,7 @@ __all__ = [
     "is_unbalanced",
     "judged_rates",
     "make_judge",
+    "make_shift",
     "margin_of_threshold",
     "rates",
     "ratio",

@@ -16,7 +16,14 @@ from torch import Tensor
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
 from ._sweep import Cuts, sweep
-from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
+from ._verdict import (
+    MAX_MARGIN,
+    Curves,
+    Verdict,
+    best_cut,
+    margin_of_threshold,
+    steady_cut,
+)
 
 __all__ = ["GapJudge", "Judge"]
 
@@ -79,6 +86,31 @@ class Judge(ABC):
     def for_utility(self, logits: Tensor | Curves) -> Verdict:
         """Find the threshold of highest utility, whatever the gap."""
         return best_cut(self.curves(logits), np.inf, np.inf, floor=-np.inf)
+
+    def steady(
+        self, logits: Tensor | Curves, margin: float, *, for_utility: bool = False
+    ) -> Verdict:
+        """Keep a threshold unless another one is better by more than chance explains.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes) or Curves
+        margin : float
+            The threshold to keep.
+        for_utility : bool, default=False
+            Whatever the gap.
+        """
+        constraint, floor = self.constraint, -np.inf if for_utility else self.floor
+        bounds = {"limit": np.inf, "target": np.inf}
+        if not for_utility:
+            bounds = {"limit": constraint.limit, "target": constraint.target}
+        return steady_cut(self.curves(logits), margin, self.noise, floor=floor, **bounds)
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard error of a rate of .5 on the smallest (label, group) cell that has rows."""
+        cells = self._count(np.zeros_like(self.y)).sum(axis=(0, 3))
+        return float(0.5 / np.sqrt(cells[cells > 0].min()))
 
     def against(self, logits: Tensor | Curves) -> Judge:
         """Set the floor: chance plus half of the untouched network's lead over chance."""

@@ -72,6 +72,12 @@ class PhiJudge(Judge):
             float(curves.phi[i]),
         )
 
+    def steady(
+        self, logits: Tensor | Curves, margin: float, *, for_utility: bool = False
+    ) -> Verdict:
+        """Find the threshold of highest phi, which has no threshold to keep."""
+        return self.for_utility(logits) if for_utility else self(logits)
+
     def curves(self, logits: Tensor | Curves) -> Curves:
         """Measure utility, gap and phi at every threshold; none if a logit is not finite."""
         if isinstance(logits, Curves):
