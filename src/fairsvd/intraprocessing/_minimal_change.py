@@ -115,14 +115,14 @@ class MinimalChangeTuner(NetworkEditor):
         chosen = choose_examples(task, self.n_examples, self.examples, rng)
         shared = {"examples_": chosen}
         yield Candidate({}, {"stage": "untouched"}, {**shared, "change_": 0.0})
-        tried = (self.change_weight,)
-        weights = CHANGE_WEIGHTS[self.norm] if self.change_weight is None else tried
+        asked = self.change_weight
+        weights = CHANGE_WEIGHTS[self.norm] if asked is None else (float(asked),)
         paths = [
             ChangePath.of(
                 subtask,
                 examples=chosen,
                 norm=self.norm,
-                weight=float(weight),
+                weight=weight,
                 delay=self.delay,
                 rate=float(self.learning_rate),
                 n_steps=self.max_steps,
