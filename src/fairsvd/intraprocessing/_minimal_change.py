@@ -52,7 +52,8 @@ class MinimalChangeTuner(NetworkEditor):
     Parameters
     ----------
     n_examples : int, default=32
-        Counter-examples in all, dealt out to the classes, that of the worst cell first.
+        Counter-examples in all, dealt out to the classes, that of the worst cell first; fewer if a
+        class has fewer errors in its worst group.
     examples : {"worst_cells", "random"}, default="worst_cells"
         "random": any editing rows, a control.
     norm : {"l1", "l2", "both"}, default="l2"
@@ -99,8 +100,8 @@ class MinimalChangeTuner(NetworkEditor):
     >>> data = make_biased_classification(800, random_state=0)
     >>> tuner = MinimalChangeTuner(n_examples=8, tolerance=0.1, random_state=0)
     >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
-    >>> tuner.examples_.shape
-    (8,)
+    >>> 1 <= len(tuner.examples_) <= 8
+    True
     """
 
     n_examples: int = parameter(positive_int(), default=32)
