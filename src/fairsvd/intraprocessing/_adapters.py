@@ -139,7 +139,7 @@ class AdapterFineTuner(TuningEditor):
     max_steps: int | None = parameter(positive_int(), None, default=None)
 
     def _count_candidates(self, task: Task) -> int:
-        n_steps, n_candidates = self._budget(task)
+        n_steps, n_candidates = self._counts(task)
         return 1 + count_best(len(self._strengths(task)), n_steps, n_candidates, 1)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -153,7 +153,7 @@ class AdapterFineTuner(TuningEditor):
         weights = {
             w.parameter: w.value.detach() for w in chosen_weights(task.module, names).values()
         }
-        n_steps, n_candidates = self._budget(task)
+        n_steps, n_candidates = self._counts(task)
         variant = self.variant if task.data.has_groups else "plain"
         of_group = None
         if variant in ("orthogonal", "unlearning"):
@@ -185,7 +185,7 @@ class AdapterFineTuner(TuningEditor):
     def _imitates_teacher(self, task: Task) -> bool:
         return self.objective == "teacher" and self._imitates(task, self.gap_weight)
 
-    def _budget(self, task: Task) -> tuple[int, int]:
+    def _counts(self, task: Task) -> tuple[int, int]:
         """Count the steps and the candidates of a path."""
         imitates = self.objective == "teacher"
         count = count_lessons if imitates else count_steps

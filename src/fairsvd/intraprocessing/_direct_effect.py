@@ -147,7 +147,7 @@ class DirectEffectFineTuner(TuningEditor):
         return self
 
     def _count_candidates(self, task: Task) -> int:
-        n_steps, n_candidates, weights = self._budget(task)
+        n_steps, n_candidates, weights = self._counts(task)
         return 1 + count_best(len(weights), n_steps, n_candidates, 1)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -161,7 +161,7 @@ class DirectEffectFineTuner(TuningEditor):
         before = DirectEffect(task, columns).measure({})
         record = {"stage": "untouched", "direct_effect": before}
         yield Candidate({}, record, {**shared, "direct_effect_": before})
-        n_steps, n_candidates, weights = self._budget(task)
+        n_steps, n_candidates, weights = self._counts(task)
         teacher = self._find_teacher(task, rng) if imitates else None
         start = Values(float_parameters(task.module))
         paths = [
@@ -183,7 +183,7 @@ class DirectEffectFineTuner(TuningEditor):
         run = partial(run_phases, first=first, second=None)
         yield from run_best(paths, run, run, self.n_jobs)
 
-    def _budget(self, task: Task) -> tuple[int, int, tuple[float, ...]]:
+    def _counts(self, task: Task) -> tuple[int, int, tuple[float, ...]]:
         """Count the steps and the candidates of a path, and list the weights to try."""
         imitates = self.objective == "teacher"
         count = count_lessons if imitates else count_steps
@@ -398,10 +398,10 @@ class EffectPath(TuningPath[Values]):
     effect_weight: float
 
     def candidate(
-        self, edit: Values, stage: str, step: int, logits: Tensor, curves: Curves
+        self, edit: Values, stage: str, step: int, logits: Tensor, curves: Curves, **record: Any
     ) -> Candidate:
         """Judge an edit, and measure its direct effect."""
-        made = super().candidate(edit, stage, step, logits, curves)
+        made = super().candidate(edit, stage, step, logits, curves, **record)
         with torch.no_grad():
             left = self.effect.measure(edit.state())
         params = {**made.params, "effect_weight": self.effect_weight, "direct_effect": left}
