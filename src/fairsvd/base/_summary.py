@@ -6,6 +6,8 @@ from typing import Any
 
 from sklearn.utils import Bunch
 
+from ._html import report_html
+
 __all__ = ["OVERALL", "RATE_NAMES", "THRESHOLD_ONLY", "FairnessReport"]
 
 # Rows of ``groups`` after those of the groups.
@@ -48,6 +50,9 @@ class FairnessReport(Bunch):
     rows : str
         Which rows these are: "validation ", or "" for others.
     """
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
     def summary(self) -> str:
         """Say in plain sentences what the edit did and who pays for it.
