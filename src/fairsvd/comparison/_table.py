@@ -124,7 +124,8 @@ class Comparison(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         """Show the table below the line that says what was compared."""
-        return f"<p>{escape(self.about)}</p>{super()._repr_html_()}"
+        table = super()._repr_html_()  # type: ignore[misc]  # pandas-stubs omit it
+        return f"<p>{escape(self.about)}</p>{table}"
 
     @property
     def failed(self) -> pd.Series:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Chart", "charts", "errors_of"]
 
 # Text stays text, so that it can be read aloud, searched and scaled, and files stay small.
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fairsvd",
     "font.family": "sans-serif",
@@ -145,7 +145,11 @@ def _lines_by_group(evaluation: Evaluation, line: Callable[..., Any], labels: An
         found = line(evaluation.y[own] == evaluation.positive, share)
         if found is not None:
             marker = GROUP_MARKERS[k % len(GROUP_MARKERS)]
-            style = {"color": GROUP_COLORS[k % len(GROUP_COLORS)], "marker": marker, "ms": 4}
+            style: dict[str, Any] = {
+                "color": GROUP_COLORS[k % len(GROUP_COLORS)],
+                "marker": marker,
+                "ms": 4,
+            }
             every = max(1, len(found[0]) // BINS)
             ax.plot(*found, lw=1.5, markevery=every, label=name_group(label), **style)
     ax.set_xlabel(labels[0])

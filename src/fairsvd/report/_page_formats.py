@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,16 +69,20 @@ def records(report: Content) -> list[dict[str, Any]]:
             _record("impact_ratio", about, row["impact_ratio"], LEGAL_RATIO, None, row["n"])
         )
     n_rows = int(report.table["n"].iloc[0])
-    for (attribute, name), row in report.gaps.iterrows():
-        for state in ("before", "threshold_only", "after"):
-            about = {
-                "attribute": attribute,
-                "slice": "all groups",
-                "state": state.replace("_", " "),
-            }
-            ends = (row["low"], row["high"]) if state == "after" else None
-            metric = f"{name}_difference"
-            found.append(_record(metric, about, row[state], row["tolerance"], ends, n_rows))
+    for attribute, fit in report.evaluation.fits.items():
+        for row in fit.gaps.reset_index().to_dict("records"):
+            found += _gap_records(attribute, row, n_rows)
+    return found
+
+
+def _gap_records(attribute: str, row: dict[Hashable, Any], n_rows: int) -> list[dict[str, Any]]:
+    """Make a record of a gap in each state; the interval is that of the last."""
+    found = []
+    for state in ("before", "threshold_only", "after"):
+        about = {"attribute": attribute, "slice": "all groups", "state": state.replace("_", " ")}
+        ends = (row["low"], row["high"]) if state == "after" else None
+        name = f"{row['gap']}_difference"
+        found.append(_record(name, about, row[state], row["tolerance"], ends, n_rows))
     return found
 
 

@@ -189,16 +189,16 @@ def _losses(report: Content) -> str:
 
 def _loss_table(attribute: str, harm: pd.DataFrame) -> str:
     body = []
-    for (group, rate), row in harm.iterrows():
+    for row in harm.reset_index().to_dict("records"):
         cells = [
-            ("rate", escape(str(rate))),
+            ("rate", escape(str(row["rate"]))),
             ("change", f"{row['change']:+.3f}"),
             ("rows lost", f"{row['lost']:,}"),
             ("rows gained", f"{row['gained']:,}"),
             ("of rows", f"{row['rows']:,}"),
             ("verdict", escape(str(row["verdict"]))),
         ]
-        body.append((escape(str(group)), cells))
+        body.append((escape(str(row["group"])), cells))
     return _table(f"Changes by {attribute}, and whether they are beyond noise", "group", body)
 
 

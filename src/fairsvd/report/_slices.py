@@ -160,19 +160,18 @@ def _measure(evaluation: Evaluation, own: NDArray[np.bool_], state: str) -> dict
         "n_positive": int((y == positive).sum()) if positive is not None else -1
     }
     for name, (_, compute) in MEASURES.items():
-        values = np.array([compute(view) for view in views])
-        if len(views) > 1:
-            values = (
-                _mean_of_classes(values) if name != "accuracy" else [proportion(y == predicted)]
-            )
-        found |= dict(
-            zip((name, f"{name}_low", f"{name}_high"), map(float, values[0]), strict=True)
-        )
+        value = _mean_of_classes([compute(view) for view in views])
+        if name == "accuracy":
+            value = proportion(y == predicted)
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
     return found
 
 
-def _mean_of_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_of_classes(values: list[Value]) -> Value:
+    """Average over the classes against the rest, without an interval; one class is as it is."""
+    if len(values) == 1:
+        return values[0]
     with warnings.catch_warnings():
         # A class that a slice lacks has no rate; the mean is taken over the others.
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.array([[np.nanmean(values[:, 0]), np.nan, np.nan]])
+        return float(np.nanmean([value for value, _, _ in values])), float("nan"), float("nan")
