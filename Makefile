@@ -19,12 +19,12 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast fuzz lint types unit doctest torture docs examples bench clean \
-	test-lowest
+.PHONY: help demo test test-fast test-lowest test-simulated-cuda test-simulated-cuda-all \
+	test-torchvision fuzz lint types unit doctest torture docs examples bench clean
 
 help:
 	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | examples | bench | clean"
-	@echo "make test-lowest"
+	@echo "make test-simulated-cuda | test-torchvision | test-lowest"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -49,11 +49,24 @@ $(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/fairsvd demo
 
-test: lint types unit doctest
+test: lint types unit doctest test-simulated-cuda
 
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+
+# torchvision comes with a torch of its own, built for CUDA: some 5.5 GB in another environment.
+VISION := .venv-torchvision
+
+$(VISION)/.for-test: pyproject.toml constraints.txt
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/python -m pip --disable-pip-version-check -qq install \
+		-c $(VISION)/constraints.txt -e . hypothesis pytest torch==2.14.1 torchvision==0.29.1
+	@touch $@
+
+test-torchvision: $(VISION)/.for-test
+	$(VISION)/bin/python -m pytest -q -rs tests/test_torchvision.py
 
 # Thousands of odd calls, in about an hour on two cores; `make test` makes 150 of them.
 FUZZ_CALLS ?= 10000
@@ -71,6 +84,18 @@ types: $(VENV)/.for-test
 
 unit: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# What is for a CUDA device, in a process of its own: on a real one where torch finds it, else on a
+# simulated one (tests/simulated_cuda), which is made for the torch of constraints.txt; with another
+# torch it says so and skips. The second target leaves nothing out and takes some minutes.
+ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+	tests/test_simulated_cuda.py $(wildcard tests/test_cuda*.py)
+
+test-simulated-cuda: $(VENV)/.for-test
+	$(ON_CUDA) -m "not slow"
+
+test-simulated-cuda-all: $(VENV)/.for-test
+	$(ON_CUDA)
 
 # The package's own warnings are advice about data, which the examples need not be perfect in; all
 # others stay errors. The README's code runs in tests/test_readme.py.

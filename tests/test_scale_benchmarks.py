@@ -52,6 +52,28 @@ def test_scale_benchmark_writes_a_table_and_json(
     assert bench.main(["--sections", "memory"]) == 1  # 4,000 bytes a row are too many
 
 
+def test_gpu_benchmark_times_steps_where_it_is_told_to(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench: ModuleType = load("speed.bench_gpu")
+    monkeypatch.setattr(bench, "STEPS", (2, 6))
+    monkeypatch.setattr(bench, "TABLE", (80, 4))
+    # A fit takes a second, and as many hundredths as steps.
+    monkeypatch.setattr(bench, "measure", lambda _, run: (1 + 0.01 * run.__defaults__[0], 0))
+    out = tmp_path / "found.json"
+    assert bench.main(["--device", "cpu", "--sections", "steps", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["about"]["device"] == "CPU"
+    assert [line["what"] for line in found["results"]] == [
+        "a step of GapFineTuner on cpu",
+        "a step of FairLRFTransformer on cpu",
+    ]
+    assert [line["seconds"] for line in found["results"]] == pytest.approx([0.01, 0.01])
+    assert capsys.readouterr().out.startswith(f"CPU, torch {torch.__version__}")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
 def test_gpu_benchmark_says_where_there_is_nothing_to_measure(
     capsys: pytest.CaptureFixture[str],

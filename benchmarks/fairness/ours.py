@@ -31,6 +31,10 @@ LABELS = {
     "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
     "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
+    "direct-effect": ("DirectEffectFineTuner", "direct effect of the group's columns"),
+    "minimal-change": ("MinimalChangeTuner", "minimal change on counter-examples"),
+    "adapters": ("AdapterFineTuner", "low-rank adapters, adversarial (default)"),
+    "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
 }
 
 # An editor that is new in the package has a row under the name of its class.
@@ -175,6 +179,13 @@ OURS = {
     "pruner-soft-gap": own("FairPruner", "weight pruning, soft gap", objective="soft_gap"),
     "gap-soft-gap": own("GapFineTuner", "gap fine-tuning, soft gap", objective="soft_gap"),
     "gap-descent": own("GapFineTuner", "gap descent", mode="descent"),
+    "adapters-plain": own("AdapterFineTuner", "low-rank adapters, plain", variant="plain"),
+    "adapters-orthogonal": own(
+        "AdapterFineTuner", "low-rank adapters, orthogonal", variant="orthogonal"
+    ),
+    "adapters-unlearning": own(
+        "AdapterFineTuner", "low-rank adapters, unlearning", variant="unlearning"
+    ),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

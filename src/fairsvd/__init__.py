@@ -12,6 +12,7 @@ __version__ = "0.2.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
+    "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",
@@ -19,24 +20,34 @@ _HOMES = {
     "CellSampler": "generative",
     "Comparison": "comparison",
     "ConvNet": "networks",
+    "CountLimit": "objective",
+    "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
     "GapFineTuner": "intraprocessing",
+    "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
+    "InfluenceTuner": "intraprocessing",
     "JointStratifiedKFold": "model_selection",
     "LayerwiseOptimizer": "intraprocessing",
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimalChangeTuner": "intraprocessing",
+    "MinimumRate": "objective",
     "NetworkEditor": "base",
+    "NoHarm": "objective",
     "PhiObjective": "objective",
     "RandomPerturbation": "intraprocessing",
+    "RatioLimit": "objective",
     "SelectiveFineTuner": "selective",
+    "TextFrame": "datasets",
     "autophagy_audit": "generative",
     "best_under_gap": "model_selection",
     "compare": "comparison",
+    "disparity_table": "metrics",
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
     "group_table": "metrics",
@@ -58,6 +69,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
     from .datasets import ImageFrame as ImageFrame
+    from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit
@@ -66,6 +78,7 @@ if TYPE_CHECKING:
     from .layers import LowRankLinear as LowRankLinear
     from .low_rank import *
     from .masking import *
+    from .metrics import disparity_table as disparity_table
     from .metrics import fairness_score as fairness_score
     from .metrics import fairness_scorer as fairness_scorer
     from .metrics import group_table as group_table
@@ -73,7 +86,12 @@ if TYPE_CHECKING:
     from .model_selection import best_under_gap as best_under_gap
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
+    from .objective import CountLimit as CountLimit
+    from .objective import GapLimit as GapLimit
+    from .objective import MinimumRate as MinimumRate
+    from .objective import NoHarm as NoHarm
     from .objective import PhiObjective as PhiObjective
+    from .objective import RatioLimit as RatioLimit
     from .persistence import load as load
     from .persistence import save as save
     from .postprocessing import *

@@ -20,7 +20,7 @@ from ._parameters import (
 from ._prepare import Prepared, prepare
 from ._progress import Progress, progress_bar
 from ._registry import EDITORS, QUICK, register_editor
-from ._request import make_constraint, positive_code
+from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
 from ._task import Candidate, EditData, Task, apply_to_copy
@@ -42,6 +42,7 @@ __all__ = [
     "StrOptions",
     "Task",
     "apply_to_copy",
+    "as_device",
     "at_least_0",
     "choose",
     "draw_sample",

@@ -28,6 +28,7 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    Portable,
     all_features,
     copied,
     explaining,
@@ -46,6 +47,7 @@ from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
+from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
@@ -59,6 +61,7 @@ __all__ = ["NetworkEditor"]
 
 @with_parameters
 class NetworkEditor(
+    Portable,
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
     TransformerMixin,
@@ -88,9 +91,10 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps`` and ``harm`` on the validation rows, what they
-        say (``positive``, ``lost``, ``gained``, ``traded``, ``constant``) and ``notes``;
-        ``report_.summary()`` puts it into sentences. Computed when it is read.
+        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` on the
+        validation rows; a ``certificate``; what they say (``positive``, ``lost``, ``gained``,
+        ``traded``, ``constant``) and ``notes``. ``summary()`` puts it into sentences,
+        ``disparities()`` compares groups in every measure. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -168,7 +172,7 @@ class NetworkEditor(
             torch.enable_grad(),
             explaining(),
         ):
-            return self._fit(X, y, sensitive_features)
+            return in_smaller_batches(self, self._fit, X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
@@ -187,6 +191,8 @@ class NetworkEditor(
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
+        # Now with the untouched network's decisions, if they matter.
+        constraint = data.judge.constraint
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module
@@ -200,7 +206,8 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
-            self._report = describe(inputs, held, data, after, constraint, outcome, seed)
+            shown = {"shift": self.shift_probabilities}
+            self._report = describe(inputs, held, data, after, constraint, outcome, seed, **shown)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")

@@ -117,6 +117,8 @@ class EditData:
         Its scope covers the rows, the groups and the untouched network.
     unlabelled : Batches, optional
         Editing and validation rows; None: the editing rows alone.
+    certifying : LabelledRows, optional
+        Rows that nothing is chosen on, for a promise with a confidence.
     """
 
     editing: LabelledRows
@@ -137,6 +139,7 @@ class EditData:
     cache: Cache = field(default_factory=Cache)
     output_key: OutputKey = None
     unlabelled: Batches | None = None
+    certifying: LabelledRows | None = None
 
     @property
     def lesson_rows(self) -> Batches:

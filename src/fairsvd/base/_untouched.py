@@ -11,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_logits, copied, explaining, plain_copy
+from ..networks import AdoptedNetwork, all_logits, copied, explaining, plain_copy, take_packed
 from ..objective import count_moves, count_table
 from ._inputs import read_predict_inputs
 from ._summary import FairnessReport
@@ -50,8 +50,11 @@ def untouched_logits(editor: Any, X: Any) -> NDArray[np.float64]:
     """
     check_is_fitted(editor, "module_")
     before = editor._untouched
+    fields = editor._adopted.fields
     module = _given_module(editor) if before.frozen else before.module
-    batches = read_predict_inputs(editor, X)
+    if before.frozen and fields is not None:
+        take_packed(module, fields)
+    batches = read_predict_inputs(editor, X, fields)
     with explaining():
         return all_logits(module, batches, **before.reading).double().numpy()
 

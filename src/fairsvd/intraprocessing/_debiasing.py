@@ -24,7 +24,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import SHARPNESS, Constraint, compared, edit_loss, shift_logits
+from ..objective import SHARPNESS, Constraint, compared, edit_loss, make_shift, shift_logits
 from ..phases import TuningEditor, count_steps, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 
@@ -166,6 +166,11 @@ class DebiasingPath(Task):
     attributes: dict[str, Any]
     seed: np.random.SeedSequence
 
+    @cached_property
+    def shift(self) -> float | Tensor:
+        """The operating threshold, as the network's device takes it."""
+        return make_shift(self.data.margin, self.data.device, self.data.dtype)
+
     def batches(self) -> CellBatches:
         """Make stratified batches of the editing rows."""
         return make_batches(self.data, self.constraint.balance, np.random.default_rng(self.seed))
@@ -176,7 +181,7 @@ class DebiasingPath(Task):
             logits,
             batch,
             self.constraint,
-            margin=self.data.margin,
+            margin=self.shift,
             gap_weight=0.0,
             n_groups=self.data.n_groups,
         )
@@ -192,14 +197,14 @@ class Game:
     adversary : Adversary
     shown : list of one tuple (Batch, Tensor)
         The batch of this step, and its logits at the operating threshold; empty at first.
-    losses : list of float
+    losses : list of Tensor of shape ()
         Losses of the adversary since the last candidate, each before it learned from the batch.
     """
 
     path: DebiasingPath
     adversary: Adversary
     shown: list[tuple[Batch, Tensor]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Prepare the adversary's own steps; each runs when it is requested."""
@@ -219,19 +224,20 @@ class Game:
 
     def _loss(self, batch: Batch) -> Tensor:
         loss = self.adversary.loss(self.shown[-1][1], batch, training=True)
-        self.losses.append(float(loss.detach()))
+        self.losses.append(loss.detach())
         return loss
 
     def learn(self, logits: Tensor, batch: Batch) -> Tensor:
         """Let the adversary learn from a batch; return the logits that it saw, with gradients."""
-        seen = shift_logits(logits, self.path.data.margin)
+        seen = shift_logits(logits, self.path.shift)
         self.shown[:] = [(batch, seen.detach())]
         next(self.steps)
         return seen
 
     def summary(self) -> dict[str, float]:
         """Return the mean loss since the last candidate, and that of a constant prediction."""
-        summary = {"adversary_loss": fmean(self.losses), "blind_loss": self._blind_loss}
+        losses = torch.stack(self.losses).tolist()  # read together, once for each candidate
+        summary = {"adversary_loss": fmean(losses), "blind_loss": self._blind_loss}
         self.losses.clear()
         return summary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ from ..base import (
 from ..layers import Factors, editable_layers, factorise, full_rank, layer_parameters
 from ..phases import (
     RATE_SCALES,
+    VALUE_LOOKS,
     TuningEditor,
     TuningPath,
     Values,
+    brief_weights,
     copy_biases,
     count_best,
     count_candidates,
@@ -35,6 +38,7 @@ from ..phases import (
     is_table,
     list_gap_weights,
     run_best,
+    run_brief_values,
     run_paths,
     run_phases,
     settles,
@@ -54,6 +58,7 @@ SLOWER = 1 / 3
 # A few numbers that scale whole units tolerate larger steps than single weights do. In a descent
 # nothing preserves the utility: at the rates of the penalty the first candidate has lost it.
 RATES = {
+    "brief": {"all": 3e-4, "head": 3e-3, "spectrum": 3e-3, "bias": 3e-3},
     "penalty": {"all": 1e-3, "head": 1e-2, "spectrum": 1e-2, "bias": 1e-2},
     "descent": {"all": 1e-4, "head": 3e-4, "spectrum": 3e-4, "bias": 3e-4},
     "imitation": {"all": 1e-3, "head": 3e-3, "spectrum": 1e-2, "bias": 1e-2},
@@ -146,12 +151,11 @@ class GapFineTuner(TuningEditor):
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
         if self._shifts(task.data, imitates):
             return None
+        if self._is_brief(task, imitates):
+            fields = self._brief_fields(task)
+            return 1 + fields["n_candidates"] * (1 + fields["shows_both"])
         settings, _ = self._settings(task.data, imitates)
-        count = count_lessons if imitates else count_steps
-        n_steps, n_candidates = (
-            count(self.max_steps, task.data),
-            count_candidates(task.data, imitates),
-        )
+        n_steps, n_candidates = self._counts(task, imitates)
         settling = count_settling(n_steps) if imitates and settles(task.data) else 0
         return 1 + settling + count_best(len(settings), n_steps, n_candidates, 2 - imitates)
 
@@ -168,24 +172,31 @@ class GapFineTuner(TuningEditor):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
         settings, share = self._settings(task.data, imitates)
-        count = count_lessons if imitates else count_steps
+        brief = self._is_brief(task, imitates)
+        if brief:
+            settings = [(w, 1.0) for w in brief_weights(task.data, self.gap_weight)]
+        n_steps, n_candidates = self._counts(task, imitates)
+        fields = {"n_steps": n_steps, "n_candidates": n_candidates}
         paths = [
             TuningPath[Values].of(
                 subtask,
                 gap_weight=weight,
                 teacher=teacher,
-                n_steps=count(self.max_steps, task.data),
                 seed=seed,
                 attributes={**shared, "gap_weight_": weight if teacher is None else None},
                 share=share,
-                n_candidates=count_candidates(task.data, imitates),
                 rate_scale=scale,
+                **(self._brief_fields(task) if brief else fields),
             )
             for (weight, scale), subtask, seed in task.spread(settings, rng, self.n_jobs)
         ]
-        mode = "penalty" if share else "descent"
+        mode = "brief" if brief and share else "penalty" if share else "descent"
         rates = RATES[mode if teacher is None else "imitation"]
         rate = float(rates[self.scope] if self.learning_rate is None else self.learning_rate)
+        if brief:
+            run_brief = partial(run_brief_values, start=start, rate=rate)
+            yield from run_paths(paths, run_brief, self.n_jobs)
+            return
         first = ("tune", partial(tune_from, start, rate=rate))
         second = None
         if teacher is None:
@@ -195,6 +206,27 @@ class GapFineTuner(TuningEditor):
         scout = partial(run_phases, first=first, second=None)
         run = partial(run_phases, first=first, second=second)
         yield from run_best(paths, run, scout, self.n_jobs)
+
+    def _is_brief(self, task: Task, imitates: bool) -> bool:
+        return not imitates and self._budget(task) is not None
+
+    def _brief_fields(self, task: Task) -> dict[str, Any]:
+        """Count steps and candidates of the one path that a budget has."""
+        budget = self._budget(task)
+        assert budget is not None, "asked for without a budget"
+        looks = budget.count_looks(2 * VALUE_LOOKS)
+        both = looks == 2 * VALUE_LOOKS
+        n_steps = budget.count_steps(looks)
+        return {
+            "n_steps": n_steps if self.max_steps is None else min(n_steps, self.max_steps),
+            "n_candidates": looks // 2 if both else min(looks, VALUE_LOOKS),
+            "rows": budget.step_rows,
+            "shows_both": both,
+        }
+
+    def _counts(self, task: Task, imitates: bool) -> tuple[int, int]:
+        count = count_lessons if imitates else count_steps
+        return count(self.max_steps, task.data), count_candidates(task.data, imitates)
 
     def _may_imitate(self) -> bool:
         if self.mode == "descent" and self.objective == "teacher":

@@ -48,6 +48,11 @@ class Factors:
         U, V = self.U[..., :rank].contiguous(), self.V[..., :rank].contiguous()
         return replace(self, U=U, S=self.S[:, :rank], V=V)
 
+    def detached(self) -> Factors:
+        """Copy what an optimiser changes: the singular values, and U and V if they move."""
+        U, V = (side.detach().clone() if side.requires_grad else side for side in (self.U, self.V))
+        return replace(self, U=U, S=self.S.detach().clone(), V=V)
+
     def masked(self, keep_u: Tensor, keep_v: Tensor) -> Factors:
         """Zero the entries of U and V whose mask is zero or False."""
         return replace(self, U=self.U * keep_u, V=self.V * keep_v)

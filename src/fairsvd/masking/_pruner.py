@@ -24,7 +24,7 @@ from ..base import (
 from ..caching import Entry
 from ..curvature import group_weight_curvature
 from ..layers import chosen_weights, select_layers
-from ..masks import removed_fraction
+from ..masks import MaskVariables, removed_fraction
 from ..phases import (
     SPARSITIES,
     MaskedEdit,
@@ -34,6 +34,7 @@ from ..phases import (
     find_privileged,
     mask_and_tune,
 )
+from ._scaled import along_rows, mask_and_scale
 from ._units import Bias, unit_biases, unit_effects
 
 __all__ = ["FairPruner"]
@@ -168,6 +169,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -211,6 +213,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            budget=self._budget(task),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,
@@ -242,9 +245,20 @@ class Pruned(MaskedEdit):
         """Return single weights; removed ones are zero."""
         return {name: w * self.masks[name] for name, w in self.originals.items()}
 
+    def units(self) -> list[dict[str, Tensor]]:
+        """Return the weights, one by one."""
+        return [{name: weight} for name, weight in self.originals.items()]
+
     def remove(self, masks: Mapping[str, Tensor]) -> Pruned:
         """Zero what the masks remove."""
         return replace(self, masks=masks)
+
+    def masked_state(self, variables: MaskVariables) -> dict[str, Tensor]:
+        """Return the state without the weights whose variables are not positive."""
+        state = dict(self.plain)
+        for block in variables.blocks:
+            state |= mask_and_scale(block, self.originals, self.scales)
+        return state
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor]]:
         """Make a factor for every output unit trainable."""
@@ -253,6 +267,12 @@ class Pruned(MaskedEdit):
             for n, w in self.originals.items()
         }
         return replace(self, scales=scales, plain=plain), list(scales.values())
+
+    def free(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor], list[Tensor]]:
+        """Make the factors of output units and the weights trainable."""
+        edit, scales = self.loosen(plain)
+        originals = {n: w.clone().requires_grad_() for n, w in self.originals.items()}
+        return replace(edit, originals=originals), scales, list(originals.values())
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply the weights out, by their names in the state dict."""
@@ -269,11 +289,18 @@ class Pruned(MaskedEdit):
         """Return a copy that later steps do not change."""
         scales = {name: value.detach().clone() for name, value in self.scales.items()}
         plain = {name: value.detach().clone() for name, value in self.plain.items()}
-        return replace(self, scales=scales, plain=plain)
+        originals = {
+            name: value.detach().clone() if value.requires_grad else value
+            for name, value in self.originals.items()
+        }
+        return replace(self, originals=originals, scales=scales, plain=plain)
 
     def attributes(self) -> dict[str, Any]:
         """Return the masks, and the share that they remove."""
-        masks = {name: mask.detach().bool().cpu().numpy() for name, mask in self.masks.items()}
+        masks = {
+            name: mask.detach().bool().cpu().contiguous().numpy()
+            for name, mask in self.masks.items()
+        }
         return {"masks_": masks, "removed_fraction_": removed_fraction(self.masks)}
 
 
@@ -309,16 +336,11 @@ class PrunedUnits(Pruned):
         return {**self.weights(), **plain}
 
 
-def along_rows(values: Tensor, weight: Tensor) -> Tensor:
-    """Reshape one value per output unit (n_units,) so that it multiplies a weight's rows."""
-    return values.reshape(-1, *[1] * (weight.ndim - 1))
-
-
 def keep_all(module: nn.Module, layers: Sequence[str], *, units: bool) -> Pruned:
     """Make the edit that keeps every weight of some layers."""
     chosen = chosen_weights(module, layers).values()
     weights = {weight.parameter: weight.value.detach() for weight in chosen}
-    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    masks = {n: w.new_ones((), dtype=torch.bool).expand_as(w) for n, w in weights.items()}
     if not units:
         return Pruned(weights, masks)
     biases, parameters = unit_biases(module, layers), dict(module.named_parameters())

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,15 @@ from torch import Tensor
 
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
-from ._gaps import gap
 from ._sweep import Cuts, sweep
-from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold
+from ._verdict import (
+    MAX_MARGIN,
+    Curves,
+    Verdict,
+    best_cut,
+    margin_of_threshold,
+    steady_cut,
+)
 
 __all__ = ["GapJudge", "Judge"]
 
@@ -81,6 +87,31 @@ class Judge(ABC):
         """Find the threshold of highest utility, whatever the gap."""
         return best_cut(self.curves(logits), np.inf, np.inf, floor=-np.inf)
 
+    def steady(
+        self, logits: Tensor | Curves, margin: float, *, for_utility: bool = False
+    ) -> Verdict:
+        """Keep a threshold unless another one is better by more than chance explains.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes) or Curves
+        margin : float
+            The threshold to keep.
+        for_utility : bool, default=False
+            Whatever the gap.
+        """
+        constraint, floor = self.constraint, -np.inf if for_utility else self.floor
+        bounds = {"limit": np.inf, "target": np.inf}
+        if not for_utility:
+            bounds = {"limit": constraint.limit, "target": constraint.target}
+        return steady_cut(self.curves(logits), margin, self.noise, floor=floor, **bounds)
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard error of a rate of .5 on the smallest (label, group) cell that has rows."""
+        cells = self._count(np.zeros_like(self.y)).sum(axis=(0, 3))
+        return float(0.5 / np.sqrt(cells[cells > 0].min()))
+
     def against(self, logits: Tensor | Curves) -> Judge:
         """Set the floor: chance plus half of the untouched network's lead over chance."""
         rows = self.utility_rows
@@ -91,6 +122,13 @@ class Judge(ABC):
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
+
+    def referring(self, logits: Tensor) -> Self:
+        """Remember the untouched network's decisions, if the constraint compares with them."""
+        if not self.constraint.compares:
+            return self
+        before = self._count(logits.double().numpy().argmax(axis=1))
+        return replace(self, constraint=replace(self.constraint, reference=before))
 
     @property
     def utility_rows(self) -> NDArray[np.bool_]:
@@ -225,7 +263,7 @@ class GapJudge(Judge):
         # One less than the largest threshold, so that the cuts beyond both ends stay in range.
         margins = np.clip(logits[:, 1] - logits[:, 0], 1 - MAX_MARGIN, MAX_MARGIN - 1)
         tuned = self.constraint.threshold is None
-        if tuned and not callable(self.constraint.utility):
+        if tuned and self.constraint.swept:
             # Parts that are judged together share one table, which halves the counting.
             parts = self.parts if self.separate else np.zeros_like(self.parts)
             n_parts = 2 if self.separate else 1
@@ -247,10 +285,11 @@ class GapJudge(Judge):
     def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.n_groups < 2:
             return np.zeros(len(counts))
-        name, pos = self.constraint.gap, self.constraint.pos
+        measure, before = self.constraint.measure, self.constraint.reference
         if not self.separate:
-            return _or_infinite(gap(_pooled(counts), name, pos))
-        both = gap(counts, name, pos)
+            pooled = None if before is None else before.sum(axis=0)
+            return _or_infinite(measure(_pooled(counts), pooled))
+        both = measure(counts, before)
         return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._constraint import Constraint, utility_from_counts
-from ._gaps import count_table, gap
+from ._counts import count_table
+from ._gaps import gap
 from ._judge import GapJudge, Judge
 from ._phi import PhiObjective, bin_counts, resamples
 from ._verdict import MAX_MARGIN, Curves, Verdict, margin_of_threshold
@@ -70,6 +71,12 @@ class PhiJudge(Judge):
             True,
             float(curves.phi[i]),
         )
+
+    def steady(
+        self, logits: Tensor | Curves, margin: float, *, for_utility: bool = False
+    ) -> Verdict:
+        """Find the threshold of highest phi, which has no threshold to keep."""
+        return self.for_utility(logits) if for_utility else self(logits)
 
     def curves(self, logits: Tensor | Curves) -> Curves:
         """Measure utility, gap and phi at every threshold; none if a logit is not finite."""

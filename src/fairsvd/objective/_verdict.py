@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_MARGIN", "Curves", "Verdict", "best_cut", "margin_of_threshold"]
+__all__ = ["MAX_MARGIN", "Curves", "Verdict", "best_cut", "margin_of_threshold", "steady_cut"]
 
 # Margins beyond this mean probabilities that differ from 0 or 1 by less than 1e-13.
 MAX_MARGIN = 30.0
@@ -66,15 +66,47 @@ def best_cut(curves: Curves, limit: float, target: float, floor: float) -> Verdi
     if not len(utility):
         return Verdict(0.0, -np.inf, np.inf, False, -np.inf)
     feasible = (utility >= floor) & (gaps <= limit)
-    # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
-    value = utility - np.maximum(0, gaps - target) if np.isfinite(target) else utility
+    value = _values(curves, target)
     allowed = feasible if feasible.any() else utility >= floor
     # If all are below the floor, the largest value wins: a fixed threshold is always kept.
     i = int(np.argmax(np.where(allowed, value, -np.inf) if allowed.any() else value))
-    return Verdict(
-        float(curves.thresholds[i]),
-        float(utility[i]),
-        float(gaps[i]),
-        bool(feasible[i]),
-        float(value[i]) if allowed[i] else -np.inf,
-    )
+    return _verdict(curves, i, value[i] if allowed[i] else -np.inf, bool(feasible[i]))
+
+
+def steady_cut(
+    curves: Curves, margin: float, noise: float, *, limit: float, target: float, floor: float
+) -> Verdict:
+    """Keep a threshold unless the best one is better by more than noise.
+
+    Parameters
+    ----------
+    curves : Curves
+    margin : float
+        The threshold to keep; the nearest one of the curves stands for it.
+    noise : float
+        Values that differ by no more count as equal.
+    limit, target, floor : float
+        As in :func:`best_cut`.
+    """
+    best = best_cut(curves, limit, target, floor)
+    if not len(curves.thresholds):
+        return best
+    i = int(np.abs(curves.thresholds - margin).argmin())
+    above = bool(curves.utility[i] >= floor)
+    value = float(_values(curves, target)[i]) if above else -np.inf
+    kept = _verdict(curves, i, value, above and bool(curves.gaps[i] <= limit))
+    if best.feasible and not kept.feasible:
+        return best
+    return best if best.value - kept.value > noise else kept
+
+
+def _values(curves: Curves, target: float) -> NDArray[np.float64]:
+    # Without a limit an infinite gap (one that cannot be measured) exceeds nothing.
+    if not np.isfinite(target):
+        return curves.utility
+    return np.asarray(curves.utility - np.maximum(0, curves.gaps - target))
+
+
+def _verdict(curves: Curves, i: int, value: float, feasible: bool) -> Verdict:
+    margin, utility, gap = curves.thresholds[i], curves.utility[i], curves.gaps[i]
+    return Verdict(float(margin), float(utility), float(gap), feasible, float(value))

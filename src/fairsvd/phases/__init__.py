@@ -14,12 +14,15 @@ from ._batches import (
     make_batches,
 )
 from ._best import Best
+from ._brief import Average, tune_averaged
+from ._budget import FORWARD, Budget, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
 from ._masking import MaskingPath, count_masked, mask_and_tune
+from ._mixed import brief_margin, make_mixed
 from ._path import (
     START_FRACTION,
     TuningPath,
@@ -35,15 +38,19 @@ from ._path import (
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
 from ._teacher import Teacher, cell_probabilities, find_teacher, judge_rules, make_lessons
-from ._values import Values, tune_from, tune_values
+from ._values import VALUE_LOOKS, Values, run_brief_values, tune_from, tune_values
 
 __all__ = [
+    "FORWARD",
     "GAP_WEIGHTS",
     "JOINTS",
     "RATE_SCALES",
     "SPARSITIES",
     "START_FRACTION",
+    "VALUE_LOOKS",
+    "Average",
     "Best",
+    "Budget",
     "Edit",
     "MaskedEdit",
     "MaskingPath",
@@ -53,6 +60,8 @@ __all__ = [
     "TuningPath",
     "Values",
     "average_cells",
+    "brief_margin",
+    "brief_weights",
     "cell_probabilities",
     "copy_biases",
     "count_best",
@@ -63,6 +72,7 @@ __all__ = [
     "count_step_rows",
     "count_steps",
     "count_teachers",
+    "find_budget",
     "find_privileged",
     "find_teacher",
     "float_parameters",
@@ -74,13 +84,16 @@ __all__ = [
     "make_batches",
     "make_lessons",
     "make_loss",
+    "make_mixed",
     "mask_and_tune",
     "privileged_group",
     "run_best",
+    "run_brief_values",
     "run_paths",
     "run_phases",
     "settles",
     "train_cells",
+    "tune_averaged",
     "tune_edit",
     "tune_from",
     "tune_values",

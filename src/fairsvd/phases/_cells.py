@@ -123,9 +123,11 @@ def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
     To be trained anew, a network whose copy cannot be the package's own instead.
     """
     data, seed = cells.task.data, int(rng.integers(2**31 - 1))
+    # The package has no network for named inputs: the copy keeps its weights.
+    named = data.editing.X.fields is not None
     with seeded_globally(seed):
         network = _with_cells(cells)
-        if cells.joint == "refit" and (network is None or not _reset(network)):
+        if cells.joint == "refit" and (network is None or not _reset(network)) and not named:
             network = CellNetwork(_default_network(data, cells.n_cells), "logits", None)
             network = network.to(data.device, data.dtype)
     if network is None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..base import NetworkEditor, StrOptions, Task, parameter, positive_int, with_parameters
+from ..base import (
+    NetworkEditor,
+    StrOptions,
+    Task,
+    parameter,
+    positive,
+    positive_int,
+    with_parameters,
+)
 from ._batches import is_table
+from ._budget import Budget, find_budget
 from ._cells import JOINTS, count_teachers
 from ._teacher import Teacher, find_teacher
 
@@ -32,6 +41,12 @@ class TuningEditor(NetworkEditor):
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
         independence of label and group would give it, else "classes". Not used with a teacher.
+    max_epochs : float or None, default=None
+        Budget of the edit, judging included, in passes over the editing rows: a row that is learned
+        from costs one visit, a row that is only judged a third. The budget decides how many steps
+        and candidates there are, one weight of the soft gap is tried, rows are mixed with one
+        another, and a threshold is only moved where that gains more than noise. None: 15 for
+        images, unless ``max_steps`` is given; no budget for tables.
 
     Attributes
     ----------
@@ -45,9 +60,14 @@ class TuningEditor(NetworkEditor):
     joint: str = parameter(StrOptions({"auto", *JOINTS}), default="auto")
     n_teachers: int | None = parameter(positive_int(), None, default=None)
     balance: str | None = parameter(StrOptions({"auto", "cells", "classes"}), None, default="auto")
+    max_epochs: float | None = parameter(positive(), None, default=None)
 
     def _loss_balance(self) -> str | None:
         return self.balance
+
+    def _budget(self, task: Task) -> Budget | None:
+        """Find what the edit may cost; None: as much as its other parameters say."""
+        return find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
 
     def _imitates(self, task: Task, gap_weight: float | None) -> bool:
         """Tell whether the edit imitates a teacher.
@@ -55,16 +75,23 @@ class TuningEditor(NetworkEditor):
         Raises
         ------
         ValueError
-            A teacher is requested, and a weight of the soft gap too.
+            A teacher is requested, and a weight of the soft gap too, or there is no rule to teach.
         """
         if self.objective == "teacher" and gap_weight is not None:
             raise ValueError(
                 f"gap_weight={gap_weight!r} is the weight of the soft gap, which "
                 "objective='teacher' does not follow. Use objective='soft_gap', or gap_weight=None."
             )
+        if self.objective == "teacher" and not task.constraint.has_rule:
+            names = ", ".join(each.name for each in task.constraint.listed)
+            raise ValueError(
+                f"objective='teacher' needs a gap whose fair rule is known, which {names} is not: "
+                "use objective='auto' or 'soft_gap', or add such a gap to constraint=."
+            )
         if self.objective != "auto":
             return self.objective == "teacher"
-        return is_table(task.data) and task.data.has_groups and gap_weight is None
+        known = task.data.has_groups and task.constraint.has_rule
+        return is_table(task.data) and known and gap_weight is None
 
     def _find_teacher(self, task: Task, rng: np.random.Generator) -> Teacher:
         """Train the teacher.

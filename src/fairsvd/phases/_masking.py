@@ -12,23 +12,22 @@ import torch
 from torch import Tensor
 
 from ..base import Candidate, Task
-from ..caching import Cache
 from ..layers import layer_parameters
-from ..masks import clamp_masks, harden, mask_variables, straight_through
+from ..masks import harden, mask_variables
 from ._batches import (
     count_candidates,
     count_lessons,
-    count_step_rows,
     count_steps,
     is_table,
     list_gap_weights,
 )
 from ._best import Best
+from ._brief_masks import LOOKS, run_brief_masks
+from ._budget import FORWARD, Budget, brief_weights
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
+from ._masking_path import MaskingPath
 from ._path import (
-    State,
-    TuningPath,
     count_best,
     count_settling,
     run_best,
@@ -48,52 +47,58 @@ MASK_RATE = 3e-2
 # The output layer moves slower in imitation of a teacher than what scales the other layers.
 HEAD_RATE = 3e-3
 
-# Mask variables of more bytes (256 MiB), those of large networks, are not kept for other caps.
-MAX_KEPT = 2**28
+
+# Candidates of a phase under a budget that has no phases of its own.
+FEW_LOOKS = 3
+
+# Parts of a budget that an imitation, the one beside it and the settling get.
+IMITATIONS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskingPath(TuningPath[M]):
-    """A path that removes entries of the network, then tunes what is left.
+@dataclass(frozen=True)
+class Plan:
+    """Weights of the soft gap to try, and what their paths have in common."""
 
-    Attributes
-    ----------
-    whole : MaskedEdit
-        The edit that keeps every entry.
-    max_removed : float or None
-        Cap on the removed share.
-    refines : bool
-        Whether more than the masks is tuned.
-    module, data, constraint, gap_weight, teacher, n_steps, seed, attributes, share, extra_loss
-        See :class:`TuningPath`.
-    """
+    weights: tuple[float, ...]
+    fields: dict[str, Any]
 
-    whole: M
-    max_removed: float | None
-    refines: bool = True
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Steps and candidates of a phase."""
+        return self.fields["n_steps"], self.fields["n_candidates"]
 
-    def key(self) -> dict[str, Any]:
-        """Return what a training of masks depends on, besides the scope of the data's cache."""
-        aim: Any = [self.gap_weight, count_step_rows(self.data)]
-        if self.teacher is not None:
-            # Lessons have batches of their own size, of validation rows too.
-            rows = self.data.lesson_rows.index
-            aim = [self.teacher.rule.weights, self.data.batch_size, rows]
-        return {
-            # By value: another solver has other factors of equal shape.
-            "entries": self.whole.entries(),
-            "aim": aim,
-            "refines": self.refines,
-            "margin": self.data.margin,
-            "constraint": vars(self.constraint),
-            "n_steps": self.n_steps,
-            "n_candidates": self.n_candidates,
-            "seed": [self.seed.entropy, self.seed.spawn_key],
-        }
 
-    def cache_for(self, size: int) -> Cache:
-        """Return the data's cache, or one that keeps nothing if a candidate has too many bytes."""
-        return self.data.cache if self.n_candidates * size <= MAX_KEPT else Cache()
+def _plan(
+    task: Task,
+    *,
+    teacher: Teacher | None,
+    gap_weight: float | None,
+    max_steps: int | None,
+    budget: Budget | None,
+    looks: int,
+    imitates: bool | None = None,
+) -> Plan:
+    """Count steps and candidates, which a budget limits."""
+    data = task.data
+    imitates = teacher is not None if imitates is None else imitates
+    count = count_lessons if imitates else count_steps
+    n_steps, n_candidates = count(max_steps, data), count_candidates(data, imitates)
+    weights = (0.0,) if imitates else list_gap_weights(data, gap_weight)
+    if budget is None:
+        return Plan(weights, {"n_steps": n_steps, "n_candidates": n_candidates})
+    if imitates:
+        budget = budget.part(IMITATIONS)
+        # The teacher answers for every row that is learned from.
+        a_step = (1 + FORWARD) * min(data.batch_size, len(data.lesson_rows))
+        n_candidates = budget.count_looks(n_candidates)
+        n_steps = min(n_steps, budget.count_steps(n_candidates, a_step))
+    else:
+        weights = brief_weights(data, gap_weight)
+        n_candidates = budget.count_looks(looks)
+        n_steps = budget.count_steps(n_candidates)
+        n_steps = n_steps if max_steps is None else min(max_steps, n_steps)
+    fields = {"n_steps": n_steps, "n_candidates": n_candidates, "rows": budget.step_rows}
+    return Plan(weights, {**fields, "shows_both": n_candidates >= LOOKS})
 
 
 def mask_and_tune(
@@ -106,6 +111,7 @@ def mask_and_tune(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
+    budget: Budget | None,
     attributes: dict[str, Any],
     rng: np.random.Generator,
     n_jobs: int | None,
@@ -125,6 +131,8 @@ def mask_and_tune(
         Whom the edit imitates; None: it follows the soft gap.
     gap_weight : float or None
         Weight of the soft gap; None: several are tried.
+    budget : Budget or None
+        What is left to spend; None: ``max_steps`` alone counts.
     max_removed, max_steps, attributes, rng, n_jobs
         As the parameters of the editors and of :class:`MaskingPath`.
     """
@@ -135,28 +143,32 @@ def mask_and_tune(
         if stage is None:
             return
         start = best.value or whole
-    if teacher is None:
-        weights, n_steps = (
-            list_gap_weights(task.data, gap_weight),
-            count_steps(max_steps, task.data),
-        )
-    else:
-        weights, n_steps = (0.0,), count_lessons(max_steps, task.data)
+        budget = None if budget is None else budget.less(removal.visits)
+    plan = _plan(
+        task,
+        teacher=teacher,
+        gap_weight=gap_weight,
+        max_steps=max_steps,
+        budget=budget,
+        looks=LOOKS if stage is not None and start is None else FEW_LOOKS,
+    )
     paths = [
         MaskingPath[M].of(
             subtask,
             gap_weight=weight,
             teacher=teacher,
-            n_steps=n_steps,
             seed=seed,
             attributes=attributes,
             whole=whole,
             max_removed=max_removed,
             refines=stage is not None,
-            n_candidates=count_candidates(task.data, teacher is not None),
+            **plan.fields,
         )
-        for weight, subtask, seed in task.spread(weights, rng, n_jobs)
+        for weight, subtask, seed in task.spread(plan.weights, rng, n_jobs)
     ]
+    if budget is not None and teacher is None and stage is not None and start is None:
+        yield from run_paths(paths, run_brief_masks, n_jobs)
+        return
     learn = learn_masks if teacher is None else imitate_masked
     run = shallow = partial(run_phases, first=("masks", learn), second=None, start=start)
     if stage is not None:
@@ -178,16 +190,23 @@ def count_masked(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
+    budget: Budget | None,
 ) -> int:
     """Count the candidates of :func:`mask_and_tune` without a removal by scores."""
-    n_candidates = count_candidates(task.data, imitates)
+    plan = _plan(
+        task,
+        teacher=None,
+        gap_weight=gap_weight,
+        max_steps=max_steps,
+        budget=budget,
+        looks=LOOKS if refines else FEW_LOOKS,
+        imitates=imitates,
+    )
+    n_steps, n_candidates = plan.counts
     if not imitates:
-        n_paths, n_steps = (
-            len(list_gap_weights(task.data, gap_weight)),
-            count_steps(max_steps, task.data),
-        )
-        return count_best(n_paths, n_steps, n_candidates, 3 if refines else 1)
-    n_steps = count_lessons(max_steps, task.data)
+        if budget is not None and refines:
+            return LOOKS if plan.fields["shows_both"] else LOOKS // 2
+        return count_best(len(plan.weights), n_steps, n_candidates, 3 if refines else 1)
     beside = count_best(1, n_steps, n_candidates, int(refines and not is_table(task.data)))
     beside += count_settling(n_steps) if refines and settles(task.data) else 0
     if refines and max_removed is not None:
@@ -209,14 +228,10 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     values = path.whole.entries()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        leaves, clamp = list(masks.values()), partial(clamp_masks, masks)
-        for step in path.steps(state, leaves, path.data.margin, rng, MASK_RATE, clamp):
-            yield step, masks
+        masks = mask_variables(path.whole.units())
+        state = partial(path.whole.masked_state, masks)
+        for step in path.steps(state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp):
+            yield step, masks.by_name()
 
     cache = path.cache_for(sum(value.nbytes for value in values.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
@@ -245,16 +260,12 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
         edit, leaves, rates = _loosen(path, path.whole, head=True)
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return edit.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        moving = [*masks.values(), *leaves]
-        each, clamp = [MASK_RATE] * len(masks) + rates, partial(clamp_masks, masks)
-        named = {f"mask/{name}": mask for name, mask in masks.items()}
+        masks = mask_variables(edit.units())
+        state, moving = partial(edit.masked_state, masks), [*masks.leaves, *leaves]
+        each = [MASK_RATE] * len(masks.leaves) + rates
+        named = {f"mask/{name}": mask for name, mask in masks.by_name().items()}
         named |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
-        for step in first.steps(state, moving, path.data.margin, rng, each, clamp):
+        for step in first.steps(state, moving, path.data.margin, rng, each, masks.clamp):
             yield step, named
 
     cache = path.cache_for(sum(tensor.nbytes for tensor in [*values.values(), *leaves]))
@@ -269,6 +280,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
             yield step, hardened.detached()
     if capped:
         rest = replace(path, n_steps=path.n_steps - first.n_steps)
+        hardened = hardened.applied()
         for step in rest.steps(hardened.state, leaves, path.data.margin, rng, rates):
             yield first.n_steps + step, hardened.detached()
 

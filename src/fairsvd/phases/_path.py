@@ -17,11 +17,20 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
-from ..objective import SHARPNESS, Curves, Judge, edit_loss, imitation_loss
+from ..objective import (
+    SHARPNESS,
+    Curves,
+    Judge,
+    Verdict,
+    edit_loss,
+    imitation_loss,
+    make_shift,
+)
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
 from ._edit import Edit
+from ._mixed import brief_margin, make_mixed
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
@@ -46,7 +55,6 @@ START_FRACTION = 0.6
 
 # The soft gap is followed for so many steps after an imitation, at so small a share of the rates.
 SETTLING_STEPS, SETTLING_CANDIDATES, SETTLING_SCALE = 150, 3, 0.3
-
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
@@ -79,6 +87,11 @@ class TuningPath(Task, Generic[E]):
         Candidates that each phase yields.
     rate_scale : float, default=1.0
         Factor of all learning rates.
+    rows : int, optional
+        Rows of a step under a budget, which are mixed with one another; a threshold is then changed
+        only where that gains more than noise. None: there is no budget.
+    shows_both : bool, default=True
+        Under a budget, judge averaged values and the latest ones; False: only the former.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -92,6 +105,13 @@ class TuningPath(Task, Generic[E]):
     extra_loss: ExtraLoss | None = None
     n_candidates: int = 10
     rate_scale: float = 1.0
+    rows: int | None = None
+    shows_both: bool = True
+
+    @cached_property
+    def margin(self) -> float:
+        """The threshold of the losses of a phase that starts from the untouched network."""
+        return self.data.margin if self.rows is None else brief_margin(self.data)
 
     @property
     def every(self) -> int:
@@ -138,8 +158,11 @@ class TuningPath(Task, Generic[E]):
             Whenever a candidate is due.
         """
         batches: Iterable[Batch]
-        if self.teacher is None:
-            schedule, batches = "constant", make_batches(self.data, self.constraint.balance, rng)
+        balance = self.constraint.balance
+        if self.teacher is None and self.rows is not None:
+            schedule, batches = "constant", make_mixed(self.data, balance, rng, self.rows)
+        elif self.teacher is None:
+            schedule, batches = "constant", make_batches(self.data, balance, rng)
         else:
             schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
         weights = {"gap_weight": self.gap_weight, "share": self.share}
@@ -174,8 +197,14 @@ class TuningPath(Task, Generic[E]):
             logits = self.data.logits(self.module, edit.state())
         return logits, self.judge.curves(logits)
 
+    def judged(self, curves: Curves) -> Verdict:
+        """Judge a candidate, by its best threshold or under a budget by a steady one."""
+        if self.rows is None or self.teacher is not None:
+            return self.judge(curves)
+        return self.judge.steady(curves, self.margin)
+
     def candidate(
-        self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves
+        self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves, **record: Any
     ) -> Candidate:
         """Judge an edit and pack it, with a record of its origin."""
         aim = (
@@ -185,8 +214,8 @@ class TuningPath(Task, Generic[E]):
         )
         if self.rate_scale != 1:
             aim["rate_scale"] = self.rate_scale
-        params = {**aim, "stage": stage, "step": step}
-        return edit.pack(params, self.attributes, self.judge(curves), logits)
+        params = {**aim, "stage": stage, "step": step, **record}
+        return edit.pack(params, self.attributes, self.judged(curves), logits)
 
 
 def make_loss(
@@ -220,6 +249,7 @@ def make_loss(
         Maps (entries, logits, batch) to a term that is added.
     """
     data = task.data
+    shift = make_shift(margin, data.device, data.dtype)
     weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
 
     def loss(batch: Batch) -> Tensor:
@@ -227,9 +257,9 @@ def make_loss(
         logits = data.forward(task.module, entries, batch.X)
         if teacher is not None and batch.targets is not None:
             scale = teacher.sharpness
-            value = imitation_loss(logits, batch.targets, margin=margin, sharpness=scale)
+            value = imitation_loss(logits, batch.targets, margin=shift, sharpness=scale)
         else:
-            settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
+            settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **weights}
             value = edit_loss(logits, batch, task.constraint, **settings)
         return value if extra is None else value + extra(entries, logits, batch)
 
@@ -266,10 +296,14 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
+    task: Any = path.path if isinstance(path, _Numbered) else path
+    certified = task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            yield forget_beaten(candidate, best).owned()
+            if not certified:
+                candidate = forget_beaten(candidate, best)
+            yield candidate.owned()
             # What was not kept is freed before the next one is made.
             del candidate
 
@@ -438,8 +472,8 @@ def tune_edit(
     rate : float or sequence of float
         Learning rate, or one for each leaf.
     """
-    margin = path.data.margin
-    if path.teacher is None:
+    margin = path.margin
+    if path.teacher is None and path.rows is None:
         margin = path.judge.for_utility(path.measure(start)[1]).margin
     del start
     for step in path.steps(lambda: edited().state(), leaves, margin, rng, rate):

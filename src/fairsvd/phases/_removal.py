@@ -16,6 +16,7 @@ from ..masks import curvature_scores, lowest_masks, magnitude_scores, random_sco
 from ..networks import copied
 from ..objective import shift_logits
 from ._best import Best
+from ._budget import FORWARD
 from ._edit import M
 from ._path import START_FRACTION
 
@@ -92,6 +93,14 @@ class ScoredRemoval(Task, ABC, Generic[M]):
             first = self.first_curvature()
             for params in self._forms():
                 yield from self.in_rounds(params, first, self.curvature, self._scores_for(params))
+
+    @property
+    def visits(self) -> float:
+        """Count the visits of rows that the removals cost."""
+        scored = self.criterion not in ("magnitude", "random")
+        n = len(self.sparsities) * (len(self._forms()) if scored else 1)
+        rounds = 1 + n * (self.n_rounds - 1) if scored else 0
+        return n * FORWARD * len(self.data.judged) + rounds * len(self.data.editing)
 
     def one_shot(self, params: dict[str, object], scores: Mapping[str, Tensor]) -> Tried[M]:
         """Remove the lowest scores, for every sparsity."""

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
+from ..base import Candidate
 from ..layers import Factors
+from ._brief import Average, tune_averaged
 from ._edit import Edit
 from ._path import TuningPath, tune_edit
 
-__all__ = ["Values", "tune_from", "tune_values"]
+__all__ = ["VALUE_LOOKS", "Values", "run_brief_values", "tune_from", "tune_values"]
+
+# Looks at a path under a budget, each at averaged values and at the latest.
+VALUE_LOOKS = 2
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,16 @@ def tune_values(
     """Tune the values from a start, at its best threshold."""
     leaves = start.map(lambda value: value.detach().clone().requires_grad_())
     return tune_edit(path, start, leaves.tensors(), lambda: leaves, rng, rate)
+
+
+def run_brief_values(
+    path: TuningPath[Values], *, start: Values, rate: float
+) -> Iterator[Candidate]:
+    """Tune the values under a budget, from the untouched network on."""
+    leaves = start.map(lambda value: value.detach().clone().requires_grad_())
+    rates, rng = [rate] * len(leaves.tensors()), np.random.default_rng(path.seed.spawn(1)[0])
+    average = Average(leaves.tensors())
+    shown = tune_averaged(path, leaves.state, leaves.detached, average, [], rng, rates)
+    for step, averaged, edit in shown:
+        yield path.candidate(edit, "tune", step, *path.measure(edit), averaged=averaged)
+        del edit
