@@ -15,7 +15,7 @@ from ._evaluate import STATES, Evaluation
 from ._plot import plot_tradeoff
 from ._plot_groups import GROUPS_SHOWN, draw_errors, draw_scores
 from ._plot_mask import plot_mask
-from ._slices import BINS, name_group
+from ._slices import name_group
 from ._style import GROUP_COLORS, GROUP_MARKERS, PALE
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ STYLE: Any = {
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 NARROW = (5.0, 3.6)
 ROC_POINTS = 200
+# Points of a calibration curve, each of as many rows.
+BINS = 10
 
 
 class Chart(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._page_content import Content
 from ._page_words import LIMITS, NO_ADVICE
-from ._slices import LEGAL_RATIO, MEASURES
+from ._slices import LEGAL_RATIO, SHOWN
 from ._tables import before_after, format_table
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def records(report: Content) -> list[dict[str, Any]]:
     found = []
     for row in report.table.to_dict("records"):
         about = {"attribute": row["attribute"], "slice": row["group"], "state": row["state"]}
-        for name in MEASURES:
+        for name in SHOWN:
             ends = row[f"{name}_low"], row[f"{name}_high"]
             found.append(_record(name, about, row[name], None, ends, row["n"]))
         found.append(
@@ -128,7 +128,7 @@ def markdown_sections(report: Content) -> dict[str, str]:
     table = report.table
     shown = table[table["state"] != "threshold only"]
     gaps = report.gaps
-    columns = ["attribute", "group", "state", "n", *MEASURES, "impact_ratio"]
+    columns = ["attribute", "group", "state", "n", *SHOWN, "impact_ratio"]
     return {
         "Model description": _listed(facts["edit"]),
         "Model description/Intended uses & limitations": "\n\n".join(

@@ -10,7 +10,7 @@ from ._page_content import Content
 from ._page_formats import number
 from ._page_style import STYLE
 from ._page_words import LIMITS, NO_ADVICE, Facts
-from ._slices import LEGAL_RATIO, MEASURES
+from ._slices import LEGAL_RATIO, SHOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +101,7 @@ def _groups(table: pd.DataFrame) -> str:
 
 
 def _group_table(attribute: str, rows: pd.DataFrame) -> str:
-    names = {name: title for name, (title, _) in MEASURES.items()} | {
-        "impact_ratio": "impact ratio"
-    }
+    names = {**SHOWN, "impact_ratio": "impact ratio"}
     if rows["impact_ratio"].isna().all():
         del names["impact_ratio"]
     body = []
