@@ -19,10 +19,12 @@ endif
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast fuzz lint types unit doctest torture docs bench clean
+.PHONY: help demo test test-fast test-lowest test-simulated-cuda test-simulated-cuda-all \
+	test-torchvision fuzz lint types unit doctest torture docs examples bench clean
 
 help:
-	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | bench | clean"
+	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | examples | bench | clean"
+	@echo "make test-simulated-cuda | test-torchvision | test-lowest"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -47,11 +49,24 @@ $(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/fairsvd demo
 
-test: lint types unit doctest
+test: lint types unit doctest test-simulated-cuda
 
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+
+# torchvision comes with a torch of its own, built for CUDA: some 5.5 GB in another environment.
+VISION := .venv-torchvision
+
+$(VISION)/.for-test: pyproject.toml constraints.txt
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/python -m pip --disable-pip-version-check -qq install \
+		-c $(VISION)/constraints.txt -e . hypothesis pytest torch==2.14.1 torchvision==0.29.1
+	@touch $@
+
+test-torchvision: $(VISION)/.for-test
+	$(VISION)/bin/python -m pytest -q -rs tests/test_torchvision.py
 
 # Thousands of odd calls, in about an hour on two cores; `make test` makes 150 of them.
 FUZZ_CALLS ?= 10000
@@ -70,12 +85,24 @@ types: $(VENV)/.for-test
 unit: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-# README first, since it is the longest. The package's own warnings are advice about data, which the
-# examples need not be perfect in; all others stay errors.
+# What is for a CUDA device, in a process of its own: on a real one where torch finds it, else on a
+# simulated one (tests/simulated_cuda), which is made for the torch of constraints.txt; with another
+# torch it says so and skips. The second target leaves nothing out and takes some minutes.
+ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
+	tests/test_simulated_cuda.py tests/test_float16.py $(wildcard tests/test_cuda*.py)
+
+test-simulated-cuda: $(VENV)/.for-test
+	$(ON_CUDA) -m "not slow"
+
+test-simulated-cuda-all: $(VENV)/.for-test
+	$(ON_CUDA)
+
+# The package's own warnings are advice about data, which the examples need not be perfect in; all
+# others stay errors. The README's code runs in tests/test_readme.py.
 doctest: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
-		--doctest-modules --doctest-glob='*.rst' --doctest-glob=README.md \
-		-W ignore::fairsvd.exceptions.FairsvdWarning README.md docs src/fairsvd
+		--doctest-modules --doctest-glob='*.rst' \
+		-W ignore::fairsvd.exceptions.FairsvdWarning docs src/fairsvd
 
 # Fits that are killed, and fits that are interrupted, at many moments; some minutes.
 torture: $(VENV)/.for-test
@@ -84,6 +111,19 @@ torture: $(VENV)/.for-test
 docs: $(VENV)/.for-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+# Every example from beginning to end, as a reader runs it; each takes less than a minute.
+examples: $(VENV)/.for-test
+	@set -e; for script in examples/plot_*.py; do echo "== $$script"; \
+		MPLBACKEND=agg $(BIN)/python -W ignore $$script; done
+
+# In an environment of its own, with the lowest versions that pyproject.toml allows.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check -qq install \
+		-c constraints-lowest.txt -e ".[test]"
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" \
+		-W default
 
 bench: $(VENV)/.for-bench
 	@set -e; for script in benchmarks/*/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done

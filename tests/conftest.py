@@ -14,9 +14,24 @@ import sklearn
 import torch
 from hypothesis import settings
 
+import simulated_cuda
+
 # No deadline: the first call of a torch function is slow. Derandomised: a failure must come back.
 settings.register_profile("fairsvd", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("fairsvd")
+
+
+def pytest_configure() -> None:
+    """Where FAIRSVD_SIMULATED_CUDA is set, let tests that need a CUDA device have one.
+
+    Before any test is collected, since `skipif` asks for the device then.
+    """
+    if not os.environ.get("FAIRSVD_SIMULATED_CUDA") or torch.cuda.is_available():
+        return
+    reason = simulated_cuda.why_not()
+    if reason is not None:
+        pytest.exit(f"skipped: CUDA cannot be simulated: {reason}", returncode=0)
+    simulated_cuda.install()
 
 
 @pytest.hookimpl(tryfirst=True)

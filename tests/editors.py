@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import fairsvd.comparison  # noqa: F401  (editors are registered once their families are imported)
 from fairsvd import (
+    AdapterFineTuner,
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
@@ -21,13 +22,17 @@ ANY_GRID: dict[str, Sequence[Any]] = {"tolerance": [0.02, 0.5]}
 
 # Grids of registered editors' own parameters, in the place of the one above.
 OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+    "AdapterFineTuner": {"variant": ["plain", "orthogonal"]},
     "AdversarialDebiasing": {"alpha": [0.3, 3.0]},
     "AdversarialFineTuner": {"gap_weight": [1.0, 20.0]},
     "BiasMaskFineTuner": {"tuned_fraction": [0.1, 1.0]},
+    "DirectEffectFineTuner": {"effect_weight": [0.0, 10.0]},
     "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
     "FairPruner": {"sparsity": [0.0, 0.1]},
     "GapFineTuner": {"gap_weight": [0.3, 3.0]},
+    "InfluenceTuner": {"strength": [0.0, 1.0]},
     "LayerwiseOptimizer": {"parameters": [1, 2]},
+    "MinimalChangeTuner": {"n_examples": [1, 8]},
     "RandomPerturbation": {"scale": [0.05, 0.2]},
     "SelectiveFineTuner": {"top_k": [0.3, 1.0]},
 }
@@ -65,6 +70,11 @@ BESIDE = {
         SelectiveFineTuner.aim_fair,
         {"epochs": 3, "generator": "smoothed"},
         {"granularity": ["tensor", "unit"]},
+    ),
+    "AdapterFineTuner, unlearning": Configuration(
+        AdapterFineTuner,
+        {"max_steps": 3, "variant": "unlearning", "strength": 1.0},
+        {"rank": [1, 4]},
     ),
     "BMFT": Configuration(
         BiasMaskFineTuner.bmft, {"impair_epochs": 1}, {"tuned_fraction": [0.1, 1.0]}

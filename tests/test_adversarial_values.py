@@ -21,10 +21,10 @@ from fairsvd.intraprocessing._adversarial import (
     make_critic,
     run_duel,
 )
+from fairsvd.intraprocessing._adversary import Adversary
 from fairsvd.intraprocessing._critic import SignedBias, forward_with_features
 from fairsvd.intraprocessing._debiasing import (
     HEAD_START,
-    Adversary,
     DebiasingPath,
     run_debiasing,
 )

@@ -39,7 +39,7 @@ FLOORS = (
     {"base"},
     {"phases", "generative"},
     {"intraprocessing", "low_rank", "masking", "postprocessing", "selective"},
-    {"interop", "persistence", "report"},
+    {"interop", "monitor", "persistence", "report", "testing"},
     {"comparison"},
     {"cli"},
 )
@@ -59,7 +59,7 @@ MAX_BODY = 50
 # Slow to import and needed by few users: only inside the function that needs them.
 LATE_LIBRARIES = {
     *("aif360", "dask", "diffusers", "distributed", "fairlearn", "matplotlib", "narwhals"),
-    *("onnx", "onnxruntime", "onnxscript", "pandas", "skops", "tqdm", "transformers"),
+    *("onnx", "onnxruntime", "onnxscript", "pandas", "polars", "skops", "tqdm", "transformers"),
 }
 # Files imported only when a class of theirs is asked for, which derives from one of the library's.
 LATE_FILES = {
@@ -353,7 +353,7 @@ def test_an_early_import_of_a_late_file_would_be_seen(monkeypatch, line):
 def declared_requirements() -> set[str]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = ("images", "scale", "diffusion", "onnx", "pipelines")
+    optional = ("images", "scale", "diffusion", "onnx", "tables")
     required = [*project["dependencies"], *(r for name in optional for r in extras[name])]
     return {re.split(r"[^\w-]", requirement)[0] for requirement in required}
 

@@ -36,7 +36,9 @@ def test_version(capsys):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, fairsvd.cli as c; c._parser().format_help(); print('torch' in sys.modules)"
+    code = (
+        "import sys, fairsvd.cli as c; c.make_parser().format_help(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
 
@@ -50,7 +52,7 @@ def test_the_constraints_are_the_gaps():
     [
         ([], "COMMAND"),
         (["prove"], "invalid choice: 'prove'"),
-        (["audit", "x.csv", "--target", "y"], "--pred, --sensitive"),
+        (["audit", "x.csv", "--target", "y"], "--sensitive, --pred"),
         (["demo", "--constraint", "fair"], "invalid choice: 'fair'"),
         (["demo", "--seed", "one"], "invalid int value"),
     ],
@@ -261,7 +263,7 @@ def test_audit_refuses_labels_of_different_types(capsys, people, tmp_path):
 
 def test_audit_refuses_what_leaves_nothing_to_compare(capsys, people, csv, tmp_path):
     assert "--sensitive names no column" in refused(capsys, *asked(csv, ","))
-    assert "--pos-label 7" in refused(capsys, *asked(csv), "--pos-label", "7")
+    assert "--positive 7" in refused(capsys, *asked(csv), "--pos-label", "7")
     path = tmp_path / "women.csv"
     people[people.sex == "f"].to_csv(path, index=False)
     assert "single group 'f'" in refused(capsys, *asked(path))

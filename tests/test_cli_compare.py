@@ -45,15 +45,16 @@ def test_from_file_to_table(capsys, people, csv, tmp_path):
     assert status == 0
     assert "\r" not in err and {line.split(":")[0] for line in err.splitlines()} == {"compare"}
     assert "compare: 100% (" in err.splitlines()[-1]
-    heading = text.splitlines()[0]
-    assert "300 rows" in heading and "6 columns of numbers" in heading
-    assert "1 of categories" in heading and heading.endswith("not among them: y, sex.")
+    heading = text[: text.index("means over 2 folds\n\n")]
+    assert "300 rows of 7 features, 2 classes; sex: f " in heading
+    assert "Positive label: 1 (the other is 0" in heading
+    assert "Features: 6 columns of numbers and 1 of categories" in heading
+    assert "Left out: y (the target)" in heading and "Left out: sex (sensitive" in heading
     read = pd.read_csv(csv)
-    numbers = StandardScaler().fit_transform(read[list("abcdef")])
-    jobs = OneHotEncoder(sparse_output=False).fit_transform(read[["job"]])
+    # The command and the function take text as it is, and encode it in the same way.
     expected = compare(
         PEERS.split(","),
-        np.column_stack([numbers, jobs]),
+        read.drop(columns=["y", "sex"]),
         read["y"],
         read["sex"],
         cv=2,
@@ -101,7 +102,7 @@ def test_tolerance_and_seed_are_passed_on_and_the_interval_is_that_of_psi(capsys
 
 def test_the_groups_are_among_the_features_when_told(capsys, csv, tmp_path):
     text = run(capsys, *asked(csv, "--keep-sensitive", methods="threshold"))[1]
-    assert "2 of categories" in text and "not among them: y." in text
+    assert "2 of categories" in text and "Left out: y (the target)\n" in text
 
 
 def test_empty_cells_labels_and_failures(capsys, people, tmp_path):
@@ -124,7 +125,7 @@ def test_empty_cells_labels_and_failures(capsys, people, tmp_path):
         ({"sensitive": ","}, [], "--sensitive names no column"),
         ({"methods": "Thresholdoptimizer"}, [], "Did you mean 'ThresholdOptimizer'"),
         ({}, ["--constraints", "fair"], "wanted names among demographic_parity"),
-        ({}, ["--pos-label", "7"], "--pos-label 7 is not among the labels 0, 1"),
+        ({}, ["--pos-label", "7"], "--positive 7 is not among the labels 0, 1"),
         ({}, ["--plot", "p.doc"], "--plot p.doc must end in one of"),
         ({"folds": 1}, [], "at least 2 folds"),
         ({"folds": 299}, [], "n_splits=299 is more than the rows"),
@@ -149,9 +150,9 @@ def test_files_that_cannot_be_used(capsys, people, tmp_path):
 
 
 def test_what_is_not_asked_for_has_the_defaults_that_the_help_tells():
-    from fairsvd.cli import _parser
+    from fairsvd.cli import make_parser
 
-    parse = _parser().parse_args
+    parse = make_parser().parse_args
     rows = ["x.csv", "--target", "y", "--sensitive", "g"]
     wanted = {
         ("compare", *rows): {
@@ -173,7 +174,7 @@ def test_what_is_not_asked_for_has_the_defaults_that_the_help_tells():
 
 
 def test_the_default_methods_are_known():
-    from fairsvd.cli import _parser
+    from fairsvd.cli import make_parser
 
-    options = _parser().parse_args(["compare", "x.csv", "--target", "y", "--sensitive", "g"])
+    options = make_parser().parse_args(["compare", "x.csv", "--target", "y", "--sensitive", "g"])
     assert set(options.methods.split(",")) <= set(names())

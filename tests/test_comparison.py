@@ -109,9 +109,9 @@ def base(task):
     return trained(mlp(), task)
 
 
-def compared(mitigators, rows, **settings):
+def compared(methods, rows, **settings):
     settings = {"cv": 2, "random_state": 0, **settings}
-    return compare(mitigators, rows.X, rows.y, rows.group, **settings)
+    return compare(methods, rows.X, rows.y, rows.group, **settings)
 
 
 def harm_of(y, before, after, groups, constraint):
@@ -407,9 +407,9 @@ def test_instances_of_fairlearn_and_aif360(task, base):
 
 
 @pytest.mark.parametrize(
-    ("mitigators", "complaint"),
+    ("methods", "complaint"),
     [
-        ("FairLRF", "Unknown mitigator 'FairLRF'.*Did you mean 'FairLRFTransformer'"),
+        ("FairLRF", "Unknown method 'FairLRF'.*Did you mean 'FairLRFTransformer'"),
         (["Threshold"], "Did you mean 'threshold'"),
         ([QUICK, "GapFineTuner"], "GapFineTuner more than once: pass a dict"),
         ([GapFineTuner], "the class GapFineTuner"),
@@ -417,9 +417,9 @@ def test_instances_of_fairlearn_and_aif360(task, base):
         ([3], "hold a int: wanted a name"),
     ],
 )
-def test_what_is_no_mitigator(task, mitigators, complaint):
+def test_what_is_no_method(task, methods, complaint):
     with pytest.raises(ValueError, match=complaint):
-        compared(mitigators, task)
+        compared(methods, task)
 
 
 # Inputs
@@ -429,8 +429,8 @@ def test_what_is_no_mitigator(task, mitigators, complaint):
     ("changed", "complaint"),
     [
         (
-            {"X": pd.DataFrame({"job": ["a"] * 240, "n": 0.0})},
-            "X holds 'a' in column 'job'.*OneHotEncoder",
+            {"X": np.array([["a"]] * 240, dtype=object)},
+            "X holds 'a' in column 0.*OneHotEncoder",
         ),
         ({"X": np.full((240, 2), np.nan)}, "NaN"),
         ({"y": np.zeros(239)}, "239"),

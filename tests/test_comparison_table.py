@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from fairsvd import Comparison
-from fairsvd.comparison._table import HEADLINES, NEEDED, pareto_front
+from fairsvd.comparison._averages import HEADLINES, pareto_front
+from fairsvd.comparison._table import NEEDED
 
 VALUES = {
     # method: balanced accuracy and gap in each of three folds

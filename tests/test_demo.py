@@ -46,7 +46,15 @@ def small_task(monkeypatch) -> Task:
 def demo(capsys, small_task, tmp_path):
     """Run the demo on the small task."""
     return lambda *argv: run(
-        capsys, "demo", "--plot", tmp_path / "plots" / "p.png", "--max-steps", 40, *argv
+        capsys,
+        "demo",
+        "--plot",
+        tmp_path / "plots" / "p.png",
+        "--report",
+        tmp_path / "r.html",
+        "--max-steps",
+        40,
+        *argv,
     )
 
 

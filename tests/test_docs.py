@@ -33,22 +33,25 @@ def test_the_changelog_keeps_its_form():
     assert {line[4:] for line in lines if line.startswith("### ")} <= SECTIONS
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_relative_links_lead_somewhere(name):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", text(name))
     assert [target for target in targets if not (PROJECT / target).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-fast", "lint", "docs", "bench"])
-def test_readme_names_the_commands_of_the_makefile(target):
+TARGETS = ["demo", "test", "test-fast", "lint", "docs", "bench", "examples", "fuzz", "torture"]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "test-lowest"])
+def test_contributing_names_the_commands_of_the_makefile(target):
     assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE)
-    assert f"make {target}" in text("README.md")
+    assert f"`make {target}`" in text("CONTRIBUTING.md")
 
 
-def test_readme_lists_every_folder_of_the_package():
+def test_the_architecture_lists_every_folder_of_the_package():
     package = Path(fairsvd.__file__).parent
     folders = [path.parent.name for path in package.glob("*/__init__.py")]
-    assert [folder for folder in folders if f"{folder}/" not in text("README.md")] == []
+    assert [name for name in folders if f"{name}/" not in text("docs/architecture.rst")] == []
 
 
 def test_the_method_is_never_claimed_as_the_paper_s():

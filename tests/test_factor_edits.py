@@ -14,7 +14,8 @@ from fairsvd import FairLRFTransformer, FairLRFTransformerCV, FairPruner
 from fairsvd.caching import Cache
 from fairsvd.curvature import group_curvature, group_weight_curvature
 from fairsvd.layers import LowRankLinear, chosen_weights, factorise
-from fairsvd.low_rank._fairlrf import Removal, factors_of, keep_all
+from fairsvd.low_rank._factor_edit import keep_all
+from fairsvd.low_rank._fairlrf import Removal, factors_of
 from fairsvd.low_rank._grid import Point, path_frame, search_results
 from fairsvd.masking import _pruner
 from fairsvd.masking._pruner import Pruning

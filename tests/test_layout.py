@@ -56,7 +56,7 @@ def test_rows_keep_their_values_shape_and_type():
     assert grey[:2].stride() == (36, 1, 6, 1)
 
 
-def test_only_convolutions_on_a_cpu_ask_for_it():
+def test_only_convolutions_ask_for_it():
     rows = images()
     X = as_batches(rows.X)
     assert laid_out(convolutions(), X).channels_last

@@ -12,13 +12,8 @@ from torch import nn
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import EditData
 from fairsvd.layers import chosen_weights, factorise, full_rank
-from fairsvd.low_rank._fairlrf import (
-    Removal,
-    entries_of,
-    keep_all,
-    layer_of,
-    untouched_attributes,
-)
+from fairsvd.low_rank._factor_edit import entries_of, keep_all, untouched_attributes
+from fairsvd.low_rank._fairlrf import Removal, layer_of
 from fairsvd.masks import (
     curvature_scores,
     lowest_masks,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairsvd.layers import Factors
+from fairsvd.low_rank._rebuild import rebuild
+from fairsvd.masking._scaled import along_rows, mask_and_scale
 from fairsvd.masks import (
     START,
-    clamp_masks,
     curvature_scores,
     harden,
     lowest_masks,
@@ -19,7 +23,6 @@ from fairsvd.masks import (
     random_scores,
     removed_fraction,
     share_of,
-    straight_through,
 )
 
 # Few distinct values: ties are the rule.
@@ -36,55 +39,109 @@ def named(lists):
 
 def test_variables_start_as_if_everything_were_kept():
     values = {"a": torch.randn(1, 3, 2, dtype=torch.float64), "b": torch.zeros(2, 4)}
-    variables = mask_variables(values)
-    for name, variable in variables.items():
+    made = mask_variables([{name: value} for name, value in values.items()])
+    for leaf in made.leaves:
+        assert leaf.requires_grad
+        assert leaf.is_leaf
+    for name, variable in made.by_name().items():
         assert variable.shape == values[name].shape
         assert variable.dtype == values[name].dtype
-        assert variable.requires_grad
-        assert variable.is_leaf
+        assert not variable.requires_grad
         assert bool((variable == START).all())
-        assert bool((straight_through(variable) == 1).all())
-    assert removed_fraction(harden(variables)) == 0
+    assert removed_fraction(harden(made.by_name())) == 0
 
 
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20))
-def test_straight_through_values_are_0_and_1(values):
-    variable = torch.tensor(values, requires_grad=True)
-    hard = [1.0 if value > 0 else 0.0 for value in values]
-    assert straight_through(variable).tolist() == hard
-    assert harden({"a": variable})["a"].tolist() == [bool(h) for h in hard]
+def test_variables_of_one_type_share_a_leaf_up_to_16_mib():
+    small = {f"s{k}": torch.zeros(2, 3) for k in range(4)}
+    large = {"l/U": torch.zeros(1, 2**21), "l/V": torch.zeros(1, 2**21)}
+    units = [{name: value} for name, value in small.items()]
+    made = mask_variables([*units, large, {"t": torch.zeros(1)}])
+    assert [list(block.shapes) for block in made.blocks] == [list(small), list(large), ["t"]]
+    mixed = mask_variables([{"a": torch.zeros(2)}, {"b": torch.zeros(2, dtype=torch.float64)}])
+    assert [leaf.dtype for leaf in mixed.leaves] == [torch.float32, torch.float64]
 
 
-@given(st.integers(1, 20), st.integers(0, 99))
-def test_the_gradient_passes_as_if_the_mask_were_the_variable(n, seed):
+def test_what_an_optimiser_changes_shows_under_every_name():
+    made = mask_variables([{"a": torch.zeros(2)}, {"b": torch.zeros(1, 2)}])
+    views = made.by_name()
+    with torch.no_grad():
+        made.leaves[0].copy_(torch.tensor([-3.0, -1.0, 0.3, 7.0]))
+    made.clamp()
+    assert views["a"].tolist() == [-1.0, -1.0]
+    assert views["b"].tolist() == [[pytest.approx(0.3), 1.0]]
+    assert made.leaves[0].is_leaf
+    assert made.leaves[0].requires_grad
+
+
+def straight_through(variable):
+    """Give the 0/1 mask of a variable, by torch's own operators; its gradient passes unchanged."""
+    return (variable.detach() > 0).to(variable.dtype) + (variable - variable.detach())
+
+
+def factored(seed=0):
+    """Two layers, one of a grouped convolution, with variables of both signs and zero."""
     generator = torch.Generator().manual_seed(seed)
-    variable = torch.randn(n, generator=generator, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(n, generator=generator, dtype=torch.float64)
-    hard = (variable.detach() > 0).double().requires_grad_()
 
-    def loss(mask):
-        return (weights * (mask + 1).square()).sum() + mask.prod()
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    loss(straight_through(variable)).backward()
-    loss(hard).backward()
-    assert torch.equal(variable.grad, hard.grad)
-    assert bool(variable.grad.abs().sum() > 0)
-
-
-def test_a_removed_entry_gets_a_gradient_and_can_come_back():
-    variable = torch.tensor([-0.1, 0.1], requires_grad=True)
-    optimizer = torch.optim.SGD([variable], lr=0.3)
-    (-straight_through(variable)[0]).backward()
-    optimizer.step()
-    assert straight_through(variable).tolist() == [1.0, 1.0]
+    shapes = {"a": ((1, 5, 3), (1, 4, 3), (5, 4)), "b": ((2, 3, 2), (2, 4, 2), (6, 4, 1, 1))}
+    factors = {
+        name: Factors(draw(*u), draw(len(u) and u[0], u[2]), draw(*v), shape, f"{name}.weight")
+        for name, (u, v, shape) in shapes.items()
+    }
+    made = mask_variables([{f"{n}/U": f.U, f"{n}/V": f.V} for n, f in factors.items()])
+    with torch.no_grad():
+        made.leaves[0].copy_(draw(len(made.leaves[0])).round(decimals=0))
+    return factors, made
 
 
-def test_clamp_keeps_variables_in_range_in_place():
-    variable = torch.tensor([-3.0, -1.0, 0.3, 7.0], requires_grad=True)
-    clamp_masks({"a": variable})
-    assert variable.tolist() == pytest.approx([-1.0, -1.0, 0.3, 1.0])
-    assert variable.is_leaf
-    assert variable.requires_grad
+def test_rebuilt_weights_and_their_gradients_are_those_of_plain_operators():
+    factors, made = factored()
+    of_weight = {n: torch.randn(f.shape, dtype=torch.float64) for n, f in factors.items()}
+    S = {n: f.S.clone().requires_grad_() for n, f in factors.items()}
+    loose = {n: replace(f, S=S[n]) for n, f in factors.items()}
+    found = rebuild(made.blocks[0], loose)
+    sum((found[f"{n}.weight"] * g).sum() for n, g in of_weight.items()).backward()
+    theirs = {n: v.clone().requires_grad_() for n, v in made.by_name().items()}
+    plain_S = {n: f.S.clone().requires_grad_() for n, f in factors.items()}
+    for n, f in factors.items():
+        masks = (straight_through(theirs[f"{n}/{side}"]) for side in "UV")
+        weight = replace(f, S=plain_S[n]).masked(*masks).weight()
+        assert torch.equal(found[f"{n}.weight"], weight)
+        (weight * of_weight[n]).sum().backward()
+        assert torch.equal(S[n].grad, plain_S[n].grad)
+    for name, gradient in made.blocks[0].cut(made.leaves[0].grad).items():
+        assert torch.equal(gradient, theirs[name].grad)
+        # What is removed gets a gradient, too, and so can come back.
+        assert bool(gradient[theirs[name] <= 0].abs().sum() > 0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_masked_weights_and_their_gradients_are_those_of_plain_operators(scaled):
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        n: torch.randn(s, generator=generator) for n, s in (("a", (4, 3)), ("b", (2, 3, 2, 2)))
+    }
+    made = mask_variables([weights])
+    with torch.no_grad():
+        made.leaves[0].normal_(generator=generator)
+    mine, theirs = (
+        {n: torch.linspace(0.5, 2, len(w)).requires_grad_() for n, w in weights.items()}
+        for _ in range(2)
+    )
+    found = mask_and_scale(made.blocks[0], weights, mine if scaled else {})
+    sum(value.square().sum() for value in found.values()).backward()
+    for name, variable in made.by_name().items():
+        variable = variable.clone().requires_grad_()
+        weight = weights[name] * straight_through(variable)
+        if scaled:
+            weight = along_rows(theirs[name], weight) * weight
+        assert torch.equal(found[name], weight)
+        weight.square().sum().backward()
+        assert torch.equal(made.blocks[0].cut(made.leaves[0].grad)[name], variable.grad)
+        if scaled:
+            assert torch.equal(mine[name].grad, theirs[name].grad)
 
 
 @given(TENSORS)
@@ -211,10 +268,3 @@ def test_of_equal_scores_the_first_go_and_no_more_than_asked():
     assert lowest_masks(scores, 0.6)["a"].tolist() == [True, False, False, False, True]
     assert lowest_masks(scores, 0.0)["a"].all()
     assert not lowest_masks(scores, 1.0)["a"].any()
-
-
-def test_the_gradient_of_a_mask_is_one_for_one():
-    variable = torch.tensor([-0.3, 0.0, 0.4], requires_grad=True)
-    weights = torch.tensor([2.0, 3.0, 5.0])
-    (straight_through(variable) * weights).sum().backward()
-    assert variable.grad.tolist() == [2.0, 3.0, 5.0]

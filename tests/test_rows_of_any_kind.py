@@ -136,7 +136,7 @@ REFUSED = {
     "dictionary": ({"a": X[:, 0]}, r"X is a dict of names.*pandas.DataFrame\(X\)"),
     "generator": ((row for row in X), r"iterator \(generator\): pass list\(X\)"),
     "items of text": (Items(["a"] * N), r"Items whose items hold str.*array or tensor"),
-    "items of names": (Items([{"x": row} for row in X]), "items hold dict"),
+    "items of names": (Items([{"x": row} for row in X]), r"Sequential does not take \['x'\]"),
     "ragged items": (Items([row[: 2 + k % 2] for k, row in enumerate(X)]), r"\(2,\).*\(3,\)"),
     "items of lists": (Items(X.tolist()), r"a list stands for \(x, label\)"),
     "sparse dataset": (TensorDataset(TENSOR.to_sparse()), "sparse tensor"),

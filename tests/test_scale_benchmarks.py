@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +41,7 @@ def test_scale_benchmark_writes_a_table_and_json(
     # Everything runs once, and takes a second whatever its size.
     monkeypatch.setattr(bench, "least_seconds", lambda runs, _: [len([run()]) for run in runs])
     out = tmp_path / "found.json"
-    sections = [name for name in bench.SECTIONS if name != "memory"]
+    sections = [name for name in bench.SECTIONS if name not in ("memory", "fit")]
     assert bench.main(["--sections", *sections, "--out", str(out)]) == 0
     found = json.loads(out.read_text())["results"]
     assert {line["section"] for line in found} == set(sections)
@@ -49,7 +50,34 @@ def test_scale_benchmark_writes_a_table_and_json(
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(found)
     monkeypatch.setattr(bench, "peak_in_child", lambda n, _: 4000 * n)
     monkeypatch.setitem(sizes, "memory", (10, 20))
+    monkeypatch.setitem(sizes, "fit", (10, 20))
+    for seconds, a_row, status in ((1, 300, 0), (1, 400, 1), (301, 300, 1)):
+        found = partial(lambda s, b, n, _: [s, b * n], seconds, a_row)
+        monkeypatch.setattr(bench, "fit_in_child", found)
+        assert bench.main(["--sections", "fit"]) == status
     assert bench.main(["--sections", "memory"]) == 1  # 4,000 bytes a row are too many
+
+
+def test_gpu_benchmark_times_steps_where_it_is_told_to(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench: ModuleType = load("speed.bench_gpu")
+    monkeypatch.setattr(bench, "STEPS", (2, 6))
+    monkeypatch.setattr(bench, "TABLE", (80, 4))
+    # A fit takes a second, and as many hundredths as steps.
+    monkeypatch.setattr(bench, "measure", lambda _, run: (1 + 0.01 * run.__defaults__[0], 0))
+    out = tmp_path / "found.json"
+    assert bench.main(["--device", "cpu", "--sections", "steps", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["about"]["device"] == "CPU"
+    assert [line["what"] for line in found["results"]] == [
+        "a step of GapFineTuner on cpu",
+        "a step of FairLRFTransformer on cpu",
+    ]
+    assert [line["seconds"] for line in found["results"]] == pytest.approx([0.01, 0.01])
+    assert capsys.readouterr().out.startswith(f"CPU, torch {torch.__version__}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")

@@ -365,14 +365,14 @@ def test_two_attributes_in_one_search(routing, frame):
 
 def test_what_is_requested(routing):
     def requested(scorer):
-        return scorer.get_metadata_routing().score.requests
+        requests = scorer.get_metadata_routing().score.requests
+        return requests["sensitive_features"], requests["sample_weight"]
 
-    assert requested(fairness_scorer(NAME)) == {"sensitive_features": True}
+    assert requested(fairness_scorer(NAME)) == (True, None)
     named = fairness_scorer(NAME, sensitive_columns="sex")
-    assert requested(named) == {"sensitive_features": False}
-    assert requested(named.set_score_request(sensitive_features=True)) == {
-        "sensitive_features": True
-    }
+    assert requested(named) == (False, None)
+    assert requested(named.set_score_request(sensitive_features=True)) == (True, None)
+    assert requested(named.set_score_request(sample_weight="w")) == (True, "w")
 
 
 def test_requests_need_routing():

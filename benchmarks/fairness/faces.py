@@ -32,7 +32,7 @@ SIZES = (2000, 5000)
 QUICK_SIZES = (240, 200)
 
 
-def located(folder: str, name: str) -> Path:
+def located(folder: str, name: str, task: str = "faces-gender") -> Path:
     """Find a file below ``FAIRSVD_DATA``, or say what is missing."""
     from fairsvd.exceptions import DatasetNotFoundError
 
@@ -41,9 +41,9 @@ def located(folder: str, name: str) -> Path:
     if not root or not path.is_file():
         place = path if root else "FAIRSVD_DATA (not set)"
         raise DatasetNotFoundError(
-            f"the task faces-gender needs {folder}/{name}; looked for {place}. Nothing is "
-            "downloaded: let FAIRSVD_DATA name a folder that holds fairface/ and nets/, as "
-            "benchmarks/fairness/faces.py describes them, or leave the task out of --tasks."
+            f"the task {task} needs {folder}/{name}; looked for {place}. Nothing is "
+            "downloaded: let FAIRSVD_DATA name a folder that holds it, as the files of "
+            "benchmarks/fairness describe, or leave the task out of --tasks."
         )
     return path
 

@@ -34,7 +34,7 @@ class ImageProblem:
     steps : int
         Least number of batches of the base network's training.
     network : nn.Module or None
-        The base network, where others trained it on rows of theirs. Methods work on copies.
+        The base network, where a task brings its own. Methods work on copies.
     """
 
     task: str

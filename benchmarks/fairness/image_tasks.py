@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.fairness.faces import faces_by_race
-from benchmarks.fairness.image_rows import VALIDATION, ImageProblem, ImageTask, halves, taken
+from benchmarks.fairness.image_rows import ImageProblem, ImageTask, halves
+from benchmarks.fairness.lesions import LESION_TASKS
 from benchmarks.tasks import Rows
 
 __all__ = ["FORMS", "TASKS", "ImageProblem", "ImageTask", "load_problem"]
@@ -113,65 +114,11 @@ def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
     )
 
 
-def lesions(form: str, seed: int, dev: bool, quick: bool, column: str) -> ImageProblem:
-    """Load malignant (1) against benign (0) lesions, 8 x 8 grey, by age or by sex.
-
-    All images of a lesion are in one part: 40 % train the base network, 30 % edit, 30 % test.
-    Development runs test on a fifth of the base network's rows.
-    """
-    from sklearn.model_selection import GroupShuffleSplit
-
-    from fairsvd.datasets import load_ham10000_8x8
-
-    bunch = load_ham10000_8x8()
-    values = bunch.sensitive_features[column]
-    known = np.flatnonzero(values.notna().to_numpy())
-    names, g = np.unique(values.iloc[known].astype(str), return_inverse=True)
-    labels = bunch.target.to_numpy()[known]
-    rows = Rows(bunch.images[known], labels, g.astype(np.int64))
-    lesion = bunch.frame["lesion_id"].to_numpy()[known]
-
-    def parted(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        cut = GroupShuffleSplit(1, test_size=share, random_state=seed)
-        first, second = next(cut.split(positions, groups=lesion[positions]))
-        return positions[first], positions[second]
-
-    positions = np.arange(len(rows.y))[:: 8 if quick else 1]
-    rest, test = parted(positions, 0.3)
-    base, edit = parted(rest, 3 / 7)
-    if dev:
-        base, test = parted(base, 0.2)
-    train, validation = parted(edit, VALIDATION)
-    return ImageProblem(
-        task="",
-        form=form,
-        seed=seed,
-        groups=tuple(map(str, names)),
-        base=taken(rows, base),
-        unbiased=None,
-        train=taken(rows, train),
-        validation=taken(rows, validation),
-        test=taken(rows, test),
-        steps=0 if quick else 1500,
-    )
-
-
-def lesions_by_age(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Compare ages below 60 with 60 and older."""
-    return lesions(form, seed, dev, quick, "age_group")
-
-
-def lesions_by_sex(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Compare women with men."""
-    return lesions(form, seed, dev, quick, "sex")
-
-
 TASKS = {
     "tinted-fashion": ImageTask(fashion, ("biased", "unbiased")),
     "tinted-fashion-64": ImageTask(enlarged_fashion, ("biased", "unbiased")),
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
-    "lesions-age": ImageTask(lesions_by_age, ("as-is",)),
-    "lesions-sex": ImageTask(lesions_by_sex, ("as-is",)),
+    **LESION_TASKS,
     "faces-gender": ImageTask(faces_by_race, ("as-is",)),
 }
 

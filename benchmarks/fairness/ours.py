@@ -33,12 +33,20 @@ LABELS = {
     "adversarial-debiasing": ("AdversarialDebiasing", "adversarial debiasing"),
     "selective": ("SelectiveFineTuner", "selective fine-tuning"),
     "rule": ("BlindPostProcessor", "fair rule, cells fine-tuned (default)"),
+    "direct-effect": ("DirectEffectFineTuner", "direct effect of the group's columns"),
+    "minimal-change": ("MinimalChangeTuner", "minimal change on counter-examples"),
+    "adapters": ("AdapterFineTuner", "low-rank adapters, adversarial (default)"),
+    "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
 }
 
 # An editor that is new in the package has a row under the name of its class.
 EDITORS = LABELS | {
     name: (name, name) for name in sorted(set(REGISTERED) - {kind for kind, _ in LABELS.values()})
 }
+
+# Does a low rank keep the bias of the base network (arXiv:2405.18572)? The largest is every layer's
+# full rank.
+RANKS = (1, 2, 4, 8, 64)
 
 
 def class_of(editor: str) -> Callable[..., Any]:
@@ -181,6 +189,23 @@ OURS = {
     "pruner-soft-gap": own("FairPruner", "weight pruning, soft gap", objective="soft_gap"),
     "gap-soft-gap": own("GapFineTuner", "gap fine-tuning, soft gap", objective="soft_gap"),
     "gap-descent": own("GapFineTuner", "gap descent", mode="descent"),
+    "adapters-plain": own("AdapterFineTuner", "low-rank adapters, plain", variant="plain"),
+    "adapters-orthogonal": own(
+        "AdapterFineTuner", "low-rank adapters, orthogonal", variant="orthogonal"
+    ),
+    "adapters-unlearning": own(
+        "AdapterFineTuner", "low-rank adapters, unlearning", variant="unlearning"
+    ),
+    **{
+        f"adapters-rank-{rank}": own(
+            "AdapterFineTuner",
+            f"low-rank adapters, soft gap, rank {rank}",
+            variant="plain",
+            gap_weight=1.0,
+            rank=rank,
+        )
+        for rank in RANKS
+    },
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

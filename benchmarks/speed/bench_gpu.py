@@ -1,9 +1,15 @@
-"""Compare the edit of an image network on a GPU with one epoch of plain passes.
+"""Measure on a GPU: an edit, predictions and training steps, in a few minutes.
 
-The edit is by curvature in all hidden layers of a network of ResNet-18's size (see
-``residual.py``), on images that a dataset makes on request. The base is one forward and backward
-pass over the same images, with weight gradients. Without a CUDA device nothing is measured;
-``--device cpu --rows 64 --size 64`` tries the script out.
+* "edit": by curvature in all hidden layers of a network of ResNet-18's size (see ``residual.py``),
+  on images that a dataset makes on request, against one forward and backward pass over the same
+  images, with weight gradients.
+* "predict": the same network's logits of images in the host's memory, in float32 and TF32, with
+  images as they come and with their channels last.
+* "steps": one step of an edit of a network of three layers on a table, on the device and on the
+  CPU; the difference of two fits, so that what a fit does besides does not count.
+
+Without a CUDA device nothing is measured; ``--device cpu --rows 64 --size 64`` tries the script
+out. The first line that it prints names the device.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +35,11 @@ from benchmarks.speed.bench_edit import peak_bytes
 from benchmarks.speed.made import MadeRows, codes
 
 PRECISIONS = ("full", "mixed")
+SECTIONS = ("edit", "predict", "steps")
+# Images of the predictions at most, and how many times they are predicted.
+PREDICTED, REPEATS = 2_000, 3
+# Steps of the two fits that are compared, and rows and columns of their table.
+STEPS, TABLE = (50, 250), (4_000, 32)
 
 
 @dataclass(frozen=True)
@@ -42,10 +54,12 @@ class Line:
     ratio: float | None = None
 
     def cells(self) -> tuple[str, ...]:
+        short = self.seconds < 0.1
+        time = f"{1000 * self.seconds:.2f} ms" if short else f"{self.seconds:.2f} s"
         times = "" if self.ratio is None else f"{self.ratio:.2f}"
         rate = f"{self.n_rows / self.seconds:.0f}" if self.n_rows else ""
-        peak = f"{self.peak / 2**20:.0f} MiB"
-        return self.precision, self.what, f"{self.seconds:.2f} s", times, rate, peak
+        peak = f"{self.peak / 2**20:.0f} MiB" if self.peak else ""
+        return self.precision, self.what, time, times, rate, peak
 
 
 def network(data: MadeRows, device: torch.device, seed: int) -> nn.Module:
@@ -123,9 +137,67 @@ def measure(options: argparse.Namespace, run: Callable[[], None]) -> tuple[float
     return spent, torch.cuda.max_memory_allocated(options.device) if on_gpu else peak_bytes()
 
 
+def predictions(options: argparse.Namespace, module: nn.Module) -> Iterator[Line]:
+    """Predict images that lie in memory, all at once."""
+    from fairsvd.arrays import as_batches
+    from fairsvd.networks import all_logits
+
+    n_rows = min(PREDICTED, options.rows)
+    X = as_batches(np.stack([options.data[i] for i in range(n_rows)]))
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for name, tf32 in (("float32", False), ("TF32", True)):
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
+        for order, rows in (("", X), (", channels last", X.with_channels_last())):
+            runs = [
+                measure(options, lambda rows=rows: all_logits(module, rows, "logits"))
+                for _ in range(1 + REPEATS)
+            ]
+            # The first run chooses algorithms.
+            spent, peak = min(runs[1:])
+            yield Line(name, f"predictions{order}", spent, n_rows, peak)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def steps(options: argparse.Namespace) -> Iterator[Line]:
+    """Time a step of some editors, on the device and on the CPU."""
+    from fairsvd import FairLRFTransformer, GapFineTuner
+    from fairsvd.networks import MLP
+
+    n_rows, width = TABLE
+    data = MadeRows(n_rows, (width,), options.seed)
+    X = np.stack([data[i] for i in range(n_rows)])
+    y, group = codes(n_rows, 2, options.seed)
+    module = MLP(width, 2, (64, 64), generator=torch.Generator().manual_seed(options.seed))
+    settings = {"objective": "soft_gap", "gap_weight": 1.0, "random_state": options.seed}
+    for kind, own in ((GapFineTuner, {}), (FairLRFTransformer, {"refine": None})):
+        for device in dict.fromkeys((str(options.device), "cpu")):
+
+            def fit(n_steps: int, kind=kind, own=own, device=device) -> None:
+                editor = kind(module, max_steps=n_steps, device=device, **settings, **own)
+                editor.fit(X, y, sensitive_features=group)
+
+            fit(STEPS[0])
+            spent = [measure(options, lambda n=n, fit=fit: fit(n))[0] for n in STEPS]
+            seconds = max(0.0, spent[1] - spent[0]) / (STEPS[1] - STEPS[0])
+            yield Line("full", f"a step of {kind.__name__} on {device}", seconds, 0, 0)
+
+
 def bench(options: argparse.Namespace) -> Iterator[Line]:
     options.data = MadeRows(options.rows, (3, options.size, options.size), options.seed)
-    module = network(options.data, options.device, options.seed)
+    if {"edit", "predict"} & set(options.sections):
+        module = network(options.data, options.device, options.seed)
+    if "edit" in options.sections:
+        yield from edits(options, module)
+    if "predict" in options.sections:
+        yield from predictions(options, module)
+    if "steps" in options.sections:
+        yield from steps(options)
+
+
+def edits(options: argparse.Namespace, module: nn.Module) -> Iterator[Line]:
+    """Edit the network, and pass over the same images."""
     few = argparse.Namespace(**{**vars(options), "rows": min(128, options.rows)})
     few.data = MadeRows(few.rows, options.data.shape)
     for precision in options.precisions:
@@ -151,6 +223,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=10_000, help="images (default 10000)")
     parser.add_argument("--size", type=int, default=224, help="height and width (default 224)")
     parser.add_argument("--batch", type=int, default=128, help="images a step of the epoch")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the same numbers there as JSON")
@@ -168,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         options.device = torch.device("cuda")
     name = device_name(options.device)
-    print(f"{name}, torch {torch.__version__}, {options.rows} images of 3 x {options.size}^2\n")
+    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
+    print(f"{name}, {versions}, {options.rows} images of 3 x {options.size}^2\n")
     print("| precision | what | time | of an epoch | images a second | peak memory |")
     print("|---|---|---|---|---|---|")
     lines = []

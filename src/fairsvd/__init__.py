@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name is at home; a class that is added to the package gets its line here.
 _HOMES = {
+    "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
     "BiasMaskFineTuner": "masking",
@@ -19,31 +20,43 @@ _HOMES = {
     "CellSampler": "generative",
     "Comparison": "comparison",
     "ConvNet": "networks",
+    "CountLimit": "objective",
+    "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
     "GapFineTuner": "intraprocessing",
+    "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
+    "InfluenceTuner": "intraprocessing",
     "JointStratifiedKFold": "model_selection",
     "LayerwiseOptimizer": "intraprocessing",
     "LowRankConv2d": "layers",
     "LowRankLinear": "layers",
     "MLP": "networks",
+    "MinimalChangeTuner": "intraprocessing",
+    "MinimumRate": "objective",
     "NetworkEditor": "base",
+    "NoHarm": "objective",
     "PhiObjective": "objective",
     "RandomPerturbation": "intraprocessing",
+    "RatioLimit": "objective",
     "SelectiveFineTuner": "selective",
+    "TextFrame": "datasets",
     "autophagy_audit": "generative",
     "best_under_gap": "model_selection",
     "compare": "comparison",
+    "disparity_table": "metrics",
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
     "group_table": "metrics",
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop"})
+_SUBMODULES = frozenset(
+    "datasets exceptions generative interop metrics monitor report testing".split()
+)
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -52,9 +65,15 @@ if TYPE_CHECKING:
     from . import exceptions as exceptions
     from . import generative as generative
     from . import interop as interop
+    from . import metrics as metrics
+    from . import monitor as monitor
+    from . import report as report
+    from . import testing as testing
     from .base import NetworkEditor as NetworkEditor
-    from .comparison import *
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
     from .datasets import ImageFrame as ImageFrame
+    from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit
@@ -63,6 +82,7 @@ if TYPE_CHECKING:
     from .layers import LowRankLinear as LowRankLinear
     from .low_rank import *
     from .masking import *
+    from .metrics import disparity_table as disparity_table
     from .metrics import fairness_score as fairness_score
     from .metrics import fairness_scorer as fairness_scorer
     from .metrics import group_table as group_table
@@ -70,7 +90,12 @@ if TYPE_CHECKING:
     from .model_selection import best_under_gap as best_under_gap
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
+    from .objective import CountLimit as CountLimit
+    from .objective import GapLimit as GapLimit
+    from .objective import MinimumRate as MinimumRate
+    from .objective import NoHarm as NoHarm
     from .objective import PhiObjective as PhiObjective
+    from .objective import RatioLimit as RatioLimit
     from .persistence import load as load
     from .persistence import save as save
     from .postprocessing import *

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 __all__ = ["one_torch_thread", "resolve_seed", "seeded_globally", "stage_rng", "torch_generator"]
 
 # One number per stage, so that a change in one stage leaves the draws of the others alone.
-STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4}
+STAGES = {"split": 0, "base": 1, "edit": 2, "bootstrap": 3, "sample": 4, "certificate": 5}
 
 _GLOBAL_STATE = threading.RLock()
 _THREADS = threading.Lock()
@@ -87,20 +87,44 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @contextmanager
-def seeded_globally(seed: int) -> Iterator[None]:
+def seeded_globally(seed: int, device: Any = None) -> Iterator[None]:
     """Seed torch's, numpy's and Python's global generators for a block, then restore them.
 
     Use it around foreign code that draws from them. ``torch.random.fork_rng`` alone is not
     thread-safe, hence one lock for the whole process.
+
+    CUDA is left alone in a process that has not used it: to start it takes memory of every GPU
+    and time, and a forked child of a process that uses it cannot. Where the block itself is to use
+    it, say so.
+
+    Parameters
+    ----------
+    seed : int
+    device : str, torch.device or None, default=None
+        The device that the block draws on, if it may be the first to use it.
     """
     with _GLOBAL_STATE:
         numpy_state, python_state = np.random.get_state(), random.getstate()
         try:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
+            with _torch_seeded(seed, "cpu" if device is None else torch.device(device).type):
                 np.random.seed(seed % 2**32)
                 random.seed(seed)
                 yield
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+@contextmanager
+def _torch_seeded(seed: int, kind: str) -> Iterator[None]:
+    if kind == "cuda":
+        torch.cuda.init()
+    # False in a forked child of a process that uses it.
+    on_cuda = torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if on_cuda else []):
+        if on_cuda or kind not in ("cpu", "cuda"):
+            torch.manual_seed(seed)
+        else:
+            # Not torch.manual_seed, which leaves the seed for CUDA to start with.
+            torch.default_generator.manual_seed(seed)
+        yield

@@ -17,6 +17,7 @@ __all__ = [
     "MissingSensitiveFeaturesWarning",
     "ModelFileError",
     "NetworkError",
+    "OutOfMemoryWarning",
     "OutputKindWarning",
     "OverfittedNetworkWarning",
     "RankWarning",
@@ -84,6 +85,10 @@ class SmallCellWarning(FairsvdWarning):
 
 class OutputKindWarning(FairsvdWarning):
     """A network's output was taken for probabilities, but it could be logits."""
+
+
+class OutOfMemoryWarning(FairsvdWarning):
+    """A device's memory did not hold a batch, so that smaller ones were taken."""
 
 
 class OverfittedNetworkWarning(FairsvdWarning):

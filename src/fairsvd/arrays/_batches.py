@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._messages import listed
 from ..groups import cell_codes
+from ._fields import Fields
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
 
@@ -44,6 +45,10 @@ class Batches:
         Maps row numbers to a value that identifies those rows, without reading them.
     channels_last : bool, default=False
         Return images with their channels last in memory; shapes do not change.
+    home : torch.device, optional
+        The device in whose memory all rows are, see :func:`fairsvd.arrays.hold_on`.
+    fields : Fields, optional
+        The inputs of which a row consists, packed into one tensor.
     """
 
     fetch: Callable[[NDArray[np.int64]], Tensor]
@@ -54,6 +59,8 @@ class Batches:
     fetch_augmented: Callable[[NDArray[np.int64], int], Tensor] | None = None
     stamp: Callable[[NDArray[np.int64]], Any] | None = None
     channels_last: bool = False
+    home: torch.device | None = None
+    fields: Fields | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -68,24 +75,39 @@ class Batches:
             A value is finite as stored and infinite in ``dtype``.
         """
         index = self.index[positions]
-        return self._handed_out(self.fetch(index), index)
+        return self.handed_out(self.fetch(index), index)
 
     def for_training(self, positions: Any, generator: torch.Generator) -> Tensor:
         """Read rows for a training step: augmented, with draws from ``generator``, or plain."""
-        if self.fetch_augmented is None:
-            return self[positions]
-        seed = int(torch.randint(2**31, (), generator=generator))
-        index = self.index[positions]
-        return self._handed_out(self.fetch_augmented(index, seed), index)
+        return self.for_step(positions, self.draw_seed(generator))
 
-    def _handed_out(self, rows: Tensor, index: NDArray[np.int64]) -> Tensor:
+    def draw_seed(self, generator: torch.Generator) -> int | None:
+        """Draw the seed of a step's augmentation; None, and no draw, for plain rows."""
+        if self.fetch_augmented is None:
+            return None
+        return int(torch.randint(2**31, (), generator=generator))
+
+    def for_step(self, positions: Any, seed: int | None) -> Tensor:
+        """Read rows for a training step: augmented, with draws from a seed, or plain."""
+        if self.fetch_augmented is None or seed is None:
+            return self[positions]
+        index = self.index[positions]
+        return self.handed_out(self.fetch_augmented(index, seed), index)
+
+    def handed_out(self, rows: Tensor, index: NDArray[np.int64] | None = None) -> Tensor:
+        """Convert rows as read to the type and the order in memory that are asked for.
+
+        ``index`` has their numbers, for the message if a value is infinite in that type; None: they
+        were checked before.
+        """
         if not self.channels_last:
             handed_out = rows.to(self.dtype)
         else:
             # Not by ``to``: grey images count as having either order, so it would change nothing.
             turned = torch.empty_like(rows, dtype=self.dtype, memory_format=torch.channels_last)
             handed_out = turned.copy_(rows)
-        if rows.is_floating_point() and rows.dtype.itemsize > self.dtype.itemsize:
+        narrower = rows.is_floating_point() and rows.dtype.itemsize > self.dtype.itemsize
+        if index is not None and narrower:
             _check_range(rows, handed_out, index)
         return handed_out
 
@@ -129,12 +151,18 @@ class Batches:
         """Return images (n, C, H, W) in the order (n, H, W, C) in memory."""
         return replace(self, channels_last=True)
 
+    @property
+    def is_continuous(self) -> bool:
+        """Tell whether something lies between two rows: none holds numbers that are looked up."""
+        return self.dtype.is_floating_point and (self.fields is None or self.fields.is_continuous)
+
     def held(self) -> Batches:
         """Read all rows once and keep them for many passes, if one block can hold them."""
-        if len(self) > self.block_size(len(self)):
+        if self.home is not None or len(self) > self.block_size(len(self)):
             return self
         rows = torch.cat(list(self.blocks(1024)))
-        return Batches(partial(_from_held, rows), np.arange(len(rows)), self.dtype)
+        fetch, index = partial(_from_held, rows), np.arange(len(rows))
+        return Batches(fetch, index, self.dtype, fields=self.fields)
 
     @property
     def item_shape(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,12 @@ from torch.utils.data import Dataset, TensorDataset
 from .._messages import listed
 from .._rng import seeded_globally
 from ..containers import as_known, as_numbers, is_frame
-from ..datasets import ImageFrame
+from ..datasets import ImageFrame, TextFrame
 from ._batches import Batches
+from ._fields import Fields, as_input
 from ._lazy import LazyRows, is_lazy
 
-__all__ = ["as_batches", "is_dataset", "read_array_rows"]
+__all__ = ["as_batches", "is_dataset", "read_array_rows", "read_first"]
 
 
 def is_dataset(X: Any) -> bool:
@@ -27,12 +28,17 @@ def is_dataset(X: Any) -> bool:
     return isinstance(X, Dataset)
 
 
-def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = None) -> Batches:
+def as_batches(
+    X: Any,
+    dtype: torch.dtype = torch.float32,
+    most: int | None = None,
+    fields: Fields | None = None,
+) -> Batches:
     """Read X row by row as tensors.
 
     Parameters
     ----------
-    X : ndarray, DataFrame, Tensor, lazy array, ImageFrame or Dataset
+    X : ndarray, DataFrame, Tensor, lazy array, ImageFrame, TextFrame or Dataset
         A table (n, d), images (n, C, H, W), anything with ``len`` that takes an integer array as
         an index, or a map-style dataset whose item is x or a tuple that begins with x. Rows of a
         lazy array or a dataset are checked as they are read.
@@ -40,6 +46,9 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = No
         Type of the returned tensors.
     most : int, optional
         Maximum number of files of an ImageFrame to read at a time. Default: as memory allows.
+    fields : Fields, optional
+        Inputs that each item of a dataset names (:func:`read_first`), and their types. Default: an
+        item is one array; of a TextFrame, its own.
 
     Returns
     -------
@@ -47,6 +56,10 @@ def as_batches(X: Any, dtype: torch.dtype = torch.float32, most: int | None = No
     """
     if isinstance(X, ImageFrame):
         return _of_frame(X, dtype, most)
+    if isinstance(X, TextFrame) and fields is None:
+        fields = Fields.of(X[0])
+    if fields is not None:
+        return _of_fields(X, fields, dtype)
     if isinstance(X, TensorDataset):
         X = _plain_tensor(X.tensors[0])
     elif is_lazy(X):
@@ -75,6 +88,22 @@ def _of_frame(X: ImageFrame, dtype: torch.dtype, most: int | None) -> Batches:
         fetch_augmented=partial(_augmented, X) if X.augment is not None else None,
         stamp=X.stamp,
     )
+
+
+def _of_fields(X: Any, fields: Fields, dtype: torch.dtype) -> Batches:
+    """Read rows of several inputs; integers stay what they are."""
+    read = _from_text if isinstance(X, TextFrame) else _from_items
+    dtype = dtype if fields.dtype.is_floating_point else fields.dtype
+    return Batches(partial(read, X, fields), np.arange(len(X)), dtype, fields=fields)
+
+
+def read_first(X: Any) -> Tensor | Fields:
+    """Read the first row of a dataset: as a tensor (1, ...), or which inputs it names."""
+    rows = np.arange(min(1, len(X)))
+    items = _items(X, rows)
+    if isinstance(items[0], Mapping):
+        return Fields.of(items[0])
+    return _checked(_stacked(items, X), rows)
 
 
 # Named functions, not closures: rows travel to worker processes by pickle.
@@ -111,11 +140,42 @@ def read_array_rows(X: Any, rows: NDArray[np.int64]) -> Tensor:
 
 
 def _from_dataset(dataset: Any, rows: NDArray[np.int64]) -> Tensor:
+    return _checked(_stacked(_items(dataset, rows), dataset), rows)
+
+
+def _from_items(dataset: Any, fields: Fields, rows: NDArray[np.int64]) -> Tensor:
+    """Read items that name their inputs."""
+    items = _items(dataset, rows)
+    for row, item in zip(rows, items, strict=True):
+        if not isinstance(item, Mapping) or set(item) != set(fields.names):
+            what = list(item) if isinstance(item, Mapping) else type(item).__name__
+            raise ValueError(
+                f"X is a {type(dataset).__name__} whose item {row} holds {what}, but the first "
+                f"one {list(fields.names)}: every item must name the same inputs."
+            )
+    inputs = {}
+    for name in fields.names:
+        values = [as_input(name, item[name]) for item in items]
+        shapes = {tuple(value.shape) for value in values}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"X is a {type(dataset).__name__} whose input {name!r} has rows of the shapes "
+                f"{listed(sorted(shapes))}: pad them to one length."
+            )
+        inputs[name] = torch.stack(values)
+    return _checked(fields.pack(inputs), rows)
+
+
+def _from_text(X: TextFrame, fields: Fields, rows: NDArray[np.int64]) -> Tensor:
+    inputs = {name: torch.from_numpy(values[rows]) for name, values in X.inputs.items()}
+    return _checked(fields.pack(inputs), rows)
+
+
+def _items(dataset: Any, rows: NDArray[np.int64]) -> list[Any]:
+    """Read items, without what follows x in a tuple."""
     fetch = getattr(dataset, "__getitems__", None)
     items = fetch(rows.tolist()) if fetch else [dataset[row] for row in rows.tolist()]
-    if isinstance(items[0], (tuple, list)):
-        items = [item[0] for item in items]
-    return _checked(_stacked(items, dataset), rows)
+    return [item[0] if isinstance(item, (tuple, list)) else item for item in items]
 
 
 def _stacked(items: list[Any], dataset: Any) -> Tensor:
@@ -130,6 +190,11 @@ def _stacked(items: list[Any], dataset: Any) -> Tensor:
         error: Exception = ValueError("a single number is no row, and a list stands for (x, label)")
     except (TypeError, ValueError, RuntimeError) as failure:
         error = failure
+    if isinstance(items[0], Mapping):
+        raise ValueError(
+            f"X is a {type(dataset).__name__} whose items name their inputs ({list(items[0])}), "
+            "but those of fit were single arrays: pass such rows."
+        ) from error
     kinds = {f"{type(x).__name__} of shape {tuple(np.shape(x))}" for x in items[:100]}
     raise ValueError(
         f"X is a {type(dataset).__name__} whose items hold {listed(sorted(kinds))}, which make no "

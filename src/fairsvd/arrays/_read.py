@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 from torch.utils.data import DataLoader, IterableDataset
 
+from .._messages import listed
 from ..containers import as_known, as_numbers, read_labels
-from ..datasets import ImageFrame
+from ..datasets import ImageFrame, TextFrame
 from ._batches import Batches
-from ._kinds import as_batches, is_dataset
+from ._fields import Fields
+from ._kinds import as_batches, is_dataset, read_first
 from ._lazy import LazyRows, is_lazy
 
 __all__ = ["Rows", "open_rows", "read", "read_again"]
@@ -47,7 +50,7 @@ def open_rows(X: Any) -> Any:
 
     Returns
     -------
-    X : DataFrame, ndarray, list, LazyRows, ImageFrame or Dataset
+    X : DataFrame, ndarray, list, LazyRows, ImageFrame, TextFrame or Dataset
 
     Raises
     ------
@@ -57,7 +60,7 @@ def open_rows(X: Any) -> Any:
     if isinstance(X, type):
         raise ValueError(f"X is the class {X.__name__}: pass an object that holds rows.")
     _refuse_streams(X)
-    if is_dataset(X) or isinstance(X, (ImageFrame, LazyRows)):
+    if is_dataset(X) or isinstance(X, (ImageFrame, LazyRows, TextFrame)):
         return X
     X = as_known(X, "X")
     if not is_lazy(X):
@@ -95,7 +98,7 @@ def _refuse_streams(X: Any) -> None:
     if isinstance(X, Mapping) and not hasattr(X, "tocsr"):
         raise ValueError(
             f"X is a {type(X).__name__} of names: pass a table (pandas.DataFrame(X)), or, for a "
-            "network of several inputs, a Dataset and a network that takes what its items hold."
+            "network that is called by names (input_ids, attention_mask), fairsvd.TextFrame(X)."
         )
 
 
@@ -139,14 +142,16 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
         # Half a batch: while a block of rows is read, the one before it may still be in use.
         batches = as_batches(X, most=max(1, batch_size // 2))
         return Rows(batches, _plain_labels(X, y), X.dtype == np.uint8, X.dtype.kind in "iu")
-    if is_dataset(X):
+    if is_dataset(X) or isinstance(X, TextFrame):
         y = _plain_labels(X, y)
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)  # left by an earlier fit on a table
-        batches = as_batches(X)
-        dtype = batches.fetch(batches.index[:1]).dtype
+        first = read_first(X)
+        if isinstance(first, Fields):
+            return Rows(as_batches(X, fields=first), y, is_bytes=False, is_integral=False)
+        dtype = first.dtype
         is_number = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-        return Rows(batches, y, dtype == torch.uint8, is_number)
+        return Rows(as_batches(X), y, dtype == torch.uint8, is_number)
     labels = _plain_labels(X, y)
     with _naming_rows():
         X, labels = validate_data(estimator, as_numbers(X), labels, dtype="numeric", allow_nd=True)
@@ -154,7 +159,7 @@ def read(estimator: Any, X: Any, y: Any, batch_size: int) -> Rows:
     return Rows(as_batches(X), labels, X.dtype == np.uint8, X.dtype.kind in "iu")
 
 
-def read_again(estimator: Any, X: Any) -> Batches:
+def read_again(estimator: Any, X: Any, fields: Fields | None = None) -> Batches:
     """Read X for a prediction; it must have the features of the fit.
 
     Parameters
@@ -162,7 +167,11 @@ def read_again(estimator: Any, X: Any) -> Batches:
     estimator : BaseEstimator
         Fitted.
     X : as of :func:`open_rows`
+    fields : Fields, optional
+        Inputs of a row of the fit, if those had names.
     """
+    if fields is not None or isinstance(X, TextFrame):
+        return _read_fields(X, fields)
     if isinstance(X, (LazyRows, ImageFrame)):
         validate_data(estimator, X, reset=False, skip_check_array=True)
     elif not is_dataset(X):
@@ -174,6 +183,25 @@ def read_again(estimator: Any, X: Any) -> Batches:
     if len(batches) == 0:
         raise ValueError("X has 0 rows: pass at least one.")
     return batches
+
+
+def _read_fields(X: Any, fitted: Fields | None) -> Batches:
+    if not is_dataset(X) and not isinstance(X, TextFrame):
+        wanted = "" if fitted is None else f" [{listed(fitted.names)}]"
+        raise ValueError(
+            f"X is a {type(X).__name__}, but the rows of fit had the inputs{wanted}: pass a "
+            "fairsvd.TextFrame of these, or a Dataset whose items name them."
+        )
+    if len(X) == 0:
+        raise ValueError("X has 0 rows: pass at least one.")
+    found = read_first(X)
+    if fitted is None or not isinstance(found, Fields):
+        raise ValueError(
+            "X must have rows of the kind of those of fit: one array each, or named inputs, not "
+            "the one then and the other now."
+        )
+    fitted.check_fits(found)
+    return as_batches(X, fields=replace(found, dtypes=fitted.dtypes))
 
 
 @contextmanager

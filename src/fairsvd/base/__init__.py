@@ -6,6 +6,7 @@ from ._choice import choose
 from ._editor import NetworkEditor
 from ._export import Scores
 from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
+from ._lazy_state import LazyState
 from ._parameters import (
     HasMethods,
     Interval,
@@ -20,10 +21,11 @@ from ._parameters import (
 from ._prepare import Prepared, prepare
 from ._progress import Progress, progress_bar
 from ._registry import EDITORS, QUICK, register_editor
-from ._request import make_constraint, positive_code
+from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
 from ._task import Candidate, EditData, Task, apply_to_copy
+from ._untouched import report_on, untouched_logits
 
 __all__ = [
     "EDITORS",
@@ -33,6 +35,7 @@ __all__ = [
     "FitInputs",
     "HasMethods",
     "Interval",
+    "LazyState",
     "NetworkEditor",
     "Prepared",
     "Progress",
@@ -41,6 +44,7 @@ __all__ = [
     "StrOptions",
     "Task",
     "apply_to_copy",
+    "as_device",
     "at_least_0",
     "choose",
     "draw_sample",
@@ -55,7 +59,9 @@ __all__ = [
     "read_fit_inputs",
     "read_predict_inputs",
     "register_editor",
+    "report_on",
     "restored_on_failure",
     "split_rows",
+    "untouched_logits",
     "with_parameters",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..objective import Verdict
+from ._certificate import Certificate, Ladder, Rung
 from ._task import Candidate, EditData
 
 __all__ = ["Outcome", "choose"]
@@ -32,6 +33,8 @@ class Outcome:
         Whether an interrupt ended the search before the last candidate.
     place : int, default=0
         Position of the chosen candidate in the history.
+    certificate : Certificate, optional
+        What is promised of the chosen candidate.
     """
 
     candidate: Candidate
@@ -40,6 +43,7 @@ class Outcome:
     logits: Tensor | None = None
     interrupted: bool = False
     place: int = 0
+    certificate: Certificate | None = None
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -66,28 +70,41 @@ class _Standing:
 class _Search:
     """Judges candidates one by one and remembers the best."""
 
-    def __init__(self, module: nn.Module, data: EditData) -> None:
+    def __init__(self, module: nn.Module, data: EditData, keep: bool) -> None:
         self.module = module
         self.data = data
+        self.keep = keep
         verdict = data.before or data.judge(data.untouched)
         self.standing = _Standing(Candidate({}), verdict, data.untouched)
         self.history: list[dict[str, Any]] = []
+        self.ladder = None if data.certifying is None else Ladder(data)
 
     def take(self, candidate: Candidate) -> None:
         """Judge a candidate; the standing is replaced last, by one assignment."""
+        if self.ladder is not None:
+            candidate = candidate.owned()  # which keeps those that are not the best, too
         best, verdict, logits = self.standing.best, self.standing.verdict, self.standing.logits
         place = self.standing.place
         if not candidate.state and not self.history:
             best, verdict = candidate, candidate.verdict or verdict
+            new_logits: Tensor | None = logits
             self.history.append(_record(candidate, verdict))
         else:
             if not self.history:
                 self.history.append(_record(best, verdict))
+                if self.ladder is not None:
+                    self.ladder.offer(best, logits, 0)
             new_logits, new_verdict = self._judged(candidate)
             self.history.append(_record(candidate, new_verdict))
             if new_verdict.rank > verdict.rank and _is_finite(new_logits):
-                best, verdict, logits = candidate, new_verdict, new_logits
+                del best
+                if not self.keep:
+                    # Freed before the new one is copied; an interrupt keeps nothing.
+                    self.standing = replace(self.standing, best=Candidate({}))
+                best, verdict, logits = candidate.owned(), new_verdict, new_logits
                 place = len(self.history) - 1
+        if self.ladder is not None:
+            self.ladder.offer(candidate, new_logits, len(self.history) - 1)
         self.standing = _Standing(best, verdict, logits, len(self.history), place)
 
     def _judged(self, candidate: Candidate) -> tuple[Tensor | None, Verdict]:
@@ -101,7 +118,16 @@ class _Search:
         """Return the best candidate and the record of all that were fully judged."""
         end = self.standing
         history = self.history[: end.n_judged] or [_record(end.best, end.verdict)]
-        return Outcome(end.best, end.verdict, history, end.logits, interrupted, end.place)
+        found = Outcome(end.best, end.verdict, history, end.logits, interrupted, end.place)
+        if self.ladder is None:
+            return found
+        # After an interrupt the module may hold a half-undone edit.
+        rung = Rung(end.best, end.verdict, end.logits, end.place)
+        rung, certificate = (rung, None) if interrupted else self.ladder.certify(self.module, rung)
+        given = certificate is not None and certificate.given
+        verdict = replace(rung.verdict, feasible=given)
+        changes = {"candidate": rung.candidate, "logits": rung.logits, "place": rung.place}
+        return replace(found, verdict=verdict, certificate=certificate, **changes)
 
 
 def _is_finite(logits: Tensor | None) -> bool:
@@ -127,6 +153,8 @@ def choose(
     ----------
     module : nn.Module
     candidates : iterable of Candidate
+        A state may hold tensors that go on to change when the next one is requested: the best is
+        copied.
     data : EditData
     keep : bool, default=False
         If True, a KeyboardInterrupt after the first candidate ends the search and is not raised.
@@ -134,7 +162,7 @@ def choose(
     progress : callable, optional
         Called once for each candidate with its history row and the verdict on the best so far.
     """
-    search = _Search(module, data)
+    search = _Search(module, data, keep)
     interrupted = False
     try:
         for candidate in candidates:

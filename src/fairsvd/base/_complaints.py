@@ -75,6 +75,17 @@ def _not_met(report: ReportData) -> str:
             f"No candidate has {c.gap} below {c.limit:.3f} (epsilon - slack) in any resample "
             f"of the validation rows: the untouched network was kept, with {v.gap:.3f}."
         )
+    if report.certificate is not None:
+        return (
+            f"{report.certificate} What is best without a promise was kept. Pass more rows, raise "
+            "the limit, or set confidence=None."
+        )
+    if c.requirements:
+        asked = ", ".join(f"{each.name} <= {each.limit:.3g}" for each in c.requirements)
+        return (
+            f"No candidate meets everything that constraint= asks ({asked}) at an acceptable "
+            "utility: read report_.constraints, ask for less, or pass more rows."
+        )
     return (
         f"No candidate keeps {c.gap} within the tolerance of {c.limit:.3g} at "
         f"an acceptable utility; the chosen one has {v.gap:.3f}. Raise tolerance, pass more "
@@ -113,7 +124,12 @@ def _levelled_down(report: ReportData) -> str:
 
 def _needed(report: ReportData) -> float:
     # The standard error of a rate is at most 0.5 / sqrt(n).
-    return 0.25 / max(report.constraint.tolerance, 1e-3) ** 2
+    return 0.25 / max(_tolerance(report), 1e-3) ** 2
+
+
+def _tolerance(report: ReportData) -> float:
+    c = report.constraint
+    return c.unit if c.requirements else c.tolerance
 
 
 def _small_cells(report: ReportData) -> list[str]:
@@ -126,7 +142,7 @@ def _small_cells(report: ReportData) -> list[str]:
 
 def _too_small(report: ReportData, cells: list[str]) -> str:
     return (
-        f"Too few validation rows to certify a tolerance of {report.constraint.tolerance}: "
+        f"Too few validation rows to certify a tolerance of {_tolerance(report)}: "
         f"{listed(cells, SHOWN, longest=None)} rows. About {_needed(report):.0f} a cell are "
         "needed; read the gap beside its interval and noise floor in report_.gaps."
     )

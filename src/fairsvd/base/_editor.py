@@ -6,6 +6,7 @@ import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -27,6 +28,8 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    CloneByCopy,
+    Portable,
     all_features,
     copied,
     explaining,
@@ -36,6 +39,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
+from ._html import parameters_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -44,9 +48,11 @@ from ._progress import progress_bar
 from ._report import describe
 from ._request import make_constraint
 from ._restore import restored_on_failure
+from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
 from ._task import Candidate, Task, apply_candidate, without_gradients
+from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +62,7 @@ __all__ = ["NetworkEditor"]
 
 @with_parameters
 class NetworkEditor(
+    Portable,
     ClassNamePrefixFeaturesOutMixin,
     ClassifierMixin,
     TransformerMixin,
@@ -85,9 +92,10 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps`` and ``harm`` on the validation rows, what they
-        say (``positive``, ``lost``, ``gained``, ``traded``, ``constant``) and ``notes``;
-        ``report_.summary()`` puts it into sentences. Computed when it is read.
+        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` on the
+        validation rows; a ``certificate``; what they say (``positive``, ``lost``, ``gained``,
+        ``traded``, ``constant``) and ``notes``. ``summary()`` puts it into sentences,
+        ``disparities()`` compares groups in every measure. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -165,7 +173,7 @@ class NetworkEditor(
             torch.enable_grad(),
             explaining(),
         ):
-            return self._fit(X, y, sensitive_features)
+            return in_smaller_batches(self, self._fit, X, y, sensitive_features)
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
         self._validate_params()
@@ -184,6 +192,8 @@ class NetworkEditor(
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
         adopted, data = ready.adopted, ready.data
+        # Now with the untouched network's decisions, if they matter.
+        constraint = data.judge.constraint
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module
@@ -197,7 +207,8 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
-            self._report = describe(inputs, held, data, after, constraint, outcome, seed)
+            shown = {"shift": self.shift_probabilities}
+            self._report = describe(inputs, held, data, after, constraint, outcome, seed, **shown)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
@@ -224,6 +235,7 @@ class NetworkEditor(
         self.groups_ = list(inputs.group_labels)
         self.group_counts_ = np.bincount(codes[codes >= 0], minlength=len(self.groups_))
         self.sensitive_source_ = inputs.source
+        self._untouched = keep_untouched(adopted)
         # Nothing else uses the adopted network, so it is edited in place.
         self.module_ = apply_candidate(adopted.module, outcome.candidate)
         self.offset_ = outcome.verdict.margin if len(self.classes_) == 2 else 0.0
@@ -271,12 +283,27 @@ class NetworkEditor(
         check_is_fitted(self, "module_")
         return pd.DataFrame(self._history)
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._more_html()
+        return bundle
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_inner()}{self._more_html()}"
+
+    def _more_html(self) -> str:
+        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
+        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
+
     def __sklearn_clone__(self) -> Any:
         """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
         if not isinstance(self.network, nn.Module):
             return super().__sklearn_clone__()
         stand_in = copy.copy(self)
-        stand_in.network = _ToCopy(self.network)
+        stand_in.network = CloneByCopy(self.network)
         return super(NetworkEditor, stand_in).__sklearn_clone__()
 
     def __sklearn_tags__(self) -> Any:
@@ -284,13 +311,3 @@ class NetworkEditor(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"] if self.output == "features" else []
         return tags
-
-
-class _ToCopy:
-    """Stands for a network while its editor is cloned."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __sklearn_clone__(self) -> nn.Module:
-        return copied(self.network)

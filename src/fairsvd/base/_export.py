@@ -15,11 +15,12 @@ from ..networks import (
     AdoptedNetwork,
     OutputKey,
     ShiftedNetwork,
+    copied,
     first_parameter,
     raw_output,
 )
 
-__all__ = ["Scores", "net_around"]
+__all__ = ["Scores", "net_around", "net_on"]
 
 
 class Scores(nn.Module):
@@ -37,10 +38,10 @@ class Scores(nn.Module):
         self.network, self.key = network, key
         self.training = network.training
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Map rows to scores (n, n_outputs), in the precision of rows that are no integers."""
-        if not X.is_floating_point():
-            return raw_output(self.network, X, self.key)
+        if X is None or not X.is_floating_point():
+            return raw_output(self.network, inputs if X is None else X, self.key)
         dtype = first_parameter(self.network).dtype
         return raw_output(self.network, X.to(dtype), self.key).to(X.dtype)
 
@@ -76,8 +77,12 @@ def net_around(module: nn.Module, adopted: AdoptedNetwork, classes: NDArray[Any]
         net.threshold = 0.5  # the threshold is in the module
     elif isinstance(net, NeuralNetClassifier):
         _name_classes(net, classes, frozen=adopted.frozen)
-    _follow_device(net)
     _forget_best(net)
+    return _on_its_device(net, template)
+
+
+def _on_its_device(net: NeuralNet, template: NeuralNet) -> NeuralNet:
+    _follow_device(net)
     _renew_optimizer(net, template)
     return net
 
@@ -90,11 +95,26 @@ def _copied(template: NeuralNet, module: nn.Module) -> NeuralNet:
     memo: dict[int, Any] = {id(template.module_): module}
     if isinstance(template.module, nn.Module):
         # The next initialize() would start from this instance.
-        memo[id(template.module)] = module
+        memo[id(template.module)] = _loadable(module)
     memo |= {id(getattr(template, f"{name}_")): None for name in template._optimizers}
     net: NeuralNet = object.__new__(type(template))
     net.__dict__.update(copy.deepcopy(vars(template), memo))
     return net
+
+
+def _loadable(module: nn.Module) -> nn.Module:
+    """Return the module, or a copy on the CPU of one that lies on a GPU.
+
+    skorch maps what a net has trained to the devices of the machine that loads it, but not the
+    instance that it was given; it moves that one to its device in initialize().
+    """
+    on_cpu = first_parameter(module).device.type == "cpu"
+    return module if on_cpu else copied(module).cpu()
+
+
+def net_on(module: nn.Module, net: NeuralNet) -> NeuralNet:
+    """Copy a net around its module that was moved; the optimizers forget their steps."""
+    return _on_its_device(_copied(net, module), net)
 
 
 def _name_classes(net: NeuralNetClassifier, classes: NDArray[Any], *, frozen: bool) -> None:
@@ -135,15 +155,18 @@ def _renew_optimizer(net: NeuralNet, template: NeuralNet) -> None:
 
 
 def _new_net(module: nn.Module, kind: str, n_classes: int) -> Any:
+    if kind == "sigmoids" and not isinstance(module, ShiftedNetwork):
+        module = ShiftedNetwork(module, kind, 0.0)  # its columns add up to 1
     device = str(next(module.parameters()).device)
     shared = {"train_split": None, "verbose": 0, "device": device}
     if kind == "one_logit":
-        return NeuralNetBinaryClassifier(module, **shared).initialize()
-    if kind == "one_probability":
+        net = NeuralNetBinaryClassifier(module, **shared)
+    elif kind == "one_probability":
         net = NeuralNetBinaryClassifier(module, criterion=nn.BCELoss, **shared)
-        return net.initialize()
-    criterion = nn.NLLLoss if kind in PROBABILITIES else nn.CrossEntropyLoss
-    classes = list(range(n_classes))
-    if kind == "sigmoids" and not isinstance(module, ShiftedNetwork):
-        module = ShiftedNetwork(module, kind, 0.0)  # its columns add up to 1
-    return NeuralNetClassifier(module, criterion=criterion, classes=classes, **shared).initialize()
+    else:
+        criterion = nn.NLLLoss if kind in PROBABILITIES else nn.CrossEntropyLoss
+        classes = list(range(n_classes))
+        net = NeuralNetClassifier(module, criterion=criterion, classes=classes, **shared)
+    net.initialize()
+    net.module = _loadable(module)
+    return net

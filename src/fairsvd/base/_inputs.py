@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from .._messages import listed
 from .._warn import warn
-from ..arrays import Batches, LabelledRows, is_dataset, open_rows, read, read_again
+from ..arrays import Batches, Fields, LabelledRows, is_dataset, open_rows, read, read_again
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning, SmallCellWarning
 from ..groups import (
     BIN_IT,
@@ -223,13 +223,21 @@ def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int
         )
 
 
-def read_predict_inputs(estimator: Any, X: Any) -> Batches:
-    """Validate X for prediction, with or without the sensitive columns that ``fit`` took out."""
+def read_predict_inputs(estimator: Any, X: Any, fields: Fields | None) -> Batches:
+    """Validate X for prediction, with or without the sensitive columns that ``fit`` took out.
+
+    Parameters
+    ----------
+    estimator : NetworkEditor
+    X : as in ``fit``
+    fields : Fields or None
+        The inputs of which the rows of ``fit`` consisted, if they had names.
+    """
     X = open_rows(X)
     if estimator.sensitive_columns is not None and not is_dataset(X):
         width = getattr(estimator, "n_features_in_", None)
         X = drop_sensitive(X, estimator.sensitive_columns, width)
-    batches = read_again(estimator, X)
+    batches = read_again(estimator, X, fields)
     # Unset while a fit is still reading.
     probe = getattr(estimator, "_probe", None)
     return batches if probe is None else batches.like(probe.dtype)

@@ -19,6 +19,7 @@ __all__ = [
     "Splitter",
     "StrOptions",
     "at_least_0",
+    "confidence_level",
     "fraction",
     "negative_int",
     "parameter",
@@ -67,6 +68,11 @@ def at_least_0() -> Interval:
 def fraction(closed: str = "both") -> Interval:
     """Accept real numbers from 0 to 1; ``closed`` names the ends that are included."""
     return Interval(Real, 0, 1, closed=closed)
+
+
+def confidence_level() -> Interval:
+    """Accept real numbers from one half to 1, without the latter."""
+    return Interval(Real, 0.5, 1, closed="left")
 
 
 def parameter(*legal: Any, default: Any, kw_only: bool = True) -> Any:

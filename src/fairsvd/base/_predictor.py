@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,17 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..networks import AdoptedNetwork, all_features, all_logits, explaining, fold_offset
-from ._export import net_around
+from ..networks import (
+    AdoptedNetwork,
+    all_features,
+    all_logits,
+    called_by_fields,
+    explaining,
+    fold_offset,
+)
+from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
+from ._request import as_device
 from ._shared import OUTPUTS
 
 __all__ = ["Predictor"]
@@ -33,7 +42,9 @@ class Predictor:
     classes_: NDArray[Any]
     output: Any
     threshold: Any
+    shift_probabilities: bool
     _adopted: AdoptedNetwork
+    _untouched: AdoptedNetwork
     _probe: Any
     _feature_width: int
     _fitted_threshold: Any
@@ -59,13 +70,14 @@ class Predictor:
                 "sklearn.model_selection.FixedThresholdClassifier for another one."
             )
 
-    def _logits(self, X: Any) -> NDArray[np.float64]:
+    def _logits(self, X: Any, shift: bool = True) -> NDArray[np.float64]:
         self._check_fitted()
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             found = all_logits(self.module_, batches, **self._adopted.reading)
         logits = found.double().numpy()
-        logits[:, 1] -= self.offset_
+        if shift:
+            logits[:, 1] -= self.offset_
         return logits
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -103,7 +115,7 @@ class Predictor:
         return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Compute probabilities, shifted by the threshold and therefore not calibrated.
+        """Compute probabilities, shifted by the threshold unless ``shift_probabilities=False``.
 
         Parameters
         ----------
@@ -112,9 +124,10 @@ class Predictor:
         Returns
         -------
         probabilities : ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; the largest is the prediction.
+            In the order of ``classes_``. Shifted ones are not calibrated, and the largest is the
+            prediction; otherwise ``classes_[1]`` is predicted above ``threshold_``.
         """
-        return softmax(self._logits(X), axis=1)
+        return softmax(self._logits(X, self.shift_probabilities), axis=1)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Map rows to what ``output`` names.
@@ -127,8 +140,8 @@ class Predictor:
         -------
         Z : ndarray of shape (n, n_outputs)
             "features": the inputs of the layer that makes the logits, float32 (float64 for a
-            network in double precision); "logits" and "probabilities": shifted by the threshold,
-            float64.
+            network in double precision); "logits" and "probabilities": float64, shifted by the
+            threshold as in :meth:`predict_proba`.
 
         Raises
         ------
@@ -138,23 +151,54 @@ class Predictor:
         self._check_fitted()
         self._check_output()
         if self.output == "logits":
-            return self._logits(X)
+            return self._logits(X, self.shift_probabilities)
         if self.output == "probabilities":
             return self.predict_proba(X)
-        batches = read_predict_inputs(self, X)
+        batches = read_predict_inputs(self, X, self._adopted.fields)
         with explaining():
             return all_features(self.module_, batches, self._adopted.output_layer).numpy()
+
+    def to(self, device: Any) -> Self:
+        """Move the fitted network to another device, where it then predicts.
+
+        What was passed as ``network`` stays where it is, and so does the parameter ``device``,
+        which says where the next ``fit`` edits.
+
+        Parameters
+        ----------
+        device : str or torch.device
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            The device is not on this machine.
+        """
+        check_is_fitted(self, "module_")
+        device = as_device(device)
+        self.module_.to(device)
+        self._untouched.module.to(device)
+        self._probe = self._probe.to(device)
+        adopted = self._adopted
+        if adopted.net is not None and not adopted.frozen:
+            # A frozen net is the user's own.
+            self._adopted = replace(adopted, net=net_on(self.module_, adopted.net))
+        return self
 
     def to_module(self) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
-        If no bias of the network can absorb the threshold, the network is wrapped and returns a
-        tensor.
+        It is called as the network that was passed in. If no bias of the network can absorb the
+        threshold, the network is wrapped and returns a tensor.
         """
         self._check_fitted()
         offset, probe = self.offset_, self._probe
         with explaining():
-            return fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+            folded = fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
+        return called_by_fields(folded)
 
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
 from .._warn import warn
-from ..arrays import Batches, to_device
+from ..arrays import Batches, hold_on, to_device
 from ..caching import Cache, Entry, NotStableError, open_cache
 from ..exceptions import CacheWarning
 from ..networks import (
@@ -29,6 +28,7 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
+from ._passes import AUTOCAST
 from ._request import as_device
 from ._split import draw_sample, split_rows
 from ._task import EditData
@@ -45,12 +45,13 @@ OVERFIT_NETWORK = 0.10
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers of the editing rows, of validation, and of the sample of editing rows."""
+    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
 
     editing: NDArray[np.int64]
     validation: NDArray[np.int64]
     sample: NDArray[np.int64]
     notes: tuple[str, ...] = ()
+    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def prepare(
     if constraint.phi is not None:
         # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
+    if constraint.confidence is not None:
+        parts = _keep_half(parts, inputs, seed)
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -132,6 +135,30 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     return Parts(editing, held, sample, notes)
 
 
+def _keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
+    """Keep half of every cell's validation rows out of the choice.
+
+    Raises
+    ------
+    ValueError
+        Validation rows are edited on, so that nothing can be certified on them.
+    """
+    rows, rng = parts.validation, stage_rng(seed, "certificate")
+    if np.isin(rows, parts.editing).any():
+        raise ValueError(
+            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
+            "another splitter as validation=, or confidence=None."
+        )
+    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
+    choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
+    note = (
+        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
+        "candidates were chosen, and the report is made, on the others."
+    )
+    notes = (*parts.notes, note)
+    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)
+
+
 def make_data(
     editor: Any,
     inputs: FitInputs,
@@ -158,13 +185,16 @@ def make_data(
     """
     rows = np.concatenate([parts.validation, parts.sample])
     of_part = np.repeat([0, 1], [len(parts.validation), len(parts.sample)])
-    of_fit = replace(inputs.rows, X=laid_out(adopted.module, inputs.rows.X, adopted.output_key))
+    probe = probe_rows(adopted.module, inputs.rows.X)
+    laid = laid_out(adopted.module, inputs.rows.X, adopted.output_key)
+    of_fit = replace(inputs.rows, X=hold_on(laid, probe.device))
     judged = of_fit.subset(rows)
+    # In their own order, and also where the device cannot hold all rows.
+    judged = replace(judged, X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
     )
-    probe = probe_rows(adopted.module, inputs.rows.X)
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)
@@ -173,7 +203,9 @@ def make_data(
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
+    judge = judge.referring(entry.tensors["logits"])
     return EditData(
+        certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
         unlabelled=of_fit.X.subset(np.flatnonzero(used)),
         judged=judged.X,
@@ -190,7 +222,7 @@ def make_data(
         batch_size=int(editor.batch_size),
         device=probe.device,
         dtype=first_parameter(adopted.module).dtype,
-        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
+        autocast=AUTOCAST[editor.precision],
         cache=cache,
     )
 
@@ -204,6 +236,7 @@ def _judged(judge: Judge, X: Batches, adopted: AdoptedNetwork, probe: Tensor) ->
 
     logits = fast_logits(run, X)
     check_finite(logits, X, adopted.module)
+    judge = judge.referring(logits)
     curves = judge.curves(logits)
     margin = judge.for_utility(curves).margin
     if judge.comparable and _excess(judge, logits, margin) > OVERFIT_NETWORK:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from ..arrays import LabelledRows
+from ..metrics import MEASURES, Rows, measure_groups
 from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
@@ -25,6 +29,8 @@ def describe(
     constraint: Constraint,
     outcome: Outcome,
     seed: int,
+    *,
+    shift: bool = True,
 ) -> ReportData:
     """Count the network's predictions for the validation rows, before and after the edit.
 
@@ -40,20 +46,28 @@ def describe(
     outcome : Outcome
     seed : int
         Seed of the bootstrap.
+    shift : bool, default=True
+        Whether the probabilities are shifted by the threshold.
     """
     y, groups = held.y.numpy(), held.groups.numpy()
     sizes = len(inputs.classes), inputs.n_groups
 
-    def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
+    def shifted(logits: Tensor, offset: float) -> NDArray[np.float64]:
         # The judge's rows begin with the validation rows.
-        shifted = logits[: len(held)].double().numpy()
-        shifted[:, 1] -= offset
-        return shifted.argmax(axis=1)
+        values = logits[: len(held)].double().numpy()
+        values[:, 1] -= offset
+        return values
+
+    def predict(logits: Tensor, offset: float) -> NDArray[np.int64]:
+        return shifted(logits, offset).argmax(axis=1)
 
     module, offset = after
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
     alone = predict(data.untouched, offset)
+    rows = Rows(y, groups, *sizes, constraint.pos)
+    shown = [shifted(data.untouched, 0.0), shifted(edited, offset if shift else 0.0)]
+    scores = [_measure_scores(rows, softmax(logits, axis=1)) for logits in shown]
     report = ReportData(
         before=count_table(y, old, groups, *sizes),
         after=count_table(y, new, groups, *sizes),
@@ -64,8 +78,34 @@ def describe(
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
         threshold_only=count_table(y, alone, groups, *sizes),
+        scores=(scores[0], scores[1]),
+        certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
     )
+    report.notes.extend(_say_asked(constraint))
+    if outcome.certificate is not None:
+        report.notes.append(str(outcome.certificate))
     if constraint.phi is not None:
         report.notes.append(chosen_by_phi(report, constraint.phi))
     return report
+
+
+def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Measure probabilities: values, errors and rows (3, n_groups + 1), all rows together last."""
+    whole = replace(rows, shares=shares)
+    return {
+        name: np.column_stack([measure_groups(name, whole), measure_groups(name, whole.overall)])
+        for name, line in MEASURES.items()
+        if line.of_scores is not None
+    }
+
+
+def _say_asked(constraint: Constraint) -> list[str]:
+    """Say what of several requirements guided the edit, and what was only checked."""
+    if not constraint.requirements or constraint.has_rule:
+        return []
+    names = ", ".join(each.name for each in constraint.requirements)
+    return [
+        f"No fair rule is known for {names}: methods that imitate one followed the soft form "
+        "instead, where it has one. Candidates and thresholds were chosen by the constraint itself."
+    ]

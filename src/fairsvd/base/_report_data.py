@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
+from ..metrics import MEASURES, Compared, GroupValues, interval, measure_counts
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
+from ._certificate import Certificate
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
 if TYPE_CHECKING:
@@ -42,9 +44,16 @@ class ReportData:
         Rows whose prediction the edit changed.
     threshold_only : ndarray of shape (n_groups, n_classes, n_classes), int64
         Counts of the untouched network with the chosen threshold.
+    scores : (dict, dict)
+        Measures of probabilities before and after: by name an array (3, n_groups + 1) of values,
+        standard errors and rows, all rows together last.
+    certificate : Certificate or None
+        What is promised with a confidence.
     n_judged : int or None
         Candidates judged before an interrupt ended the search; None without an interrupt.
     notes : list of str
+    rows : str
+        What the rows are, as the summary says it.
     """
 
     before: NDArray[np.int64]
@@ -56,8 +65,11 @@ class ReportData:
     seed: int
     moves: Moves
     threshold_only: NDArray[np.int64]
+    scores: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = ({}, {})
+    certificate: Certificate | None = None
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
+    rows: str = "validation "
 
     @property
     def has_groups(self) -> bool:
@@ -110,12 +122,17 @@ class ReportData:
             groups=self.group_frame(),
             gaps=self.gap_frame(),
             harm=self.harm_frame(),
+            measures=self.measure_frame(),
+            compared=self.compared,
+            constraints=self.constraint_frame(),
+            certificate=self.certificate,
             positive=self.positive_in_words(),
             lost=self.lost,
             gained=self.gained,
             traded=self.traded,
             constant=self.is_constant,
             notes=list(self.notes),
+            rows=self.rows,
         )
 
     def positive_in_words(self) -> str:
@@ -174,16 +191,71 @@ class ReportData:
         estimates = estimate_gaps(self.after, GAPS, self.constraint.pos, rng)
         rows = [{**self._gap_row(name), **each._asdict()} for name, each in estimates.items()]
         frame = pd.DataFrame(rows).set_index("gap")
-        asked = frame.index == self.constraint.gap
+        asked = (frame.index == self.constraint.gap) & (not self.constraint.requirements)
         met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
         frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
         frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
         return frame
 
+    def constraint_frame(self) -> pd.DataFrame:
+        """Everything that was asked, before and after, and whether it is met on these rows."""
+        import pandas as pd
+
+        if not self.has_groups:
+            return pd.DataFrame()
+        pos = self.constraint.pos
+        rows = []
+        for each in self.constraint.listed:
+            old, new = (
+                float(each.measure(counts, pos, self.before))
+                for counts in (self.before, self.after)
+            )
+            met = bool(new <= each.limit) and not self.is_constant
+            values = {"before": old, "after": new, "limit": each.limit, "met": met}
+            rows.append({"constraint": each.name, **values})
+        return pd.DataFrame(rows).set_index("constraint")
+
     def _gap_row(self, name: str) -> dict[str, Any]:
         tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
         values = {when: float(gap(t, name, self.constraint.pos)) for when, t in tables.items()}
         return {"gap": name, **values}
+
+    @cached_property
+    def compared(self) -> tuple[Compared, Compared]:
+        """Every measure of every group, before and after."""
+        pos, n = self.constraint.pos, len(self.labels)
+        found = []
+        for counts, scores in zip((self.before, self.after), self.scores, strict=True):
+            both = np.concatenate([counts, counts.sum(axis=0, keepdims=True)])
+            of_all = {
+                name: measure_counts(name, both, pos)
+                if line.of_scores is None
+                else GroupValues(*scores[name])
+                for name, line in MEASURES.items()
+                if line.of_scores is None or name in scores
+            }
+            own = {name: GroupValues(*(each[:n] for each in v)) for name, v in of_all.items()}
+            overall = {name: GroupValues(*(each[-1:] for each in v)) for name, v in of_all.items()}
+            found.append(Compared(own, overall, self.labels, pos, counts))
+        return found[0], found[1]
+
+    def measure_frame(self) -> pd.DataFrame:
+        """Every measure of every group, before and after, with the interval of the latter."""
+        import pandas as pd
+
+        before, after = self.compared
+        parts: list[list[NDArray[np.float64]]] = []
+        for name in after.found:
+            for old, new in (
+                (before.found[name], after.found[name]),
+                (before.overall[name], after.overall[name]),
+            ):
+                parts.append([old.values, new.values, *interval(name, new, 0.95)])
+        old, new, low, high = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = {"before": old, "after": new, "change": new - old, "low": low, "high": high}
+        labels = [*map(str, self.labels), OVERALL]
+        index = pd.MultiIndex.from_product([list(after.found), labels], names=["measure", "group"])
+        return pd.DataFrame(columns, index=index)
 
     def harm_frame(self) -> pd.DataFrame:
         """Every rate whose fall would be harm, and whether it fell or rose beyond noise."""

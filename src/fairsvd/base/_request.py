@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,28 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from .._messages import listed
-from ..objective import UNBALANCED_UTILITY, Constraint, PhiObjective, is_unbalanced
+from ..objective import (
+    GAPS,
+    UNBALANCED_UTILITY,
+    Constraint,
+    GapLimit,
+    PhiObjective,
+    Requirement,
+    is_unbalanced,
+)
 from ._inputs import FitInputs, check_cells
 
 __all__ = ["as_device", "make_constraint", "positive_code"]
 
+# What methods that follow a gap by its name do where no requirement has such a gap.
+FOLLOWED = "equalized_odds"
+
 
 def as_device(device: Any) -> str | None:
-    """Check that a device can be used.
+    """Check that a device can be used, and choose one of several GPUs for "cuda".
+
+    In a process that joblib or multiprocessing started, "cuda" is a GPU by the process's number, so
+    that the workers of a search spread over them. Elsewhere it is torch's current one.
 
     Raises
     ------
@@ -26,15 +42,26 @@ def as_device(device: Any) -> str | None:
     """
     if device is None:
         return None
+    chosen = str(device)
+    if chosen == "cuda":
+        chosen = gpu_of_worker(multiprocessing.current_process().name, torch.cuda.device_count())
     try:
-        if torch.empty(0, device=device).is_meta:
+        if torch.empty(0, device=chosen).is_meta:
             raise NotImplementedError("it holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "
             "None for where the network already is, or 'cpu'."
         ) from error
-    return str(device)
+    return chosen
+
+
+def gpu_of_worker(process: str, n_devices: int) -> str:
+    """Name the GPU of a process: of "LokyProcess-6" among 4 "cuda:1"; without a number "cuda"."""
+    number = re.search(r"-(\d+)$", process)
+    if number is None or n_devices < 2:
+        return "cuda"
+    return f"cuda:{(int(number[1]) - 1) % n_devices}"
 
 
 def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
@@ -49,7 +76,13 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     table = inputs.rows.count_cells(len(inputs.classes), inputs.n_groups).numpy()
     pos = positive_code(editor.pos_label, inputs.classes)
     phi = _phi_of(editor)
-    name = editor.constraint if phi is None else phi.measure
+    asked = () if phi is not None else _requirements_of(editor)
+    if phi is not None:
+        name = phi.measure
+    elif asked:
+        name = next((each.guide for each in asked if each.guide is not None), FOLLOWED)
+    else:
+        name = editor.constraint
     if inputs.has_groups:
         check_cells(table, inputs, name, pos)
     unbalanced = inputs.has_groups and is_unbalanced(table)
@@ -60,16 +93,55 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     if balance == "auto":
         balance = "cells" if unbalanced else "classes"
     threshold = None if editor.threshold == "tune" else float(editor.threshold)
+    tolerance = float(editor.tolerance if phi is None else phi.epsilon)
+    # Of the first requirement's own unit, and no larger than the smallest accepted gap.
+    unit = min([tolerance, *(each.limit for each in asked if each.limit > 0)])
     return Constraint(
         gap=name,
-        tolerance=float(editor.tolerance if phi is None else phi.epsilon),
+        tolerance=asked[0].limit if asked else tolerance,
         fraction=float(editor.tolerance_fraction if phi is None else phi.limit / phi.epsilon),
         utility=utility,
         threshold=threshold,
         pos=pos,
         balance=balance,
         phi=phi,
+        requirements=asked,
+        unit=unit if asked else 0.0,
+        confidence=_confidence_of(editor, phi) if inputs.has_groups else None,
     )
+
+
+def _requirements_of(editor: Any) -> tuple[Requirement, ...]:
+    """Read ``constraint=``; nothing if it is a plain gap, which the judge knows by its name."""
+    given = editor.constraint
+    if isinstance(given, str) and given in GAPS:
+        return ()
+    entries = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not entries:
+        raise ValueError("constraint=[] asks for nothing: name a gap, or list requirements.")
+    found = []
+    for each in entries:
+        if isinstance(each, str):
+            each = GapLimit(each, editor.tolerance)
+        if not isinstance(each, Requirement):
+            raise ValueError(
+                f"constraint holds {each!r}: wanted names of gaps, GapLimit, RatioLimit, "
+                "MinimumRate, NoHarm or CountLimit."
+            )
+        each.check()
+        found.append(each)
+    return tuple(found)
+
+
+def _confidence_of(editor: Any, phi: PhiObjective | None) -> float | None:
+    if editor.confidence is None:
+        return None
+    if phi is not None:
+        raise ValueError(
+            f"confidence={editor.confidence!r} cannot be promised of a PhiObjective, whose rule is "
+            "that of its paper: use the name of a gap, or confidence=None."
+        )
+    return float(editor.confidence)
 
 
 def _phi_of(editor: Any) -> PhiObjective | None:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from joblib import Memory
 
-from ..objective import GAPS, UTILITIES, PhiObjective
+from ..objective import GAPS, STATISTICS, UTILITIES, PhiObjective, Requirement
 from ._parameters import (
     Splitter,
     StrOptions,
+    confidence_level,
     fraction,
     negative_int,
     parameter,
@@ -36,11 +37,18 @@ class SharedParameters:
         None builds and trains a small network; a skorch net is cloned and trained; a frozen net
         or a module is copied and edited as it is. With a trained network pass rows that it was
         not trained on.
-    constraint : str or PhiObjective, default="equalized_odds"
+    constraint : str, requirement, list of these or PhiObjective, default="equalized_odds"
         The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity"; or a :class:`PhiObjective`.
+        "signed_average_odds" or "accuracy_parity", or a statistic of :class:`GapLimit`; a
+        :class:`GapLimit`, :class:`RatioLimit`, :class:`MinimumRate`, :class:`NoHarm` or
+        :class:`CountLimit`; a list of these, all of which are to be met; or a
+        :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
-        The accepted gap, a difference of rates.
+        The accepted gap, a difference of rates, where ``constraint`` names a gap.
+    confidence : float in [0.5, 1) or None, default=None
+        With a confidence, half of the validation rows are kept out of every choice, and a candidate
+        is feasible if a bound that holds with this confidence meets the constraint on them: see
+        ``report_.certificate``. None: the measured gap decides.
     tolerance_fraction : float in (0, 1], default=0.4
         On the rows of the choice, the part of a gap beyond this share of the tolerance is
         subtracted from a candidate's utility; a gap beyond the tolerance is not feasible.
@@ -51,6 +59,11 @@ class SharedParameters:
         that independence of label and group would give it, else "balanced_accuracy".
     threshold : "tune" or float in (0, 1), default="tune"
         Probability of ``classes_[1]`` above which it is predicted.
+    shift_probabilities : bool, default=True
+        Whether ``predict_proba`` is shifted so that its largest entry is the prediction. False: it
+        is what the edited network gives, and ``predict`` compares it with ``threshold_``, as
+        scikit-learn's FixedThresholdClassifier does. ``report_.measures`` has the calibration of
+        either, before and after the edit.
     pos_label : label, default=None
         The class that counts as positive; None: ``classes_[1]``.
     sensitive_columns : str, int or list, default=None
@@ -82,9 +95,11 @@ class SharedParameters:
         not compute them again. Entries are checked when they are read, and never run code; the
         environment variable ``FAIRSVD_MEMORY_KEY`` keeps out those of others. Of a joblib.Memory
         only the location is used. Needs an integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
+    precision : {"full", "mixed", "mixed_float16"}, default="full"
         "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16, and
-        sums in float32; judging and predictions use full precision.
+        sums in float32; judging and predictions use full precision. "mixed_float16" is for GPUs
+        that are slow in bfloat16 (V100, T4): losses in float16 with scaled gradients, and the rest
+        in full.
     on_interrupt : {"raise", "keep"}, default="raise"
         What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep"
         ends the search, once candidates are being made, and keeps the best so far.
@@ -100,13 +115,20 @@ class SharedParameters:
 
     # adopt() checks the network and says what it may be.
     network: Any = parameter(default=None, kw_only=False)
-    constraint: str | PhiObjective = parameter(
-        StrOptions(set(GAPS)), PhiObjective, default="equalized_odds"
+    constraint: Any = parameter(
+        StrOptions({*GAPS, *STATISTICS}),
+        PhiObjective,
+        Requirement,
+        list,
+        tuple,
+        default="equalized_odds",
     )
     tolerance: float = parameter(fraction(), default=0.05)
+    confidence: float | None = parameter(confidence_level(), None, default=None)
     tolerance_fraction: float = parameter(fraction(closed="right"), default=0.4)
     utility: Any = parameter(StrOptions({"auto", *UTILITIES}), callable, default="auto")
     threshold: Any = parameter(StrOptions({"tune"}), fraction(closed="neither"), default="tune")
+    shift_probabilities: bool = parameter("boolean", default=True)
     pos_label: Any = parameter(default=None)
     sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
     missing_group: str = parameter(StrOptions({"raise", "ignore", "own_group"}), default="raise")
@@ -117,7 +139,7 @@ class SharedParameters:
     output_key: str | int | None = parameter(str, Integral, None, default=None)
     output_kind: str = parameter(StrOptions({"auto", "logits", "probabilities"}), default="auto")
     memory: Any = parameter(str, PathLike, Memory, None, default=None)
-    precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
+    precision: str = parameter(StrOptions({"full", "mixed", "mixed_float16"}), default="full")
     on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")
     n_jobs: int | None = parameter(positive_int(), negative_int(), None, default=None)
     verbose: int = parameter("verbose", default=0)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn.utils import Bunch
+
+from ..metrics import disparity_frame
+from ._html import report_html
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["OVERALL", "RATE_NAMES", "THRESHOLD_ONLY", "FairnessReport"]
 
@@ -32,9 +39,21 @@ class FairnessReport(Bunch):
         Every gap before, with the threshold only, and after; ``low`` and ``high``, a 95 % interval
         of the gap after; ``upper``, a one-sided 95 % bound; ``noise_floor``, the mean gap of equal
         treatment on that many rows; ``tolerance``; ``met``. Empty without groups.
+    constraints : DataFrame
+        Everything that was asked, by its name: measured before and after, where smaller is better,
+        the limit, and whether it is met. Empty without groups.
+    certificate : Certificate or None
+        With ``confidence=``: what is promised, on how many rows, and how many it would take.
     harm : DataFrame
         Every rate whose fall is harm: its change, the rows it lost and gained, and the verdict
         "fell", "rose" or "within noise".
+    measures : DataFrame
+        Every measure of every group and of all rows ("overall"), indexed (measure, group): before,
+        after, its change, and ``low`` and ``high``, a 95 % interval of the value after. The names
+        are those of :func:`fairsvd.fairness_score`; measures of probabilities are of those that
+        ``predict_proba`` gives.
+    compared : tuple
+        What :meth:`disparities` is computed from.
     positive : str
         Which label is the positive one.
     lost, gained : list
@@ -45,7 +64,33 @@ class FairnessReport(Bunch):
         Whether the network predicts one class only; then no gap is met.
     notes : list of str
         What was assumed, and every warning of the fit.
+    rows : str
+        Which rows these are: "validation ", or "" for others.
     """
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
+
+    def disparities(self, level: float = 0.95) -> pd.DataFrame:
+        """Tabulate how far groups differ in every measure, before and after.
+
+        Parameters
+        ----------
+        level : float in (0, 1), default=0.95
+            Confidence of the intervals.
+
+        Returns
+        -------
+        table : DataFrame
+            The columns of :func:`fairsvd.metrics.disparity_table` after the edit, and
+            difference_before, ratio_before and worst_before.
+        """
+        before, after = self.compared
+        table = disparity_frame(after, np.random.default_rng(0), level=level)
+        for kind in ("difference", "ratio"):
+            table[f"{kind}_before"] = [before.size(name, kind) for name in table.index]
+        table["worst_before"] = [before.worst(name) for name in table.index]
+        return table
 
     def summary(self) -> str:
         """Say in plain sentences what the edit did and who pays for it.
@@ -57,7 +102,11 @@ class FairnessReport(Bunch):
         """
         lines = [str(self.positive), *self._describe_all()]
         if len(self.gaps):
-            lines += [*self._describe_gap(), *self._describe_harm()]
+            asked = self.gaps["tolerance"].notna().any()
+            lines += self._describe_gap() if asked else self._describe_constraints()
+            lines += self._describe_harm()
+            if self.certificate is not None:
+                lines.append(str(self.certificate))
         else:
             lines.append("There are no groups to compare: the method ran for utility alone.")
         if self.constant:
@@ -71,11 +120,18 @@ class FairnessReport(Bunch):
         alone = self.groups.loc[THRESHOLD_ONLY]
         old, new = both["accuracy", "before"], both["accuracy", "after"]
         lines = [
-            f"On {both['', 'n']:.0f} validation rows the accuracy was {old:.3f} and is {new:.3f}.",
+            f"On {both['', 'n']:.0f} {self.rows}rows the accuracy was {old:.3f} and is {new:.3f}.",
         ]
         if alone["accuracy", "after"] != old:
             lines.append(
                 f"The chosen threshold alone would make it {alone['accuracy', 'after']:.3f}."
+            )
+        place = "calibration_error", OVERALL
+        if place in self.measures.index:
+            error = self.measures.loc[place]
+            lines.append(
+                f"The calibration error of the probabilities was {error['before']:.3f} and is "
+                f"{error['after']:.3f}."
             )
         return lines
 
@@ -94,6 +150,13 @@ class FairnessReport(Bunch):
             f"Exactly equal treatment would show {row['noise_floor']:.3f} on that many rows, by "
             f"chance{'; the gap cannot be told from 0' if row['low'] <= 0 else ''}.",
             self._describe_verdict(row),
+        ]
+
+    def _describe_constraints(self) -> list[str]:
+        return [
+            f"Asked: {name} at most {row['limit']:.3g}; it was {row['before']:.3f} and is "
+            f"{row['after']:.3f}, which {'meets' if row['met'] else 'does not meet'} it."
+            for name, row in self.constraints.iterrows()
         ]
 
     def _describe_verdict(self, row: Any) -> str:

@@ -21,7 +21,7 @@ __all__ = ["NotStableError", "fingerprint"]
 # Number of rows of X read at a time.
 BLOCK = 8192
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
+PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, np.generic)
 
 # Attributes that every module has; submodules and tensors are read by name instead.
 MODULE_FIELDS = frozenset(vars(nn.Module()))
@@ -141,6 +141,8 @@ def _tensor(update: Update, value: Tensor) -> None:
 def _rows(update: Update, value: Batches) -> None:
     """Read the rows once, block by block, in their own dtype; images by their stamp."""
     update(f"{len(value)};".encode())
+    if value.fields is not None:
+        _add(update, vars(value.fields))
     if value.stamp is not None:
         _add(update, value.stamp(value.index))
         return

@@ -1,25 +1,15 @@
-"""The command line: ``fairsvd demo``, ``fairsvd audit`` and ``fairsvd compare``."""
+"""The command line: ``fairsvd demo | audit | edit | predict | compare | report | export``."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from .. import __version__
+from ._options import CONSTRAINTS
+from ._output import clean, say
+from ._parser import make_parser
 
-__all__ = ["main"]
-
-# A copy, so that --help and --version do not import torch; a test compares it.
-CONSTRAINTS = (
-    "demographic_parity",
-    "equal_opportunity",
-    "equalized_odds",
-    "average_odds",
-    "signed_average_odds",
-    "accuracy_parity",
-)
+__all__ = ["CONSTRAINTS", "clean", "main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0, or 2 if an input cannot be used; the reason is then one line on stderr.
+        0; 1 if an audit found a larger gap than ``--fail-above`` allows; 2 if an input cannot be
+        used, for a reason that is then one line on stderr.
 
     Raises
     ------
@@ -41,175 +32,95 @@ def main(argv: Sequence[str] | None = None) -> int:
         From argparse, after ``--help`` and ``--version`` (status 0) and for unknown arguments
         (status 2).
     """
-    options = _parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     try:
-        if options.command == "demo":
-            from ._demo import run_demo
-
-            run_demo(options)
-        elif options.command == "compare":
-            from ._compare import run_compare
-
-            run_compare(options)
-        else:
-            from ._audit import run_audit
-
-            run_audit(options)
+        return COMMANDS[options.command](options)
     except (ValueError, OSError) as error:
         text = " ".join(str(error).split())
-        print(f"fairsvd {options.command}: error: {text}", file=sys.stderr)
+        say(f"fairsvd {options.command}: error: {text}", error=True)
         return 2
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fairsvd",
-        description="Edit trained neural networks so that their errors fall more evenly on groups.",
-    )
-    parser.add_argument("--version", action="version", version=f"fairsvd {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
-    _add_audit(commands)
-    _add_compare(commands)
-    return parser
+# Each command reads its file before it imports what needs torch, which takes seconds: a name that
+# is misspelt is said at once.
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "Train a network on real data, edit it, and show what changed on held-out rows."
-    demo = commands.add_parser("demo", help="training and editing on real data", description=about)
-    demo.add_argument(
-        "--data",
-        choices=("auto", "adult", "digits"),
-        default="auto",
-        help="Adult census income, or tinted digits that ship with scikit-learn; auto: Adult "
-        "if the folder FAIRSVD_DATA has it, else digits (default: auto)",
-    )
-    demo.add_argument(
-        "--plot",
-        type=Path,
-        default=Path("fairsvd-demo.png"),
-        metavar="FILE",
-        help="file of the trade-off plot, in the format of its ending (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--constraint",
-        choices=CONSTRAINTS,
-        default="equalized_odds",
-        metavar="GAP",
-        help=f"the gap to close: {', '.join(CONSTRAINTS)} (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.05,
-        metavar="GAP",
-        help="the accepted gap, a difference of rates (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--max-steps",
-        type=int,
-        default=300,
-        metavar="N",
-        help="steps of each phase of the edit; fewer are faster and worse (default: %(default)s)",
-    )
-    demo.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")
+def _start_demo(options: argparse.Namespace) -> int:
+    from ._demo import run_demo
+
+    return run_demo(options)
 
 
-def _add_rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=Path, metavar="FILE.csv", help="one row per person, with headings"
-    )
-    parser.add_argument("--target", required=True, metavar="COLUMN", help="the true labels")
+def _start_audit(options: argparse.Namespace) -> int:
+    from ._columns import read_rows
+
+    rows = read_rows(options)
+    from ._audit import run_audit
+
+    return run_audit(options, rows)
 
 
-def _add_groups(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--sensitive",
-        required=True,
-        metavar="COLUMN[,COLUMN]",
-        help="the groups; several columns are intersected",
-    )
+def _start_edit(options: argparse.Namespace) -> int:
+    from ._features import read_features
+    from ._folder import check_place
+
+    check_place(options.out, options.overwrite)
+    rows, features = read_features(options)
+    from ._edit import run_edit
+
+    return run_edit(options, rows, features)
 
 
-def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "Measure rates by group and gaps between groups for predictions of any model."
-    audit = commands.add_parser(
-        "audit", help="tables of rates and gaps for any predictions", description=about
-    )
-    _add_rows(audit)
-    audit.add_argument("--pred", required=True, metavar="COLUMN", help="the predicted labels")
-    _add_groups(audit)
-    audit.add_argument(
-        "--pos-label", metavar="LABEL", help="the positive label (default: the second of two)"
-    )
-    audit.add_argument(
-        "--missing-group",
-        choices=("raise", "ignore", "own_group"),
-        default="raise",
-        help="rows without a group: an error, left out, or a group (default: %(default)s)",
-    )
-    audit.add_argument(
-        "--out",
-        type=Path,
-        metavar="TABLE.csv",
-        help="also write the rates of every group to this file",
-    )
-    audit.add_argument(
-        "--seed", type=int, default=0, help="seed of intervals and noise floors (default: 0)"
-    )
+def _start_predict(options: argparse.Namespace) -> int:
+    from ._folder import read_card
+    from ._reading import read_file
+
+    card = read_card(options.model)
+    frame = read_file(options.file, options)
+    from ._predict import run_predict
+
+    return run_predict(options, card, frame)
 
 
-def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = (
-        "Compare methods on the rows of a file by cross-validation, with one network per fold. "
-        "Columns of numbers are scaled, all others are categories."
-    )
-    compare = commands.add_parser("compare", help="several methods on one file", description=about)
-    _add_rows(compare)
-    _add_groups(compare)
-    compare.add_argument(
-        "--methods",
-        default="threshold,FairLRFTransformer,GapFineTuner,ThresholdOptimizer,ExponentiatedGradient",
-        metavar="NAME[,NAME]",
-        help="names of fairsvd.compare, added to the untouched network (default: %(default)s)",
-    )
-    compare.add_argument(
-        "--constraints",
-        default="equalized_odds",
-        metavar="GAP[,GAP]",
-        help=f"the gaps to close, one table each: {', '.join(CONSTRAINTS)} (default: %(default)s)",
-    )
-    _add_compare_settings(compare)
+def _start_compare(options: argparse.Namespace) -> int:
+    from ._features import read_features
+
+    rows, features = read_features(options)
+    from ._compare import run_compare
+
+    return run_compare(options, rows, features)
 
 
-def _add_compare_settings(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.05,
-        metavar="GAP",
-        help="the accepted gap, a difference of rates (default: %(default)s)",
-    )
-    compare.add_argument("--folds", type=int, default=5, metavar="N", help="(default: %(default)s)")
-    compare.add_argument(
-        "--keep-sensitive",
-        action="store_true",
-        help="keep the groups among the features; by default they are removed",
-    )
-    compare.add_argument(
-        "--pos-label", metavar="LABEL", help="the positive label (default: the second of two)"
-    )
-    compare.add_argument(
-        "--out",
-        type=Path,
-        metavar="TABLE.csv",
-        help="write one row per fold and method to this file",
-    )
-    compare.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot to this file, in the format of its ending"
-    )
-    compare.add_argument(
-        "--jobs", type=int, metavar="N", help="number of parallel processes (default: 1)"
-    )
-    compare.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")
+def _start_report(options: argparse.Namespace) -> int:
+    from ._folder import read_card
+    from ._reading import read_file
+
+    card = read_card(options.model)
+    if options.file is None:
+        from ._report import copy_report
+
+        return copy_report(options)
+    frame = read_file(options.file, options)
+    from ._report import run_report
+
+    return run_report(options, card, frame)
+
+
+def _start_export(options: argparse.Namespace) -> int:
+    from ._folder import read_card
+
+    card = read_card(options.model)
+    from ._export import run_export
+
+    return run_export(options, card)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": _start_demo,
+    "audit": _start_audit,
+    "edit": _start_edit,
+    "predict": _start_predict,
+    "compare": _start_compare,
+    "report": _start_report,
+    "export": _start_export,
+}

@@ -14,61 +14,89 @@ from ..containers import read_labels
 from ..groups import Groups, require_two_groups
 from ..metrics import gaps_frame, hard_counts, rates_frame
 from ..report import format_table, gap_estimates, small_cells
-from ._csv import describe_empty, read_table
+from ._columns import Rows, describe_empty
+from ._labels import as_label
+from ._output import as_json, check_ending, say, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_label", "run_audit"]
+__all__ = ["run_audit"]
 
 # With fewer rows a rate's standard error can exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
 MOST_NAMED = 6
 
 
-def run_audit(options: argparse.Namespace) -> None:
-    """Print the tables of an audit.
+def run_audit(options: argparse.Namespace, rows: Rows) -> int:
+    """Print or write the tables of an audit.
 
     Parameters
     ----------
     options : argparse.Namespace
-        file, target, pred, sensitive, pos_label, missing_group, out, seed.
+        file, pos_label, missing_group, out, json, fail_above, gap, seed.
+    rows : Rows
+
+    Returns
+    -------
+    status : int
+        1 if the gap is above the limit, else 0.
 
     Raises
     ------
     ValueError
-        If a column is missing or cannot be used; the message names it.
+        If a column cannot be used; the message names it.
     OSError
-        If a file cannot be read or written.
+        If a file cannot be written.
     """
-    frame, target, sensitive, pred = read_table(
-        options.file, options.target, options.sensitive, options.pred
-    )
+    check_ending(options.out)
+    frame, target, pred = rows.frame, rows.target, rows.pred
     try:
         _check_values(frame, target, pred)
         if options.missing_group == "raise":
-            _check_groups(frame[sensitive])
+            _check_groups(frame[rows.sensitive])
         classes = _read_classes(frame, target, pred)
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
     counts, pos, groups = hard_counts(
         frame[target],
         frame[pred],
-        frame[sensitive],
+        frame[rows.sensitive],
         pos_label=as_label(classes, options.pos_label),
         labels=classes if len(classes) > 1 else None,
         missing_group=options.missing_group,
     )
     require_two_groups(groups)
     table = rates_frame(counts, pos, groups.labels, groups.names)
+    gaps = gap_estimates(counts, pos, stage_rng(options.seed, "bootstrap"))
+    gaps["ratio"] = gaps_frame(counts, pos)["ratio"]
+    heading = _heading(options, len(frame), counts, pos, classes)
+    warnings = _warnings(counts, classes, groups)
+    content = {
+        "about": heading,
+        "groups": table.reset_index().to_dict("records"),
+        "gaps": gaps.reset_index().to_dict("records"),
+        "warnings": warnings,
+    }
     if options.out is not None:
-        table.to_csv(options.out)
-    print(_heading(options, len(frame), counts, pos, classes))
-    _print_tables(table, counts, pos, options.seed)
-    for line in _warnings(counts, classes, groups):
-        print(f"\nWarning: {line}")
-    if options.out is not None:
-        print(f"\nRates written to {options.out}")
+        write_table(options.out, table.reset_index(), content)
+    if options.json:
+        print(as_json(content), end="")
+    else:
+        _print(heading, table, gaps, warnings)
+        if options.out is not None:
+            say(f"\nRates written to {options.out}")
+    return _judge(float(gaps.loc[options.gap, "difference"]), options)
+
+
+def _judge(value: float, options: argparse.Namespace) -> int:
+    """Compare the gap with the limit of ``--fail-above``; what cannot be measured fails, too."""
+    if options.fail_above is None or value <= options.fail_above:
+        return 0
+    name, shown = options.gap.replace("_", " "), f"{value:.3f}"
+    found = f"is {shown}" if value == value else "cannot be measured on these rows"
+    say(f"FAILED: the gap in {name} {found}; the limit is {options.fail_above:g}", error=True)
+    return 1
 
 
 def _check_values(frame: pd.DataFrame, target: str, pred: str) -> None:
@@ -99,25 +127,6 @@ def _read_classes(frame: pd.DataFrame, target: str, pred: str) -> list[Any]:
         ) from error
 
 
-def as_label(classes: list[Any], text: str | None) -> Any:
-    """Find the label that the user's text stands for, as text or as a number."""
-    if text is None:
-        return None
-    matches = [label for label in classes if str(label) == text or _same_value(label, text)]
-    if not matches:
-        raise ValueError(f"--pos-label {text} is not among the labels {listed(classes)}")
-    return matches[0]
-
-
-def _same_value(label: Any, text: str) -> bool:
-    try:
-        if isinstance(label, bool) and text.lower() in ("true", "false"):
-            return label == (text.lower() == "true")
-        return not isinstance(label, str) and float(text) == label
-    except ValueError:
-        return False
-
-
 def _heading(
     options: argparse.Namespace,
     n_rows: int,
@@ -137,22 +146,18 @@ def _heading(
     return f"{options.file}: {used:,} rows{left_out}. {rates}"
 
 
-def _print_tables(
-    table: pd.DataFrame, counts: NDArray[np.int64], pos: int | None, seed: int
-) -> None:
-    gaps = gap_estimates(counts, pos, stage_rng(seed, "bootstrap"))
-    gaps["ratio"] = gaps_frame(counts, pos)["ratio"]
-    gaps.index = gaps.index.str.replace("_", " ")
-    print("\nRates of every group\n")
-    print(format_table(table))
-    print(
+def _print(heading: str, table: pd.DataFrame, gaps: pd.DataFrame, warnings: list[str]) -> None:
+    say(heading)
+    say("\nRates of every group\n")
+    say(format_table(table))
+    say(
         "\nGaps: the largest minus the smallest rate, with a 95 % interval (low to high) and upper,"
     )
-    print(
-        "a bound that the true gap exceeds with a chance of at most 5 %. Noise floor: the gap that"
-    )
-    print("equal treatment would show on that many rows.\n")
-    print(format_table(gaps))
+    say("a bound that the true gap exceeds with a chance of at most 5 %. Noise floor: the gap that")
+    say("equal treatment would show on that many rows.\n")
+    say(format_table(gaps.set_axis(gaps.index.str.replace("_", " "))))
+    for line in warnings:
+        say(f"\nWarning: {line}")
 
 
 def _warnings(counts: NDArray[np.int64], classes: list[Any], groups: Groups) -> list[str]:

@@ -1,4 +1,4 @@
-"""``fairsvd compare``: several methods on the rows of a CSV file."""
+"""``fairsvd compare``: several methods on the rows of a file."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from .._messages import listed
-from ..comparison import compare
+from ..comparison import compare, table_encoder
 from ..containers import read_labels
 from ..report import format_table
-from ._audit import as_label
-from ._csv import describe_empty, read_table
+from ._columns import Rows
 from ._demo import check_plot
+from ._features import Features
+from ._labels import as_label, known_groups, say_positive
+from ._output import as_json, check_ending, say, write_table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ..comparison import Comparison
 
 __all__ = ["run_compare"]
-
-MOST_CATEGORIES = 100
 
 SHOWN = {
     "psi": "psi",
@@ -44,36 +36,44 @@ SHOWN = {
 }
 
 
-def run_compare(options: argparse.Namespace) -> None:
+def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> int:
     """Print one table per constraint; write all rows and the plot on request.
 
     Parameters
     ----------
     options : argparse.Namespace
-        file, target, sensitive, methods, constraints, tolerance, folds, keep_sensitive, pos_label,
-        seed, jobs, out, plot.
+        file, methods, constraints, tolerance, folds, pos_label, missing_group, seed, jobs, out,
+        json, plot.
+    rows : Rows
+    features : Features
+
+    Returns
+    -------
+    status : int
+        0.
 
     Raises
     ------
     ValueError
-        If a column is missing or cannot be used, or a method is unknown.
+        If a column cannot be used, or a method is unknown.
     OSError
-        If a file cannot be read or written.
+        If a file cannot be written.
     """
     methods, constraints = map(_split_names, (options.methods, options.constraints))
     if options.plot is not None:
         check_plot(options.plot)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-    frame, target, sensitive, _ = read_table(options.file, options.target, options.sensitive)
-    _check_filled(frame[[target, *sensitive]], options.file)
-    classes = np.unique(read_labels(frame[target], f"column {target}")).tolist()
-    X, about = _encode_features(frame, [target, *([] if options.keep_sensitive else sensitive)])
+    check_ending(options.out)
+    groups, known = known_groups(rows, options)
+    y = rows.frame[rows.target]
+    classes = np.unique(read_labels(y, f"column {rows.target}")).tolist()
     comparison = compare(
         methods,
-        X,
-        frame[target].to_numpy(),
-        frame[sensitive],
+        features.frame[known],
+        y[known].to_numpy(),
+        groups,
+        preprocessing=table_encoder(features.numbers, features.categories),
         cv=options.folds,
         constraints=constraints,
         tolerance=options.tolerance,
@@ -83,51 +83,24 @@ def run_compare(options: argparse.Namespace) -> None:
         verbose=1,
     )
     if options.out is not None:
-        comparison.to_csv(options.out, index=False)
+        write_table(options.out, comparison)
     if options.plot is not None:
         _save_plot(comparison, options.plot)
-    print(f"{options.file}: {len(frame):,} rows; {about}")
+    if options.json:
+        summary = comparison.summary().reset_index()
+        content = {"about": comparison.about, "summary": summary.to_dict("records")}
+        print(as_json(content), end="")
+        return 0
+    say(f"{options.file}: {comparison.about}")
+    say(say_positive(classes, options.pos_label))
+    for line in features.describe():
+        say(line)
     _print_tables(comparison, options)
+    return 0
 
 
 def _split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _check_filled(frame: pd.DataFrame, path: Path) -> None:
-    if columns := describe_empty(frame):
-        raise ValueError(f"{path}: {columns}: fill it or leave these rows out")
-
-
-def _encode_features(frame: pd.DataFrame, left_out: list[str]) -> tuple[NDArray[np.float64], str]:
-    """Encode the feature columns, and describe the encoding."""
-    columns = frame.drop(columns=left_out).dropna(axis="columns", how="all")
-    if columns.empty:
-        raise ValueError(
-            "no column is left for features: the file needs some beside the target and the groups."
-        )
-    numeric = columns.select_dtypes("number")
-    infinite = numeric.columns[np.isinf(numeric.to_numpy(dtype=np.float64)).any(axis=0)]
-    if len(infinite):
-        raise ValueError(f"column {listed(infinite)} holds infinite numbers: leave them empty.")
-    # A column of names or numbers of rows would become as many columns as rows.
-    encode = OneHotEncoder(
-        handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
-    )
-    scale = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    # Fitted on all rows, but only on their features, so no fold learns test labels.
-    encoder = make_column_transformer(
-        (scale, make_column_selector(dtype_include="number")),
-        (encode, make_column_selector(dtype_exclude="number")),
-    )
-    X = np.asarray(encoder.fit_transform(columns), dtype=np.float64)
-    numbers = numeric.shape[1]
-    categories = columns.shape[1] - numbers
-    return X, (
-        f"features: {numbers} columns of numbers, scaled, empty cells at the median, and "
-        f"{categories} of categories, one-hot (of each the {MOST_CATEGORIES} most "
-        f"frequent); not among them: {', '.join(left_out)}."
-    )
 
 
 def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
@@ -135,18 +108,18 @@ def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
         summary = comparison.summary(constraint).droplevel("constraint")
         table = summary[list(SHOWN)].rename(columns=SHOWN)
         best = comparison.pareto(constraint).index.get_level_values("method")
-        print(f"\n{constraint.replace('_', ' ')}, means over {options.folds} folds\n")
-        print(format_table(table))
-        print(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
-    print(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
-    print("harm: the largest fall, beyond noise, of a group's true positive or true negative rate")
-    print("or, under demographic parity, of its selection rate.")
+        say(f"\n{constraint.replace('_', ' ')}, means over {options.folds} folds\n")
+        say(format_table(table))
+        say(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
+    say(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
+    say("harm: the largest fall, beyond noise, of a group's true positive or true negative rate")
+    say("or, under demographic parity, of its selection rate.")
     failures = comparison[comparison.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
-        print(f"\nFailed: {method}: {error}")
+        say(f"\nFailed: {method}: {error}")
     for what, path in (("All rows", options.out), ("The plot", options.plot)):
         if path is not None:
-            print(f"\n{what}: {path}")
+            say(f"\n{what}: {path}")
 
 
 def _save_plot(comparison: Comparison, path: Path) -> None:

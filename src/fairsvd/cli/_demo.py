@@ -21,6 +21,7 @@ from ..low_rank import FairLRFTransformer
 from ..metrics import hard_counts, rates_frame
 from ..objective import gap, utility_from_counts
 from ..report import (
+    FairnessReport,
     before_after,
     chosen_candidate,
     format_table,
@@ -29,6 +30,7 @@ from ..report import (
     removed_frame,
     utility_name,
 )
+from ._output import say
 from ._tasks import Rows, Task, load_task
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ __all__ = ["check_plot", "run_demo"]
 UNTOUCHED: dict[str, Any] = {"sparsity": 0, "refine": None}
 POSITIVE = 1  # both tasks have the labels 0 and 1
 WIDTH = 88  # of lines of text
+OWNER = "nobody: this is a demo"
 OVERALL = ("accuracy", "balanced_accuracy", "worst_cell_accuracy")
 
 
@@ -52,13 +55,18 @@ class Fits(NamedTuple):
     edit: float
 
 
-def run_demo(options: argparse.Namespace) -> None:
-    """Print the tables and save the plot.
+def run_demo(options: argparse.Namespace) -> int:
+    """Print the tables, and save the plot and the report page.
 
     Parameters
     ----------
     options : argparse.Namespace
-        data, plot, constraint, tolerance, max_steps, seed.
+        data, plot, report, constraint, tolerance, max_steps, seed.
+
+    Returns
+    -------
+    status : int
+        0.
 
     Raises
     ------
@@ -69,12 +77,13 @@ def run_demo(options: argparse.Namespace) -> None:
     """
     started = perf_counter()
     check_plot(options.plot)
-    _say(f"fairsvd {__version__}: FairLRF-style editing of a trained network\n")
+    _check_report(options.report)
+    say(f"fairsvd {__version__}: FairLRF-style editing of a trained network\n")
     task = load_task(options.data, options.seed)
     for line in task.about:
-        _say(line)
+        say(line)
     n_fit, n_held = len(task.fit.y), len(task.held_out.y)
-    _say(f"Split    {n_fit:,} rows to fit, a quarter of them for the choice; {n_held:,} held out")
+    say(f"Split    {n_fit:,} rows to fit, a quarter of them for the choice; {n_held:,} held out")
     # One thread, which is faster for small networks and makes results reproducible.
     with one_torch_thread(), warnings.catch_warnings():
         # The warnings of the edit are printed from report_.notes.
@@ -86,14 +95,21 @@ def run_demo(options: argparse.Namespace) -> None:
     _print_overall(counts, options.constraint)
     _print_edit(fits.edited[-1])
     _save_plot(fits.edited[-1], counts, options.plot)
-    _say(f"\nTrade-off plot: {options.plot}")
+    held = task.held_out
+    FairnessReport(fits.edited, held.X, held.y, held.y.index, owner=OWNER).save(options.report)
     seconds = perf_counter() - started
-    _say(f"Time: training {fits.training:.1f} s, edit {fits.edit:.1f} s, in all {seconds:.1f} s")
+    say(f"\nTime: training {fits.training:.1f} s, edit {fits.edit:.1f} s, in all {seconds:.1f} s")
+    say(f"\nTrade-off plot:  {options.plot}")
+    say(f"Report page:     {options.report}")
+    say("With your rows:  fairsvd edit YOURS.csv --target COLUMN --sensitive COLUMN --out model")
+    return 0
 
 
-def _say(line: str) -> None:
-    # Flushed, also into a pipe, since a fit takes seconds.
-    print(line, flush=True)
+def _check_report(path: Path) -> None:
+    """Refuse another ending than that of a page, and make its folder, before the computation."""
+    if path.suffix.lower() not in (".html",):
+        raise ValueError(f"--report {path} must end in .html")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def check_plot(path: Path) -> None:
@@ -114,7 +130,7 @@ def _fit(task: Task, options: argparse.Namespace) -> Fits:
         "sensitive_columns": task.fit.y.index.name,
         "random_state": options.seed,
     }
-    _say("Network  training the default one ...")
+    say("Network  training the default one ...")
     start = perf_counter()
     # An edit without changes, which trains the default network.
     editor = FairLRFTransformer(threshold=0.5, **UNTOUCHED, **shared)
@@ -122,7 +138,7 @@ def _fit(task: Task, options: argparse.Namespace) -> Fits:
     trained = perf_counter()
     network = plain[-1].module_
     n_parameters = sum(p.numel() for p in network.parameters())
-    _say(f"         {type(network).__name__}, {n_parameters:,} parameters; editing it ...")
+    say(f"         {type(network).__name__}, {n_parameters:,} parameters; editing it ...")
     # The same seed gives the same validation rows, which the network has not seen.
     frozen = [(name, FrozenEstimator(step)) for name, step in plain.steps[:-1]]
     editor = FairLRFTransformer(network, **shared)
@@ -141,21 +157,21 @@ def _count(pipe: Pipeline, rows: Rows) -> NDArray[np.int64]:
 def _print_groups(counts: dict[str, NDArray[np.int64]], rows: Rows) -> None:
     labels, name = sorted(set(rows.y.index)), str(rows.y.index.name)
     tables = [rates_frame(counts[k], POSITIVE, labels, [name]) for k in ("plain", "edited")]
-    _say("\nRates of every group on the held-out rows: untouched network -> edited network\n")
-    _say(format_table(before_after(*tables)))
+    say("\nRates of every group on the held-out rows: untouched network -> edited network\n")
+    say(format_table(before_after(*tables)))
 
 
 def _print_gaps(counts: dict[str, NDArray[np.int64]], options: argparse.Namespace) -> None:
     rng = stage_rng(options.seed, "bootstrap")
     tables = [gap_estimates(counts[k], POSITIVE, rng) for k in ("plain", "edited")]
-    _say("\nGaps on the held-out rows, with 95 % intervals. Noise floor: the gap that")
-    _say("equal treatment would show on that many rows.\n")
-    _say(format_table(_gap_frame(*tables)))
+    say("\nGaps on the held-out rows, with 95 % intervals. Noise floor: the gap that")
+    say("equal treatment would show on that many rows.\n")
+    say(format_table(_gap_frame(*tables)))
     value = tables[1].loc[options.constraint, "difference"]
     constant = np.count_nonzero(counts["edited"].sum(axis=(0, 1))) < 2
     verdict = "met" if value <= options.tolerance and not constant else "not met"
     goal = f"{options.constraint.replace('_', ' ')} of at most {options.tolerance:g}"
-    _say(f"\nAsked for: {goal}; on the held-out rows {value:.3f}, {verdict}")
+    say(f"\nAsked for: {goal}; on the held-out rows {value:.3f}, {verdict}")
 
 
 def _gap_frame(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -182,16 +198,16 @@ def _print_overall(counts: dict[str, NDArray[np.int64]], constraint: str) -> Non
         u: [float(utility_from_counts(t, u)) for t in tables] for u in OVERALL
     }
     columns[f"{constraint}_gap"] = [float(gap(t, constraint, POSITIVE)) for t in tables]
-    _say("\nOverall on the held-out rows\n")
-    _say(format_table(pd.DataFrame(columns, index=names)))
+    say("\nOverall on the held-out rows\n")
+    say(format_table(pd.DataFrame(columns, index=names)))
 
 
 def _print_edit(editor: FairLRFTransformer) -> None:
     history = editor.history_
     place = chosen_candidate(history)
     chosen = history.iloc[place]
-    _say(f"\nRemoved: {editor.removed_fraction_:.1%} of the entries of U and V, by layer\n")
-    _say(format_table(removed_frame(editor)))
+    say(f"\nRemoved: {editor.removed_fraction_:.1%} of the entries of U and V, by layer\n")
+    say(format_table(removed_frame(editor)))
     utility = (utility_name(editor) or "utility").replace("_", " ")
     met = "within" if chosen["feasible"] else "beyond"
     text = (
@@ -200,9 +216,9 @@ def _print_edit(editor: FairLRFTransformer) -> None:
         f"{chosen['utility']:.3f} and gap {chosen['gap']:.3f}, {met} the tolerance of "
         f"{editor.tolerance:.3g}."
     )
-    _say("\n" + fill(text, WIDTH))
+    say("\n" + fill(text, WIDTH))
     for note in editor.report_.notes:
-        _say(fill(f"Note: {note}", WIDTH))
+        say(fill(f"Note: {note}", WIDTH))
 
 
 def _describe_params(chosen: pd.Series) -> str:
@@ -214,6 +230,8 @@ def _describe_params(chosen: pd.Series) -> str:
 def _save_plot(
     editor: FairLRFTransformer, counts: dict[str, NDArray[np.int64]], path: Path
 ) -> None:
+    from matplotlib.figure import Figure
+
     utility = utility_name(editor) or "balanced_accuracy"
     labels = {"plain": "held-out rows, untouched", "edited": "held-out rows, edited"}
     points = {
@@ -223,5 +241,7 @@ def _save_plot(
         )
         for name, label in labels.items()
     }
-    ax: Any = plot_tradeoff(editor, points=points)
-    ax.figure.savefig(path)
+    # Outside pyplot, which would look for a window.
+    figure = Figure(figsize=(8.6, 5.0), dpi=150, layout="constrained")
+    plot_tradeoff(editor, points=points, ax=figure.add_subplot())
+    figure.savefig(path)

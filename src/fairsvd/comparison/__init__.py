@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._compare import compare
+from ._encode import table_encoder
 
 if TYPE_CHECKING:
     from ._table import Comparison
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "table_encoder"]
 
 
 def __getattr__(name: str) -> object:

@@ -181,6 +181,6 @@ def _train_reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.
     weights = processor.fit_transform(table).instance_weights
     codes = fold.problem.codes[rows], fold.groups(rows)
     drawn = resample_by_weight(rows, *codes, weights, random_state=fold.seed)[0]
-    network = as_network(train(fold.problem, drawn, fold.seed))
+    network = as_network(train(fold.problem, fold, drawn))
     # An edit without changes, whose fit only chooses the threshold.
     return edit(FairLRFTransformer(network, sparsity=0, refine=None), fold, constraint)

@@ -41,8 +41,10 @@ def fit_classifier(estimator: Any, fold: Fold, constraint: str) -> NDArray[np.in
     options = {}
     if name := _fit_parameter(model):
         options[name] = fold.sensitive(rows)
-    model.fit(fold.X(rows), fold.y(rows), **options)
-    return fold.codes_of_labels(model.predict(fold.X(fold.test), **predict_options(model, fold)))
+    # A Pipeline has its own preprocessing, and may look for the names of columns.
+    X = fold.raw_X if isinstance(getattr(model, "estimator", model), Pipeline) else fold.X
+    model.fit(X(rows), fold.y(rows), **options)
+    return fold.codes_of_labels(model.predict(X(fold.test), **predict_options(model, fold)))
 
 
 def _fit_parameter(model: Any) -> str:

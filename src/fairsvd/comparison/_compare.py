@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from .._messages import listed
 from .._parallel import in_parallel
 from .._rng import one_torch_thread, resolve_seed
 from .._warn import categories_of
@@ -21,7 +22,7 @@ from ..networks import AdoptedNetwork
 from ..objective import GAPS
 from ._fold import Fold, Parts, base_of, divide
 from ._measures import MEASURES, change_columns, measure
-from ._methods import Method, resolve
+from ._methods import Method, resolve, shared_preprocessing
 from ._problem import Problem, read_problem
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ __all__ = ["compare"]
 
 
 def compare(
-    mitigators: Any,
+    methods: Any,
     X: Any,
     y: Any,
     sensitive_features: Any,
     *,
+    preprocessing: Any = None,
     base: Any = None,
     cv: Any = None,
     constraints: str | Sequence[str] = "equalized_odds",
@@ -55,20 +57,26 @@ def compare(
 
     Parameters
     ----------
-    mitigators : str, estimator, list of these, or mapping of str to these
+    methods : str, estimator, list of these, or mapping of str to these
         Names: "threshold" (the base network at the threshold of best balanced accuracy); editors
         of this package by their class name, with default parameters; fairlearn's
         "ThresholdOptimizer", "ExponentiatedGradient" (of logistic regressions),
         "AdversarialFairnessClassifier"; AIF360's "Reweighing", "EqOddsPostprocessing",
-        "RejectOptionClassification". Instances: editors, methods of fairlearn and AIF360, and any
-        classifier with ``fit`` and ``predict``; see Notes. The keys of a mapping are the names in
-        the table. The first method is always "untouched", the unedited base network.
+        "RejectOptionClassification". Instances: editors, Pipelines that end in one, methods of
+        fairlearn and AIF360, and any classifier with ``fit`` and ``predict``; see Notes. The keys
+        of a mapping are the names in the table. The first method is always "untouched", the
+        unedited base network.
     X : array-like or DataFrame of shape (n, n_features), images (n, C, H, W) or ImageFrame
-        Only numbers.
+        Numbers, or a DataFrame with columns of text; see ``preprocessing``.
     y : array-like of shape (n,)
         At least two classes, any labels.
     sensitive_features : array-like of shape (n,) or (n, n_columns)
         Groups, any labels, none missing; several columns are intersected.
+    preprocessing : transformer or None, default=None
+        Makes numbers of X; a clone is fitted on the training rows of each fold, for all methods.
+        None: the steps that stand before the editors in Pipelines; without Pipelines, for a
+        DataFrame with text, an encoder that scales numbers and makes one-hot columns of all else.
+        Pipelines around other classifiers get X as it is.
     base : None, skorch net, FrozenEstimator(skorch net) or nn.Module, default=None
         The base network. None: the editors' default network, trained in every fold; a skorch net
         is cloned and trained in every fold. A frozen net or a module is not trained: results are
@@ -137,13 +145,14 @@ def compare(
     >>> bool(summary["equalized_odds", "gap"] > summary["equalized_odds", "untouched"])
     True
     """
-    methods, gaps = resolve(mitigators), _read_constraints(constraints)
+    found, gaps = resolve(methods), _read_constraints(constraints)
     seed = resolve_seed(random_state)
     settings = {"base": base, "pos_label": pos_label, "tolerance": tolerance, "seed": seed}
+    settings["preprocessing"] = shared_preprocessing(found, preprocessing)
     problem = read_problem(X, y, sensitive_features, **settings)
     splits = _make_splits(cv, problem)
     parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
-    runs = _list_runs(len(parts), gaps, methods)
+    runs = _list_runs(len(parts), gaps, found)
     bar = progress_bar(
         verbose, "compare", unit=" fits", total=len(runs), status=runs[0], every_unit=True
     )
@@ -156,9 +165,9 @@ def compare(
             Fold(**vars(part), problem=problem, adopted=adopted, before=before)
             for part, (adopted, before) in zip(parts, bases, strict=True)
         ]
-        tasks = [(fold, name, method) for fold in folds for name in gaps for method in methods]
+        tasks = [(fold, name, method) for fold in folds for name in gaps for method in found]
         rows = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), progress, upcoming))
-    return _make_comparison(rows, problem)
+    return _make_comparison(rows, problem, _describe(problem, gaps, len(parts)))
 
 
 def _read_constraints(constraints: str | Sequence[str]) -> list[str]:
@@ -222,13 +231,30 @@ def _run_method(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
     return row | values | {"needs_group": method.needs_group, "error": error, "warnings": kinds}
 
 
-def _make_comparison(rows: list[dict[str, Any]], problem: Problem) -> Comparison:
+def _describe(problem: Problem, gaps: list[str], n_folds: int) -> str:
+    """Say in a line what was compared: the data, the constraints, the folds."""
+    groups = zip(problem.groups.labels, problem.groups.counts().tolist(), strict=True)
+    sizes = listed(f"{_name_group(label)} {n:,}" for label, n in groups)
+    aims = ", ".join(name.replace("_", " ") for name in gaps)
+    shape = " x ".join(f"{size:,}" for size in np.shape(problem.X)[1:])
+    return (
+        f"{len(problem.codes):,} rows of {shape or 1} features, {len(problem.classes)} classes; "
+        f"{', '.join(problem.groups.names)}: {sizes}; {aims}, tolerance {problem.tolerance:g}; "
+        f"means over {n_folds} folds on test rows"
+    )
+
+
+def _name_group(label: Any) -> str:
+    return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+
+def _make_comparison(rows: list[dict[str, Any]], problem: Problem, about: str) -> Comparison:
     from ._table import Comparison
 
     changes = change_columns(problem.groups.labels)
     last = ["needs_group", "seconds", "error", "warnings"]
     columns = ["fold", "constraint", "method", *MEASURES, *changes, *last]
-    table = Comparison(rows, columns=columns, tolerance=problem.tolerance)
+    table = Comparison(rows, columns=columns, tolerance=problem.tolerance, about=about)
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 
 

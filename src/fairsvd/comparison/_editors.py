@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import NetworkEditor
-from ..objective import PhiObjective
 from ._classifiers import filled
 from ._fold import Fold
 
@@ -33,7 +32,7 @@ def edit(editor: NetworkEditor, fold: Fold, constraint: str) -> NDArray[np.int64
     positive = None if problem.pos is None else problem.classes[problem.pos]
     copy = filled(editor, network=fold.network, random_state=fold.seed, pos_label=positive)
     copy.set_params(validation=fold.split, tolerance=problem.tolerance)
-    if not isinstance(copy.constraint, PhiObjective):
+    if isinstance(copy.constraint, str):
         copy.set_params(constraint=constraint)
     copy.fit(fold.X(rows), fold.y(rows), sensitive_features=fold.sensitive(rows))
     return fold.codes_of_labels(copy.predict(fold.X(fold.test)))

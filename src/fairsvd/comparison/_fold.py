@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import PredefinedSplit
 from torch import Tensor
@@ -20,7 +21,7 @@ from ..base import draw_sample, split_rows
 from ..groups import cell_codes
 from ..networks import AdoptedNetwork, adopt, all_logits
 from ..objective import Constraint, make_judge
-from ._problem import Problem, take
+from ._problem import Problem, as_array, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,8 @@ class Parts:
         trained), methods choose on ``validation``, and ``test`` is used once.
     seed : int
         Seed of all draws in the fold.
+    encoder : transformer or None
+        The preprocessing, fitted on the training rows.
     """
 
     number: int
@@ -54,6 +57,12 @@ class Parts:
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
     seed: int
+    encoder: Any
+
+    def encoded(self, problem: Problem, rows: NDArray[np.int64]) -> Any:
+        """Select features, as networks get them."""
+        X = take(problem.X, rows)
+        return X if self.encoder is None else as_array(self.encoder.transform(X))
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Fold(Parts):
 
     Attributes
     ----------
-    number, training, validation, test, seed
+    number, training, validation, test, seed, encoder
         As in :class:`Parts`.
     problem : Problem
     adopted : AdoptedNetwork
@@ -97,7 +106,11 @@ class Fold(Parts):
         return np.sort(np.concatenate([self.validation, sample]))
 
     def X(self, rows: NDArray[np.int64]) -> Any:
-        """Select features."""
+        """Select features, after the preprocessing."""
+        return self.encoded(self.problem, rows)
+
+    def raw_X(self, rows: NDArray[np.int64]) -> Any:
+        """Select features as they came, for a Pipeline with its own preprocessing."""
         return take(self.problem.X, rows)
 
     def y(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -204,11 +217,11 @@ def fold_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % 2**31
 
 
-def train(problem: Problem, rows: NDArray[np.int64], seed: int) -> AdoptedNetwork:
+def train(problem: Problem, parts: Parts, rows: NDArray[np.int64]) -> AdoptedNetwork:
     """Train the base network on rows, which may repeat, unless it came trained."""
     codes = torch.as_tensor(problem.codes[rows]), torch.as_tensor(problem.groups.codes[rows])
-    labelled = LabelledRows(as_batches(take(problem.X, rows), problem.dtype), *codes)
-    rng = stage_rng(seed, "base")
+    labelled = LabelledRows(as_batches(parts.encoded(problem, rows), problem.dtype), *codes)
+    rng = stage_rng(parts.seed, "base")
     return adopt(problem.base, labelled, problem.classes, batch_size=BATCH, rng=rng)
 
 
@@ -220,11 +233,17 @@ def divide(
     y, groups = problem.codes[fitting], problem.groups.codes[fitting]
     cells = cell_codes(y, groups, problem.groups.n_groups)
     editing, held = split_rows(VALIDATION, cells, y, stage_rng(seed, "split"), problem.classes)
-    return Parts(number, np.sort(fitting[editing]), np.sort(fitting[held]), test, seed)
+    training, validation = np.sort(fitting[editing]), np.sort(fitting[held])
+    encoder = None
+    if problem.preprocessing is not None:
+        # On the training rows alone, as the base network: so methods are chosen on new rows.
+        encoder = clone(problem.preprocessing)
+        encoder.fit(take(problem.X, training), problem.classes[problem.codes[training]])
+    return Parts(number, training, validation, test, seed, encoder)
 
 
 def base_of(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
     """Train the base network of a fold; return it and its classes for the test rows."""
-    adopted = train(problem, parts.training, parts.seed)
-    logits = logits_of(adopted, take(problem.X, parts.test), problem.dtype)
+    adopted = train(problem, parts, parts.training)
+    logits = logits_of(adopted, parts.encoded(problem, parts.test), problem.dtype)
     return adopted, logits.argmax(dim=1).numpy()

@@ -1,4 +1,4 @@
-"""The user's mitigators, as methods that run on a fold."""
+"""What the user wants compared, as methods that run on a fold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 
 from .. import intraprocessing, low_rank, masking, postprocessing, selective
 from .._messages import did_you_mean
@@ -22,7 +25,7 @@ from ._editors import edit, one_threshold, untouched
 from ._fairlearn import adversarial, adversarial_as_given, post_process, reduce, reduce_as_given
 from ._fold import Fold
 
-__all__ = ["UNTOUCHED", "Method", "names", "resolve"]
+__all__ = ["UNTOUCHED", "Method", "names", "resolve", "shared_preprocessing"]
 
 UNTOUCHED = "untouched"
 
@@ -42,11 +45,14 @@ class Method:
         Maps a fold and a constraint to class codes for the test rows; travels to other processes.
     needs_group : bool
         Whether predicting needs the group.
+    preprocessing : Pipeline or None
+        The steps before an editor that came in a Pipeline.
     """
 
     name: str
     run: Callable[[Fold, str], NDArray[np.int64]]
     needs_group: bool = False
+    preprocessing: Any = None
 
 
 def _threshold_optimizer(fold: Fold, constraint: str) -> NDArray[np.int64]:
@@ -84,31 +90,32 @@ def names() -> list[str]:
     return [*(method.name for method in OTHERS), *sorted(EDITORS)]
 
 
-def resolve(mitigators: Any) -> list[Method]:
+def resolve(methods: Any) -> list[Method]:
     """Read the user's list; the untouched network is always the first method.
 
     Parameters
     ----------
-    mitigators : str, estimator, list of these, or mapping of str to these
+    methods : str, estimator, list of these, or mapping of str to these
 
     Raises
     ------
     ValueError
         A name is unknown (the message has the nearest) or appears twice, or an object is no
-        mitigator.
+        method.
     """
-    if isinstance(mitigators, Mapping):
-        methods = [_method(value, str(name)) for name, value in mitigators.items()]
+    if isinstance(methods, Mapping):
+        found = [_method(value, str(name)) for name, value in methods.items()]
     else:
-        several = isinstance(mitigators, Iterable) and not isinstance(mitigators, str)
-        methods = [_method(value) for value in (mitigators if several else [mitigators])]
-    counts = Counter(method.name for method in methods)
+        # A Pipeline can be iterated over, too.
+        several = isinstance(methods, Iterable) and not isinstance(methods, (str, Pipeline))
+        found = [_method(value) for value in (methods if several else [methods])]
+    counts = Counter(method.name for method in found)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise ValueError(
-            f"mitigators hold {', '.join(twice)} more than once: pass a dict of names of your own."
+            f"methods hold {', '.join(twice)} more than once: pass a dict of names of your own."
         )
-    remaining = [method for method in methods if method.run is not untouched]
+    remaining = [method for method in found if method.run is not untouched]
     if UNTOUCHED in (method.name for method in remaining):
         raise ValueError(f"{UNTOUCHED!r} is the base network's own name: choose another one.")
     return [OTHERS[0], *remaining]
@@ -128,26 +135,52 @@ def _by_name(name: str) -> Method:
         if method.name == name:
             return method
     hint = did_you_mean(name, names())
-    raise ValueError(f"Unknown mitigator {name!r}: wanted one of {', '.join(names())}.{hint}")
+    raise ValueError(f"Unknown method {name!r}: wanted one of {', '.join(names())}.{hint}")
 
 
 def _by_instance(value: Any, name: str) -> Method:
     if isinstance(value, type):
-        raise ValueError(
-            f"mitigators hold the class {value.__name__}: pass its name or {name}(...)."
-        )
+        raise ValueError(f"methods hold the class {value.__name__}: pass its name or {name}(...).")
     if isinstance(value, NetworkEditor):
         return Method(name, partial(edit, value))
+    if isinstance(value, Pipeline) and isinstance(value.steps[-1][1], NetworkEditor):
+        steps = value[:-1] if len(value.steps) > 1 else None
+        return Method(_unless_pipeline(name, value), partial(edit, value[-1]), False, steps)
     run = _of_package(value)
     if run is not None:
         needs = hasattr(value, "predict") and run in (post_process, post_process_as_given)
         return Method(name, partial(run, value), needs)
     if not (hasattr(value, "fit") and hasattr(value, "predict") and hasattr(value, "get_params")):
         raise ValueError(
-            f"mitigators hold a {type(value).__name__}: wanted a name, an editor, a method of "
+            f"methods hold a {type(value).__name__}: wanted a name, an editor, a method of "
             f"fairlearn or AIF360 ({', '.join(INSTANCES)}), or a classifier of scikit-learn's form."
         )
     return Method(name, partial(fit_classifier, value), _told_the_group(value))
+
+
+def _unless_pipeline(name: str, pipeline: Pipeline) -> str:
+    """Name a Pipeline that got no name of the user's by its editor."""
+    return type(pipeline[-1]).__name__ if name == type(pipeline).__name__ else name
+
+
+def shared_preprocessing(methods: Iterable[Method], given: Any) -> Any:
+    """Return the preprocessing that all methods share: the one given, or that of the Pipelines.
+
+    Raises
+    ------
+    ValueError
+        If Pipelines around editors have different steps, since all edit one network.
+    """
+    steps = {joblib.hash(clone(m.preprocessing)): m for m in methods if m.preprocessing is not None}
+    if given is not None:
+        return given
+    if len(steps) > 1:
+        names = ", ".join(method.name for method in steps.values())
+        raise ValueError(
+            f"the Pipelines {names} have different steps before their editors, which edit one "
+            "network of each fold: give them the same steps, or call compare once for each."
+        )
+    return next(iter(steps.values())).preprocessing if steps else None
 
 
 def _of_package(value: Any) -> Callable[[Any, Fold, str], NDArray[np.int64]] | None:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from ..arrays import is_dataset, open_rows
 from ..base import Reading, positive_code, read_fit_inputs
 from ..containers import as_known, as_numbers
 from ..groups import Groups, encode_groups
+from ._encode import encoder_for
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Problem", "read_problem", "take"]
+__all__ = ["Problem", "as_array", "read_problem", "take"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Problem:
     ----------
     X : ndarray, DataFrame or ImageFrame of n rows
         As it came.
+    preprocessing : transformer or None
+        Not fitted; makes numbers of X.
     codes : ndarray of shape (n,), int64
         Classes as positions in ``classes``.
     classes : ndarray of shape (n_classes,)
@@ -45,6 +48,7 @@ class Problem:
     """
 
     X: Any
+    preprocessing: Any
     codes: NDArray[np.int64]
     classes: NDArray[Any]
     groups: Groups
@@ -75,6 +79,7 @@ def read_problem(
     y: Any,
     sensitive_features: Any,
     *,
+    preprocessing: Any,
     base: Any,
     pos_label: Any,
     tolerance: float,
@@ -95,25 +100,43 @@ def read_problem(
             "each attribute, since the gap between groups is what is compared."
         )
     X = _selectable(X)
-    inputs = read_fit_inputs(BaseEstimator(), X, y, sensitive_features, Reading(base))
+    if preprocessing is None:
+        preprocessing = encoder_for(X)
+    X = as_numbers(X) if preprocessing is None else X
+    encoded = _encode(preprocessing, X, y)
+    inputs = read_fit_inputs(BaseEstimator(), encoded, y, sensitive_features, Reading(base))
     names = inputs.names or None
     groups = encode_groups(sensitive_features, len(inputs.rows), names=names)
     pos = _positive_code(pos_label, inputs.classes)
     codes = inputs.rows.y.numpy()
     dtype = inputs.rows.X.dtype
-    return Problem(X, codes, inputs.classes, groups, dtype, pos, base, float(tolerance), seed)
+    return Problem(
+        X, preprocessing, codes, inputs.classes, groups, dtype, pos, base, float(tolerance), seed
+    )
 
 
 def _selectable(X: Any) -> Any:
-    """Refuse data whose rows cannot be selected or are no numbers, and say what to do."""
+    """Refuse data whose rows cannot be selected, and say what to do."""
     if is_dataset(X):
         raise ValueError(
             f"X is a {type(X).__name__}, whose rows cannot be selected: pass an array, a "
-            "DataFrame of numbers, or an ImageFrame."
+            "DataFrame, or an ImageFrame."
         )
     open_rows(X)  # refuses what has no rows to select, such as a loader
     X = as_known(X, "X")
-    return as_numbers(X if hasattr(X, "shape") else np.asarray(X))
+    return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _encode(preprocessing: Any, X: Any, y: Any) -> Any:
+    """Encode all rows once, to check them; each fold fits the preprocessing anew."""
+    if preprocessing is None:
+        return X
+    return as_array(clone(preprocessing).fit(X, y).transform(X))
+
+
+def as_array(encoded: Any) -> Any:
+    """Return what a preprocessing gave as an array, sparse matrices too."""
+    return encoded.toarray() if hasattr(encoded, "toarray") else np.asarray(encoded)
 
 
 def _positive_code(pos_label: Any, classes: NDArray[Any]) -> int | None:

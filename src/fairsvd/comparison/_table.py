@@ -5,23 +5,20 @@ This file imports pandas, so it is imported only when ``Comparison`` is used.
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from ._averages import HEADLINES, average, pareto_front
 from ._plot import plot_comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["HEADLINES", "Comparison", "pareto_front"]
+__all__ = ["Comparison"]
 
-# Averaged over the folds, with intervals; the first one sorts the summary.
-HEADLINES = ("psi", "balanced_accuracy", "gap", "phi", "worst_cell", "harm")
-N_DRAWS = 2000
-TAILS = (0.025, 0.975)
 TOLERANCE = 0.05
 INDEX = ["constraint", "method"]
 NEEDED = ["fold", *INDEX, *HEADLINES, "needs_group", "seconds"]
@@ -41,9 +38,13 @@ class Comparison(pd.DataFrame):
         As in ``pandas.DataFrame``.
     tolerance : float in [0, 1] or None, default=None
         The accepted gap, for the plot. None: that of ``data`` if it is a Comparison, else 0.05.
+    about : str or None, default=None
+        What was compared. None: that of ``data`` if it is a Comparison, else "".
 
     Attributes
     ----------
+    about : str
+        A line that names the data, the groups, the constraints and the folds.
     tolerance : float
         Selecting, sorting and copying keep it, and so does ``pandas.concat`` of comparisons with
         equal tolerances. After joining two tables (``merge``) it is 0.05.
@@ -82,8 +83,9 @@ class Comparison(pd.DataFrame):
     [2, 2]
     """
 
-    _metadata: ClassVar[list[str]] = ["tolerance"]
+    _metadata: ClassVar[list[str]] = ["tolerance", "about"]
     tolerance: float
+    about: str
 
     def __init__(
         self,
@@ -94,12 +96,16 @@ class Comparison(pd.DataFrame):
         copy: bool | None = None,
         *,
         tolerance: float | None = None,
+        about: str | None = None,
     ) -> None:
         # pandas-stubs describe only __new__, and omit the methods that subclasses override.
         super().__init__(data, index, columns, dtype, copy)  # type: ignore[call-arg]
         if tolerance is None:
             tolerance = data.tolerance if isinstance(data, Comparison) else TOLERANCE
         self.tolerance = tolerance
+        if about is None:
+            about = data.about if isinstance(data, Comparison) else ""
+        self.about = about
 
     @property
     def _constructor(self) -> type[Comparison]:
@@ -109,10 +115,17 @@ class Comparison(pd.DataFrame):
         """Keep the tolerance, after ``pandas.concat`` if all comparisons have the same."""
         super().__finalize__(other, method, **kwargs)  # type: ignore[misc]
         parts = other.objs if method == "concat" else ()
-        tolerances = {part.tolerance for part in parts if isinstance(part, Comparison)}
-        if len(tolerances) == 1:
-            self.tolerance = tolerances.pop()
+        parts = [part for part in parts if isinstance(part, Comparison)]
+        for name in self._metadata:
+            values = {getattr(part, name) for part in parts}
+            if len(values) == 1:
+                setattr(self, name, values.pop())
         return self
+
+    def _repr_html_(self) -> str:
+        """Show the table below the line that says what was compared."""
+        table = super()._repr_html_()  # type: ignore[misc]  # pandas-stubs omit it
+        return f"<p>{escape(self.about)}</p>{table}"
 
     @property
     def failed(self) -> pd.Series:
@@ -147,7 +160,7 @@ class Comparison(pd.DataFrame):
         are rough. All methods are resampled in the same way.
         """
         rows = _select_rows(self, constraint)
-        averages = {key: _average(part) for key, part in rows.groupby(INDEX, sort=False)}
+        averages = {key: average(part) for key, part in rows.groupby(INDEX, sort=False)}
         table = pd.DataFrame.from_dict(averages, orient="index")
         table.index = pd.MultiIndex.from_tuples(list(averages), names=INDEX)
         order = {name: k for k, name in enumerate(rows["constraint"].unique())}
@@ -191,7 +204,7 @@ class Comparison(pd.DataFrame):
         constraint : str or None, default=None
             The constraint; required if several were compared.
         ax : matplotlib Axes, default=None
-            Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+            Axes to draw into. None: a new figure of pyplot, which notebooks show; save it with
             ``ax.figure.savefig(path)``.
 
         Returns
@@ -250,49 +263,3 @@ def _select_rows(table: Comparison, constraint: str | None) -> pd.DataFrame:
     if constraint not in names:
         raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(names)}.")
     return table[table["constraint"] == constraint]
-
-
-def _average(rows: pd.DataFrame) -> dict[str, Any]:
-    """Average the folds of one method, and bootstrap them."""
-    values = rows[list(HEADLINES)].to_numpy(dtype=np.float64)
-    values = values[~np.isnan(rows["balanced_accuracy"].to_numpy(dtype=np.float64))]
-    averages: dict[str, Any] = {}
-    for name, column in zip(HEADLINES, values.T, strict=True):
-        averages |= _mean_and_interval(name, column)
-    return averages | {
-        "needs_group": bool(rows["needs_group"].iloc[0]),
-        "seconds": float(rows["seconds"].mean()),
-        "folds": len(values),
-        "failed": len(rows) - len(values),
-    }
-
-
-def _mean_and_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
-    keys = name, f"{name}_low", f"{name}_high"
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return dict.fromkeys(keys, float("nan"))
-    # The same draws for every method.
-    drawn = np.random.default_rng(0).integers(len(defined), size=(N_DRAWS, len(defined)))
-    ends = np.quantile(defined[drawn].mean(axis=1), TAILS)
-    return dict(zip(keys, map(float, (defined.mean(), *ends)), strict=True))
-
-
-def pareto_front(utility: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark the points that no other point beats: at least as good in both, better in one.
-
-    Parameters
-    ----------
-    utility, gaps : ndarray of shape (n,)
-        Utility is better if higher, a gap if lower; a point with NaN beats nothing and is never
-        in the front.
-
-    Returns
-    -------
-    front : ndarray of shape (n,), bool
-    """
-    # NaN compares as false, so it beats nothing.
-    at_least = (utility[:, None] >= utility) & (gaps[:, None] <= gaps)
-    better = (utility[:, None] > utility) | (gaps[:, None] < gaps)
-    beaten = (at_least & better).any(axis=0)
-    return ~beaten & ~np.isnan(utility) & ~np.isnan(gaps)

@@ -9,28 +9,33 @@ from __future__ import annotations
 
 from ._bars import make_biased_images
 from ._celeba import load_celeba
+from ._fairface import load_fairface
 from ._fashion import load_fashion_mnist
 from ._fitzpatrick import load_fitzpatrick17k
 from ._frame import ImageFrame
-from ._ham10000 import load_ham10000, load_ham10000_8x8
+from ._ham10000 import load_ham10000, load_ham10000_8x8, load_ham10000_photos
 from ._images import load_biased_digits, make_tinted
 from ._isic import load_isic
 from ._synthetic import make_biased_classification
 from ._tables import load_adult, load_bank, load_compas, load_german
+from ._text_frame import TextFrame
 from ._utkface import load_utkface
 
 __all__ = [
     "ImageFrame",
+    "TextFrame",
     "load_adult",
     "load_bank",
     "load_biased_digits",
     "load_celeba",
     "load_compas",
+    "load_fairface",
     "load_fashion_mnist",
     "load_fitzpatrick17k",
     "load_german",
     "load_ham10000",
     "load_ham10000_8x8",
+    "load_ham10000_photos",
     "load_isic",
     "load_utkface",
     "make_biased_classification",

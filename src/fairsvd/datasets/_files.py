@@ -7,13 +7,14 @@ import io
 import os
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .._files import digest, write_atomically
 from ..exceptions import DatasetNotFoundError
 
-__all__ = ["RemoteFile", "cache_folder", "find_file"]
+__all__ = ["RemoteFile", "cache_folder", "find_file", "users_folder"]
 
 TIMEOUT = 30  # seconds without an answer until a download fails
 
@@ -46,6 +47,40 @@ class RemoteFile(NamedTuple):
 def cache_folder() -> Path:
     """Return the folder that keeps downloads: ``FAIRSVD_CACHE``, else ``~/.cache/fairsvd``."""
     return Path(os.environ.get("FAIRSVD_CACHE") or "~/.cache/fairsvd").expanduser()
+
+
+def users_folder(
+    name: str, root: str | os.PathLike[str] | None, files: Sequence[str], source: str
+) -> Path:
+    """Return ``root``, or find the folder of files that are never downloaded.
+
+    Parameters
+    ----------
+    name : str
+        The folder below ``FAIRSVD_DATA``, or below the cache.
+    root : str, os.PathLike or None
+    files : sequence of str
+        Names of a file that it must hold, under one of these.
+    source : str
+        A sentence that says where to take them.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        If ``root`` is None and no such folder holds one.
+    """
+    if root is not None:
+        return Path(root)
+    named = os.environ.get("FAIRSVD_DATA")
+    places = [Path(named).expanduser() / name] if named else []
+    places.append(cache_folder() / name)
+    for place in places:
+        if any((place / file).is_file() for file in files):
+            return place
+    raise DatasetNotFoundError(
+        f"{' or '.join(files)} was not found in {' or '.join(map(str, places))}. {source}, and "
+        "pass their folder as root=, or name the one above it in FAIRSVD_DATA."
+    )
 
 
 def find_file(remote: RemoteFile) -> Path:

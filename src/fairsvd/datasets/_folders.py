@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from .._messages import did_you_mean, listed
 from .._warn import warn
 from ..exceptions import DatasetNotFoundError, ImageFileError, SkippedRowsWarning
+from ._archives import is_archive, is_file, member_names
 from ._frame import ImageFrame
 from ._pixels import problem_of
 
@@ -68,7 +69,7 @@ def find_in(argument: str, root: Any, *names: str) -> Path:
 
 
 def images_in(folders: Sequence[Path]) -> dict[str, str]:
-    """List the image files of some folders, without their subfolders.
+    """List the image files of some folders or zip archives, without their subfolders.
 
     Returns
     -------
@@ -82,10 +83,10 @@ def images_in(folders: Sequence[Path]) -> dict[str, str]:
     """
     paths: dict[str, str] = {}
     for folder in folders:
-        for entry in os.scandir(folder):
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in SUFFIXES:
-                paths.setdefault(stem, entry.path)
+        for name in member_names(folder) if is_archive(folder) else os.listdir(folder):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES and "/" not in name:
+                paths.setdefault(stem, os.path.join(folder, name))
     if not paths:
         places = ", ".join(str(folder) for folder in folders)
         raise DatasetNotFoundError(f"no image files ({', '.join(SUFFIXES)}) in {places}")
@@ -182,7 +183,7 @@ def usable(
 
 
 def _missing(path: str) -> str | None:
-    return None if os.path.isfile(path) else "there is no such file"
+    return None if is_file(path) else "there is no such file"
 
 
 def _unreadable(path: str, mode: str) -> str | None:

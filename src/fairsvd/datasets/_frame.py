@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..containers import as_known
 from ..exceptions import ImageFileError
+from ._archives import file_stamp
+from ._decoding import decoded
 from ._frame_arguments import as_row_indices, check_arguments, height_and_width, rows_alone
 from ._pixels import as_array, check_same, name_file_in_errors, open_image, problem_of, scale_pixels
 
@@ -35,9 +37,10 @@ class ImageFrame:
         One row per image: its path and any other columns. ``sensitive_columns=`` of an editor, a
         scorer or ``JointStratifiedKFold`` finds columns by name; the network gets none of them.
     path : str, default="path"
-        Name of the column of paths (strings or ``os.PathLike``).
+        Name of the column of paths (strings or ``os.PathLike``). A path may lead through a zip
+        archive, as in ``faces.zip/train/1.jpg``.
     root : str or os.PathLike, default=None
-        Folder that relative paths start from; None: the working directory.
+        Folder or zip archive that relative paths start from; None: the working directory.
     transform : callable, default=None
         Takes a PIL image, in ``mode`` and of ``size``, and returns a tensor or array of shape (C,
         H, W), as torchvision's transforms do if they end with ``ToTensor()``. None: float32 in
@@ -51,6 +54,9 @@ class ImageFrame:
         then have one size after the transform.
     mode : {"RGB", "L"}, default="RGB"
         Colour, or grey with one channel.
+    n_jobs : int or None, default=None
+        Processes that decode the files of a batch, as joblib counts them: for large pictures.
+        Results do not depend on it.
 
     Attributes
     ----------
@@ -84,15 +90,14 @@ class ImageFrame:
 
     *Memory.* ``fit`` holds at most ``batch_size`` images at a time, predictions hold 64, and skorch
     keeps a training batch until it has the next. A fitted editor keeps the first 32 images. No
-    other image is kept, so the files are read again for every candidate that is judged: methods
-    that judge hundreds of candidates are slow on large folders. Each file is read at most once in
-    a pass over the rows and in a training step.
+    other image is kept, so every candidate that is judged reads the files again; pass small
+    pictures as an array, ``frame.read()``. A pass over the rows or a step reads a file once.
 
     *Augmentation.* It applies to the batches that train the default network (``network=None``) and
     those of editors' steps. Equal seeds give equal bits, since the global generators are seeded
     while a batch is read and restored afterwards. Statistics, curvature, judging, prediction and
-    the training of a user's skorch net see the images without augmentation; for such a net put a
-    layer that is random in training mode into its module.
+    the training of a user's skorch net see no augmentation; for such a net put a layer that is
+    random in training mode into its module.
 
     *Cache.* ``memory=`` of an editor identifies rows by path, size and modification time of the
     files and by the code of the transforms, and reads no file for that.
@@ -121,9 +126,10 @@ class ImageFrame:
         augment: Callable[[Any], Any] | None = None,
         size: int | tuple[int, int] | None = None,
         mode: str = "RGB",
+        n_jobs: int | None = None,
     ) -> None:
         data = as_known(data, "data")
-        check_arguments(data, path, mode, transform=transform, augment=augment)
+        check_arguments(data, path, mode, n_jobs, transform=transform, augment=augment)
         self.data = data
         self.path = path
         self.root = None if root is None else os.fspath(root)
@@ -131,6 +137,7 @@ class ImageFrame:
         self.augment = augment
         self.size = height_and_width(size)
         self.mode = mode
+        self.n_jobs = n_jobs
         # Shape and type of an image, and the file that they come from.
         self._first: tuple[tuple[int, ...], np.dtype[Any], str] | None = None
 
@@ -196,9 +203,7 @@ class ImageFrame:
         -------
         images : ndarray of shape (n_rows, C, H, W), of ``dtype``
         """
-        indices = np.arange(len(self))
-        if rows is not None:
-            indices = indices[as_row_indices(rows)]
+        indices = np.arange(len(self))[slice(None) if rows is None else as_row_indices(rows)]
         if not len(indices):
             return np.empty((0, *self._item()[0]), self._item()[1])
         read = self._read_files(indices, augmented)
@@ -210,13 +215,12 @@ class ImageFrame:
         return images
 
     def readable(self) -> NDArray[np.bool_]:
-        """Try to decode every file, one after the other.
+        """Try to decode every file; False where it is missing, truncated or not an image.
 
         Returns
         -------
         mask : ndarray of shape (n,), bool
-            False where the file is missing, truncated or not an image. ``frame[mask]`` and
-            ``y[mask]`` then have the same rows.
+            ``frame[mask]`` and ``y[mask]`` have the same rows.
         """
         return np.array([problem_of(path, self.mode) is None for path in self.paths], dtype=bool)
 
@@ -230,7 +234,7 @@ class ImageFrame:
         Returns
         -------
         stamp : list
-            Paths, sizes in bytes, modification times in nanoseconds, and the processing settings.
+            Paths, sizes, modification times (in an archive checksums), and the other settings.
 
         Raises
         ------
@@ -239,10 +243,10 @@ class ImageFrame:
         """
         paths = self._paths(np.asarray(rows))
         try:
-            stats = [os.stat(path) for path in paths]
+            stamps = [file_stamp(path) for path in paths]
         except OSError as error:
             raise ImageFileError(f"{error.filename} cannot be read: {error.strerror}.") from error
-        files = np.array([(each.st_size, each.st_mtime_ns) for each in stats], dtype=np.int64)
+        files = np.array(stamps, dtype=np.int64)
         return [paths, files, self.transform, self.augment, self.size, self.mode]
 
     def _paths(self, rows: Any) -> list[str]:
@@ -256,8 +260,8 @@ class ImageFrame:
         places_of: dict[str, list[int]] = {}
         for place, path in enumerate(self._paths(rows)):
             places_of.setdefault(path, []).append(place)
-        for path, places in places_of.items():
-            picture = open_image(path, self.mode, self.size)
+        for path, picture in decoded(list(places_of), self.mode, self.size, self.n_jobs):
+            places = places_of[path]
             for each in places if augmented and self.augment is not None else [places]:
                 yield each, self._check(self._process(picture, path, augmented), path)
 

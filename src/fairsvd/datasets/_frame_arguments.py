@@ -15,11 +15,14 @@ from ._pixels import MODES
 __all__ = ["as_row_indices", "check_arguments", "height_and_width", "rows_alone"]
 
 
-def check_arguments(data: Any, path: Any, mode: Any, **functions: Any) -> None:
-    """Refuse a table without paths, an unknown mode, and transforms that cannot be called."""
+def check_arguments(data: Any, path: Any, mode: Any, n_jobs: Any, **functions: Any) -> None:
+    """Refuse a table without paths, unknown settings, and transforms that cannot be called."""
     _check_table(data, path)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    whole = isinstance(n_jobs, Integral) and not isinstance(n_jobs, bool)
+    if n_jobs is not None and not (whole and n_jobs):
+        raise ValueError(f"n_jobs must be a number of processes, -1 for all, or None; got {n_jobs}")
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be callable, got {type(function).__name__}")

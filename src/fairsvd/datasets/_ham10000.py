@@ -11,31 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from ..exceptions import DatasetNotFoundError
 from . import _image_descriptions
 from ._draws import check_count
-from ._files import cache_folder
+from ._files import users_folder
 from ._folders import bunch, find_in, pick, read_csv, usable, with_images
 from ._lesions import age_groups, patient_groups, sex_groups
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["load_ham10000", "load_ham10000_8x8"]
+__all__ = ["load_ham10000", "load_ham10000_8x8", "load_ham10000_photos"]
 
 DIAGNOSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 # Melanoma and basal cell carcinoma are cancers; akiec are actinic keratoses and Bowen's disease,
 # which is a carcinoma in situ and is treated as one.
 MALIGNANT = ("akiec", "bcc", "mel")
 
-METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata")
+METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata", "labels.csv")
 PIXELS = "hmnist_8_8_L.csv"
-FOLDERS = (
+PARTS = (
     "HAM10000_images_part_1",
     "HAM10000_images_part_2",
     "ham10000_images_part_1",
     "ham10000_images_part_2",
     "images",
+)
+FOLDERS = (*PARTS, *(f"{name}.zip" for name in PARTS))
+SOURCE = (
+    "Take the files from https://www.kaggle.com/datasets/kmader/skin-cancer-mnist-ham10000 (an "
+    "account is needed)"
 )
 SIDE = 8
 # Codes of the diagnoses in the table of pixels, found by comparing both published files.
@@ -57,8 +61,9 @@ def load_ham10000(
     Parameters
     ----------
     root : str or os.PathLike
-        Folder of ``HAM10000_metadata.csv`` and of the images, either directly or in folders
-        ``images``, or ``HAM10000_images_part_1`` and ``HAM10000_images_part_2``.
+        Folder of ``HAM10000_metadata.csv`` (or ``labels.csv`` with its columns) and of the images,
+        either directly or in ``images``, or in ``HAM10000_images_part_1`` and
+        ``HAM10000_images_part_2``: folders, or zip archives of these names.
     target : {"malignant", "dx"}, default="malignant"
         Malignant against benign, or the seven diagnoses.
     sensitive : {"sex", "age"} or iterable of these, default="sex"
@@ -72,7 +77,7 @@ def load_ham10000(
     on_error : {"raise", "skip"}, default="raise"
         As in :func:`load_celeba`.
     **images : dict
-        ``transform``, ``augment``, ``size`` and ``mode`` of :class:`ImageFrame`.
+        ``transform``, ``augment``, ``size``, ``mode`` and ``n_jobs`` of :class:`ImageFrame`.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def load_ham10000(
     groups = patient_groups(sensitive, "age")
     folder = find_in("root", root, ".")
     table = _read_metadata(find_in("root", root, *METADATA), age_threshold, malignant)
-    folders = [folder / name for name in FOLDERS if (folder / name).is_dir()] or [folder]
+    folders = [folder / name for name in FOLDERS if (folder / name).exists()] or [folder]
     table = with_images(table, "image_id", folders)
     kept, skipped = usable(
         table, [None] * len(table), on_error=on_error, mode=images.get("mode", "RGB")
@@ -125,6 +130,38 @@ def load_ham10000(
         description=_image_descriptions.HAM10000,
         images=images,
     )
+
+
+def load_ham10000_photos(root: str | os.PathLike[str] | None = None, **settings: Any) -> Bunch:
+    """Load HAM10000 as small photographs, on which training takes minutes.
+
+    Parameters
+    ----------
+    root : str, os.PathLike or None, default=None
+        As in :func:`load_ham10000`, for example a folder of ``labels.csv`` and ``images.zip``.
+        None: ``ham10000_photos`` below the folder that ``FAIRSVD_DATA`` names, else below the
+        cache. Nothing is downloaded: the files may not be passed on for commercial use.
+    **settings : dict
+        Any other argument of :func:`load_ham10000`.
+
+    Returns
+    -------
+    bunch : Bunch
+        As in :func:`load_ham10000`. Split the rows by ``bunch.frame["lesion_id"]``.
+
+    Raises
+    ------
+    DatasetNotFoundError, ValueError, ImageFileError
+        As in :func:`load_ham10000`.
+
+    Examples
+    --------
+    >>> from fairsvd.datasets import load_ham10000_photos
+    >>> lesions = load_ham10000_photos(sensitive=("sex", "age"))  # doctest: +SKIP
+    >>> lesions.data.shape  # doctest: +SKIP
+    (10015, 3, 64, 64)
+    """
+    return load_ham10000(users_folder("ham10000_photos", root, METADATA, SOURCE), **settings)
 
 
 def load_ham10000_8x8(
@@ -176,7 +213,7 @@ def load_ham10000_8x8(
     (10015, 1, 8, 8)
     """
     target = pick("target", target, ("malignant", "dx"))
-    folder = _find_8x8(root)
+    folder = users_folder("ham10000", root, (PIXELS,), SOURCE)
     table = _read_metadata(find_in("root", folder, *METADATA), age_threshold, malignant)
     images = _read_pixels(find_in("root", folder, PIXELS), table)
     codes, labels = _encode_labels(table, target)
@@ -216,22 +253,6 @@ def _encode_labels(table: pd.DataFrame, target: str) -> tuple[pd.Series, list[st
         return table["malignant"], ["benign", "malignant"]
     codes = table["dx"].map({name: k for k, name in enumerate(DIAGNOSES)})
     return codes.astype("int64").rename("dx_code"), list(DIAGNOSES)
-
-
-def _find_8x8(root: str | os.PathLike[str] | None) -> Path:
-    if root is not None:
-        return Path(root)
-    users_folder = os.environ.get("FAIRSVD_DATA")
-    places = [Path(users_folder).expanduser() / "ham10000"] if users_folder else []
-    places.append(cache_folder() / "ham10000")
-    for place in places:
-        if (place / PIXELS).is_file():
-            return place
-    raise DatasetNotFoundError(
-        f"{PIXELS} was not found in {' or '.join(map(str, places))}. Take it and {METADATA[0]} "
-        "from https://www.kaggle.com/datasets/kmader/skin-cancer-mnist-ham10000 (an account is "
-        "needed), and pass their folder as root=, or name the one above it in FAIRSVD_DATA."
-    )
 
 
 def _read_pixels(path: Path, table: pd.DataFrame) -> NDArray[np.float32]:

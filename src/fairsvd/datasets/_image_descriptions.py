@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CELEBA", "FITZPATRICK17K", "HAM10000", "HAM10000_8X8", "ISIC", "UTKFACE"]
+__all__ = ["CELEBA", "FAIRFACE", "FITZPATRICK17K", "HAM10000", "HAM10000_8X8", "ISIC", "UTKFACE"]
 
 CELEBA = """\
 CelebA (Liu, Luo, Wang and Tang 2015, arXiv:1411.7766; for non-commercial research)
@@ -19,6 +19,14 @@ UTKFace (Zhang, Song and Qi 2017, arXiv:1702.08423; for non-commercial research)
 Over 20,000 faces of people up to 116 years old. The name of each file holds age, gender and race,
  partly estimated by an algorithm and checked by annotators. A few names lack the race, or
 gender and race: on_error="skip" leaves them out and names them.
+"""
+
+FAIRFACE = """\
+FairFace (Karkkainen and Joo 2021, arXiv:1908.04913; CC BY 4.0)
+
+108,501 faces from photographs of Flickr, drawn so that seven races are about equally frequent:
+86,744 for training and 10,954 for validation are published. Race, gender and the nine classes of
+ages are what annotators saw, not what people said about themselves.
 """
 
 FITZPATRICK17K = """\

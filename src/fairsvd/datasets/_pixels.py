@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import ImageFileError
+from ._archives import opened
 
 __all__ = [
     "MODES",
     "as_array",
     "check_same",
+    "from_pixels",
     "name_file_in_errors",
     "open_image",
     "problem_of",
@@ -52,6 +54,7 @@ def open_image(path: str, mode: str, size: tuple[int, int] | None) -> Any:
     Parameters
     ----------
     path : str
+        May lead through a zip archive.
     mode : {"RGB", "L"}
         Mode of the result.
     size : (height, width) in pixels, or None
@@ -69,13 +72,18 @@ def open_image(path: str, mode: str, size: tuple[int, int] | None) -> Any:
     """
     Image = _import_pillow()
     try:
-        with Image.open(path) as file:
+        with Image.open(opened(path)) as file:
             image = file.convert(mode)
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise ImageFileError(f"{path} cannot be read: {_reason(error)}") from error
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     return image
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Any:
+    """Make the image again whose array this is."""
+    return _import_pillow().fromarray(pixels)
 
 
 def _reason(error: Exception) -> str:

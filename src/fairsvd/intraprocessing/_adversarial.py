@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from statistics import fmean
 from typing import Any, Self
@@ -25,7 +26,7 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import SHARPNESS, edit_loss, shift_logits
+from ..objective import SHARPNESS, edit_loss, make_shift, shift_logits
 from ..phases import FORWARD, TuningEditor, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 from ._critic import Critic, SignedBias, forward_with_features
@@ -267,9 +268,14 @@ class Duel(Task):
         """The biases that the critic predicts."""
         return SignedBias(self.constraint, self.data.n_classes, self.data.n_groups)
 
+    @cached_property
+    def shift(self) -> float | Tensor:
+        """The operating threshold, as the network's device takes it."""
+        return make_shift(self.data.margin, self.data.device, self.data.dtype)
+
     def measured(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Measure a batch's signed soft biases at the operating threshold, and which are known."""
-        scores = torch.softmax(SHARPNESS * shift_logits(logits, self.data.margin), dim=1)
+        scores = torch.softmax(SHARPNESS * shift_logits(logits, self.shift), dim=1)
         return self.bias(scores, batch.y, batch.groups, batch.gap_weights)
 
     def batches(self, seed: np.random.SeedSequence) -> CellBatches:
@@ -285,7 +291,7 @@ class Record:
     errors: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     known: list[Tensor] = field(default_factory=list)
-    multipliers: list[float] = field(default_factory=list)
+    multipliers: list[Tensor] = field(default_factory=list)
 
     def add(self, predicted: Tensor, target: Tensor, known: Tensor) -> None:
         """Note a prediction, made before the critic has learned from the batch."""
@@ -294,14 +300,21 @@ class Record:
         self.known.append(known)
 
     def summary(self) -> dict[str, float]:
-        """Compute mean squared error and variance over outputs that every batch could measure."""
-        known = torch.stack(self.known).all(dim=0)
-        errors, targets = torch.stack(self.errors), torch.stack(self.targets)
+        """Compute mean squared error and variance over outputs that every batch could measure.
+
+        And the mean multiplier. Everything is read here, once an epoch.
+        """
+        known, errors, targets = (
+            torch.stack(column).cpu() for column in (self.known, self.errors, self.targets)
+        )
+        summary = {"multiplier": fmean(torch.stack(self.multipliers).tolist())}
+        known = known.all(dim=0)
         if not bool(known.any()):
-            return {}
+            return summary
         return {
             "critic_loss": float(errors.mean(dim=0)[known].mean()),
             "target_variance": float(targets.var(dim=0, correction=0)[known].mean()),
+            **summary,
         }
 
 
@@ -314,7 +327,7 @@ def actor_loss(
     path: Duel,
     critic: Critic | None,
     state: Callable[[], Mapping[str, Tensor]],
-    note: Callable[[float], None],
+    note: Callable[[Tensor], None],
 ) -> Callable[[Batch], Tensor]:
     """Make the loss of the network: cross-entropy times a multiplier that the critic gives.
 
@@ -329,8 +342,8 @@ def actor_loss(
         Receives every multiplier.
     """
     forward = forward_with_features(path.module, path.data)
-    margin, n_groups = path.data.margin, path.data.n_groups
-    settings: dict[str, Any] = {"margin": margin, "gap_weight": 0.0, "n_groups": n_groups}
+    n_groups = path.data.n_groups
+    settings: dict[str, Any] = {"margin": path.shift, "gap_weight": 0.0, "n_groups": n_groups}
 
     def loss(batch: Batch) -> Tensor:
         logits, features = forward(state(), batch.X)
@@ -340,7 +353,7 @@ def actor_loss(
         predicted = critic(features, training=False).reshape(path.bias.shape)
         _, known = path.measured(logits.detach(), batch)
         factor = multiplier(path.bias.size(predicted, known), path.gap_weight, path.allowed)
-        note(float(factor.detach()))
+        note(factor.detach())
         return factor * entropy
 
     return loss
@@ -420,7 +433,7 @@ def _epochs(path: Duel, leaves: dict[str, Tensor]) -> Iterator[dict[str, float]]
     for _ in range(budget.epochs):
         next(of_critic, None)
         next(of_actor)
-        summary = {**record.summary(), "multiplier": fmean(record.multipliers)} if critic else {}
+        summary = record.summary() if critic else {}
         for column in vars(record).values():
             column.clear()
         yield summary

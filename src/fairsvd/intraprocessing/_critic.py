@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from ..arrays import to_device
 from ..base import EditData
 from ..objective import Constraint, compared
+from ..training import AHEAD
 
 __all__ = ["Critic", "SignedBias", "forward_with_features"]
 
@@ -63,6 +65,7 @@ class Critic:
                 # torch's own range for linear layers.
                 drawn.uniform_(-(before**-0.5), before**-0.5, generator=generator)
                 self.parameters.append(drawn.to(sample).requires_grad_())
+        self.dropout = self._draw_dropout(self.parameters[1].detach())
 
     def __call__(self, features: Tensor, *, training: bool) -> Tensor:
         """Predict the biases (n_outputs,) of a batch from its features (n_rows, width).
@@ -74,15 +77,20 @@ class Critic:
         first, *hidden, last = zip(values[::2], values[1::2], strict=True)
         x = ((features - self.mean) / self.scale).reshape(-1)
         x = nn.functional.linear(x, *first)
-        for layer in hidden:
+        factors = next(self.dropout) if training else None
+        for number, layer in enumerate(hidden):
             x = nn.functional.relu(nn.functional.linear(x, *layer))
-            if training:
-                x = x * self._dropout(x)
+            if factors is not None:
+                x = x * factors[number]
         return nn.functional.linear(x, *last)
 
-    def _dropout(self, x: Tensor) -> Tensor:
-        kept = torch.rand(x.shape, generator=self.generator) >= DROPOUT
-        return kept.to(x) / (1 - DROPOUT)
+    def _draw_dropout(self, like: Tensor) -> Iterator[Tensor]:
+        """Yield the factors (N_HIDDEN, width) of each step, drawn and sent for many at once."""
+        shape, of_step = like.shape, self.generator
+        while True:
+            drawn = [torch.rand(shape, generator=of_step) for _ in range(AHEAD * N_HIDDEN)]
+            kept = to_device(torch.stack(drawn) >= DROPOUT, like.device).to(like.dtype)
+            yield from (kept / (1 - DROPOUT)).split(N_HIDDEN)
 
 
 def forward_with_features(
@@ -113,7 +121,7 @@ def forward_with_features(
 
         handle = target.register_forward_pre_hook(note)
         try:
-            logits = data.forward(module, state, X)
+            logits = data.forward(module, state, X, tapped=True)
         finally:
             handle.remove()
         return logits, entered[-1].reshape(len(X), -1).to(data.dtype)

@@ -17,6 +17,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 from torch import Tensor, nn
 
 from .._messages import did_you_mean, listed
+from ..arrays import to_device
 from ..base import (
     Candidate,
     NetworkEditor,
@@ -278,6 +279,7 @@ def run_search(search: TensorSearch) -> Iterator[Candidate]:
         return
     entries = _draw_entries(original.numel(), search.max_entries, rng)
     rows = search.data.judged.held()
+    where = to_device(torch.from_numpy(entries), original.device)
     points: list[NDArray[np.float32]] = []
     scores: list[float] = []
     for call in range(1, search.n_calls + 1):
@@ -287,7 +289,7 @@ def run_search(search: TensorSearch) -> Iterator[Candidate]:
             if guided
             else rng.random(len(entries), dtype=np.float32)
         )
-        state = {search.name: _move(original, entries, radius, points[-1])}
+        state = {search.name: _move(original, where, radius, points[-1])}
         candidate = _judge(search, state, rows, call, "guided" if guided else "random")
         scores.append(score(candidate.verdict))  # type: ignore[arg-type]
         yield candidate
@@ -301,14 +303,11 @@ def _draw_entries(size: int, most: int, rng: np.random.Generator) -> NDArray[np.
     return np.sort(rng.choice(size, most, replace=False))
 
 
-def _move(
-    original: Tensor, entries: NDArray[np.int64], radius: float, point: NDArray[np.float32]
-) -> Tensor:
+def _move(original: Tensor, where: Tensor, radius: float, point: NDArray[np.float32]) -> Tensor:
     """Copy the tensor with its entries moved to a point of the unit box."""
     shift = radius * (2 * torch.from_numpy(point).double() - 1)
     flat = original.flatten().clone()
-    where = torch.from_numpy(entries).to(flat.device)
-    flat[where] = (flat[where].double() + shift.to(flat.device)).to(flat.dtype)
+    flat[where] = (flat[where].double() + to_device(shift, flat.device)).to(flat.dtype)
     return flat.reshape(original.shape)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from .._rng import torch_generator
-from ..arrays import Batches, to_device
+from ..arrays import Batches, send_together, to_device
 from ..base import (
     Candidate,
     NetworkEditor,
@@ -168,13 +168,14 @@ def perturb(parameters: Mapping[str, Tensor], scale: float, seed: np.random.Seed
     """
     generator = torch_generator(np.random.default_rng(seed))
 
-    def one(value: Tensor) -> Tensor:
+    def draw(value: Tensor) -> Tensor:
         # Half precision is drawn in single, so that draws do not depend on the CPU's abilities.
         dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-        factor = torch.randn(value.shape, generator=generator, dtype=dtype).mul_(scale).add_(1)
-        return value * factor.to(value.device, value.dtype)
+        return torch.randn(value.shape, generator=generator, dtype=dtype).mul_(scale).add_(1)
 
-    return {name: one(value) for name, value in parameters.items()}
+    device = next(iter(parameters.values())).device
+    factors = send_together(map(draw, parameters.values()), device)
+    return {name: value * next(factors).to(value.dtype) for name, value in parameters.items()}
 
 
 def can_stack(task: Task) -> bool:
@@ -212,7 +213,7 @@ def stacked_logits(task: Task, states: Sequence[State], rows: Batches) -> Tensor
         blocks = (
             to_device(X, data.device, data.dtype) for X in rows.blocks(rows.block_size(BLOCK))
         )
-        return torch.cat([batched(stack, X).cpu() for X in blocks], dim=1)
+        return torch.cat([batched(stack, X) for X in blocks], dim=1).cpu()
 
 
 def _iterate_logits(trials: Trials) -> Iterator[tuple[State, Tensor]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from re import Pattern
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..base import (
@@ -29,23 +26,21 @@ from ..curvature import group_curvature
 from ..layers import (
     Factors,
     chosen_weights,
-    compress_layer,
     factorise,
     full_rank,
     resolve_ranks,
     resolve_solver,
     select_layers,
 )
-from ..masks import removed_fraction
 from ..phases import (
     SPARSITIES,
-    MaskedEdit,
     ScoredRemoval,
     TuningEditor,
     count_masked,
     find_privileged,
     mask_and_tune,
 )
+from ._factor_edit import FactorEdit, keep_all, untouched_attributes
 
 __all__ = ["FactorSettings", "FairLRFTransformer"]
 
@@ -246,84 +241,6 @@ class FairLRFTransformer(FactorSettings):
         )
 
 
-@dataclass(frozen=True)
-class FactorEdit(MaskedEdit):
-    """Factors with their removed entries zeroed, and the parameters tuned beside them.
-
-    Attributes
-    ----------
-    factors : dict of layer name to Factors
-    masks : mapping of "layer/U" and "layer/V" to Tensor
-        True (or 1) where an entry is kept.
-    compress : bool
-        Leave the factors in the network.
-    plain : mapping of parameter name to Tensor
-        Biases and the output layer, if they changed.
-    """
-
-    factors: dict[str, Factors]
-    masks: Mapping[str, Tensor]
-    compress: bool
-    plain: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def entries(self) -> dict[str, Tensor]:
-        """Return the entries of U and V."""
-        return entries_of(self.factors)
-
-    def remove(self, masks: Mapping[str, Tensor]) -> FactorEdit:
-        """Zero what the masks remove."""
-        factors = {n: f.masked(masks[f"{n}/U"], masks[f"{n}/V"]) for n, f in self.factors.items()}
-        return replace(self, factors=factors, masks=masks)
-
-    def loosen(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor]]:
-        """Make the singular values trainable."""
-        S = {name: f.S.clone().requires_grad_() for name, f in self.factors.items()}
-        factors = {name: replace(f, S=S[name]) for name, f in self.factors.items()}
-        return replace(self, factors=factors, plain=plain), list(S.values())
-
-    def free(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor], list[Tensor]]:
-        """Make the singular values and the entries of U and V trainable."""
-        edit, scales = self.loosen(plain)
-        factors = {
-            name: replace(f, U=f.U.clone().requires_grad_(), V=f.V.clone().requires_grad_())
-            for name, f in edit.factors.items()
-        }
-        entries = [side for f in factors.values() for side in (f.U, f.V)]
-        return replace(edit, factors=factors), scales, entries
-
-    def weights(self) -> dict[str, Tensor]:
-        """Multiply out the weights, by their names in the state dict."""
-        return {f.parameter: f.weight() for f in self.factors.values()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that differs from the untouched network's state dict."""
-        return {**self.weights(), **self.plain}
-
-    def detached(self) -> FactorEdit:
-        """Return a copy that later steps do not change."""
-        factors = {n: f.detached() for n, f in self.factors.items()}
-        plain = {n: p.detach().clone() for n, p in self.plain.items()}
-        return replace(self, factors=factors, plain=plain)
-
-    def attributes(self) -> dict[str, Any]:
-        """Return masks and ranks."""
-        return {
-            "masks_": mask_arrays(self.masks),
-            "removed_fraction_": removed_fraction(self.masks),
-            "ranks_": {name: f.S.shape[1] for name, f in self.factors.items()},
-        }
-
-    def finish(self) -> Callable[[nn.Module], nn.Module] | None:
-        """Return the compression of the chosen network, if requested."""
-        return partial(_compress, factors=self.factors) if self.compress else None
-
-
-def _compress(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
-    for name, f in factors.items():
-        compress_layer(module, name, f)
-    return module
-
-
 def factors_of(
     module: nn.Module, ranks: Mapping[str, int], solver: str, cache: Cache
 ) -> dict[str, Factors]:
@@ -353,36 +270,6 @@ def factors_of(
     return factors
 
 
-def entries_of(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Name the entries of U and V as masks do."""
-    return {f"{n}/{side}": getattr(f, side) for n, f in factors.items() for side in "UV"}
-
-
-def keep_all(factors: dict[str, Factors], compress: bool) -> FactorEdit:
-    """Make the edit that keeps every entry."""
-    masks = {n: torch.ones_like(v, dtype=torch.bool) for n, v in entries_of(factors).items()}
-    return FactorEdit(factors, masks, compress).remove(masks)
-
-
-def untouched_attributes(factors: Mapping[str, Factors], full: Mapping[str, int]) -> dict[str, Any]:
-    """Return the fitted attributes of an editor that edited nothing."""
-    masks = {}
-    for name, f in factors.items():
-        for side, rows in (("U", f.U.shape[1]), ("V", f.V.shape[1])):
-            masks[f"{name}/{side}"] = torch.ones(len(f.S), rows, full[name], dtype=torch.bool)
-    return {"masks_": mask_arrays(masks), "removed_fraction_": 0.0, "ranks_": dict(full)}
-
-
-def mask_arrays(masks: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Make boolean arrays by layer and side; one block of weights has no leading dimension."""
-    arrays: dict[str, dict[str, NDArray[np.bool_]]] = {}
-    for key, mask in masks.items():
-        name, _, side = key.rpartition("/")
-        array = mask.detach().bool().cpu().numpy()
-        arrays.setdefault(name, {})[side] = array[0] if len(array) == 1 else array
-    return arrays
-
-
 @dataclass(frozen=True, kw_only=True)
 class Removal(ScoredRemoval[FactorEdit]):
     """Removal of entries of U and V by a score.
@@ -402,7 +289,7 @@ class Removal(ScoredRemoval[FactorEdit]):
 
     def edits(self) -> Iterator[tuple[dict[str, object], FactorEdit]]:
         """Yield (params, edit) for every sparsity and every form of the score."""
-        factors = self.whole.factors.values()
+        factors = self.whole.stored.values()
         truncated = any(f.S.shape[1] < min(f.U.shape[1], f.V.shape[1]) for f in factors)
         if tuple(self.sparsities) == (0,) and truncated:
             # At full rank this edit would be the untouched network.
@@ -421,7 +308,7 @@ class Removal(ScoredRemoval[FactorEdit]):
         entry = self.data.cache.fetch(
             "curvature", parts, lambda: Entry(self._measure(self.module, self.measured))
         )
-        ranks = {name: f.S.shape[1] for name, f in self.whole.factors.items()}
+        ranks = {name: f.S.shape[1] for name, f in self.whole.stored.items()}
         return {
             key: h[..., : ranks[layer_of(key)]].to(self.data.device)
             for key, h in entry.tensors.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from re import Pattern
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base import (
     Candidate,
+    LazyState,
     StrOptions,
     Task,
     at_least_0,
@@ -24,7 +26,7 @@ from ..base import (
 from ..caching import Entry
 from ..curvature import group_weight_curvature
 from ..layers import chosen_weights, select_layers
-from ..masks import removed_fraction
+from ..masks import MaskVariables, removed_fraction
 from ..phases import (
     SPARSITIES,
     MaskedEdit,
@@ -34,6 +36,7 @@ from ..phases import (
     find_privileged,
     mask_and_tune,
 )
+from ._scaled import along_rows, mask_and_scale
 from ._units import Bias, unit_biases, unit_effects
 
 __all__ = ["FairPruner"]
@@ -245,9 +248,20 @@ class Pruned(MaskedEdit):
         """Return single weights; removed ones are zero."""
         return {name: w * self.masks[name] for name, w in self.originals.items()}
 
+    def units(self) -> list[dict[str, Tensor]]:
+        """Return the weights, one by one."""
+        return [{name: weight} for name, weight in self.originals.items()]
+
     def remove(self, masks: Mapping[str, Tensor]) -> Pruned:
         """Zero what the masks remove."""
         return replace(self, masks=masks)
+
+    def masked_state(self, variables: MaskVariables) -> dict[str, Tensor]:
+        """Return the state without the weights whose variables are not positive."""
+        state = dict(self.plain)
+        for block in variables.blocks:
+            state |= mask_and_scale(block, self.originals, self.scales)
+        return state
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor]]:
         """Make a factor for every output unit trainable."""
@@ -265,14 +279,27 @@ class Pruned(MaskedEdit):
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply the weights out, by their names in the state dict."""
-        return {
-            name: along_rows(self.scales[name], w) * w if name in self.scales else w
-            for name, w in self.entries().items()
-        }
+        return {name: self._weight(name) for name in self.originals}
+
+    def _weight(self, name: str) -> Tensor:
+        w = self.originals[name] * self.masks[name]
+        return along_rows(self.scales[name], w) * w if name in self.scales else w
+
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same, weights as the functions that make them from the masks."""
+        moving = [*self.plain.values(), *self.scales.values()]
+        if any(value.requires_grad for value in moving):
+            return super().kept_state()
+        weights = {name: partial(self._weight, name) for name in self.originals}
+        return LazyState({**self.state_beside(), **weights})
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that differs from the untouched network's state dict."""
-        return {**self.weights(), **self.plain}
+        return {**self.weights(), **self.state_beside()}
+
+    def state_beside(self) -> Mapping[str, Tensor]:
+        """Return the parameters beside the weights that differ."""
+        return self.plain
 
     def detached(self) -> Pruned:
         """Return a copy that later steps do not change."""
@@ -286,7 +313,10 @@ class Pruned(MaskedEdit):
 
     def attributes(self) -> dict[str, Any]:
         """Return the masks, and the share that they remove."""
-        masks = {name: mask.detach().bool().cpu().numpy() for name, mask in self.masks.items()}
+        masks = {
+            name: mask.detach().bool().cpu().contiguous().numpy()
+            for name, mask in self.masks.items()
+        }
         return {"masks_": masks, "removed_fraction_": removed_fraction(self.masks)}
 
 
@@ -315,23 +345,17 @@ class PrunedUnits(Pruned):
         weight_masks = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
         return replace(self, masks=weight_masks, kept_biases=kept)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that differs from the untouched network's state dict."""
+    def state_beside(self) -> Mapping[str, Tensor]:
+        """Return the parameters beside the weights that differ."""
         kept = self.kept_biases
-        plain = {n: v * kept[n] if n in kept else v for n, v in self.plain.items()}
-        return {**self.weights(), **plain}
-
-
-def along_rows(values: Tensor, weight: Tensor) -> Tensor:
-    """Reshape one value per output unit (n_units,) so that it multiplies a weight's rows."""
-    return values.reshape(-1, *[1] * (weight.ndim - 1))
+        return {n: v * kept[n] if n in kept else v for n, v in self.plain.items()}
 
 
 def keep_all(module: nn.Module, layers: Sequence[str], *, units: bool) -> Pruned:
     """Make the edit that keeps every weight of some layers."""
     chosen = chosen_weights(module, layers).values()
     weights = {weight.parameter: weight.value.detach() for weight in chosen}
-    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    masks = {n: w.new_ones((), dtype=torch.bool).expand_as(w) for n, w in weights.items()}
     if not units:
         return Pruned(weights, masks)
     biases, parameters = unit_biases(module, layers), dict(module.named_parameters())

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from ._harden import harden, removed_fraction, share_of
 from ._scores import curvature_scores, lowest_masks, magnitude_scores, random_scores
-from ._straight_through import (
-    START,
-    clamp_masks,
-    harden,
-    mask_variables,
-    removed_fraction,
-    share_of,
-    straight_through,
-)
+from ._variables import START, MaskBlock, MaskVariables, mask_variables
 
 __all__ = [
     "START",
-    "clamp_masks",
+    "MaskBlock",
+    "MaskVariables",
     "curvature_scores",
     "harden",
     "lowest_masks",
@@ -24,5 +18,4 @@ __all__ = [
     "random_scores",
     "removed_fraction",
     "share_of",
-    "straight_through",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ._straight_through import share_of
+from ._harden import share_of
 
 __all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "random_scores"]
 

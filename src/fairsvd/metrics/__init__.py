@@ -1,18 +1,33 @@
-"""Gaps and ratios between groups as numbers, tables and scikit-learn scorers."""
+"""Measures of groups, gaps and ratios between them, as numbers, tables and scikit-learn scorers."""
 
 from __future__ import annotations
 
+from ._disparities import Compared, disparity_frame, disparity_table
+from ._gap_tables import gap_table, gaps_frame
+from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
+from ._registry import MEASURES, METRICS, Measure
 from ._scorer import fairness_scorer
-from ._scores import METRICS, fairness_score, hard_counts
-from ._tables import gap_table, gaps_frame, group_table, rates_frame
+from ._scores import fairness_score, hard_counts
+from ._tables import group_table, measures_frame, rates_frame
 
 __all__ = [
+    "MEASURES",
     "METRICS",
+    "Compared",
+    "GroupValues",
+    "Measure",
+    "Rows",
+    "disparity_frame",
+    "disparity_table",
     "fairness_score",
     "fairness_scorer",
     "gap_table",
     "gaps_frame",
     "group_table",
     "hard_counts",
+    "interval",
+    "measure_counts",
+    "measure_groups",
+    "measures_frame",
     "rates_frame",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ask_for_shares", "share_table"]
+__all__ = ["ask_for_shares"]
 
 
 def ask_for_shares(estimator: Any, method: str, X: Any) -> NDArray[np.float64]:
@@ -54,20 +54,3 @@ def _check_shape(estimator: Any) -> None:
             "decision_function compares pairs of classes, but one column for each class is wanted: "
             "set decision_function_shape='ovr', or use response_method='predict'."
         )
-
-
-def share_table(
-    y: NDArray[np.int64],
-    shares: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    n_classes: int,
-    n_groups: int,
-) -> NDArray[np.float64]:
-    """Sum shares like ``count_table`` counts rows; classes beyond the columns get 0."""
-    table = np.zeros((n_groups, n_classes, n_classes))
-    grouped = groups >= 0
-    cells = groups[grouped] * n_classes + y[grouped]
-    for k in range(shares.shape[1]):
-        sums = np.bincount(cells, weights=shares[grouped, k], minlength=n_groups * n_classes)
-        table[:, :, k] = sums.reshape(n_groups, n_classes)
-    return table

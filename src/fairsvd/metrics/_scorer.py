@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import sklearn
-from numpy.typing import NDArray
 
 # Private, and used only here: a search asks the estimator only once for the predictions of all
 # scorers of this class. It exists in scikit-learn 1.6 to 1.9.
 from sklearn.metrics._scorer import _BaseScorer
-from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.metadata_routing import UNCHANGED, MetadataRequest
 
 from ..exceptions import GroupError
 from ..groups import encode_groups, find_sensitive
-from ..objective import count_table
-from ._responses import ask_for_shares, share_table
-from ._scores import check_table_size, encode_labels, measure, split_name
+from ._labels import check_table_size, encode_labels
+from ._measured import Rows
+from ._read import read_rows, read_weights
+from ._responses import ask_for_shares
+from ._scores import Asked, check_asked, measure, merit, needs_scores
 
 __all__ = ["fairness_scorer"]
 
@@ -32,7 +33,7 @@ class _FairnessScorer(_BaseScorer):
     # The predictions that scikit-learn's scorers share; they keep only one column of probabilities.
     _response_method: ClassVar[str] = "predict"
 
-    name: str
+    name: Asked
     sensitive_columns: str | int | Sequence[str | int] | None
     pos_label: Any
     response_method: str
@@ -40,7 +41,8 @@ class _FairnessScorer(_BaseScorer):
 
     def __post_init__(self) -> None:
         # Named columns must not be overruled by metadata meant for the estimator.
-        self._request: bool | str | None = self.sensitive_columns is None
+        groups: bool | str | None = self.sensitive_columns is None
+        self._requests = {"sensitive_features": groups, "sample_weight": None}
 
     def __repr__(self) -> str:
         defaults = {"response_method": "predict", "missing_group": "raise"}
@@ -53,10 +55,17 @@ class _FairnessScorer(_BaseScorer):
         return f"fairness_scorer({self.name!r}{''.join(changed)})"
 
     def __call__(
-        self, estimator: Any, X: Any, y_true: Any, *, sensitive_features: Any = None
+        self,
+        estimator: Any,
+        X: Any,
+        y_true: Any,
+        *,
+        sensitive_features: Any = None,
+        sample_weight: Any = None,
     ) -> float:
-        """Score a fitted classifier: minus a difference, or a ratio; NaN without a comparison."""
-        return self._score(_ask, estimator, X, y_true, sensitive_features=sensitive_features)
+        """Score a fitted classifier: greater is better; NaN without a comparison."""
+        metadata = {"sensitive_features": sensitive_features, "sample_weight": sample_weight}
+        return self._score(_ask, estimator, X, y_true, **metadata)
 
     def _score(
         self,
@@ -66,22 +75,33 @@ class _FairnessScorer(_BaseScorer):
         y_true: Any,
         *,
         sensitive_features: Any = None,
+        sample_weight: Any = None,
     ) -> float:
         """Score with predictions from ``method_caller(estimator, "predict", X)``."""
         names = None
         if sensitive_features is None:
             sensitive_features, names = self._find(X, y_true)
         classes = getattr(estimator, "classes_", None)
-        if self.response_method != "predict":
-            response = ask_for_shares(estimator, self.response_method, X)
+        what = f"y_pred ({type(estimator).__name__}.predict)"
+        arrays, shares = {"y": y_true}, None
+        if needs_scores(self.name):
+            shares = ask_for_shares(estimator, "predict_proba", X)
+        elif self.response_method != "predict":
+            shares = ask_for_shares(estimator, self.response_method, X)
         else:
             # scikit-learn's caller needs classes_.
-            response = (_ask if classes is None else method_caller)(estimator, "predict", X)
-        what = f"y_pred ({type(estimator).__name__}.predict)"
-        arrays = {"y": y_true} | ({what: response} if self.response_method == "predict" else {})
-        counts, pos = self._counts(arrays, response, classes, sensitive_features, names)
-        # 0 plus, since minus 0 looks odd.
-        return 0.0 + self._sign * measure(counts, self.name, pos)
+            ask = _ask if classes is None else method_caller
+            arrays[what] = ask(estimator, "predict", X)
+        labels, codes, pos = encode_labels(arrays, classes, self.pos_label)
+        groups = encode_groups(
+            sensitive_features, len(codes[0]), missing=self.missing_group, names=names
+        )
+        sizes = len(labels), groups.n_groups
+        check_table_size(*sizes)
+        weights = None if sample_weight is None else read_weights(sample_weight, len(codes[0]))
+        hard = codes[1] if len(codes) > 1 else None
+        rows = Rows(codes[0], groups.codes, *sizes, pos, hard, shares, weights, soft=hard is None)
+        return merit(self.name, measure(rows, self.name))
 
     def get_metadata_routing(self) -> MetadataRequest:
         """Tell scikit-learn which metadata ``score`` takes.
@@ -89,18 +109,25 @@ class _FairnessScorer(_BaseScorer):
         Returns
         -------
         routing : MetadataRequest
-            ``sensitive_features`` is requested unless ``sensitive_columns`` is set.
+            ``sensitive_features`` is requested unless ``sensitive_columns`` is set;
+            ``sample_weight`` only by ``set_score_request``.
         """
         routing = MetadataRequest(owner=self)
-        routing.score.add_request(param="sensitive_features", alias=self._request)
+        for param, alias in self._requests.items():
+            routing.score.add_request(param=param, alias=alias)
         return routing
 
-    def set_score_request(self, *, sensitive_features: bool | str | None) -> _FairnessScorer:
+    def set_score_request(
+        self,
+        *,
+        sensitive_features: bool | str | None = UNCHANGED,
+        sample_weight: bool | str | None = UNCHANGED,
+    ) -> _FairnessScorer:
         """Change the request, for instance to score two attributes in one search.
 
         Parameters
         ----------
-        sensitive_features : bool, str or None
+        sensitive_features, sample_weight : bool, str or None
             True or False: take it or not. A string: take the metadata of that name instead.
             None: raise an error if it is passed.
 
@@ -119,7 +146,8 @@ class _FairnessScorer(_BaseScorer):
                 "set_score_request needs metadata routing: switch it on with "
                 "sklearn.set_config(enable_metadata_routing=True)."
             )
-        self._request = sensitive_features
+        asked = {"sensitive_features": sensitive_features, "sample_weight": sample_weight}
+        self._requests |= {k: alias for k, alias in asked.items() if alias != UNCHANGED}
         return self
 
     # The parts of scikit-learn's own scorers. TunedThresholdClassifierCV takes a scorer apart, to
@@ -127,32 +155,39 @@ class _FairnessScorer(_BaseScorer):
 
     @property
     def _sign(self) -> int:
-        return 1 if split_name(self.name)[1] else -1
+        return 1
 
     @property
     def _kwargs(self) -> dict[str, Any]:
         return {"pos_label": self.pos_label}
 
     def _score_func(
-        self, y_true: Any, y_pred: Any, *, pos_label: Any = None, sensitive_features: Any = None
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        pos_label: Any = None,
+        sensitive_features: Any = None,
+        sample_weight: Any = None,
     ) -> float:
-        """Measure labels; without sensitive features only y's index can hold the groups."""
+        """Score labels; without sensitive features only y's index can hold the groups."""
         names = None
         if sensitive_features is None:
             sensitive_features, names = self._find_in_labels(y_true)
-        labels, (true, predicted), pos = encode_labels(
-            {"y": y_true, "predictions": y_pred}, None, pos_label
+        read = read_rows(
+            y_true,
+            y_pred,
+            sensitive_features,
+            pos_label=pos_label,
+            missing_group=self.missing_group,
+            sample_weight=sample_weight,
+            names=names,
         )
-        groups = encode_groups(
-            sensitive_features, len(true), missing=self.missing_group, names=names
-        )
-        sizes = len(labels), groups.n_groups
-        check_table_size(*sizes)
-        return measure(count_table(true, predicted, groups.codes, *sizes), self.name, pos)
+        return merit(self.name, measure(read.rows, self.name))
 
     def _accept_sample_weight(self) -> bool:
         # scikit-learn 1.9 asks every scorer of a dictionary if routing is off.
-        return False
+        return True
 
     def _find(self, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
         if self.sensitive_columns is None:
@@ -177,45 +212,29 @@ class _FairnessScorer(_BaseScorer):
                 "sensitive_features= to fit."
             ) from error
 
-    def _counts(
-        self,
-        arrays: dict[str, Any],
-        response: Any,
-        classes: Any,
-        sensitive_features: Any,
-        names: Any,
-    ) -> tuple[NDArray[Any], int | None]:
-        """Count true against predicted classes in each group, from predictions or shares."""
-        labels, codes, pos = encode_labels(arrays, classes, self.pos_label)
-        groups = encode_groups(
-            sensitive_features, len(codes[0]), missing=self.missing_group, names=names
-        )
-        sizes = len(labels), groups.n_groups
-        check_table_size(*sizes)
-        if len(codes) > 1:
-            return count_table(codes[0], codes[1], groups.codes, *sizes), pos
-        return share_table(codes[0], response, groups.codes, *sizes), pos
-
 
 def _ask(estimator: Any, method: str, X: Any) -> Any:
     return getattr(estimator, method)(X)
 
 
 def fairness_scorer(
-    name: str,
+    name: Asked,
     *,
     sensitive_columns: str | int | Sequence[str | int] | None = None,
     pos_label: Any = None,
     response_method: str = "predict",
     missing_group: str = "raise",
 ) -> _FairnessScorer:
-    """Make a scikit-learn scorer of a gap or ratio between groups.
+    """Make a scikit-learn scorer of how far groups differ, or of how the worst one fares.
 
     Parameters
     ----------
-    name : str
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
+    name : str, requirement or list of requirements
+        A name that :func:`fairness_score` takes, such as "equalized_odds_difference",
+        "ppv_ratio", "tpr_worst" or "auc_worst". Of a :class:`GapLimit`, :class:`RatioLimit`,
+        :class:`MinimumRate` or :class:`CountLimit`, or a list, the score is minus the largest
+        excess over a limit, 0 where all are met, so that ``best_under_gap(..., limit=0)`` takes
+        it.
     sensitive_columns : str, int or list of these, default=None
         Where the groups are if the scorer gets none: names (or positions) of columns of X, else
         levels of X's index, else of y's index. It works without metadata routing; the estimator
@@ -225,17 +244,19 @@ def fairness_scorer(
     response_method : {"predict", "predict_proba", "decision_function"}, default="predict"
         "predict": rates of predicted labels. "predict_proba": means of probabilities instead of
         rates, which are smoother and need no threshold. "decision_function": labels by its sign or
-        its largest column.
+        its largest column. Measures of probabilities always use "predict_proba".
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
         Rows whose group is missing: an error, left out, or a group "missing".
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y, *, sensitive_features=None)`` -> float, where greater is better:
-        minus a difference, in [-1, 0], or a ratio, in [0, 1]. It can be pickled and used in any
-        ``scoring=``, alone or in a dictionary. ``set_score_request(sensitive_features="name")``
-        takes metadata of another name.
+        ``scorer(estimator, X, y, *, sensitive_features=None, sample_weight=None)`` -> float, where
+        greater is better: minus a difference, a ratio, or of the worst group its value if that is
+        best at 1 and in [0, 1], else minus its distance from the best value. It can be pickled and
+        used in any ``scoring=``, alone or in a dictionary.
+        ``set_score_request(sensitive_features="name", sample_weight=True)`` takes metadata of
+        another name, and weights.
 
     Raises
     ------
@@ -260,7 +281,7 @@ def fairness_scorer(
     >>> scorer(classifier, X, X[:, 0] > 3.5, sensitive_features=sex)
     -1.0
     """
-    split_name(name)
+    check_asked(name)
     for what, value, choices in (
         ("response_method", response_method, _RESPONSES),
         ("missing_group", missing_group, ("raise", "ignore", "own_group")),

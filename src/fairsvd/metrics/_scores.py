@@ -1,145 +1,126 @@
-"""A gap or ratio as a number, and the encoding of labels for all of this folder."""
+"""A measure of groups as a number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._messages import did_you_mean, listed
-from ..containers import label_codes
+from .._messages import did_you_mean
 from ..groups import Groups, encode_groups
-from ..objective import GAPS, count_table, gap, ratio
+from ..objective import GAPS, NoHarm, Requirement, count_table, gap, ratio
+from ._labels import check_table_size, encode_labels
+from ._measured import Rows, measure_groups
+from ._read import read_rows
+from ._registry import MEASURES, NAMES
 
-__all__ = ["METRICS", "Encoded", "encode_labels", "fairness_score", "hard_counts", "split_name"]
-
-MOST_COUNTS = 2**27
-
-METRICS = tuple(f"{name}_{kind}" for name in GAPS for kind in ("difference", "ratio"))
-
-
-class Encoded(NamedTuple):
-    """Labels as codes: the classes, the codes of each array, and the code of the positive class."""
-
-    classes: list[Any]
-    codes: list[NDArray[np.int64]]
-    pos: int | None  # None with more than two classes: one versus the rest
+__all__ = [
+    "fairness_score",
+    "farthest",
+    "hard_counts",
+    "measure",
+    "merit",
+    "needs_scores",
+    "split_name",
+]
 
 
-def split_name(name: str) -> tuple[str, bool]:
-    """Split a metric's name into the gap's name and whether it is a ratio.
+# What a scorer may be asked for: a metric by its name, or requirements.
+Asked = str | Requirement | Sequence[Requirement]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a metric's name into that of the gap or measure, and one of ``KINDS``.
 
     Raises
     ------
     ValueError
         If there is no such metric; the message names the nearest ones.
     """
-    if name not in METRICS:
-        hint = did_you_mean(name, METRICS)
-        raise ValueError(f"Unknown metric {name!r}: wanted one of {', '.join(METRICS)}.{hint}")
-    stem, kind = name.rsplit("_", 1)
-    return stem, kind == "ratio"
-
-
-def measure(counts: NDArray[Any], name: str, pos: int | None) -> float:
-    """Compute a metric of ``METRICS`` from a table of counts (n_groups, n_classes, n_classes)."""
-    stem, is_ratio = split_name(name)
-    return float((ratio if is_ratio else gap)(counts, stem, pos))
-
-
-def _order_classes(present: list[Any], labels: Sequence[Any] | None, pos_label: Any) -> list[Any]:
-    """Order the classes: those of ``labels`` first, the others sorted; at least two."""
-    first = [] if labels is None else list(np.asarray(labels).tolist())
-    extra = [label for label in dict.fromkeys(present) if label not in first]
-    try:
-        classes = first + sorted(extra)
-    except TypeError as error:
+    if name not in NAMES:
         raise ValueError(
-            f"The labels [{listed(extra, show=repr)}] have types that cannot be compared: give "
-            "y_true and y_pred labels of the same type."
-        ) from error
-    if len(classes) == 1:
-        # Like fairlearn, take a single 0 or 1 for one of the pair 0, 1.
-        default = [0, 1] if classes[0] in (0, 1) else classes
-        classes = default if pos_label is None or pos_label in default else [*classes, pos_label]
-    if len(classes) < 2:
-        raise ValueError(
-            f"y_true and y_pred have the single label {classes[0]!r}: name both classes in "
-            "labels=, or the positive one in pos_label=."
+            f"Unknown metric {name!r}: wanted one of {', '.join([*GAPS, *MEASURES])}, followed by "
+            f"_difference, _ratio or _worst (no _worst of a gap).{did_you_mean(name, NAMES)}"
         )
-    return classes
+    return NAMES[name]
 
 
-def _positive_code(classes: list[Any], pos_label: Any) -> int | None:
-    if len(classes) > 2:
-        if pos_label is not None:
+def check_asked(name: Asked) -> None:
+    """Check a metric's name, or requirements.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric, or a requirement cannot be scored.
+    """
+    if isinstance(name, str):
+        split_name(name)
+        return
+    for each in _entries(name):
+        if not isinstance(each, Requirement) or isinstance(each, NoHarm):
             raise ValueError(
-                f"pos_label={pos_label!r} was given with {len(classes)} classes, of which each is "
-                "compared with the rest: use pos_label=None (or make y binary)."
+                f"{each!r} cannot be scored: wanted the name of a metric, GapLimit, RatioLimit, "
+                "MinimumRate or CountLimit (NoHarm compares with a network that is not there)."
             )
+        each.check()
+
+
+def _entries(name: Requirement | Sequence[Requirement]) -> list[Requirement]:
+    return list(name) if isinstance(name, (list, tuple)) else [cast(Requirement, name)]
+
+
+def needs_scores(name: Asked) -> bool:
+    """Tell whether a metric is computed from probabilities."""
+    if not isinstance(name, str):
+        return False
+    stem, _ = split_name(name)
+    return stem in MEASURES and MEASURES[stem].of_scores is not None
+
+
+def farthest(values: NDArray[np.float64], best: float) -> int | None:
+    """Find the group whose value is farthest from the best one; None if no group has a value."""
+    if np.isnan(values).all():
         return None
-    if pos_label is None:
-        return 1
-    if pos_label not in classes:
-        raise ValueError(
-            f"pos_label={pos_label!r} is not among the classes [{listed(classes, show=repr)}]."
-        )
-    return classes.index(pos_label)
+    return int(np.nanargmax(np.abs(values - best)))
 
 
-def encode_labels(arrays: dict[str, Any], labels: Sequence[Any] | None, pos_label: Any) -> Encoded:
-    """Encode arrays of labels with common codes.
-
-    Parameters
-    ----------
-    arrays : dict of str to array-like of shape (n_samples,)
-        Arrays of labels by their names in error messages.
-    labels : sequence or None
-        Classes in the order of their codes; other labels follow, sorted.
-    pos_label : label or None
-        None means the second class.
-
-    Returns
-    -------
-    encoded : Encoded
-        Classes, codes and the positive code.
-
-    Raises
-    ------
-    ValueError
-        If labels are missing or cannot be compared, lengths differ, there is a single class, or
-        ``pos_label`` is not a class or was given with more than two.
-    """
-    distinct = {what: label_codes(array, what) for what, array in arrays.items()}
-    lengths = {what: len(codes) for what, (_, codes) in distinct.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"The lengths differ: {lengths}. Wanted one entry per row in all.")
-    present = [label for values, _ in distinct.values() for label in values]
-    classes = _order_classes(present, labels, pos_label)
-    place = {label: k for k, label in enumerate(classes)}
-    codes = [
-        np.array([place[v] for v in values], dtype=np.int64)[codes]
-        for values, codes in distinct.values()
-    ]
-    return Encoded(classes, codes, _positive_code(classes, pos_label))
+def measure(rows: Rows, name: Asked) -> float:
+    """Compute a metric of ``NAMES``, or the largest excess over the limits of requirements."""
+    if not isinstance(name, str):
+        found = [float(r.measure(rows.counts, rows.pos)) - r.limit for r in _entries(name)]
+        return float(np.max([*found, 0.0]))
+    stem, kind = split_name(name)
+    if kind == "worst":
+        values = measure_groups(stem, rows).values
+        worst = farthest(values, MEASURES[stem].best)
+        return float("nan") if worst is None else float(values[worst])
+    if stem in GAPS or MEASURES[stem].of_scores is None:
+        return float((ratio if kind == "ratio" else gap)(rows.counts, stem, rows.pos))
+    return between(measure_groups(stem, rows).values, kind)
 
 
-def check_table_size(n_classes: int, n_groups: int) -> None:
-    """Refuse a table of counts that is too large for memory.
+def merit(name: Asked, value: float) -> float:
+    """Turn a metric into a score of which greater is better."""
+    if not isinstance(name, str):
+        return 0.0 - value
+    stem, kind = split_name(name)
+    if kind == "ratio" or (kind == "worst" and MEASURES[stem].bounded and MEASURES[stem].best == 1):
+        return value
+    # 0 minus, since minus 0 looks odd.
+    return 0.0 - (abs(value - MEASURES[stem].best) if kind == "worst" else value)
 
-    Raises
-    ------
-    ValueError
-        If there are more than 2**27 (group, true, predicted) counts, 1 GiB.
-    """
-    if n_groups * n_classes**2 > MOST_COUNTS:
-        raise ValueError(
-            f"y_true and y_pred hold {n_classes} distinct labels, and there are {n_groups} groups: "
-            f"a table of counts has {n_groups} x {n_classes} x {n_classes} entries. If these are "
-            "scores or numbers of rows, pass class labels; if not, merge classes or groups."
-        )
+
+def between(values: NDArray[np.float64], kind: str) -> float:
+    """Compute the difference or the ratio of the extreme values; NaN if fewer than two exist."""
+    known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return float("nan")
+    low, high = float(known.min()), float(known.max())
+    if kind == "difference":
+        return high - low
+    return low / high if high > 0 else float("nan")
 
 
 def hard_counts(
@@ -151,7 +132,27 @@ def hard_counts(
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
 ) -> tuple[NDArray[np.int64], int | None, Groups]:
-    """Count rows by group, true and predicted class; return also the positive code and groups."""
+    """Count rows by group, true and predicted class.
+
+    Parameters
+    ----------
+    y_true, y_pred, sensitive_features : array-like
+        As in :func:`group_table`.
+    pos_label : label or None, default=None
+        As in :func:`group_table`.
+    labels : sequence or None, default=None
+        As in :func:`group_table`.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        As in :func:`group_table`.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+        Rows by [group, true, predicted].
+    pos : int or None
+        Code of the positive class; None for more than two.
+    groups : Groups
+    """
     arrays = {"y_true": y_true, "y_pred": y_pred}
     classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
     groups = encode_groups(sensitive_features, len(true), missing=missing_group)
@@ -166,48 +167,64 @@ def fairness_score(
     y_pred: Any,
     *,
     sensitive_features: Any,
+    y_score: Any = None,
     pos_label: Any = None,
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
+    sample_weight: Any = None,
 ) -> float:
-    """Compute a gap or ratio between groups from predictions.
+    """Compute how far groups differ, or how the worst group fares, from predictions.
 
     Parameters
     ----------
     name : str
-        "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
-        "signed_average_odds" or "accuracy_parity", followed by "_difference" or "_ratio".
+        What is compared, followed by "_difference" (largest minus smallest), "_ratio" (smallest
+        over largest) or "_worst" (the group farthest from the best value).
+        Gaps, which have no worst: "demographic_parity", "equal_opportunity", "equalized_odds",
+        "average_odds", "signed_average_odds", "accuracy_parity".
+        Of predictions: "selection_rate", "tpr", "fpr", "tnr", "fnr", "ppv", "npv",
+        "false_discovery_rate", "false_omission_rate", "accuracy", "f1", "balanced_accuracy".
+        Of ``y_score``: "auc", "average_precision", "brier", "log_loss", "calibration_error",
+        "calibration_slope", "calibration_intercept" (the last three have no ratio).
     y_true : array-like of shape (n_samples,)
         True class labels: integers, booleans or strings.
-    y_pred : array-like of shape (n_samples,)
-        Predicted class labels; scores and probabilities are refused.
+    y_pred : array-like of shape (n_samples,) or None
+        Predicted class labels; scores and probabilities are refused. None: only measures of
+        ``y_score``.
     sensitive_features : array-like of shape (n_samples,) or (n_samples, n_columns)
         Groups, of any type; several columns are intersected.
+    y_score : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+        Probabilities in [0, 1]: of the positive class of two, or a column for each class.
     pos_label : label or None, default=None
         The positive class of two; None means the second.
     labels : sequence or None, default=None
         All classes in order; None means those in ``y_true`` and ``y_pred``, sorted.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
         Rows whose group is missing: an error, left out, or a group "missing".
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of every row, at least 0; 2 counts a row twice. None: all weigh 1.
 
     Returns
     -------
     score : float
-        Difference or ratio of rates, in [0, 1]; with more than two classes the mean of one versus
-        the rest. NaN if fewer than two groups can be compared, or for a ratio if the largest rate
-        is 0.
+        Differences and ratios of rates are in [0, 1]; with more than two classes the mean of one
+        versus the rest (Brier score and log loss: those of all classes together). NaN if fewer
+        than two groups can be compared, or for a ratio if the largest value is 0.
 
     Raises
     ------
     ValueError
         If the name is unknown, lengths differ, labels or groups are missing, values are no
-        labels, or ``pos_label`` does not fit.
+        labels or no probabilities, ``pos_label`` does not fit, or what the measure needs is None.
 
     Notes
     -----
     It equals fairlearn's functions of the same names if every group has rows of both labels; cells
     without rows are skipped here. Average odds of two groups is AIF360's average absolute odds
-    difference (arXiv:1810.01943).
+    difference (arXiv:1810.01943). Measures of probabilities are scikit-learn's where these exist.
+    The calibration error has up to 15 bins of equal mass and is debiased (arXiv:1909.10155; weights
+    change its noise, so that it alone differs from repeated rows); slope and intercept are those of
+    a logistic regression on the logit, for the intercept with a slope of 1.
 
     Examples
     --------
@@ -216,14 +233,18 @@ def fairness_score(
     >>> sex = ["f", "f", "f", "m", "m", "m"]
     >>> fairness_score("equal_opportunity_difference", y_true, y_pred, sensitive_features=sex)
     0.5
+    >>> fairness_score("tpr_worst", y_true, y_pred, sensitive_features=sex)
+    0.5
     """
     split_name(name)  # report a misspelt name before any error in the data
-    counts, pos, _ = hard_counts(
+    read = read_rows(
         y_true,
         y_pred,
         sensitive_features,
+        y_score=y_score,
         pos_label=pos_label,
         labels=labels,
         missing_group=missing_group,
+        sample_weight=sample_weight,
     )
-    return measure(counts, name, pos)
+    return measure(read.rows, name)

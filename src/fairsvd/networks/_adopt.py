@@ -13,11 +13,12 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import Tensor, nn
 
 from .._messages import listed
-from ..arrays import LabelledRows
+from ..arrays import Fields, LabelledRows
 from ..caching import Cache
 from ..exceptions import NetworkError
 from ._copy import unwrapped
 from ._explain import explaining
+from ._fields import take_packed
 from ._look import Question, look
 from ._plain import make_plain, plain_copy
 from ._scores import OutputKey, to_logits
@@ -51,6 +52,8 @@ class AdoptedNetwork:
         Notes for the user on how the network was read.
     output_key : str, int or None
         Place of the scores in the module's output.
+    fields : Fields or None
+        The inputs that a packed row has for it; None: it takes one tensor.
     """
 
     module: nn.Module
@@ -60,6 +63,7 @@ class AdoptedNetwork:
     frozen: bool
     notes: tuple[str, ...] = ()
     output_key: OutputKey = None
+    fields: Fields | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -144,6 +148,8 @@ def adopt(
     with explaining():
         found = _find(network, rows, classes, batch_size, rng, device, cache)
         module = found.module.eval()
+        if rows.X.fields is not None:
+            take_packed(module, rows.X.fields)
         if device is not None:
             module = module.to(device)
         question = Question(rows.X, len(classes), output_key, output_kind, found.told)
@@ -152,7 +158,14 @@ def adopt(
     if found.frozen:
         notes = (*notes, CAME_TRAINED)
     return AdoptedNetwork(
-        module, answer.kind, answer.layer, found.net, found.frozen, notes, output_key
+        module,
+        answer.kind,
+        answer.layer,
+        found.net,
+        found.frozen,
+        notes,
+        output_key,
+        rows.X.fields,
     )
 
 
@@ -192,6 +205,11 @@ def _find(
         raise NetworkError(
             f"network is a {type(inner).__name__}, which predicts numbers and not classes: pass a "
             "NeuralNetClassifier with an output for each class."
+        )
+    if network is None and rows.X.fields is not None:
+        raise NetworkError(
+            "network=None makes a network for tables or images, but X has the inputs "
+            f"[{listed(rows.X.fields.names)}]: pass a network that is called by these names."
         )
     if network is None:
         net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)

@@ -46,9 +46,12 @@ class RowDataset(Dataset[Any]):
         """Count the rows."""
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Read one row."""
-        return self.rows.X[position : position + 1][0], self.labels[position]
+    def __getitem__(self, position: int) -> tuple[Any, Tensor]:
+        """Read one row, with named inputs as a dictionary."""
+        X = self.rows.X[position : position + 1]
+        if (fields := self.rows.X.fields) is None:
+            return X[0], self.labels[position]
+        return {name: part[0] for name, part in fields.unpack(X).items()}, self.labels[position]
 
 
 class BatchDataset(RowDataset):

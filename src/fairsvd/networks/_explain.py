@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..exceptions import GroupError, ImageFileError, NetworkError
@@ -14,7 +15,7 @@ from ..exceptions import GroupError, ImageFileError, NetworkError
 __all__ = ["explaining"]
 
 # What says by itself what is wrong. A warning that was made an error keeps its class.
-CLEAR = (NetworkError, GroupError, ImageFileError, Warning)
+CLEAR = (NetworkError, GroupError, ImageFileError, Warning, torch.OutOfMemoryError)
 
 # Of a message longer than this the beginning is shown; all of it is in the chained error.
 LONGEST = 600

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.func import functional_call
 from ..arrays import Batches, to_device
 from ._finite import check_finite
 from ._plain import first_parameter
+from ._room import fewer_rows
 from ._scores import OutputKey, check_rows, checked_logits
 
 __all__ = ["all_features", "all_logits", "fast_logits"]
@@ -26,13 +29,27 @@ BLOCK = 64
 # single row to such a block takes little time.
 SMALL_BLOCK, SMALL_NETWORK = 512, 2**16
 
+# A GPU needs many rows to be busy: as many as a block of judging has (see Batches.block_size), but
+# not fewer than BLOCK, however large they are.
+CUDA_BLOCK, CUDA_BLOCK_BYTES = 1024, 2**26
+
+# Bytes that may be on their way to a device, or wait there to be read, until the program waits for
+# the device: what is on its way lies in pinned memory of the host.
+WAITING_BYTES = 2**30
+
 # The activations of a block of images should fit into a CPU's cache and into memory that the
 # process keeps: judging in blocks of 1,024 rows took two to five times as long.
 IMAGE_BLOCK_BYTES, FEWEST_IMAGES = 3 * 2**17, 4
 
+# Rows of a block that a device's memory holds, of networks for which it lacked some.
+_FITTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
 
 def block_rows(module: nn.Module, X: Batches) -> int:
     """Return the size of the blocks, which depends only on the network and the shape of a row."""
+    if first_parameter(module).device.type == "cuda":
+        row_bytes = math.prod(X.item_shape) * X.dtype.itemsize
+        return min(CUDA_BLOCK, max(BLOCK, CUDA_BLOCK_BYTES // row_bytes))
     if len(X.item_shape) > 1:
         return BLOCK
     size = sum(parameter.numel() for parameter in module.parameters())
@@ -40,15 +57,40 @@ def block_rows(module: nn.Module, X: Batches) -> int:
 
 
 def _in_blocks(run: Callable[[Tensor], Tensor], module: nn.Module, X: Batches) -> Tensor:
-    """Run blocks of one size, in the network's dtype and on its device."""
-    parts, size, like = [], block_rows(module, X), first_parameter(module)
+    """Run blocks of one size, in the network's dtype and on its device; the result is the CPU's."""
+    X = X.astype(first_parameter(module).dtype)
+    while True:
+        size = min(block_rows(module, X), _FITTING.get(module, sys.maxsize))
+        try:
+            return _in_blocks_of(size, run, first_parameter(module).device, X)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        # For later calls too: they are to give a row the same result.
+        _FITTING[module] = fewer_rows(size, "Predictions run in blocks of")
+
+
+def _in_blocks_of(
+    size: int, run: Callable[[Tensor], Tensor], device: torch.device, X: Batches
+) -> Tensor:
+    done: list[Tensor] = []
+    waiting: list[Tensor] = []
+    n_bytes = 0
     with torch.no_grad():
-        for block in X.astype(like.dtype).blocks(size):
-            missing = size - len(block)
-            padded = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])])
-            parts.append(run(to_device(padded, like.device))[: len(block)].cpu())
-            del block, padded  # free the memory before the next block is read
-    return torch.cat(parts)
+        for block in X.blocks(size):
+            n_rows = len(block)
+            # Padded there, so that a single row is not sent as many.
+            block = to_device(block, device)
+            block = torch.cat([block, block[-1:].expand(size - n_rows, *block.shape[1:])])
+            waiting.append(run(block)[:n_rows])
+            n_bytes += block.nbytes + waiting[-1].nbytes
+            del block  # free the memory before the next block is read
+            if device.type == "cpu" or n_bytes > WAITING_BYTES:
+                done.append(torch.cat(waiting).cpu())
+                waiting, n_bytes = [], 0
+    if waiting:
+        done.append(torch.cat(waiting).cpu())
+    return done[0] if len(done) == 1 else torch.cat(done)
 
 
 def all_logits(
@@ -114,12 +156,20 @@ def fast_logits(run: Callable[[Tensor], Tensor], X: Batches, size: int = 1024) -
     rows = _few_images(X, most) if len(X.item_shape) > 1 else most
     with torch.no_grad():
         while done < len(X):
-            logits = _run_block(run, X[done : done + rows])
-            parts.append(logits.cpu())
-            done += rows
-            if logits.device.type != "cpu":
-                rows = most
-    return torch.cat(parts)
+            try:
+                parts.append(_run_block(run, X[done : done + rows]))
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                too_many = rows
+            else:
+                done += rows
+                if parts[-1].device.type != "cpu":
+                    rows = most
+                continue
+            rows = most = fewer_rows(too_many, "Candidates are judged in blocks of")
+    # Once for all blocks, since the program waits for a device here.
+    return torch.cat(parts).cpu()
 
 
 def _run_block(run: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exceptions import NetworkError
+from ._fields import Inputs, call, count_inputs
 
 __all__ = [
     "PROBABILITIES",
@@ -34,13 +35,13 @@ PROBABILITIES = ("probabilities", "one_probability", "sigmoids")
 ROUNDING = 1e-3
 
 
-def raw_output(module: nn.Module, X: Tensor, key: OutputKey = None) -> Tensor:
+def raw_output(module: nn.Module, X: Inputs, key: OutputKey = None) -> Tensor:
     """Run the network and return its scores; a vector becomes a column, or the only row.
 
     Parameters
     ----------
     module : nn.Module
-    X : Tensor
+    X : Tensor, or mapping of the network's arguments to tensors
     key : str, int or None, default=None
         Key or attribute, or position in a tuple; None: the tensor itself, or the first element of
         a tuple.
@@ -50,9 +51,9 @@ def raw_output(module: nn.Module, X: Tensor, key: OutputKey = None) -> Tensor:
     NetworkError
         If there is no tensor of scores at that place.
     """
-    scores = scores_of(module(X), key)
+    scores = scores_of(call(module, X), key)
     # A network that squeezes its output returns a single row without the dimension of the rows.
-    return scores if scores.ndim > 1 else _with_rows(scores, is_row=X.shape[0] == 1)
+    return scores if scores.ndim > 1 else _with_rows(scores, is_row=count_inputs(X) == 1)
 
 
 def _with_rows(scores: Tensor, *, is_row: bool) -> Tensor:

@@ -42,9 +42,9 @@ class ShiftedNetwork(nn.Module):
         dtype = first_parameter(network).dtype
         self.register_buffer("shift", torch.tensor(offset, dtype=dtype))
 
-    def forward(self, X: Tensor) -> Tensor:
-        """Map rows to the shifted output."""
-        output = raw_output(self.network, X, self.key)
+    def forward(self, X: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Map rows, or rows by the names of the network's inputs, to the shifted output."""
+        output = raw_output(self.network, inputs if X is None else X, self.key)
         shift = self.shift.to(output.dtype)
         if self.kind == "one_logit":
             return output - shift

@@ -75,15 +75,15 @@ def train_users_net(
 
     def train() -> None:
         # Seeded, since the user's module and callbacks draw from the global generators.
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
             given = _in_dtype_of(net.module_, rows)
             # The labels again, since the net's own split may stratify by them.
-            X = given.X[:].numpy() if _in_memory(given) else RowDataset(given, labels)
+            X = _array_of(given) if _in_memory(given) else RowDataset(given, labels)
             fit_net(net, X, labels.numpy())
 
     def initialize() -> None:
-        with seeded_globally(seed):
+        with seeded_globally(seed, net.device):
             net.initialize()
 
     _train_once(net, train, cache, {"network": network, "seed": seed, "device": device}, initialize)
@@ -105,6 +105,13 @@ def _in_dtype_of(module: nn.Module, rows: LabelledRows) -> LabelledRows:
     """Read rows in double precision if the module has it; skorch does not convert them."""
     double = first_parameter(module).dtype == torch.float64
     return replace(rows, X=rows.X.astype(torch.float64)) if double else rows
+
+
+def _array_of(rows: LabelledRows) -> Any:
+    """Read all rows: an array, or arrays by the names of their inputs."""
+    if rows.X.fields is None:
+        return rows.X[:].cpu().numpy()
+    return {name: part.cpu().numpy() for name, part in rows.X.fields.unpack(rows.X[:]).items()}
 
 
 def _in_memory(rows: LabelledRows, limit: int = 2**31) -> bool:

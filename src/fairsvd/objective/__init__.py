@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
     UTILITIES,
@@ -10,51 +11,77 @@ from ._constraint import (
     is_unbalanced,
     utility_from_counts,
 )
+from ._counts import count_table
 from ._gap_names import compared
-from ._gaps import GAPS, Rates, count_table, gap, rates, ratio, soft_gap
+from ._gaps import GAPS, Rates, gap, rates, ratio, soft_gap
 from ._harm import Change, Moves, count_moves, judged_rates
 from ._judge import GapJudge, Judge
-from ._loss import SHARPNESS, edit_loss, imitation_loss, shift_logits
+from ._loss import SHARPNESS, edit_loss, imitation_loss, make_shift, shift_logits
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
+from ._requirement import Requirement, Seen
+from ._requirements import CountLimit, GapLimit, MinimumRate, NoHarm, RatioLimit
+from ._resampling import resampled_counts
 from ._rule import ALPHAS, FairRule, solve_rules
-from ._uncertainty import GapEstimate, estimate_gaps, resampled_counts
+from ._soft_statistic import SoftRows
+from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
+from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread
 from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
     "ALPHAS",
     "GAPS",
+    "OF_ALL_CLASSES",
     "SHARPNESS",
+    "STATISTICS",
     "UNBALANCED_UTILITY",
     "UTILITIES",
     "Change",
     "Constraint",
+    "CountLimit",
     "Curves",
     "FairRule",
     "GapEstimate",
     "GapJudge",
+    "GapLimit",
     "Judge",
+    "MinimumRate",
     "Moves",
+    "NoHarm",
     "PhiObjective",
     "Rates",
+    "RatioLimit",
+    "Requirement",
+    "Seen",
+    "SoftRows",
     "Verdict",
     "ask_utility",
+    "bound_gap",
+    "bound_ratio",
+    "bound_shares",
+    "bound_statistic",
+    "class_mean",
     "compared",
     "count_moves",
     "count_table",
     "edit_loss",
     "estimate_gaps",
+    "estimate_spread",
     "gap",
     "imitation_loss",
     "is_unbalanced",
     "judged_rates",
     "make_judge",
+    "make_shift",
     "margin_of_threshold",
     "rates",
     "ratio",
     "resampled_counts",
+    "rows_needed",
     "shift_logits",
     "soft_gap",
     "solve_rules",
+    "statistic",
+    "statistic_rows",
     "utility_from_counts",
 ]

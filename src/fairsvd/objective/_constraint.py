@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import listed
-from ._gaps import divide, sum_slices
+from ._counts import divide, sum_slices
+from ._gaps import gap
 from ._phi import PhiObjective
+from ._requirement import Requirement
+from ._requirements import CountLimit, GapLimit, NoHarm
 
 __all__ = [
     "UNBALANCED_UTILITY",
@@ -66,6 +69,18 @@ class Constraint:
     phi : PhiObjective or None
         Replaces the package's own rule of choice; ``gap`` and ``tolerance`` are then its measure
         and its epsilon.
+    requirements : tuple of Requirement, default=()
+        Replace the gap: the judge's "gap" is then what the first one measures or, of several, its
+        limit plus the largest excess over a limit; ``tolerance`` is the first one's limit. ``gap``
+        names what methods that know gaps only are to follow.
+    unit : float, default=0.0
+        With requirements takes the place of the tolerance beside ``fraction``: a judge's gap counts
+        against a candidate from ``(1 - fraction) * unit`` below the limit on.
+    confidence : float in (0, 1) or None, default=None
+        What is promised of the result holds with this confidence; None: nothing is promised.
+    reference : ndarray of shape (2, n_groups, n_classes, n_classes), optional
+        Validation and editing rows of the judge by [group, true, predicted] of the untouched
+        network, if a requirement compares with it.
     """
 
     gap: str
@@ -76,6 +91,10 @@ class Constraint:
     pos: int
     balance: str | None
     phi: PhiObjective | None = None
+    requirements: tuple[Requirement, ...] = ()
+    unit: float = 0.0
+    confidence: float | None = None
+    reference: NDArray[np.int64] | None = None
 
     @property
     def limit(self) -> float:
@@ -83,8 +102,52 @@ class Constraint:
         return self.tolerance if self.phi is None else self.phi.limit
 
     @property
+    def swept(self) -> bool:
+        """Tell whether all thresholds can be measured at once."""
+        slow = any(isinstance(each, CountLimit) for each in self.requirements)
+        return not callable(self.utility) and not slow
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether the untouched network's counts are needed."""
+        return any(isinstance(each, NoHarm) for each in self.requirements)
+
+    @property
+    def has_rule(self) -> bool:
+        """Tell whether a fair rule is known for some of what is asked."""
+        return any(each.guide is not None for each in self.listed)
+
+    @property
+    def before(self) -> NDArray[np.int64] | None:
+        """The reference of all rows together."""
+        return None if self.reference is None else self.reference.sum(axis=0)
+
+    @property
+    def listed(self) -> tuple[Requirement, ...]:
+        """What is asked as requirements, also a plain gap."""
+        return self.requirements or (GapLimit(self.gap, self.tolerance),)
+
+    def measure(
+        self, counts: NDArray[Any], before: NDArray[Any] | None = None
+    ) -> NDArray[np.float64]:
+        """Measure the judge's gap (...) of tables (..., n_groups, n_classes, n_classes).
+
+        NaN where it cannot be measured.
+        """
+        if not self.requirements:
+            return gap(counts, self.gap, self.pos)
+        found = [each.measure(counts, self.pos, before) for each in self.requirements]
+        if len(found) == 1:
+            return found[0]
+        limits = [each.limit for each in self.requirements]
+        excess = [value - limit for value, limit in zip(found, limits, strict=True)]
+        return self.tolerance + np.max(excess, axis=0)
+
+    @property
     def target(self) -> float:
         """Largest gap that does not count against a candidate."""
+        if self.requirements:
+            return self.tolerance - (1 - self.fraction) * self.unit
         return self.fraction * self.tolerance if self.phi is None else self.phi.limit
 
 

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ._counts import divide, positive_counts, sum_slices, total_counts
 from ._gap_names import GAPS, compared
 from ._soft_gap import soft_gap
+from ._statistics import STATISTICS, statistic
 
-__all__ = ["GAPS", "Rates", "count_table", "gap", "rates", "ratio", "soft_gap"]
-
-
-# Longest axis on which adding slices is the faster sum.
-SHORT = 8
+__all__ = ["GAPS", "Rates", "gap", "rates", "ratio", "soft_gap"]
 
 
 class Rates(NamedTuple):
@@ -41,102 +39,26 @@ class Rates(NamedTuple):
     accuracy: NDArray[np.float64]
 
 
-def count_table(
-    y: NDArray[np.integer],
-    predictions: NDArray[np.integer],
-    groups: NDArray[np.integer],
-    n_classes: int,
-    n_groups: int,
-) -> NDArray[np.int64]:
-    """Count the rows of every (group, true class, predicted class).
-
-    Parameters
-    ----------
-    y, predictions : ndarray of shape (n,), integer
-        Class codes in [0, n_classes).
-    groups : ndarray of shape (n,), integer
-        Group codes in [0, n_groups); rows with code -1 are left out.
-    n_classes, n_groups : int
-        Sizes of the table.
-
-    Returns
-    -------
-    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
-        Indexed [group, true, predicted].
-
-    Raises
-    ------
-    ValueError
-        If a code lies outside its range.
-    """
-    has_group = groups >= 0
-    codes = tuple(np.asarray(a)[has_group].astype(np.int64) for a in (groups, y, predictions))
-    shape = (n_groups, n_classes, n_classes)
-    for what, code, size in zip(("groups", "y", "predictions"), codes, shape, strict=True):
-        if code.size and not 0 <= int(code.min()) <= int(code.max()) < size:
-            raise ValueError(
-                f"{what} holds codes from {code.min()} to {code.max()}, codes in [0, {size}) were "
-                "wanted: encode the labels first, or give the right number of classes and groups."
-            )
-    cells = (codes[0] * n_classes + codes[1]) * n_classes + codes[2]
-    return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
-
-
-def divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide; NaN where the denominator is 0."""
-    # Without ``where`` and ``out`` numpy takes a fifth of the time, and keeps the memory's order.
-    measured = bottom > 0
-    if measured.all():
-        return np.divide(top, bottom)
-    return np.divide(top, np.where(measured, bottom, np.nan))
-
-
-def sum_slices(array: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Sum over a short axis: adding slices is several times faster than a reduction there."""
-    if array.shape[axis] > SHORT and array.dtype.kind in "iu":  # the order of the sum is no matter
-        return array.sum(axis=axis)
-    parts = np.moveaxis(array, axis, 0)
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _positive_counts(counts: NDArray[Any], pos: int | None) -> tuple[NDArray[Any], ...]:
-    """Count selected, truly positive and rightly selected rows, each (..., n_groups, C)."""
-    n_classes = counts.shape[-1]
-    if n_classes == 2 and pos is not None:
-        pos_slice = slice(pos, pos + 1)
-        selected = sum_slices(counts[..., pos_slice], -2)
-        positive = sum_slices(counts[..., pos_slice, :], -1)
-        return selected, positive, counts[..., pos, pos_slice]
-    return sum_slices(counts, -2), sum_slices(counts, -1), np.diagonal(counts, axis1=-2, axis2=-1)
-
-
-def _total(counts: NDArray[Any]) -> NDArray[Any]:
-    return sum_slices(sum_slices(counts, -1), -1)[..., None]
-
-
 def _rate(counts: NDArray[Any], which: str, pos: int | None) -> NDArray[np.float64]:
     if which == "accuracy":
         right = sum_slices(np.diagonal(counts, axis1=-2, axis2=-1), -1)
-        return divide(right[..., None], _total(counts))
+        return divide(right[..., None], total_counts(counts))
     if which != "selection" and counts.shape[-1] == 2 and pos is not None:
         # Only rows of one true class: this is most of the time of a gap at every threshold.
         true = counts[..., pos if which == "tpr" else 1 - pos, :]
         return divide(true[..., pos : pos + 1], sum_slices(true, -1)[..., None])
-    selected, positive, hit = _positive_counts(counts, pos)
+    selected, positive, hit = positive_counts(counts, pos)
     if which == "selection":
-        return divide(selected, _total(counts))
+        return divide(selected, total_counts(counts))
     if which == "tpr":
         return divide(hit, positive)
-    return divide(selected - hit, _total(counts) - positive)
+    return divide(selected - hit, total_counts(counts) - positive)
 
 
 def rate_rows(counts: NDArray[Any], pos: int | None = None) -> Rates:
     """Count the rows that every rate of :func:`rates` is measured on, in arrays of its shapes."""
-    _, positive, _ = _positive_counts(counts, pos)
-    total = _total(counts)
+    _, positive, _ = positive_counts(counts, pos)
+    total = total_counts(counts)
     everybody = np.broadcast_to(total, positive.shape)
     fields = (everybody, positive, total - positive, total)
     return Rates(*(rows.astype(np.float64) for rows in fields))
@@ -183,6 +105,8 @@ def _extremes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 
 def _compared_rates(counts: NDArray[Any], name: str, pos: int | None) -> list[NDArray[np.float64]]:
     """Compute the rates (..., n_groups, C) whose spreads over groups make up a gap."""
+    if name in STATISTICS:
+        return [statistic(counts, name, pos)]
     values = [_rate(counts, which, pos) for which in compared(name)]
     return [averaged(*values)] if name == "signed_average_odds" else values
 
@@ -223,9 +147,9 @@ def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.f
     counts : ndarray of shape (..., n_groups, n_classes, n_classes)
         As for :func:`rates`.
     name : {"demographic_parity", "equal_opportunity", "equalized_odds", "average_odds", \
-            "signed_average_odds", "accuracy_parity"}
+            "signed_average_odds", "accuracy_parity"} or one of ``STATISTICS``
         The rates compared: selection; TPR; the larger of the gaps in TPR and in FPR; the mean of
-        these two gaps; the mean of TPR and FPR; accuracy.
+        these two gaps; the mean of TPR and FPR; accuracy; or the statistic of that name.
     pos : int or None, default=None
         As for :func:`rates`. Over several classes the gaps are averaged.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from ._gaps import divide
+from ._counts import divide
 
 __all__ = ["Change", "Moves", "count_moves", "judged_rates"]
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
-from ._gaps import gap
+from ._judge_counts import as_pairs, or_infinite, pooled
 from ._sweep import Cuts, sweep
 from ._verdict import (
     MAX_MARGIN,
@@ -126,6 +126,13 @@ class Judge(ABC):
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
+
+    def referring(self, logits: Tensor) -> Self:
+        """Remember the untouched network's decisions, if the constraint compares with them."""
+        if not self.constraint.compares:
+            return self
+        before = self._count(logits.double().numpy().argmax(axis=1))
+        return replace(self, constraint=replace(self.constraint, reference=before))
 
     @property
     def utility_rows(self) -> NDArray[np.bool_]:
@@ -260,7 +267,7 @@ class GapJudge(Judge):
         # One less than the largest threshold, so that the cuts beyond both ends stay in range.
         margins = np.clip(logits[:, 1] - logits[:, 0], 1 - MAX_MARGIN, MAX_MARGIN - 1)
         tuned = self.constraint.threshold is None
-        if tuned and not callable(self.constraint.utility):
+        if tuned and self.constraint.swept:
             # Parts that are judged together share one table, which halves the counting.
             parts = self.parts if self.separate else np.zeros_like(self.parts)
             n_parts = 2 if self.separate else 1
@@ -273,34 +280,18 @@ class GapJudge(Judge):
             yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
 
     def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
-        counts = cuts.counts[:, 0] if self.separate else _pooled(cuts.counts)
+        counts = cuts.counts[:, 0] if self.separate else pooled(cuts.counts)
         name = self.constraint.utility
         if not callable(name):
             return utility_from_counts(counts, name)
-        return np.array([ask_utility(name, *_pairs(table)) for table in counts])
+        return np.array([ask_utility(name, *as_pairs(table)) for table in counts])
 
     def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.n_groups < 2:
             return np.zeros(len(counts))
-        name, pos = self.constraint.gap, self.constraint.pos
+        measure, before = self.constraint.measure, self.constraint.reference
         if not self.separate:
-            return _or_infinite(gap(_pooled(counts), name, pos))
-        both = gap(counts, name, pos)
-        return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
-
-
-def _pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return counts[:, 0] if counts.shape[1] == 1 else counts.sum(axis=1)
-
-
-def _or_infinite(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A gap that cannot be measured exceeds every limit.
-    return np.where(np.isnan(gaps), np.inf, gaps)
-
-
-def _pairs(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Expand a table [group, true, predicted] to two vectors for a user's function."""
-    n_classes = table.shape[-1]
-    flat = table.sum(axis=0).ravel()
-    true, predicted = np.divmod(np.arange(n_classes**2), n_classes)
-    return np.repeat(true, flat), np.repeat(predicted, flat)
+            pooled = None if before is None else before.sum(axis=0)
+            return or_infinite(measure(pooled(counts), pooled))
+        both = measure(counts, before)
+        return or_infinite(np.fmax(both[:, 0], both[:, 1]))

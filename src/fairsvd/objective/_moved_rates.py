@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._gaps import combine_spreads, divide
+from ._counts import divide
+from ._gaps import combine_spreads
 
 __all__ = ["MovedRates", "common_rate"]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._constraint import Constraint, utility_from_counts
-from ._gaps import count_table, gap
+from ._counts import count_table
+from ._gaps import gap
 from ._judge import GapJudge, Judge
 from ._phi import PhiObjective, bin_counts, resamples
 from ._verdict import MAX_MARGIN, Curves, Verdict, margin_of_threshold

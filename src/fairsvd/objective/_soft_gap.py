@@ -2,53 +2,171 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ._gap_names import compared
 
-__all__ = ["soft_gap"]
+__all__ = ["GapTerms", "gap_of", "soft_gap"]
 
 
-Means = tuple[torch.Tensor, torch.Tensor]
+@dataclass(frozen=True)
+class GapTerms:
+    """All of a soft gap that does not depend on the probabilities of the rows.
 
+    There are k rates, g groups and C columns: classes, or one for the positive class, or one for
+    accuracy.
 
-def _soft_means(values: torch.Tensor, weights: torch.Tensor) -> Means:
-    """Compute weighted means of the groups and whether each exists, both (n_groups, C).
-
-    ``values`` has shape (n, C); ``weights`` has shape (n, n_groups, C) or (n, n_groups, 1).
+    Attributes
+    ----------
+    correct : Tensor of shape (n, n_classes), optional
+        1 at each row's class, where the rate is the accuracy.
+    column : int or None
+        The only class that is compared; None: all of them.
+    weights : tuple of k Tensors of shape (n, g, C)
+        Each row's weight in the mean of its group.
+    back : Tensor of shape (n, k * g, n_classes)
+        The same weights, for all classes: they carry the gradient of the means to the rows.
+    mass : Tensor of shape (k, g, C)
+        Sum of the weights; 1 where there are none.
+    used : Tensor of shape (k, 1, C), optional
+        Factors of the rates that are added before groups are compared.
+    absent : boolean Tensor of shape (k, g, C), or (1, g, C) if the rates are added first
+        Whether the mean does not exist; False in a column without any, where all means are 0.
+    n_comparable : Tensor of shape ()
+        Classes that can be compared, at least 1.
+    signs : Tensor of shape (2, 1, 1, 1)
+        1 for the largest mean and -1 for the smallest.
     """
-    weights = weights.expand(*weights.shape[:2], values.shape[1])
-    mass = weights.sum(dim=0)
-    present = mass > 0
-    # A denominator of 1 for absent groups: 0/0 would turn every gradient into NaN.
-    return torch.einsum("nc,ngc->gc", values, weights) / torch.where(present, mass, 1.0), present
+
+    correct: Tensor | None
+    column: int | None
+    weights: tuple[Tensor, ...]
+    back: Tensor
+    mass: Tensor
+    used: Tensor | None
+    absent: Tensor
+    n_comparable: Tensor
+    signs: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        y: Tensor,
+        groups: Tensor,
+        weights: Tensor | None,
+        name: str,
+        pos: int | None,
+        sizes: tuple[int, int],
+        dtype: torch.dtype,
+    ) -> GapTerms:
+        """Prepare the gap of rows, see :func:`soft_gap`; ``sizes`` are n_classes and n_groups."""
+        which, (n_classes, n_groups) = compared(name), sizes
+        member = one_hot(groups, n_groups, dtype)
+        if weights is not None:
+            member = member * weights.to(dtype)[:, None]
+        true = one_hot(y, n_classes, dtype)
+        correct, column = None, None
+        if which == ("accuracy",):
+            correct = true
+            conditions = [torch.ones_like(true[:, None, :1])]
+            spread = true[:, None, :]
+        else:
+            if n_classes == 2 and pos is not None:
+                column = pos
+            chosen = true if column is None else true[:, column : column + 1]
+            condition = {"tpr": chosen[:, None, :], "fpr": 1 - chosen[:, None, :]}
+            conditions = [condition.get(c, torch.ones_like(chosen[:, None, :])) for c in which]
+            spread = true.new_zeros(1, 1, n_classes)
+            spread[..., slice(None) if column is None else column] = 1
+        each = tuple(member[:, :, None] * condition for condition in conditions)
+        mass = torch.stack([part.sum(dim=0) for part in each])
+        present = mass > 0
+        used, known = None, present
+        if name == "signed_average_odds":
+            # A rate that fewer than two groups have is left out of the sum.
+            uses = present.sum(dim=1, keepdim=True) >= 2
+            known = ((present | ~uses).all(dim=0) & uses.any(dim=0))[None]
+            used = uses.to(dtype)
+        comparable = known.sum(dim=1) >= 2
+        signs = torch.ones(2, 1, 1, 1, dtype=dtype, device=y.device)
+        signs[1] = -1
+        return cls(
+            correct,
+            column,
+            each,
+            torch.cat(each, dim=1) * spread,
+            # A denominator of 1 for absent groups: 0/0 would turn every gradient into NaN.
+            torch.where(present, mass, 1.0),
+            used,
+            ~known & known.any(dim=1, keepdim=True),
+            comparable.any(dim=0).sum().clamp(min=1),
+            signs,
+        )
 
 
-def _soft_sum(tpr: Means, fpr: Means) -> Means:
-    """Add both rates of each group; a rate that fewer than two groups have is left out."""
-    used = [present.sum(dim=0) >= 2 for _, present in (tpr, fpr)]
-    total = torch.where(used[0], tpr[0], 0.0) + torch.where(used[1], fpr[0], 0.0)
-    present = (tpr[1] | ~used[0]) & (fpr[1] | ~used[1]) & (used[0] | used[1])
-    return total, present
+def one_hot(codes: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Mark each row's code in [0, n), (n_rows, n); a row of another code has no mark."""
+    return (codes[:, None] == torch.arange(n, device=codes.device)).to(dtype)
 
 
-def _soft_spread(mean: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the spread of the groups' means and whether it exists, both of shape (C,)."""
-    high = torch.where(present, mean, -torch.inf).amax(dim=0)
-    low = torch.where(present, mean, torch.inf).amin(dim=0)
-    comparable = present.sum(dim=0) >= 2
-    return torch.where(comparable, high - low, 0.0), comparable
+class Spread(torch.autograd.Function):
+    """The largest minus the smallest mean of the groups, added over rates, averaged over classes.
+
+    Written out, since a training step on a GPU takes as long as it has operators.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, probabilities: Tensor, terms: GapTerms) -> Tensor:
+        """Compute the gap; groups of equal means share its gradient."""
+        if terms.correct is not None:
+            values = (probabilities * terms.correct).sum(dim=1, keepdim=True)
+        elif terms.column is not None:
+            values = probabilities[:, terms.column : terms.column + 1]
+        else:
+            values = probabilities
+        sums = [torch.einsum("nc,ngc->gc", values, weights) for weights in terms.weights]
+        means = torch.stack(sums) / terms.mass
+        if terms.used is not None:
+            means = (means * terms.used).sum(dim=0, keepdim=True)
+        sides = (means * terms.signs).masked_fill(terms.absent, -torch.inf)
+        ends = sides.amax(dim=2, keepdim=True)
+        ctx.terms = terms
+        ctx.save_for_backward(sides, ends)
+        return ends.sum(dim=0).sum() / terms.n_comparable
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Carry the gradient to the rows of the extreme groups."""
+        terms: GapTerms = ctx.terms
+        sides, ends = ctx.saved_tensors
+        extreme = sides == ends
+        share = grad / terms.n_comparable * terms.signs * extreme / extreme.sum(2, keepdim=True)
+        of_means = share.sum(dim=0)
+        if terms.used is not None:
+            of_means = of_means * terms.used
+        of_sums = (of_means / terms.mass).flatten(0, 1)
+        return torch.einsum("gc,ngc->nc", of_sums.expand(-1, terms.back.shape[2]), terms.back), None
+
+
+def gap_of(probabilities: Tensor, terms: GapTerms) -> Tensor:
+    """Measure a gap on probabilities whose labels, groups and weights are prepared."""
+    gap: Tensor = Spread.apply(probabilities, terms)
+    return gap
 
 
 def soft_gap(
-    probabilities: torch.Tensor,
-    y: torch.Tensor,
-    groups: torch.Tensor,
-    weights: torch.Tensor | None,
+    probabilities: Tensor,
+    y: Tensor,
+    groups: Tensor,
+    weights: Tensor | None,
     name: str,
     pos: int | None,
     n_groups: int,
-) -> torch.Tensor:
+) -> Tensor:
     """Measure a gap on probabilities, differentiable in them.
 
     Parameters
@@ -87,21 +205,6 @@ def soft_gap(
     multipliers. For 0/1 probabilities and equal weights it equals the hard gap, except for the sum
     named above.
     """
-    which = compared(name)
-    member = (groups[:, None] == torch.arange(n_groups, device=groups.device)).to(probabilities)
-    if weights is not None:
-        member = member * weights.to(probabilities)[:, None]
-    true = (y[:, None] == torch.arange(probabilities.shape[1], device=y.device)).to(probabilities)
-    if which == ("accuracy",):
-        values, true = (probabilities * true).sum(dim=1, keepdim=True), true[:, :1]
-    elif probabilities.shape[1] == 2 and pos is not None:
-        values, true = probabilities[:, pos : pos + 1], true[:, pos : pos + 1]
-    else:
-        values = probabilities
-    condition = {"tpr": true[:, None, :], "fpr": 1 - true[:, None, :]}
-    means = [_soft_means(values, member[:, :, None] * condition.get(c, 1.0)) for c in which]
-    if name == "signed_average_odds":
-        means = [_soft_sum(*means)]
-    spreads, comparable = zip(*(_soft_spread(*each) for each in means), strict=True)
-    classes = torch.stack(comparable).any(dim=0).sum()
-    return torch.stack(spreads).sum() / classes.clamp(min=1)
+    sizes = probabilities.shape[1], n_groups
+    terms = GapTerms.of(y, groups, weights, name, pos, sizes, probabilities.dtype)
+    return gap_of(probabilities, terms)

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from ._counts import divide
 from ._gap_names import compared
-from ._gaps import Rates, averaged, divide, gap_of_rates, rate_rows, rates
+from ._gaps import Rates, averaged, gap_of_rates, rate_rows, rates
 from ._moved_rates import MovedRates, common_rate
+from ._resampling import N_DRAWS, draw_noise
+from ._statistics import STATISTICS, statistic, statistic_rows
 
-__all__ = ["GapEstimate", "estimate_gaps", "resampled_counts"]
+__all__ = ["GapEstimate", "estimate_gaps", "estimate_spread"]
 
-N_DRAWS = 1000
-# Numbers in one array of resampled tables: 32 MiB.
-CHUNK = 2**20
 # Rows at the common rate that are added to a group's own before its spread is computed; without
 # them a rate of 0 or 1 would have none. Two, as Agresti and Coull add for one rate.
 PRIOR = 2.0
@@ -33,6 +33,10 @@ PRIOR = 2.0
 # shares of that range.
 REACH = 8.0
 PRECISION = 0.002
+# How much wider than all values and their noise the range is that is mapped to shares in [0, 1].
+UNIT = 40.0
+# The name of a gap that compares one rate; which one does not matter to the bounds.
+ONE_RATE = "equal_opportunity"
 
 
 class GapEstimate(NamedTuple):
@@ -55,23 +59,6 @@ class GapEstimate(NamedTuple):
     noise_floor: float
 
 
-def resampled_counts(
-    counts: NDArray[np.int64], rng: np.random.Generator, n_draws: int = N_DRAWS
-) -> NDArray[np.int64]:
-    """Resample the rows of a table of counts with replacement, without a pass over them.
-
-    Returns
-    -------
-    drawn : ndarray of shape (n_draws, *counts.shape), int64
-    """
-    flat = counts.ravel()
-    filled = np.flatnonzero(flat)
-    total = int(flat.sum())
-    drawn = np.zeros((n_draws, flat.size), dtype=np.int64)
-    drawn[:, filled] = rng.multinomial(total, flat[filled] / total, size=n_draws)
-    return drawn.reshape(n_draws, *counts.shape)
-
-
 def estimate_gaps(
     counts: NDArray[np.int64],
     names: Sequence[str],
@@ -88,7 +75,7 @@ def estimate_gaps(
     counts : ndarray of shape (n_groups, n_classes, n_classes), int64
         Indexed [group, true, predicted].
     names : sequence of str
-        Some of ``GAPS``.
+        Some of ``GAPS`` and ``STATISTICS``.
     pos : int or None
         As for :func:`gap`.
     rng : numpy.random.Generator
@@ -112,38 +99,56 @@ def estimate_gaps(
     arXiv:physics/9711021), far above the noise each gets half. ``benchmarks/coverage.py`` checks
     how often the intervals cover.
     """
-    noise = _draw_noise(counts, pos, rng, n_draws)
-    tables = rates(counts, pos), rate_rows(counts, pos), noise
-    return {name: _Model.of(name, tables).estimate(1 - level) for name in names}
+    found: dict[str, GapEstimate] = {}
+    gaps = [name for name in names if name not in STATISTICS]
+    if gaps:
+        noise = draw_noise(partial(rates, pos=pos), counts, rng, n_draws)
+        tables = rates(counts, pos), rate_rows(counts, pos), Rates(*noise)
+        found |= {name: _Model.of(name, tables).estimate(1 - level) for name in gaps}
+    shares = [name for name in names if name in STATISTICS]
+    if shares:
+        noise = draw_noise(lambda c: [statistic(c, n, pos) for n in shares], counts, rng, n_draws)
+        for name, own in zip(shares, noise, strict=True):
+            values, rows = statistic(counts, name, pos), statistic_rows(counts, name, pos)
+            found[name] = _Model.of_one(values, rows, own).estimate(1 - level)
+    return {name: found[name] for name in names}
 
 
-def _draw_noise(
-    counts: NDArray[np.int64], pos: int | None, rng: np.random.Generator, n_draws: int
-) -> Rates:
-    """Draw noise of mean 0 and deviation 1 for every rate, (n_draws, n_groups, C) each.
+def estimate_spread(
+    values: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    n_draws: int = N_DRAWS,
+) -> GapEstimate:
+    """Compute the bounds of the difference between the largest and the smallest of some values.
 
-    It is that of resampled rows, so that rates that share rows go together. Where resampling cannot
-    show any (a rate of 0 or 1, a cell of few rows) it is drawn from a normal distribution.
+    Parameters
+    ----------
+    values, errors : ndarray of shape (n_groups,), float64
+        One value of each group, of any size, and its standard error; NaN where there is none.
+    rng, level, n_draws
+        As for :func:`estimate_gaps`.
+
+    Returns
+    -------
+    estimate : GapEstimate
+        In units of the values; NaN where fewer than two groups have one.
     """
-    if not counts.any():
-        return Rates(*(np.full((n_draws, *rate.shape), np.nan) for rate in rates(counts, pos)))
-    chunk = max(1, CHUNK // counts.size)
-    sizes = [min(chunk, n_draws - start) for start in range(0, n_draws, chunk)]
-    drawn = [rates(resampled_counts(counts, rng, size), pos) for size in sizes]
-    return Rates(*(_standardise(np.concatenate(parts), rng) for parts in zip(*drawn, strict=True)))
-
-
-def _standardise(drawn: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    seen = np.isfinite(drawn)
-    n_seen = np.maximum(seen.sum(axis=0), 1)
-    values = np.where(seen, drawn, 0.0)
-    centred = np.where(seen, values - values.sum(axis=0) / n_seen, 0.0)
-    spread = np.sqrt((centred**2).sum(axis=0) / n_seen)
-    usable = seen & (spread > 1e-12)
-    noise = np.divide(centred, spread, out=np.zeros_like(centred), where=usable)
-    if not usable.all():
-        noise[~usable] = rng.standard_normal(int((~usable).sum()))
-    return noise
+    known = np.isfinite(values) & np.isfinite(errors)
+    if known.sum() < 2:
+        return GapEstimate(*(float("nan"),) * 4)
+    values, errors = values[known], errors[known]
+    # Shares close to one half, of so many rows that their standard error hardly depends on them.
+    unit = UNIT * (np.ptp(values) + REACH * errors.max())
+    if unit == 0:
+        return GapEstimate(0.0, 0.0, 0.0, 0.0)
+    shares = 0.5 + (values - values.mean()) / unit
+    rows = shares * (1 - shares) / np.maximum(errors / unit, 1e-9) ** 2
+    noise = rng.standard_normal((n_draws, len(values), 1))
+    found = _Model.of_one(shares[:, None], rows[:, None], noise).estimate(1 - level)
+    return GapEstimate(*(float(unit * bound) for bound in found))
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,16 @@ class _Model:
         )
         if name == "signed_average_odds":
             values, rows, noise = _average(values, rows, noise)
+        return cls._of(name, values, rows, noise)
+
+    @classmethod
+    def of_one(cls, *tables: NDArray[np.float64]) -> _Model:
+        """Compare one rate, given its values, rows and noise."""
+        return cls._of(ONE_RATE, *(table[None] for table in tables))
+
+    @classmethod
+    def _of(cls, name: str, *tables: NDArray[np.float64]) -> _Model:
+        values, rows, noise = tables
         measured = float(gap_of_rates(list(values), name))
         common = common_rate(values, rows)
         return cls(name, measured, rows, common, noise, MovedRates.of(name, values, rows))

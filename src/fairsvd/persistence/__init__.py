@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._file import load, save
+from ._graphs import onnx_graph
 
-__all__ = ["load", "save"]
+__all__ = ["load", "onnx_graph", "save"]

@@ -15,7 +15,7 @@ from ..exceptions import ModelFileError, NetworkError
 from ..networks import copied
 from ._kind import Kind, Node, Reader, Writer, bytes_as_tensor
 
-__all__ = ["GRAPHS", "OnnxNetwork", "graph_of", "with_graphs"]
+__all__ = ["GRAPHS", "OnnxNetwork", "graph_of", "onnx_graph", "with_graphs"]
 
 
 class OnnxNetwork(nn.Module):
@@ -89,6 +89,33 @@ def graph_of(editor: Any) -> bytes:
         The network computes something that the exporter does not know.
     """
     network = Scores(copied(editor.module_).cpu(), editor._adopted.output_key)
+    return _graph(network, editor._probe.cpu())
+
+
+def onnx_graph(editor: Any) -> bytes:
+    """Export what ``to_module`` returns as an ONNX graph, the threshold included.
+
+    Parameters
+    ----------
+    editor : NetworkEditor
+        Fitted.
+
+    Returns
+    -------
+    graph : bytes
+        Takes any number of rows.
+
+    Raises
+    ------
+    ImportError
+        A package of the extra ``onnx`` is missing.
+    ModelFileError
+        The network computes something that the exporter does not know.
+    """
+    return _graph(editor.to_module().cpu(), editor._probe.cpu())
+
+
+def _graph(network: nn.Module, rows: Tensor) -> bytes:
     shapes = ({0: torch.export.Dim("rows")},)
     with _needed("onnx", "onnxscript"), warnings.catch_warnings():
         import onnx  # noqa: F401
@@ -98,7 +125,7 @@ def graph_of(editor: Any) -> bytes:
         warnings.simplefilter("ignore")
         try:
             program: Any = torch.onnx.export(
-                network, (editor._probe.cpu(),), dynamo=True, dynamic_shapes=shapes, verbose=False
+                network, (rows,), dynamo=True, dynamic_shapes=shapes, verbose=False
             )
         except torch.onnx.OnnxExporterError as error:
             raise ModelFileError(

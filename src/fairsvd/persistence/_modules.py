@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arrays import Fields
 from ..exceptions import DamagedModelError, ModelFileError, UntrustedError
-from ..networks import copied
+from ..networks import copied, fields_of, take_packed
 from ._kind import LEFT_OUT, Kind, Node, Reader, Writer, unsavable
 from ._names import path_of
 
@@ -34,7 +35,16 @@ def _write_module(value: nn.Module, writer: Writer) -> dict[str, Node]:
         "modules": writer.pairs(value._modules),
         "settings": _write_settings(value, writer),
         "hooks": any(vars(value)[name] for name in HOOKS),
-    }
+    } | _write_fields(value, writer)
+
+
+def _write_fields(value: nn.Module, writer: Writer) -> dict[str, Node]:
+    """Write the inputs that a network takes packed; the hook that unpacks them is made anew."""
+    fields = fields_of(value)
+    if fields is None:
+        return {}
+    others = sum(len(vars(value)[name]) for name in HOOKS) - 1
+    return {"hooks": others > 0, "fields": writer.node(fields, ".fields")}
 
 
 def _write_settings(value: nn.Module, writer: Writer) -> list[Node]:
@@ -55,11 +65,21 @@ def _write_settings(value: nn.Module, writer: Writer) -> list[Node]:
 
 def _read_module(node: dict[str, Node], reader: Reader) -> nn.Module:
     if _can_be_built(node, reader):
-        return _build(node, reader)
+        return _taking(node, reader, _build(node, reader))
     given = _find_given(node["path"], reader)
     if given is None:
         raise _missing(node, reader)
-    return _graft(node, reader, given)
+    return _taking(node, reader, _graft(node, reader, given))
+
+
+def _taking(node: dict[str, Node], reader: Reader, module: nn.Module) -> nn.Module:
+    """Let a network take packed rows, if it did so when it was saved."""
+    fields = reader.value(node.get("fields"), ".fields")
+    if fields is not None:
+        if not isinstance(fields, Fields):
+            raise DamagedModelError("the fields of a network are something else")
+        take_packed(module, fields)
+    return module
 
 
 def _can_be_built(node: dict[str, Node], reader: Reader) -> bool:

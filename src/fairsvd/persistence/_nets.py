@@ -6,13 +6,13 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from skorch import NeuralNet
 from skorch.exceptions import DeviceWarning
 from skorch.history import History
 from torch import nn
 
 from .._rng import seeded_globally
+from ..networks import is_usable
 from ._kind import LEFT_OUT, Kind, Node, Reader, Writer
 from ._names import path_of
 
@@ -67,7 +67,7 @@ def _read_net(node: dict[str, Node], reader: Reader) -> NeuralNet:
     if isinstance(module, nn.Module):
         # Settings of a constructor that is not called again.
         params = {k: v for k, v in params.items() if not k.startswith("module__")}
-    net: NeuralNet = kind(module, **{**params, "device": _usable(params.get("device"))})
+    net: NeuralNet = kind(module, **{**params, "device": _device_here(params.get("device"))})
     if network is not None:
         _initialize(net, network)
         net.history_ = History(reader.value(node["history"]))
@@ -95,13 +95,9 @@ def _module_of(node: Node, reader: Reader, network: nn.Module | None) -> Any:
     return reader.value(node, ".module") if stand_in is None else stand_in
 
 
-def _usable(device: Any) -> Any:
+def _device_here(device: Any) -> Any:
     """Return the device, or the CPU if this machine has no such device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        return "cpu"
-    return device
+    return device if is_usable(device) else "cpu"
 
 
 def _initialize(net: NeuralNet, network: nn.Module) -> None:

@@ -14,6 +14,10 @@ __all__ = ["STEPS"]
 # What only the kinds of this package can save; inside a ColumnTransformer they are out of reach.
 OURS = ("fairsvd.", "skorch.", "torch.")
 
+# What only holds values or selects columns, which skops asks about all the same: a SimpleImputer
+# keeps a dtype, a ColumnTransformer a selector of columns by type or name.
+HARMLESS = {"numpy.dtype", "sklearn.compose._column_transformer.make_column_selector"}
+
 
 def _takes_step(value: Any) -> bool:
     return isinstance(value, BaseEstimator) and type(value).__module__.startswith("sklearn.")
@@ -41,7 +45,7 @@ def _write_step(value: BaseEstimator, writer: Writer) -> dict[str, Node]:
     wrong = [name for name in needed if name.startswith(OURS) or "<" in name]
     if wrong:
         raise unsavable(writer, value, f"skops cannot write what it holds: {', '.join(wrong)}")
-    return {"part": writer.part(bytes_as_tensor(data)), "paths": sorted(needed)}
+    return {"part": writer.part(bytes_as_tensor(data)), "paths": sorted(set(needed) - HARMLESS)}
 
 
 def _read_step(node: dict[str, Node], reader: Reader) -> Any:
@@ -49,7 +53,7 @@ def _read_step(node: dict[str, Node], reader: Reader) -> Any:
     data = reader.part(node["part"]).numpy().tobytes()
     # Asked anew, since the list in the file may say anything.
     needed = skops.get_untrusted_types(data=data)
-    lacking = [name for name in needed if name not in reader.names.trusted]
+    lacking = [name for name in needed if name not in {*reader.names.trusted, *HARMLESS}]
     if lacking:
         raise UntrustedError(f"skops would import {', '.join(lacking)}, which nobody allowed")
     return skops.loads(data, trusted=needed)

@@ -27,13 +27,13 @@ from ._path import (
     TuningPath,
     count_best,
     count_settling,
-    make_loss,
     run_best,
     run_paths,
     run_phases,
     settles,
     tune_edit,
 )
+from ._path_loss import make_loss
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
 from ._teacher import Teacher, cell_probabilities, find_teacher, judge_rules, make_lessons

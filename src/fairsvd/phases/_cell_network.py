@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..networks import PROBABILITIES, raw_output
+from ..networks import PROBABILITIES, Inputs, raw_output
 
 __all__ = ["CellNetwork", "average_cells"]
 
@@ -29,7 +29,7 @@ class CellNetwork(nn.Module):
         self.network: nn.Module = network
         self.kind, self.key = kind, key
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Inputs) -> Tensor:
         """Map rows to the logits (n, n_cells) of the cells, numbered ``y * n_groups + group``."""
         output = raw_output(self.network, X, self.key)
         if self.kind not in PROBABILITIES:
@@ -40,6 +40,6 @@ class CellNetwork(nn.Module):
         return output.clamp_min(tiny).log()
 
 
-def average_cells(networks: Iterable[nn.Module], X: Tensor) -> Tensor:
+def average_cells(networks: Iterable[nn.Module], X: Inputs) -> Tensor:
     """Average the probabilities (n, n_cells) that networks of the cells give rows."""
     return torch.stack([torch.softmax(network(X), dim=1) for network in networks]).mean(dim=0)

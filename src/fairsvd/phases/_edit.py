@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..base import Candidate, Task
-from ..masks import removed_fraction
+from ..masks import MaskVariables, removed_fraction
 from ..objective import Verdict
 
 __all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
@@ -22,6 +23,11 @@ class Edit(ABC):
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Return the entries of the state dict that differ, differentiably."""
+
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same for a candidate, which may be kept for long."""
+        with torch.no_grad():
+            return self.state()
 
     @abstractmethod
     def detached(self) -> Self:
@@ -51,10 +57,46 @@ class Edit(ABC):
         logits: Tensor,
     ) -> Candidate:
         """Make a candidate of the judged edit; its state holds the edit's own tensors."""
-        with torch.no_grad():
-            state = self.state()
-        record, fitted = {**params, **self.record()}, {**attributes, **self.attributes()}
+        state = self.kept_state()
+        record, fitted = {**params, **self.record()}, Deferred(attributes, self.attributes)
         return Candidate(state, record, fitted, self.finish(), verdict, logits)
+
+
+class Deferred(Mapping[str, Any]):
+    """Fitted attributes that are computed when they are read: for the chosen candidate alone.
+
+    Parameters
+    ----------
+    known : mapping
+    compute : callable
+        Returns further attributes.
+    """
+
+    def __init__(
+        self, known: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        self.known, self.compute = known, compute
+
+    @cached_property
+    def all(self) -> dict[str, Any]:
+        """All attributes."""
+        return {**self.known, **self.compute()}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return one attribute."""
+        return self.all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """List the names."""
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        """Count the attributes."""
+        return len(self.all)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as plain values."""
+        return Deferred, (self.all,)
 
 
 class MaskedEdit(Edit):
@@ -78,6 +120,22 @@ class MaskedEdit(Edit):
     @abstractmethod
     def remove(self, masks: Mapping[str, Tensor]) -> Self:
         """Zero what the masks remove, differentiably; called on the edit that keeps every entry."""
+
+    @abstractmethod
+    def units(self) -> list[dict[str, Tensor]]:
+        """Return the removable entries of each layer, by the names that masks use."""
+
+    @abstractmethod
+    def masked_state(self, variables: MaskVariables) -> dict[str, Tensor]:
+        """Return the state without the entries whose variables are not positive.
+
+        Called on an edit that keeps every entry. Differentiable: the gradient of a mask passes to
+        its variable unchanged, and what the edit tunes beside the masks gets its own.
+        """
+
+    def applied(self) -> Self:
+        """Return the edit with its removal carried out, so that later steps need not repeat it."""
+        return self
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:

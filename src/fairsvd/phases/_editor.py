@@ -104,16 +104,23 @@ class TuningEditor(NetworkEditor):
         Raises
         ------
         ValueError
-            A teacher is requested, and a weight of the soft gap too.
+            A teacher is requested, and a weight of the soft gap too, or there is no rule to teach.
         """
         if self.objective == "teacher" and gap_weight is not None:
             raise ValueError(
                 f"gap_weight={gap_weight!r} is the weight of the soft gap, which "
                 "objective='teacher' does not follow. Use objective='soft_gap', or gap_weight=None."
             )
+        if self.objective == "teacher" and not task.constraint.has_rule:
+            names = ", ".join(each.name for each in task.constraint.listed)
+            raise ValueError(
+                f"objective='teacher' needs a gap whose fair rule is known, which {names} is not: "
+                "use objective='auto' or 'soft_gap', or add such a gap to constraint=."
+            )
         if self.objective != "auto":
             return self.objective == "teacher"
-        return is_table(task.data) and task.data.has_groups and gap_weight is None
+        known = task.data.has_groups and task.constraint.has_rule
+        return is_table(task.data) and known and gap_weight is None
 
     def _find_teacher(self, task: Task, rng: np.random.Generator) -> Teacher:
         """Train the teacher.

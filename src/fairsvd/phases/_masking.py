@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..base import Candidate, Task
 from ..layers import layer_parameters
-from ..masks import clamp_masks, harden, mask_variables, straight_through
+from ..masks import harden, mask_variables
 from ._batches import (
     count_candidates,
     count_lessons,
@@ -28,7 +28,6 @@ from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 from ._masking_path import MaskingPath
 from ._path import (
-    State,
     count_best,
     count_settling,
     run_best,
@@ -220,19 +219,15 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     step, edit
         With hardened masks, whenever a candidate is due.
     """
-    values = path.whole.entries()
+    units = path.whole.units()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
+        masks = mask_variables(units)
+        state = partial(path.whole.masked_state, masks)
+        for step in path.steps(state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp):
+            yield step, masks.by_name()
 
-        def state() -> State:
-            return path.whole.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        leaves, clamp = list(masks.values()), partial(clamp_masks, masks)
-        for step in path.steps(state, leaves, path.margin, rng, MASK_RATE, clamp):
-            yield step, masks
-
-    cache = path.cache_for(sum(value.nbytes for value in values.values()))
+    cache = path.cache_for(sum(value.nbytes for unit in units for value in unit.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
         hard = harden(masks, path.max_removed)
         yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
@@ -251,7 +246,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
     """
     capped = path.max_removed is not None and path.refines
     first = replace(path, n_steps=max(1, path.n_steps // 2)) if capped else path
-    values = path.whole.entries()
+    values = {name: value for unit in path.whole.units() for name, value in unit.items()}
     edit: M = path.whole
     leaves: list[Tensor] = []
     rates: list[float] = []
@@ -259,16 +254,12 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
         edit, leaves, rates = _loosen(path, path.whole, head=True)
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(values)
-
-        def state() -> State:
-            return edit.remove({n: straight_through(v) for n, v in masks.items()}).state()
-
-        moving = [*masks.values(), *leaves]
-        each, clamp = [MASK_RATE] * len(masks) + rates, partial(clamp_masks, masks)
-        named = {f"mask/{name}": mask for name, mask in masks.items()}
+        masks = mask_variables(edit.units())
+        state, moving = partial(edit.masked_state, masks), [*masks.leaves, *leaves]
+        each = [MASK_RATE] * len(masks.leaves) + rates
+        named = {f"mask/{name}": mask for name, mask in masks.by_name().items()}
         named |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
-        for step in first.steps(state, moving, path.data.margin, rng, each, clamp):
+        for step in first.steps(state, moving, path.data.margin, rng, each, masks.clamp):
             yield step, named
 
     cache = path.cache_for(sum(tensor.nbytes for tensor in [*values.values(), *leaves]))
@@ -283,6 +274,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
             yield step, hardened.detached()
     if capped:
         rest = replace(path, n_steps=path.n_steps - first.n_steps)
+        hardened = hardened.applied()
         for step in rest.steps(hardened.state, leaves, path.data.margin, rng, rates):
             yield first.n_steps + step, hardened.detached()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Generic, Self, TypeVar
@@ -17,12 +17,17 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
-from ..objective import SHARPNESS, Curves, Judge, Verdict, edit_loss, imitation_loss
+from ..objective import (
+    Curves,
+    Judge,
+    Verdict,
+)
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
 from ._budget import brief_margin
 from ._edit import Edit
+from ._path_loss import ExtraLoss, State, make_loss
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
@@ -30,7 +35,6 @@ __all__ = [
     "TuningPath",
     "count_best",
     "count_settling",
-    "make_loss",
     "run_best",
     "run_paths",
     "run_phases",
@@ -54,10 +58,6 @@ BRIEF_SHARPNESS = 1.0
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
-State = Mapping[str, Tensor]
-
-# Maps the entries of the state that were replaced, the logits and the batch to a scalar.
-ExtraLoss = Callable[[State, Tensor, Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,53 +215,6 @@ class TuningPath(Task, Generic[E]):
         return edit.pack(params, self.attributes, self.judged(curves), logits)
 
 
-def make_loss(
-    task: Task,
-    state: Callable[[], State],
-    *,
-    margin: float,
-    gap_weight: float = 0.0,
-    share: float = 1.0,
-    sharpness: float = SHARPNESS,
-    teacher: Teacher | None = None,
-    extra: ExtraLoss | None = None,
-) -> Callable[[Batch], Tensor]:
-    """Make the loss of a batch for a state that depends on trainable tensors.
-
-    With a teacher it is the cross-entropy against the targets of the batch, else that against its
-    labels and the soft gap.
-
-    Parameters
-    ----------
-    task : Task
-    state : callable
-        Returns the replaced entries of the module's state; called for every batch.
-    margin : float
-        Operating threshold, in units of the logit margin.
-    gap_weight, share, sharpness : float
-        As in :func:`fairsvd.objective.edit_loss`.
-    teacher : Teacher, optional
-        Its lessons are the batches.
-    extra : callable, optional
-        Maps (entries, logits, batch) to a term that is added.
-    """
-    data = task.data
-    weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
-
-    def loss(batch: Batch) -> Tensor:
-        entries = state()
-        logits = data.forward(task.module, entries, batch.X)
-        if teacher is not None and batch.targets is not None:
-            scale = teacher.sharpness
-            value = imitation_loss(logits, batch.targets, margin=margin, sharpness=scale)
-        else:
-            settings: dict[str, Any] = {"margin": margin, "n_groups": data.n_groups, **weights}
-            value = edit_loss(logits, batch, task.constraint, **settings)
-        return value if extra is None else value + extra(entries, logits, batch)
-
-    return loss
-
-
 def run_paths(
     paths: Sequence[P], run: Callable[[P], Iterator[Candidate]], n_jobs: int | None = None
 ) -> Iterator[Candidate]:
@@ -272,15 +225,15 @@ def run_paths(
     paths : sequence
         Self-contained; no two that run at the same time share a module.
     run : callable
-        Yields the candidates of a path; can be pickled. Their states may hold the tensors that are
-        being tuned: what is kept of them is copied.
+        Yields the candidates of a path; can be pickled.
     n_jobs : int or None, default=None
 
     Yields
     ------
     candidate : Candidate
         In the order of the paths. Its state is dropped if an earlier candidate of its path ranks at
-        least as high, so that memory holds few networks.
+        least as high, so that memory holds few networks; it may hold tensors that are being tuned,
+        so that what is kept has to be copied (:meth:`Candidate.owned`).
     """
     if len(paths) == 1 or effective_n_jobs(n_jobs) == 1:
         for path in paths:
@@ -292,16 +245,18 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
+    task: Any = path.path if isinstance(path, _Numbered) else path
+    certified = task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            yield forget_beaten(candidate, best).owned()
+            yield candidate if certified else forget_beaten(candidate, best)
             # What was not kept is freed before the next one is made.
             del candidate
 
 
 def _run_to_end(run: Callable[[P], Iterator[Candidate]], path: P) -> list[Candidate]:
-    return list(_run(run, path))
+    return [candidate.owned() for candidate in _run(run, path)]
 
 
 def forget_beaten(candidate: Candidate, best: Best[Candidate]) -> Candidate:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..arrays import Batches, to_device
+from ..arrays import Batches, read_ahead, send_together, to_device
 from ..base import EditData, Task
 from ..networks import fast_logits
 from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
+from ..training import AHEAD as SENT_AHEAD
 from ..training import Batch
 from ._batches import is_table
 from ._budget import Budget
@@ -57,8 +60,15 @@ class Teacher:
         """Answer for rows: probabilities (n, n_classes) whose largest is the rule's decision."""
         with torch.no_grad():
             cells = average_cells(self.networks, X)
-            weights = torch.as_tensor(self.rule.weights).to(cells)
-            return torch.softmax(STEEPNESS * (cells @ weights), dim=1)
+            like = cells.device, cells.dtype
+            if like not in self.weights:
+                self.weights[like] = to_device(torch.as_tensor(self.rule.weights), *like)
+            return torch.softmax(STEEPNESS * (cells @ self.weights[like]), dim=1)
+
+    @cached_property
+    def weights(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
+        """The rule's weights, sent once to each device that they were needed on."""
+        return {}
 
 
 def judge_rules(
@@ -161,26 +171,50 @@ class Lessons:
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw batches for ever, with the teacher's decisions as ``y`` and no groups (-1)."""
+        draws = self._draw()
+        while True:
+            yield from self._answer(list(islice(draws, SENT_AHEAD)))
+
+    def _answer(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        positions, seeds, mixtures = zip(*draws, strict=True)
+        rows = read_ahead(self.rows, positions, seeds, self.device, self.dtype)
+        for mixture in send_together(mixtures, self.device):
+            X = mix(next(rows), mixture)
+            targets = self.teacher.probabilities(X)
+            decisions, ones = targets.argmax(dim=1), torch.ones_like(targets[:, 0])
+            columns = X, decisions, torch.full_like(decisions, -1), ones, ones, targets
+            parts = (column.split(self.batch_size) for column in columns)
+            yield from map(Batch, *parts)
+
+    def _draw(self) -> Iterator[Draw]:
+        """Draw, for the rows of each answer, their positions and how they are mixed."""
         while True:
             order = torch.randperm(len(self.rows), generator=self.generator)
             for positions in order.split(self.batch_size * self.ahead):
-                X = self._mix(positions)
-                targets = self.teacher.probabilities(X)
-                decisions, ones = targets.argmax(dim=1), torch.ones_like(targets[:, 0])
-                columns = X, decisions, torch.full_like(decisions, -1), ones, ones, targets
-                parts = (column.split(self.batch_size) for column in columns)
-                yield from map(Batch, *parts)
+                seed = self.rows.draw_seed(self.generator)
+                yield positions, seed, self._draw_mixture(len(positions))
 
-    def _mix(self, positions: Tensor) -> Tensor:
-        """Read rows and draw each towards another one of them."""
-        X = self.rows.for_training(positions.numpy(), self.generator)
-        X = to_device(X, self.device, self.dtype)
-        if not X.is_floating_point():
-            return X  # nothing lies between two entries of a table
-        share = MOST_OF_ANOTHER * torch.rand(len(X), generator=self.generator, dtype=torch.float64)
-        other = torch.randperm(len(X), generator=self.generator)
-        share = to_device(share, self.device).to(X).reshape(-1, *[1] * (X.ndim - 1))
-        return torch.lerp(X, X[to_device(other, self.device)], share)
+    def _draw_mixture(self, n: int) -> Tensor:
+        """Draw the other row of each row and the bits of its share, (2, n) int64."""
+        if not self.rows.is_continuous:
+            return torch.empty(2, 0, dtype=torch.int64)
+        share = MOST_OF_ANOTHER * torch.rand(n, generator=self.generator, dtype=torch.float64)
+        other = torch.randperm(n, generator=self.generator)
+        # In one tensor, so that both travel in one copy.
+        return torch.stack([other, share.view(torch.int64)])
+
+
+# Positions of rows, the seed of their augmentation, and their mixture.
+Draw = tuple[Tensor, int | None, Tensor]
+
+
+def mix(X: Tensor, mixture: Tensor) -> Tensor:
+    """Draw rows towards others of them; without a mixture nothing lies between two rows."""
+    if not mixture.numel():
+        return X
+    other, bits = mixture
+    share = bits.view(torch.float64).to(X).reshape(-1, *[1] * (X.ndim - 1))
+    return torch.lerp(X, X[other], share)
 
 
 def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> Lessons:

@@ -123,9 +123,9 @@ class RuleNetwork(nn.Module):
         self.rule.weight = nn.Parameter(weight.contiguous())
         self.rule.bias = nn.Parameter(torch.zeros_like(weight[:, 0]))
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Map rows to scores (n, n_classes); the largest is the decision."""
-        shares = average_cells(self.networks, X)
+        shares = average_cells(self.networks, inputs if X is None else X)
         return self.rule(shares.to(self.rule.weight.dtype))
 
 

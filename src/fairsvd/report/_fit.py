@@ -61,13 +61,18 @@ def gap_request(editor: Any) -> tuple[str, float, float]:
     Returns
     -------
     name : str
-        One of ``objective.GAPS``.
+        One of ``objective.GAPS``, or what a requirement measures; of several the excess.
     tolerance, target : float
         The accepted gap, and the gap above which a candidate is penalised.
     """
     constraint = editor.constraint
     if isinstance(constraint, PhiObjective):
         return constraint.measure, float(constraint.epsilon), constraint.limit
+    resolved = editor._report.constraint
+    if resolved.requirements:
+        names = [each.name for each in resolved.requirements]
+        name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
+        return name, resolved.limit, resolved.target
     return constraint, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
 
 

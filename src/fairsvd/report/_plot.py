@@ -51,7 +51,7 @@ def plot_tradeoff(
     estimator : NetworkEditor
         A fitted editor, such as ``FairLRFTransformer``.
     ax : matplotlib Axes, default=None
-        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+        Axes to draw into. None: a new figure of pyplot, which notebooks show; save it with
         ``ax.figure.savefig(path)``.
     points : mapping of str to (gap, utility), default=None
         Further points, for example measured on held-out rows, joined by arrows in order.

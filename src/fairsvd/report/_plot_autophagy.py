@@ -52,7 +52,7 @@ def plot_autophagy(
         Some measures of ``audit.summary``. Default: share, Frechet distance, variance ratio and
         detector AUC.
     axes : sequence of matplotlib Axes, default=None
-        Axes to draw into, one per measure. None: a new figure, ``axes[0].figure``, outside pyplot.
+        Axes to draw into, one per measure. None: a new figure of pyplot, ``axes[0].figure``.
 
     Returns
     -------
@@ -90,13 +90,15 @@ def plot_autophagy(
 
 
 def _new_axes(n: int) -> NDArray[Any]:
-    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
     n_columns = min(n, 2)
     n_rows = -(-n // n_columns)
-    figure = Figure(figsize=(4.6 * n_columns, 3.1 * n_rows + 0.9), dpi=150, layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, squeeze=False).reshape(-1)
+    size = (4.6 * n_columns, 3.1 * n_rows + 0.9)
+    _, grid = pyplot.subplots(
+        n_rows, n_columns, figsize=size, dpi=150, layout="constrained", squeeze=False
+    )
+    axes = grid.reshape(-1)
     for spare in axes[n:]:
         spare.remove()
     return np.asarray(axes[:n])

@@ -18,6 +18,7 @@ from ..arrays import as_batches, open_rows
 from ..containers import read_labels
 from ..groups import encode_groups, find_sensitive
 from ..networks import plain_copy
+from ._style import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ def plot_cells(
     random_state : int, RandomState or None, default=0
         Seed of the draw of images.
     ax : matplotlib Axes, default=None
-        Axes to draw into. None: those of a new figure outside pyplot, ``ax.figure``.
+        Axes to draw into. None: a new figure of pyplot, ``ax.figure``.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def plot_cells(
     former = _predict_before(estimator, X, before)
     wrong = [after if former is None else former != target, after]
     pictures = _as_pictures(batches[np.concatenate([cell.drawn for cell in cells])].numpy())
-    ax = _new_axes(len(cells), n_images) if ax is None else ax
+    ax = _sheet(len(cells), n_images) if ax is None else ax
     _draw(ax, cells, pictures, wrong, compares=former is not None)
     _dress(ax, estimator, cells, pictures, n_images, compares=former is not None)
     return ax
@@ -211,6 +212,10 @@ def _as_pictures(images: NDArray[Any]) -> NDArray[Any]:
     return np.moveaxis(images, 1, -1)
 
 
+def _sheet(n_rows: int, n_images: int) -> Axes:
+    return new_axes(3.4 + 0.95 * n_images, 1.0 + 0.95 * n_rows)
+
+
 def _draw(
     ax: Axes,
     cells: list[Cell],
@@ -250,14 +255,6 @@ def _color(before: bool, after: bool) -> str | None:
 
 def _width(pictures: NDArray[Any]) -> float:
     return HEIGHT * pictures.shape[2] / pictures.shape[1]
-
-
-def _new_axes(n_rows: int, n_images: int) -> Axes:
-    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
-    from matplotlib.figure import Figure
-
-    size = (3.4 + 0.95 * n_images, 1.0 + 0.95 * n_rows)
-    return Figure(figsize=size, dpi=120, layout="constrained").add_subplot()
 
 
 def _dress(

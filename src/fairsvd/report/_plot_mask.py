@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ._style import new_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -31,7 +33,7 @@ def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
     estimator : NetworkEditor
         Fitted, with ``masks_``: ``BiasMaskFineTuner``, ``FairPruner``, ``FairLRFTransformer``.
     ax : matplotlib Axes, default=None
-        Axes to draw into. None: a new figure, ``ax.figure``, outside pyplot; save it with
+        Axes to draw into. None: a new figure of pyplot, which notebooks show; save it with
         ``ax.figure.savefig(path)``.
 
     Returns
@@ -59,7 +61,7 @@ def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
     """
     check_is_fitted(estimator, "module_")
     shares = mask_shares(estimator)
-    ax = _new_axes(len(shares)) if ax is None else ax
+    ax = new_axes(8.0, 1.4 + 0.5 * len(shares)) if ax is None else ax
     for row, values in enumerate(shares.values()):
         place = (0, 1, row + 0.42, row - 0.42)
         ax.imshow(_bin(values)[None], cmap="viridis", vmin=0, vmax=1, extent=place)
@@ -113,14 +115,6 @@ def _bin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) <= MAX_CELLS:
         return values
     return np.array([part.mean() for part in np.array_split(values, MAX_CELLS)])
-
-
-def _new_axes(n_rows: int) -> Axes:
-    # Outside pyplot, which would keep the figure alive and choose a backend with a window.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 1.4 + 0.5 * n_rows), dpi=150, layout="constrained")
-    return figure.add_subplot()
 
 
 def _dress(ax: Axes, estimator: Any, names: list[str]) -> None:

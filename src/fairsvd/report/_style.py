@@ -7,19 +7,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["INK", "PALE", "dress", "gap_axes"]
+__all__ = ["GROUP_COLORS", "GROUP_MARKERS", "INK", "PALE", "dress", "gap_axes", "new_axes"]
+
+# Okabe and Ito's palette, distinguishable by colour-blind readers too, dark enough for lines.
+GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F6A00", "#56B4E9")
+GROUP_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 INK, PALE = "#222222", "#8A8A8A"
 
 
-def gap_axes() -> Axes:
-    """Make axes in a new figure outside pyplot.
+def new_axes(width: float, height: float) -> Axes:
+    """Make axes in a new figure of pyplot, as scikit-learn's displays do.
 
-    pyplot would keep the figure alive, and choose a backend with a window.
+    So a notebook shows it, a script shows it with ``pyplot.show()``, and ``pyplot.close()`` frees
+    it.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
-    return Figure(figsize=(8.6, 5.0), dpi=150, layout="constrained").add_subplot()
+    _, ax = pyplot.subplots(figsize=(width, height), dpi=150, layout="constrained")
+    return ax
+
+
+def gap_axes() -> Axes:
+    """Make axes for a gap against a utility."""
+    return new_axes(8.6, 5.0)
 
 
 def dress(ax: Axes, gap: str, utility: str, title: str, text: str) -> None:

@@ -79,4 +79,5 @@ def synthetic_judge(
     """
     y, groups = held.y.numpy(), held.groups.numpy()
     parts = np.zeros(len(y), dtype=np.int64)
-    return make_judge(y, groups, parts, n_classes, n_groups, constraint).against(logits)
+    judge = make_judge(y, groups, parts, n_classes, n_groups, constraint)
+    return judge.referring(logits).against(logits)

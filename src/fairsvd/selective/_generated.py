@@ -43,8 +43,11 @@ def generate_rows(
     most = max(2, MOST_BYTES // max(1, row_bytes))
     cells = rows.cells(data.n_groups).numpy()
     present, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    if rows.X.fields is not None:
+        _check_copies(generator)
+        return rows.subset(_drawn_again(place, n_per_cell or int(counts.max()), rng))
     chosen = _within(place, counts, most, rng)
-    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).numpy()
+    X = torch.cat(list(rows.X.subset(chosen).blocks(1024))).cpu().numpy()
     n_each = n_per_cell or max(1, min(int(counts.max()), most // len(present)))
     classes, groups = present // data.n_groups, present % data.n_groups
     keys = list(zip(classes.tolist(), groups.tolist(), strict=True))
@@ -59,12 +62,38 @@ def generate_rows(
         drawn=np.full(len(present), n_each),
         keys=keys if data.has_groups else classes.tolist(),
     )
-    _, drawn = draw_cells(fresh_generator(generator, number), request, number)
+    # A generator that trains a network does so where the edit runs.
+    device = None if data.device.type == "cpu" else str(data.device)
+    fresh = fresh_generator(generator, number, device)
+    _, drawn = draw_cells(fresh, request, number)
     return LabelledRows(
         as_batches(np.ascontiguousarray(drawn), rows.X.dtype),
         torch.as_tensor(np.repeat(classes, n_each)),
         torch.as_tensor(np.repeat(groups, n_each)),
     )
+
+
+def _check_copies(generator: Any) -> None:
+    """Refuse a generator for rows of named inputs, such as words, which are drawn again instead.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not (isinstance(generator, str) and generator == "auto"):
+        raise ValueError(
+            f"generator={generator!r} makes new numbers, but X has named inputs, whose numbers "
+            "stand for words and the like: leave generator='auto', which draws copies, or pass "
+            "synthetic=, rows that you made."
+        )
+
+
+def _drawn_again(
+    place: NDArray[np.int64], n_each: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw rows of every cell with replacement."""
+    cells = range(int(place.max()) + 1)
+    return np.concatenate([rng.choice(np.flatnonzero(place == cell), n_each) for cell in cells])
 
 
 def _within(

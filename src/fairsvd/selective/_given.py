@@ -108,7 +108,8 @@ def _plain(
     editor: Any, inputs: FitInputs, X: Any, y: Any, name: str
 ) -> tuple[Batches, torch.Tensor]:
     try:
-        batches = read_predict_inputs(editor, X).like(inputs.rows.X.dtype)
+        batches = read_predict_inputs(editor, X, inputs.rows.X.fields)
+        batches = batches.like(inputs.rows.X.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     row_shape = inputs.rows.X.item_shape

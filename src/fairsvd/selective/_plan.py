@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import torch_generator
-from ..arrays import LabelledRows
+from ..arrays import LabelledRows, hold_on
 from ..base import Candidate, EditData, Task, split_rows
 from ..phases import count_steps
 from ._blocks import make_block_masks
@@ -69,11 +69,12 @@ class Plan(Task):
     @cached_property
     def sides(self) -> tuple[LabelledRows, LabelledRows | None]:
         """Split the synthetic rows into those to tune on and those to choose on."""
+        rows = replace(self.synthetic, X=hold_on(self.synthetic.X, self.data.device))
         if not self.chooses_on_synthetic:
-            return self.synthetic, None
+            return rows, None
         validation = self.editor.validation
         share = HELD if hasattr(validation, "split") else float(validation)
-        rows, rng = self.synthetic, np.random.default_rng(self.seeds[0])
+        rng = np.random.default_rng(self.seeds[0])
         share = min(share, MOST_HELD / len(rows))
         cells = rows.cells(self.given.n_groups).numpy()
         tuned, held = split_rows(share, cells, rows.y.numpy(), rng, self.given.classes)

@@ -78,7 +78,7 @@ class SelectiveFineTuner(NetworkEditor):
     generator : {"auto", "copula", "smoothed", "smote", "hyper"} or object, default="auto"
         Makes synthetic rows if no ready ones are passed, fitted on the editing rows of each fit: a
         name as in :class:`CellSampler`, or an object with ``fit`` and ``sample``, which is copied.
-        "auto": "copula" for tables, "smoothed" for images.
+        "auto": "copula" for tables, "smoothed" for images, copies of rows of named inputs.
     n_per_cell : int or None, default=None
         Rows that are generated for every cell. None: as many as the largest cell has.
     mask : {"selective", "random", "all", "head", "blocks"}, default="selective"

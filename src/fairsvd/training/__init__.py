@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._batches import Batch, CellBatches, RowBatches, cell_shares
+from ._batches import AHEAD, Batch, CellBatches, RowBatches, cell_shares
 from ._tune import tune
 
-__all__ = ["Batch", "CellBatches", "RowBatches", "cell_shares", "tune"]
+__all__ = ["AHEAD", "Batch", "CellBatches", "RowBatches", "cell_shares", "tune"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arrays import LabelledRows, to_device
+from ..arrays import LabelledRows, read_ahead, to_device
 
-__all__ = ["Batch", "CellBatches", "RowBatches", "cell_shares"]
+__all__ = ["AHEAD", "Batch", "CellBatches", "RowBatches", "cell_shares"]
+
+# The draws of this many steps are made at once, so that they travel to a device in one copy.
+AHEAD = 32
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Batch:
         Weights that give each cell its true share of the rows; mean 1.
     targets : Tensor of shape (n, n_classes), optional
         Probabilities to imitate instead of the labels.
+    memory : dict
+        What losses have computed from all but X and the targets; batches that differ in these two
+        alone share it.
     """
 
     X: Tensor
@@ -38,6 +46,14 @@ class Batch:
     loss_weights: Tensor
     gap_weights: Tensor
     targets: Tensor | None = None
+    memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def remembered(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Compute a value that depends on labels, groups and weights alone, or recall it."""
+        if key not in self.memory:
+            self.memory[key] = compute()
+        value: T = self.memory[key]
+        return value
 
 
 def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64]:
@@ -63,6 +79,10 @@ def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64
     else:
         shares = counts
     return shares / shares.sum()
+
+
+# Labels, groups and both weights of a batch, and what losses have computed from them.
+Labels = tuple[list[Tensor], dict[Hashable, Any]]
 
 
 class CellBatches:
@@ -110,16 +130,31 @@ class CellBatches:
         self.n_cells = min(len(self.present), batch_size)
         self.per_cell = max(1, batch_size // len(self.present))
         present, scale = self.present.numpy(), len(self.present)
-        self.loss_shares = torch.as_tensor(cell_shares(table, balance).flat[present] * scale)
-        self.gap_shares = torch.as_tensor(cell_shares(table, None).flat[present] * scale)
+        loss, gap = (cell_shares(table, each).flat[present] * scale for each in (balance, None))
+        self.columns = (
+            to_device(self.present // n_groups, device),
+            to_device(self.present % n_groups, device),
+            to_device(torch.as_tensor(loss), device, dtype),
+            to_device(torch.as_tensor(gap), device, dtype),
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         """Draw batches with replacement, for ever."""
+        same = self._same_for_all()
         while True:
-            cells = self._draw_cells()
-            draws = torch.rand(len(cells), generator=self.generator, dtype=torch.float64)
-            within = (draws * self.counts[cells]).long()
-            yield self._read(self.order[self.starts[cells] + within], cells)
+            cells, positions, seeds = zip(*(self._draw() for _ in range(AHEAD)), strict=True)
+            labels = [same] * AHEAD if same else self._send_labels(cells)
+            rows = read_ahead(self.rows.X, positions, seeds, self.device, self.dtype)
+            for (y, groups, of_loss, of_gap), memory in labels:
+                # Nothing here holds the rows, so that they are freed before the next are read.
+                yield Batch(next(rows), y, groups, of_loss, of_gap, memory=memory)
+
+    def _draw(self) -> tuple[Tensor, Tensor, int | None]:
+        cells = self._draw_cells()
+        draws = torch.rand(len(cells), generator=self.generator, dtype=torch.float64)
+        within = (draws * self.counts[cells]).long()
+        positions = self.order[self.starts[cells] + within]
+        return cells, positions, self.rows.X.draw_seed(self.generator)
 
     def _draw_cells(self) -> Tensor:
         cells = torch.arange(len(self.present))
@@ -127,15 +162,16 @@ class CellBatches:
             cells = torch.randperm(len(cells), generator=self.generator)[: self.n_cells]
         return cells.repeat_interleave(self.per_cell)
 
-    def _read(self, positions: Tensor, cells: Tensor) -> Batch:
-        rows, device, dtype = self.rows, self.device, self.dtype
-        return Batch(
-            to_device(rows.X.for_training(positions.numpy(), self.generator), device, dtype),
-            to_device(rows.y[positions], device),
-            to_device(rows.groups[positions], device),
-            to_device(self.loss_shares[cells], device, dtype),
-            to_device(self.gap_shares[cells], device, dtype),
-        )
+    def _same_for_all(self) -> Labels | None:
+        """Make the labels of batches that hold every cell, which are equal, or None."""
+        if self.n_cells < len(self.present):
+            return None
+        return next(self._send_labels([self._draw_cells()]))
+
+    def _send_labels(self, cells: Sequence[Tensor]) -> Iterator[Labels]:
+        sent = to_device(torch.cat(list(cells)), self.device).split([len(each) for each in cells])
+        for each in sent:
+            yield [column[each] for column in self.columns], {}
 
 
 class RowBatches:
@@ -171,20 +207,22 @@ class RowBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through the rows for ever."""
-        while True:
-            order = torch.randperm(len(self.rows), generator=self.generator)
-            for positions in order.split(self.batch_size):
-                # A row alone has no deviation to be normalised by; the first one keeps it company.
-                alone = len(positions) == 1 < len(order)
-                yield self._read(torch.cat([positions, order[:1]]) if alone else positions)
-
-    def _read(self, positions: Tensor) -> Batch:
         rows, device = self.rows, self.device
-        ones = torch.ones(len(positions), device=device, dtype=self.dtype)
-        return Batch(
-            to_device(rows.X.for_training(positions.numpy(), self.generator), device, self.dtype),
-            to_device(rows.y[positions], device),
-            to_device(rows.groups[positions], device),
-            ones,
-            ones,
-        )
+        y, groups = to_device(rows.y, device), to_device(rows.groups, device)
+        ones = torch.ones(min(self.batch_size, len(rows)) + 1, device=device, dtype=self.dtype)
+        while True:
+            steps = self._draw_pass()
+            seeds = [rows.X.draw_seed(self.generator) for _ in steps]
+            sent = to_device(torch.cat(steps), device).split([len(step) for step in steps])
+            X = read_ahead(rows.X, steps, seeds, device, self.dtype)
+            for at in sent:
+                weights = ones[: len(at)]
+                yield Batch(next(X), y[at], groups[at], weights, weights)
+
+    def _draw_pass(self) -> list[Tensor]:
+        order = torch.randperm(len(self.rows), generator=self.generator)
+        steps = list(order.split(self.batch_size))
+        if len(steps[-1]) == 1 < len(order):
+            # A row alone has no deviation to be normalised by; the first one keeps it company.
+            steps[-1] = torch.cat([steps[-1], order[:1]])
+        return steps

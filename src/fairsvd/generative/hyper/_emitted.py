@@ -11,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..._messages import listed
 from ..._rng import torch_generator
-from ..cells import Codec, Encoded, ImageCodec
+from ..._warn import warn
+from ...exceptions import SmallCellWarning
+from ..cells import Cells, Codec, Encoded, ImageCodec
 from ._emittable import Generator, draw_rows, natural_form, row_nll
 from ._network import Emission, HyperNetwork, normalise
 from ._rows import ImageRows, TableScores
@@ -25,6 +28,7 @@ __all__ = [
     "natural_parameters",
     "take_rows",
     "unclip",
+    "warn_of_single_rows",
 ]
 
 Scores = TableScores | ImageRows
@@ -158,6 +162,17 @@ def _in_units(emission: Emission, scores: TableScores) -> Emission:
     scale = torch.from_numpy(np.concatenate([scores.scale, np.ones(rest)])).to(factor)
     mean = torch.from_numpy(np.concatenate([scores.mean, np.zeros(rest)])).to(factor)
     return Emission(emission.weights, mean + scale * location, scale[:, None] * factor)
+
+
+def warn_of_single_rows(cells: Cells) -> None:
+    """Say which cells have one row, which tells no spread."""
+    single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
+    if single:
+        warn(
+            f"The cells [{listed(single, show=repr)}] have one row: they get the spread of the "
+            "whole table around it.",
+            SmallCellWarning,
+        )
 
 
 def as_sequence(conditions: Any) -> Sequence[Any] | None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...arrays import to_device
 from ...base import progress_bar
 from ...networks import plain_copy
 from ...training import tune
@@ -39,12 +40,14 @@ class Training:
     name : str
         Title of the progress bar.
     verbose : int
+    device : str
     """
 
     n_steps: int
     learning_rate: float
     name: str
     verbose: int
+    device: str
 
 
 def build_generator(
@@ -116,7 +119,7 @@ def set_sizes(set_size: Any, counts: NDArray[Any]) -> tuple[int, int]:
 
 
 def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[float]:
-    """Train the hypernetwork of a loss in place.
+    """Train the hypernetwork of a loss in place, on a device and back on the CPU.
 
     Parameters
     ----------
@@ -147,8 +150,9 @@ def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[f
             )
         return value
 
-    loss.network.train()
-    endless = iter(sets)
+    loss.network.to(training.device).train()
+    loss.generator.to(training.device)
+    endless = (to_device(batch, training.device) for batch in sets)
     total = training.n_steps
     with progress_bar(training.verbose, training.name, unit=" steps", total=total) as progress:
         for n_steps, rate in _phases(training):
@@ -163,7 +167,8 @@ def train(loss: HyperLoss, sets: Iterable[Tensor], training: Training) -> list[f
             )
             for _ in steps:
                 pass
-    loss.network.eval()
+    loss.network.cpu().eval()
+    loss.generator.cpu()
     return losses
 
 

@@ -13,11 +13,15 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from ..._messages import listed
 from ..._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
-from ..._warn import warn
-from ...base import Interval, StrOptions, positive_int, restored_on_failure
-from ...exceptions import SmallCellWarning
+from ...base import (
+    Interval,
+    NetworkEditor,
+    StrOptions,
+    as_device,
+    positive_int,
+    restored_on_failure,
+)
 from ...networks import explaining
 from ..cells import CellGenerator, Cells, Encoded, make_codec, read_rows
 from ._emitted import (
@@ -28,6 +32,7 @@ from ._emitted import (
     natural_parameters,
     take_rows,
     unclip,
+    warn_of_single_rows,
 )
 from ._fit import Training, build_generator, set_sizes, train
 from ._loss import HyperLoss
@@ -97,6 +102,9 @@ class HyperGenerator(CellGenerator):
     clip : bool, default=True
         Whether to clip drawn numbers to the range of the table. In a self-consuming loop that
         costs variance in every generation. False leaves floats unclipped, except in images.
+    device : str, torch.device or None, default=None
+        Where the hypernetwork is trained; None: on the CPU. Draws are the CPU's everywhere, and
+        what is fitted lies on the CPU.
     warm_start : bool, default=False
         If True, a second ``fit`` keeps the hypernetwork and only emits weights for the new rows.
     verbose : int, default=0
@@ -175,6 +183,7 @@ class HyperGenerator(CellGenerator):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "simulator": [callable, None],
         "clip": ["boolean"],
+        "device": NetworkEditor._parameter_constraints["device"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
     }
@@ -198,6 +207,7 @@ class HyperGenerator(CellGenerator):
         learning_rate: float = 3e-3,
         simulator: Callable[[np.random.Generator, int, int], Any] | None = None,
         clip: bool = True,
+        device: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
         random_state: Any = None,
@@ -218,6 +228,7 @@ class HyperGenerator(CellGenerator):
         self.learning_rate = learning_rate
         self.simulator = simulator
         self.clip = clip
+        self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
@@ -278,7 +289,7 @@ class HyperGenerator(CellGenerator):
         scores, tensors = encode_rows(self._codec, rows, like, rng)
         if not keep:
             self._train(tensors, scores, cells, rng)
-        _warn_of_single_rows(cells)
+        warn_of_single_rows(cells)
         parts = [take_rows(tensors, cells.members(cell)) for cell in range(len(cells))]
         with torch.no_grad():
             emissions = [self.hypernetwork_.of_rows(part) for part in parts]
@@ -308,7 +319,13 @@ class HyperGenerator(CellGenerator):
             self.penalty,
             torch_generator(rng),
         )
-        training = Training(self.n_steps, self.learning_rate, type(self).__name__, self.verbose)
+        training = Training(
+            self.n_steps,
+            self.learning_rate,
+            type(self).__name__,
+            self.verbose,
+            as_device(self.device) or "cpu",
+        )
         sets = self._data_sets(rows, scores, cells, rng)
         self.loss_curve_ = np.array(train(loss, sets, training))
 
@@ -430,13 +447,3 @@ class HyperGenerator(CellGenerator):
         if isinstance(conditions, Mapping) or cells is None or len(cells) != len(X):
             raise ValueError(f"conditions has to name one cell for each of the {len(X)} rows of X.")
         return log_density[np.arange(len(X)), self._cells.positions(cells)]
-
-
-def _warn_of_single_rows(cells: Cells) -> None:
-    single = [key for key, count in zip(cells.keys, cells.counts(), strict=True) if count < 2]
-    if single:
-        warn(
-            f"The cells [{listed(single, show=repr)}] have one row: they get the spread of the "
-            "whole table around it.",
-            SmallCellWarning,
-        )

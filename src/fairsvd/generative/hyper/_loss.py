@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...arrays import to_device
 from ._emittable import Generator, draw_rows, natural_form, row_nll
 from ._network import Emission, HyperNetwork, normalise
 
@@ -46,13 +47,15 @@ class HyperLoss:
     def __call__(self, sets: Tensor) -> Tensor:
         """Compute the loss of data sets (n_sets, n, ...), a scalar."""
         emission = self.network(sets)
-        loss = mean_nll(self.generator, emission, sets, self._noise(*sets.shape[:2]))
+        loss = mean_nll(self.generator, emission, sets, self._noise(sets, sets.shape[1]))
         if self.weight == 0:
             return loss
         return loss + self.weight * self._penalty(emission, sets)
 
-    def _noise(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, self.generator.noise_size, generator=self.rng)
+    def _noise(self, sets: Tensor, n: int) -> Tensor:
+        """Draw for ``n`` rows of each set on the CPU, so that all devices get the same."""
+        noise = torch.randn(len(sets), n, self.generator.noise_size, generator=self.rng)
+        return to_device(noise, sets.device)
 
     def _penalty(self, emission: Emission, sets: Tensor) -> Tensor:
         through = self.penalty == "through"
@@ -77,7 +80,7 @@ class HyperLoss:
     def _draw_sets(self, emission: Emission, sets: Tensor) -> Tensor:
         """Draw ``n_draws`` data sets of the same size from each emitted generator."""
         n_sets, n = sets.shape[:2]
-        noise = self._noise(n_sets, self.n_draws * n)
+        noise = self._noise(sets, self.n_draws * n)
         rows = emission.restore(draw_rows(self.generator, emission.weights, noise))
         return rows.reshape(n_sets * self.n_draws, n, *sets.shape[2:])
 

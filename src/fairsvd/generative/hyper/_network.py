@@ -167,11 +167,11 @@ class HyperNetwork(nn.Module):
         covariance = centred.mT @ centred / n
         diagonal = torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1) + RIDGE)
         if n == 1:
-            diagonal = torch.eye(d, dtype=rows.dtype).expand_as(covariance)
+            diagonal = torch.eye(d, dtype=rows.dtype, device=rows.device).expand_as(covariance)
         if self.normalize == "scale" or d == 1 or n == 1:
             return location.to(sets), diagonal.sqrt().to(sets)
         shrink = max(0.0, 1 - n / (2 * d))
-        eye = torch.eye(d, dtype=rows.dtype)
+        eye = torch.eye(d, dtype=rows.dtype, device=rows.device)
         mixed = (1 - shrink) * (covariance + RIDGE * eye) + shrink * diagonal
         return location.to(sets), torch.linalg.cholesky(mixed).to(sets)
 
@@ -213,7 +213,9 @@ def normalise(sets: Tensor, location: Tensor | None, factor: Tensor | None) -> T
 
 def _identity(sets: Tensor) -> tuple[Tensor, Tensor]:
     n_sets, _, d = sets.shape
-    return sets.new_zeros(n_sets, d), torch.eye(d).to(sets).expand(n_sets, d, d)
+    return sets.new_zeros(n_sets, d), torch.eye(d, dtype=sets.dtype, device=sets.device).expand(
+        n_sets, d, d
+    )
 
 
 def _relu_layers(widths: Sequence[int], rng: torch.Generator) -> nn.Sequential:

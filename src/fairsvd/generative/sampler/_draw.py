@@ -32,7 +32,7 @@ __all__ = ["NAMED_GENERATORS", "CellRequest", "draw_cells", "fresh_generator", "
 NAMED_GENERATORS = ("copula", "smoothed", "smote", "hyper")
 
 
-def fresh_generator(generator: Any, seed: int) -> Any:
+def fresh_generator(generator: Any, seed: int, device: Any = None) -> Any:
     """Make a generator from a name, or copy the given one.
 
     Parameters
@@ -40,13 +40,16 @@ def fresh_generator(generator: Any, seed: int) -> Any:
     generator : str or object with ``fit`` and ``sample``
     seed : int
         Its ``random_state``, unless the given generator has one.
+    device : str, torch.device or None, default=None
+        Its ``device``, if it takes one and none is set.
     """
-    if isinstance(generator, str):
-        return _by_name(generator)(random_state=seed)
-    copy = clone(generator, safe=False)
-    if getattr(copy, "random_state", seed) is None:
-        copy.random_state = seed
-    return copy
+    named = isinstance(generator, str)
+    fresh = _by_name(generator)() if named else clone(generator, safe=False)
+    for name, value in (("random_state", seed), ("device", device)):
+        # Where the attribute is lacking, the generator has no such parameter.
+        if getattr(fresh, name, value) is None:
+            setattr(fresh, name, value)
+    return fresh
 
 
 def _by_name(name: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin
 from sklearn.utils.validation import validate_data
 
 from ..._rng import resolve_seed, stage_rng
-from ...base import HasMethods, Interval, NetworkEditor, StrOptions, positive_int
+from ...base import HasMethods, Interval, NetworkEditor, StrOptions, as_device, positive_int
 from ..cells import as_array, columns, take
 from ._data import SamplerData, carried_columns, carrier_rows, read_sampler_inputs
 from ._draw import NAMED_GENERATORS, CellRequest, draw_cells, fresh_generator
@@ -69,6 +69,10 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         never be filled.
     mix_ratio : float > 0, default=1.0
         Synthetic rows per real row under ``mode="mix"``.
+    device : str, torch.device or None, default=None
+        Where a generator that trains a network does so (:class:`HyperGenerator`,
+        :class:`DiffusionGenerator`, or an object with a parameter ``device``), unless it has a
+        device of its own. Rows come back as those of X.
     random_state : int, RandomState instance or None, default=None
         Equal seeds give equal rows.
 
@@ -139,6 +143,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         "missing_group": NetworkEditor._parameter_constraints["missing_group"],
         "min_cell_size": [positive_int()],
         "mix_ratio": [Interval(Real, 0, None, closed="neither")],
+        "device": NetworkEditor._parameter_constraints["device"],
         "random_state": ["random_state"],
     }
 
@@ -152,6 +157,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         missing_group: str = "raise",
         min_cell_size: int = 10,
         mix_ratio: float = 1.0,
+        device: Any = None,
         random_state: Any = None,
     ) -> None:
         self.sampling_strategy = sampling_strategy
@@ -161,6 +167,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         self.missing_group = missing_group
         self.min_cell_size = min_cell_size
         self.mix_ratio = mix_ratio
+        self.device = device
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
@@ -264,7 +271,8 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
             drawn=drawn.reshape(-1),
             keys=data.keys,
         )
-        generator, drawn_rows = draw_cells(fresh_generator(self.generator, seed), request, seed)
+        fresh = fresh_generator(self.generator, seed, as_device(self.device))
+        generator, drawn_rows = draw_cells(fresh, request, seed)
         return generator, drawn_rows, positions
 
     def __sklearn_tags__(self) -> Any:

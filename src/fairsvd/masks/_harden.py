@@ -1,4 +1,4 @@
-"""Straight-through masks, which are learned and then hardened."""
+"""Masks from learned variables, and what they remove."""
 
 from __future__ import annotations
 
@@ -8,37 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = [
-    "START",
-    "clamp_masks",
-    "harden",
-    "mask_variables",
-    "removed_fraction",
-    "share_of",
-    "straight_through",
-]
-
-# An entry is kept while its variable is positive. From one half few steps reach zero, but one
-# noisy gradient alone removes nothing.
-START = 0.5
-
-
-def mask_variables(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make one trainable mask variable for every entry of every tensor."""
-    return {name: torch.full_like(v, START).requires_grad_() for name, v in values.items()}
-
-
-def straight_through(variable: Tensor) -> Tensor:
-    """Return the 0/1 mask of a variable; gradients pass to the variable unchanged."""
-    hard = (variable.detach() > 0).to(variable.dtype)
-    return hard + (variable - variable.detach())
-
-
-def clamp_masks(variables: Mapping[str, Tensor]) -> None:
-    """Keep variables in [-1, 1], in place, so that a removed entry can come back."""
-    with torch.no_grad():
-        for variable in variables.values():
-            variable.clamp_(-1, 1)
+__all__ = ["harden", "removed_fraction", "share_of"]
 
 
 def share_of(fraction: float, total: int) -> int:
@@ -67,7 +37,7 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     if max_removed is None:
         return kept
     allowed = share_of(max_removed, sum(mask.numel() for mask in kept.values()))
-    if sum(int((~mask).sum()) for mask in kept.values()) <= allowed:
+    if count_removed(kept) <= allowed:
         return kept
     flat = torch.cat([variable.detach().flatten() for variable in variables.values()])
     mask = torch.ones_like(flat, dtype=torch.bool)
@@ -79,7 +49,15 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     }
 
 
+def count_removed(masks: Mapping[str, Tensor]) -> int:
+    """Count the entries that are removed, over all masks together; a device is waited for once."""
+    if not masks:
+        return 0
+    kept = torch.stack([mask.count_nonzero() for mask in masks.values()]).sum()
+    return sum(mask.numel() for mask in masks.values()) - int(kept)
+
+
 def removed_fraction(masks: Mapping[str, Tensor]) -> float:
     """Compute the share of entries removed over all masks together, in [0, 1]."""
     total = sum(mask.numel() for mask in masks.values())
-    return sum(int((~mask).sum()) for mask in masks.values()) / total if total else 0.0
+    return count_removed(masks) / total if total else 0.0

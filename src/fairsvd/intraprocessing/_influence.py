@@ -1,0 +1,444 @@
+"""Fine-tuning on rows weighted by their influence on the gap between groups (FairIF-style)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .._rng import torch_generator
+from ..arrays import Batches, as_batches, to_device
+from ..base import (
+    Candidate,
+    EditData,
+    NetworkEditor,
+    StrOptions,
+    Task,
+    at_least_0,
+    parameter,
+    positive,
+    positive_int,
+    register_editor,
+)
+from ..layers import layer_parameters
+from ..networks import all_features, to_logits
+from ..objective import SHARPNESS, shift_logits
+from ..phases import (
+    count_candidates,
+    count_step_rows,
+    count_steps,
+    float_parameters,
+    judge_state,
+    make_loss,
+    run_paths,
+)
+from ..training import Batch, tune
+from ._critic import SignedBias
+
+__all__ = ["InfluenceTuner"]
+
+# Shares of the gap that the weights are to cancel.
+STRENGTHS = (0.5, 1.0, 2.0)
+
+RATES = {"output": 1e-2, "all": 1e-3}
+
+# Rows of a pass, and bytes up to which features of all rows are kept instead of computed anew.
+BLOCK, KEPT_BYTES = 1024, 2**28
+
+# Steps of conjugate gradients; they end once the residual is this share of the first one.
+CG_STEPS, CG_TOLERANCE = 50, 1e-4
+
+# Weight of the squared multipliers, in units of the mean squared influence: a gap that no weights
+# of at least 0 can cancel would drive the multipliers to infinity.
+RIDGE = 1e-6
+
+
+@register_editor(max_steps=3, strength=1.0)
+class InfluenceTuner(NetworkEditor):
+    """Weigh the rows so that a fine-tuning on them closes the gap (FairIF-style).
+
+    Influence functions tell by how much the gap on the validation rows would change if a row
+    counted more in the training. The weights nearest to 1 that cancel the gap to first order are
+    found, and the network is tuned on the weighted rows with a plain cross-entropy. It keeps its
+    architecture, needs no sensitive attribute to predict, and what the user passed in is not
+    changed.
+
+    Parameters
+    ----------
+    layers : {"output", "all"}, default="output"
+        The parameters whose influence is measured and that are tuned: those of the layer that makes
+        the logits, or all.
+    strength : float or None, default=None
+        Share of the gap that the weights are to cancel; 0 gives plain fine-tuning. None: 0.5, 1 and
+        2 are tried.
+    damping : float, default=0.01
+        Added to the diagonal of the curvature of the mean loss.
+    learning_rate : float or None, default=None
+        Learning rate of Adam. None: 1e-2 for "output", 1e-3 for "all".
+    max_steps : int or None, default=None
+        Cap on the steps of the tuning. None: ``min(300, max(30, n_rows))``, fewer for images.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_editing,), float64, or None
+        Weights of the editing rows in the chosen candidate, at least 0, in the order of the rows;
+        None if the untouched network was chosen.
+    module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
+        See :class:`NetworkEditor`; ``history_`` has ten rows for each strength on tables and three
+        on images, with the smallest and the largest weight.
+
+    See Also
+    --------
+    GapFineTuner : Follows the gap itself.
+
+    Notes
+    -----
+    The method is that of FairIF (arXiv:2201.05759), whose equations are not public; these are ours.
+    With d the signed differences of the soft rates of ``constraint`` on the validation rows, for
+    each rate, class and group, and H the curvature of the mean cross-entropy of the editing rows, a
+    unit of weight on row i changes d by ``-grad d H^-1 grad l_i / n``. The weights 1 + e solve
+    ``min |e|^2`` such that the changes add up to ``-strength d`` and 1 + e >= 0; if that is not
+    possible they come as near as they can. Deviations: H is the generalised Gauss-Newton matrix,
+    which equals the Hessian for a linear output layer; rates are those at the operating threshold,
+    on probabilities sharpened four times; the network is tuned from its trained weights on, not
+    trained anew; several strengths are tried, and the untouched network is a candidate.
+
+    The weights need the groups of the validation rows alone. The choice among candidates looks at a
+    sample of the editing rows too, as in every editor. Without sensitive features all weights
+    are 1.
+
+    Examples
+    --------
+    >>> from fairsvd import InfluenceTuner
+    >>> from fairsvd.datasets import make_biased_classification
+    >>> data = make_biased_classification(800, random_state=0)
+    >>> tuner = InfluenceTuner(strength=1.0, tolerance=0.1, max_steps=60, random_state=0)
+    >>> tuner = tuner.fit(data.data, data.target, sensitive_features=data.sensitive_features)
+    >>> len(tuner.history_)
+    11
+    """
+
+    layers: str = parameter(StrOptions(set(RATES)), default="output")
+    strength: float | None = parameter(at_least_0(), None, default=None)
+    damping: float = parameter(positive(), default=0.01)
+    learning_rate: float | None = parameter(positive(), None, default=None)
+    max_steps: int | None = parameter(positive_int(), None, default=None)
+
+    def _count_candidates(self, task: Task) -> int:
+        n_steps = count_steps(self.max_steps, task.data)
+        return 1 + len(self._strengths(task.data)) * math.ceil(n_steps / _every(task.data, n_steps))
+
+    def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
+        yield Candidate({}, {"stage": "untouched"}, {"weights_": None})
+        data, n_steps = task.data, count_steps(self.max_steps, task.data)
+        leaves = choose_leaves(task, self.layers)
+        effects, gaps = np.zeros((0, len(data.editing))), np.zeros(0)
+        if data.has_groups:
+            effects, gaps = measure_influence(task, leaves, float(self.damping))
+        rate = RATES[self.layers] if self.learning_rate is None else self.learning_rate
+        paths = [
+            WeightedPath.of(
+                subtask,
+                names=tuple(leaves),
+                weights=1 + find_weights(effects, -strength * gaps),
+                strength=strength,
+                n_steps=n_steps,
+                rate=float(rate),
+                seed=seed,
+            )
+            for strength, subtask, seed in task.spread(self._strengths(data), rng, self.n_jobs)
+        ]
+        yield from run_paths(paths, run_weighted, self.n_jobs)
+
+    def _strengths(self, data: EditData) -> tuple[float, ...]:
+        if not data.has_groups:
+            return (0.0,)
+        return STRENGTHS if self.strength is None else (float(self.strength),)
+
+
+def choose_leaves(task: Task, layers: str) -> dict[str, Tensor]:
+    """Copy the parameters whose influence is measured as leaves."""
+    chosen: Mapping[str, Tensor] = float_parameters(task.module)
+    if layers == "output":
+        chosen = layer_parameters(task.module, task.data.output_layer)
+    return {name: value.detach().clone().requires_grad_() for name, value in chosen.items()}
+
+
+@dataclass(frozen=True)
+class Model:
+    """How the logits follow from the leaves, and the rows that it takes.
+
+    Attributes
+    ----------
+    run : callable
+        Maps a block of rows to logits (n, n_classes), differentiable in the leaves.
+    leaves : list of Tensor
+    editing, judged : Batches
+        Rows of X, or what enters the output layer.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    leaves: list[Tensor]
+    editing: Batches
+    judged: Batches
+
+    def passes(self, rows: Batches) -> Iterator[Tensor]:
+        """Yield the logits of one block of rows after the other."""
+        for X in rows.blocks(rows.block_size(BLOCK)):
+            yield self.run(to_device(X, self.leaves[0].device, self.leaves[0].dtype))
+
+    def push(self, logits: Tensor, directions: Tensor) -> Tensor:
+        """Differentiate logits along directions (k, p) of the leaves: (k, n, n_classes)."""
+        # Backwards twice: the gradient is linear in the weights of the logits.
+        weights = torch.zeros_like(logits, requires_grad=True)
+        inner = self._gradient(logits, weights, create_graph=True)
+        made = [
+            torch.autograd.grad(inner @ each, weights, retain_graph=True)[0] for each in directions
+        ]
+        return torch.stack(made)
+
+    def pull(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Sum the gradients of logits with weights (k, n, n_classes): (k, p)."""
+        return torch.stack([self._gradient(logits, each) for each in weights])
+
+    def _gradient(self, logits: Tensor, weights: Tensor, create_graph: bool = False) -> Tensor:
+        parts = torch.autograd.grad(
+            logits,
+            self.leaves,
+            weights,
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+def make_model(task: Task, leaves: Mapping[str, Tensor]) -> Model:
+    """Make the model of the whole network, or of a linear output layer on kept features."""
+    data, module = task.data, task.module
+
+    def run(X: Tensor) -> Tensor:
+        return data.forward(module, leaves, X)
+
+    whole = Model(run, list(leaves.values()), data.editing.X, data.judged)
+    head = module.get_submodule(data.output_layer)
+    own = {id(p): name for name, p in head.named_parameters()}
+    full = {name: own.get(id(p)) for name, p in module.named_parameters()}
+    n_rows = len(data.editing) + len(data.judged)
+    if not isinstance(head, nn.Linear) or n_rows * head.in_features * 4 > KEPT_BYTES:
+        return whole
+    if any(full[name] is None for name in leaves):
+        return whole
+    local = {str(full[name]): leaf for name, leaf in leaves.items()}
+
+    def run_head(features: Tensor) -> Tensor:
+        return to_logits(functional_call(head, local, (features,)), data.kind)
+
+    parts = whole.editing, whole.judged
+    features = [all_features(module, rows, data.output_layer) for rows in parts]
+    if features[0].shape[1] != head.in_features:
+        return whole
+    editing, judged = (as_batches(each, data.dtype) for each in features)
+    short = Model(run_head, whole.leaves, editing, judged)
+    with torch.no_grad():
+        logits = torch.cat([block.cpu() for block in short.passes(judged)])
+    # What follows the layer, such as a softmax or a scale, shows in the logits.
+    same = logits.shape == data.untouched.shape
+    return short if same and torch.allclose(logits, data.untouched, 1e-3, 1e-3) else whole
+
+
+def measure_influence(
+    task: Task, leaves: Mapping[str, Tensor], damping: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure the signed soft differences of the validation rows, and what every row does to them.
+
+    Parameters
+    ----------
+    task : Task
+    leaves : mapping of parameter name to Tensor
+        Require gradients.
+    damping : float
+
+    Returns
+    -------
+    effects : ndarray of shape (n_gaps, n_editing)
+        Change of each difference by a unit of weight on each row, to first order.
+    gaps : ndarray of shape (n_gaps,)
+    """
+    data, model = task.data, make_model(task, leaves)
+    held = np.flatnonzero(data.judge.parts == 0)
+    gaps, slopes = _soft_gaps(task, data.untouched[held], held)
+    if not len(gaps):
+        return np.zeros((0, len(data.editing))), gaps
+    n_rows, classes = len(data.editing), torch.arange(data.n_classes)
+    rows = model.judged.subset(held)
+    blocks = slopes.to(data.device, data.dtype).split(rows.block_size(BLOCK), dim=1)
+    passes = zip(model.passes(rows), blocks, strict=True)
+    right = torch.stack([model.pull(*each) for each in passes]).sum(dim=0)
+
+    def product(directions: Tensor) -> Tensor:
+        total = damping * directions
+        for logits in model.passes(model.editing):
+            shares, moved = torch.softmax(logits.detach(), dim=1), model.push(logits, directions)
+            centred = moved - (moved * shares).sum(dim=2, keepdim=True)
+            total = total + model.pull(logits, shares * centred) / n_rows
+        return total
+
+    solved, effects, start = solve(product, right), [], 0
+    for logits in model.passes(model.editing):
+        y = data.editing.y[start : start + len(logits), None] == classes
+        start += len(logits)
+        residuals = torch.softmax(logits.detach(), dim=1) - y.to(logits)
+        # The product of a row's gradient and a direction, without the gradients themselves.
+        effects.append(-(model.push(logits, solved) * residuals).sum(dim=2).cpu() / n_rows)
+    return torch.cat(effects, dim=1).double().numpy(), gaps
+
+
+def _soft_gaps(
+    task: Task, logits: Tensor, held: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], Tensor]:
+    """Compute the known differences (k,) of soft rates, and their slopes (k, n, n_classes)."""
+    data = task.data
+    logits = logits.double().requires_grad_()
+    scores = torch.softmax(SHARPNESS * shift_logits(logits, data.margin), dim=1)
+    y, groups = (torch.as_tensor(column[held]) for column in (data.judge.y, data.judge.groups))
+    bias = SignedBias(task.constraint, data.n_classes, data.n_groups)
+    values, known = bias(scores, y, groups, torch.ones(len(y), dtype=torch.float64))
+    gaps = values[known]
+    slopes = [torch.autograd.grad(gap, logits, retain_graph=True)[0] for gap in gaps]
+    return gaps.detach().numpy(), torch.stack(slopes) if slopes else logits.detach()[None, :0]
+
+
+def solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Solve linear systems of one positive definite matrix by conjugate gradients.
+
+    Parameters
+    ----------
+    product : callable
+        Multiplies the matrix and vectors (k, p).
+    right : Tensor of shape (k, p)
+    """
+    solution, residual, direction = torch.zeros_like(right), right, right
+    size = first = residual.square().sum(dim=1, keepdim=True)
+    for _ in range(CG_STEPS):
+        if bool((size <= CG_TOLERANCE**2 * first).all()):
+            break
+        turned = product(direction)
+        length = (direction * turned).sum(dim=1, keepdim=True)
+        step = size / torch.where(length > 0, length, torch.inf)
+        solution, residual = solution + step * direction, residual - step * turned
+        size, before = residual.square().sum(dim=1, keepdim=True), size
+        direction = residual + size / torch.where(before > 0, before, torch.inf) * direction
+    return solution
+
+
+def find_weights(effects: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find the least changes e >= -1 of the rows' weights with ``effects @ e = wanted``.
+
+    Each is ``max(-1, effects.T @ m)`` for multipliers m that maximise a smooth concave function.
+
+    Parameters
+    ----------
+    effects : ndarray of shape (k, n)
+    wanted : ndarray of shape (k,)
+
+    Returns
+    -------
+    changes : ndarray of shape (n,)
+        If no changes are enough, they come near.
+    """
+    scale = np.sqrt(np.square(effects).sum(axis=1))
+    if not wanted.any() or not scale.all():
+        wanted, effects, scale = (each[scale > 0] for each in (wanted, effects, scale))
+    if not wanted.any():
+        return np.zeros(effects.shape[1])
+    rows, goal = effects / scale[:, None], wanted / scale
+
+    def negative_dual(m: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        plain = m @ rows
+        changes = np.maximum(plain, -1)
+        value = (changes * plain - changes**2 / 2).sum() - m @ goal + RIDGE * (m @ m) / 2
+        return float(value), rows @ changes - goal + RIDGE * m
+
+    def curvature(m: NDArray[np.float64]) -> NDArray[np.float64]:
+        free = rows * (m @ rows > -1)
+        return free @ free.T + RIDGE * np.eye(len(m))
+
+    found = minimize(
+        negative_dual, np.zeros(len(goal)), jac=True, hess=curvature, method="trust-exact"
+    )
+    return np.maximum(found.x @ rows, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedPath(Task):
+    """A tuning on weighted rows.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Parameters that are tuned.
+    weights : ndarray of shape (n_editing,)
+    strength, rate : float
+    n_steps : int
+    seed : numpy.random.SeedSequence
+    """
+
+    names: tuple[str, ...]
+    weights: NDArray[np.float64]
+    strength: float
+    n_steps: int
+    rate: float
+    seed: np.random.SeedSequence
+
+    def batches(self) -> Iterator[Batch]:
+        """Go through the editing rows for ever, in a new order in every pass."""
+        data, generator = self.data, torch_generator(np.random.default_rng(self.seed))
+        weights = torch.as_tensor(self.weights).to(data.dtype)
+        while True:
+            order = torch.randperm(len(weights), generator=generator)
+            for positions in order.split(count_step_rows(data)):
+                X = data.editing.X.for_training(positions.numpy(), generator)
+                weighed = to_device(weights[positions], data.device)
+                yield Batch(
+                    to_device(X, data.device, data.dtype),
+                    to_device(data.editing.y[positions], data.device),
+                    to_device(data.editing.groups[positions], data.device),
+                    weighed,
+                    torch.ones_like(weighed),
+                )
+
+
+def _every(data: EditData, n_steps: int) -> int:
+    return max(1, n_steps // count_candidates(data, imitates=False))
+
+
+def run_weighted(path: WeightedPath) -> Iterator[Candidate]:
+    """Tune the leaves on the weighted rows; yield a candidate every few steps."""
+    every, current = _every(path.data, path.n_steps), dict(path.module.named_parameters())
+    leaves = {name: current[name].detach().clone().requires_grad_() for name in path.names}
+    record: dict[str, Any] = {
+        "stage": "tune",
+        "strength": path.strength,
+        "least_weight": float(path.weights.min()),
+        "largest_weight": float(path.weights.max()),
+    }
+    steps = tune(
+        make_loss(path, lambda: leaves, margin=0.0),
+        list(leaves.values()),
+        path.batches(),
+        n_steps=path.n_steps,
+        learning_rate=path.rate,
+        every=every,
+    )
+    for step in steps:
+        yield judge_state(path, leaves, {**record, "step": step}, {"weights_": path.weights})
