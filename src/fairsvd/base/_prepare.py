@@ -7,7 +7,6 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
