@@ -6,6 +6,7 @@ import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -38,6 +39,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
+from ._html import parameters_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -280,6 +282,21 @@ class NetworkEditor(
 
         check_is_fitted(self, "module_")
         return pd.DataFrame(self._history)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._more_html()
+        return bundle
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_inner()}{self._more_html()}"
+
+    def _more_html(self) -> str:
+        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
+        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
 
     def __sklearn_clone__(self) -> Any:
         """Clone with a copy of the network, also of one that copy.deepcopy refuses."""

@@ -26,6 +26,7 @@ from ..networks import (
     to_logits,
 )
 from ..objective import Constraint, Judge, Verdict
+from ._lazy_state import LazyState
 from ._passes import run_pass, with_state
 
 __all__ = [
@@ -73,6 +74,8 @@ class Candidate:
 
     def owned(self) -> Candidate:
         """Copy the entries that an optimiser goes on to change: those that require gradients."""
+        if isinstance(self.state, LazyState):
+            return self
         if not any(value.requires_grad for value in self.state.values()):
             return self
         state = {
