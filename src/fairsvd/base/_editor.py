@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -28,7 +26,6 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
-    CloneByCopy,
     Portable,
     all_features,
     copied,
@@ -39,7 +36,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
-from ._html import parameters_html
+from ._html import editor_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -287,24 +284,11 @@ class NetworkEditor(
         """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
         bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
         if "text/html" in bundle:
-            bundle["text/html"] += self._more_html()
+            bundle["text/html"] += editor_html(self)
         return bundle
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_inner()}{self._more_html()}"
-
-    def _more_html(self) -> str:
-        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
-        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
-        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
-
-    def __sklearn_clone__(self) -> Any:
-        """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
-        if not isinstance(self.network, nn.Module):
-            return super().__sklearn_clone__()
-        stand_in = copy.copy(self)
-        stand_in.network = CloneByCopy(self.network)
-        return super(NetworkEditor, stand_in).__sklearn_clone__()
+        return f"{super()._repr_html_inner()}{editor_html(self)}"
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""
