@@ -29,8 +29,8 @@ from ..objective import (
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
+from ._budget import brief_margin
 from ._edit import Edit
-from ._mixed import brief_margin, make_mixed
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
@@ -55,6 +55,10 @@ START_FRACTION = 0.6
 
 # The soft gap is followed for so many steps after an imitation, at so small a share of the rates.
 SETTLING_STEPS, SETTLING_CANDIDATES, SETTLING_SCALE = 150, 3, 0.3
+
+# Under a budget a batch has a few rows of every cell, on which steeper soft rates are noise.
+BRIEF_SHARPNESS = 1.0
+
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
@@ -88,8 +92,8 @@ class TuningPath(Task, Generic[E]):
     rate_scale : float, default=1.0
         Factor of all learning rates.
     rows : int, optional
-        Rows of a step under a budget, which are mixed with one another; a threshold is then changed
-        only where that gains more than noise. None: there is no budget.
+        Rows of a step under a budget; a threshold is then moved only where that gains more than
+        noise. None: there is no budget.
     shows_both : bool, default=True
         Under a budget, judge averaged values and the latest ones; False: only the former.
     module, data, constraint
@@ -159,13 +163,14 @@ class TuningPath(Task, Generic[E]):
         """
         batches: Iterable[Batch]
         balance = self.constraint.balance
-        if self.teacher is None and self.rows is not None:
-            schedule, batches = "constant", make_mixed(self.data, balance, rng, self.rows)
-        elif self.teacher is None:
-            schedule, batches = "constant", make_batches(self.data, balance, rng)
+        if self.teacher is None:
+            schedule = "constant"
+            batches = make_batches(self.data, balance, rng, size=self.rows)
         else:
             schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
         weights = {"gap_weight": self.gap_weight, "share": self.share}
+        if self.rows is not None:
+            weights["sharpness"] = BRIEF_SHARPNESS
         if self.rate_scale != 1:
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
             rate = [each * self.rate_scale for each in rates]
