@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
@@ -30,7 +29,7 @@ from ..networks import (
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
 from ._request import as_device
-from ._split import draw_sample, split_rows
+from ._split import Parts, draw_sample, keep_half, split_rows
 from ._task import EditData
 
 __all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
@@ -41,17 +40,6 @@ SAMPLE_SIZE = 4000
 # The network counts as over-fitted if its balanced accuracy is higher by more than this on the
 # editing rows than on the validation rows.
 OVERFIT_NETWORK = 0.10
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
-
-    editing: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    notes: tuple[str, ...] = ()
-    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -68,6 +56,11 @@ class Prepared:
     parts: Parts
     adopted: AdoptedNetwork
     data: EditData
+
+    @property
+    def constraint(self) -> Constraint:
+        """The constraint, with the untouched network's decisions if they matter."""
+        return self.data.judge.constraint
 
 
 def prepare(
@@ -96,7 +89,8 @@ def prepare(
         # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
-        parts = _keep_half(parts, inputs, seed)
+        y, cells = inputs.rows.y.numpy(), inputs.rows.cells(inputs.n_groups).numpy()
+        parts = keep_half(parts, y, cells, stage_rng(seed, "certificate"), inputs.classes)
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -133,30 +127,6 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
         notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
     return Parts(editing, held, sample, notes)
-
-
-def _keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
-    """Keep half of every cell's validation rows out of the choice.
-
-    Raises
-    ------
-    ValueError
-        Validation rows are edited on, so that nothing can be certified on them.
-    """
-    rows, rng = parts.validation, stage_rng(seed, "certificate")
-    if np.isin(rows, parts.editing).any():
-        raise ValueError(
-            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
-            "another splitter as validation=, or confidence=None."
-        )
-    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
-    choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
-    note = (
-        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
-        "candidates were chosen, and the report is made, on the others."
-    )
-    notes = (*parts.notes, note)
-    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)
 
 
 def make_data(
