@@ -89,10 +89,8 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` on the
-        validation rows; a ``certificate``; what they say (``positive``, ``lost``, ``gained``,
-        ``traded``, ``constant``) and ``notes``. ``summary()`` puts it into sentences,
-        ``disparities()`` compares groups in every measure. Computed when it is read.
+        The tables ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` and ``notes`` on
+        the validation rows, as ``report_.summary()`` puts them. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -188,9 +186,7 @@ class NetworkEditor(
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
-        adopted, data = ready.adopted, ready.data
-        # Now with the untouched network's decisions, if they matter.
-        constraint = data.judge.constraint
+        adopted, data, constraint = ready.adopted, ready.data, ready.constraint
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module
@@ -202,10 +198,9 @@ class NetworkEditor(
             if outcome.interrupted:
                 adopted = replace(adopted, module=spare)
             self._keep(inputs, adopted, outcome)
-            after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
-            shown = {"shift": self.shift_probabilities}
-            self._report = describe(inputs, held, data, after, constraint, outcome, seed, **shown)
+            made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
+            self._report = describe(*made, shift=self.shift_probabilities)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")

@@ -54,6 +54,11 @@ class Prepared:
     adopted: AdoptedNetwork
     data: EditData
 
+    @property
+    def constraint(self) -> Constraint:
+        """The constraint, with the untouched network's decisions if they matter."""
+        return self.data.judge.constraint
+
 
 def prepare(
     editor: Any,

@@ -115,7 +115,9 @@ def measures_frame(
         Labels of the groups and names of the sensitive columns.
     classes : sequence
         Labels of the classes.
-    measures, level
+    measures : "all", str, list of str or None, default="all"
+        As for :func:`group_table`.
+    level : float in (0, 1) or None, default=None
         As for :func:`group_table`.
 
     Returns
