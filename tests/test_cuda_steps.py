@@ -156,7 +156,6 @@ def test_steps_on_images():
         ("gap", 66),
         ("gap of the spectrum", 82),
         ("bias mask", 66),
-        ("selective", 40),
         ("adversary", 50),
     ],
 )

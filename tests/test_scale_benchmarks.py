@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +41,7 @@ def test_scale_benchmark_writes_a_table_and_json(
     # Everything runs once, and takes a second whatever its size.
     monkeypatch.setattr(bench, "least_seconds", lambda runs, _: [len([run()]) for run in runs])
     out = tmp_path / "found.json"
-    sections = [name for name in bench.SECTIONS if name != "memory"]
+    sections = [name for name in bench.SECTIONS if name not in ("memory", "fit")]
     assert bench.main(["--sections", *sections, "--out", str(out)]) == 0
     found = json.loads(out.read_text())["results"]
     assert {line["section"] for line in found} == set(sections)
@@ -49,6 +50,11 @@ def test_scale_benchmark_writes_a_table_and_json(
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(found)
     monkeypatch.setattr(bench, "peak_in_child", lambda n, _: 4000 * n)
     monkeypatch.setitem(sizes, "memory", (10, 20))
+    monkeypatch.setitem(sizes, "fit", (10, 20))
+    for seconds, a_row, status in ((1, 300, 0), (1, 400, 1), (301, 300, 1)):
+        found = partial(lambda s, b, n, _: [s, b * n], seconds, a_row)
+        monkeypatch.setattr(bench, "fit_in_child", found)
+        assert bench.main(["--sections", "fit"]) == status
     assert bench.main(["--sections", "memory"]) == 1  # 4,000 bytes a row are too many
 
 

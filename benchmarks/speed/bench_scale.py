@@ -1,10 +1,12 @@
 """Measure how time and memory grow with rows, width, groups and classes, as fitted exponents.
 
-Two of the six sections time the curvature pass and a whole edit of a given module for growing
-numbers of rows, which a dataset makes on request. One compares the memory peak of such an edit with
-the bytes of the rows. Three time the curvature pass for growing widths of the hidden layers,
-numbers of groups and numbers of classes. Times are processor time of one torch thread. Every size
-is timed in turns and the least time counts, because other work on the machine only adds to it.
+One of the seven sections fits an editor with its defaults to a table, from ``network=None`` to the
+edited network, and compares its memory peak with the table's bytes. Two time the curvature pass and
+a whole edit of a given module for growing numbers of rows, which a dataset makes on request. One
+compares the memory peak of such an edit with the bytes of the rows. Three time the curvature pass
+for growing widths of the hidden layers, numbers of groups and numbers of classes. Times are
+processor time of one torch thread. Every size but those of fits is timed in turns and the least
+time counts, because other work on the machine only adds to it.
 """
 
 from __future__ import annotations
@@ -30,12 +32,21 @@ from benchmarks.speed.bench_curvature import batches, factorise, measure_curvatu
 from benchmarks.speed.bench_edit import STEADY_MALLOC, peak_bytes
 from benchmarks.speed.made import MadeRows, codes, exponent
 
-SECTIONS = ("curvature", "edit", "memory", "width", "groups", "classes")
-# The largest exponent in the number of rows; the share of the rows' bytes by which the peak may
-# grow; the cost of 64 groups as a multiple of that of 2.
-BARS = {"curvature": 1.1, "edit": 1.1, "memory": 0.05, "groups": 1.3}
+SECTIONS = ("fit", "curvature", "edit", "memory", "width", "groups", "classes")
+# Seconds of the largest fit, and by how much its peak may grow beside the table, as a multiple of
+# the table's bytes; the largest exponent in the number of rows; the share of the rows' bytes by
+# which the peak may grow; the cost of 64 groups as a multiple of that of 2.
+BARS = {
+    "fit": 300.0,
+    "fit memory": 4.0,
+    "curvature": 1.1,
+    "edit": 1.1,
+    "memory": 0.05,
+    "groups": 1.3,
+}
 FIRST_FITTED = 10_000  # rows; for fewer, costs that do not depend on rows show
 SIZES = {
+    "fit": (100_000, 1_000_000),
     "rows": (1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
     "memory": (20_000, 200_000),
     "width": (32, 64, 128, 256, 512, 1024, 2048),
@@ -43,6 +54,7 @@ SIZES = {
     "classes": (2, 5, 10, 30, 100),
 }
 QUICK = {
+    "fit": (3_000, 10_000),
     "rows": (1_000, 10_000, 30_000),
     "memory": (20_000, 60_000),
     "width": (32, 64, 128),
@@ -50,6 +62,7 @@ QUICK = {
     "classes": (2, 10),
 }
 FEATURES = 32
+COLUMNS = 20
 IMAGE = (3, 32, 32)
 BATCH = 256
 
@@ -144,6 +157,42 @@ def bench_rows(section: str, options: argparse.Namespace) -> Iterator[Line]:
     power = exponent(*zip(*fitted, strict=True))
     setting = f"exponent in the rows, {fitted[0][0]:,} to {fitted[-1][0]:,}"
     yield Line(section, setting, f"{power:.2f}", power, BARS[section])
+
+
+def fit_child(n_rows: int, seed: int) -> tuple[float, int]:
+    """Fit an editor to a table; return seconds, and the peak less that of the table."""
+    from fairsvd import FairLRFTransformer
+
+    torch.set_num_threads(1)
+    y, groups = codes(n_rows, 2, seed)
+    X = np.random.default_rng(seed).standard_normal((n_rows, COLUMNS), dtype=np.float32)
+    X[:, 0] += y
+    X[:, 1] += y * groups
+    before, start = peak_bytes(), time.process_time()
+    FairLRFTransformer(random_state=seed).fit(X, y, sensitive_features=groups)
+    return time.process_time() - start, peak_bytes() - before
+
+
+def fit_in_child(n_rows: int, seed: int) -> list[float]:
+    command = [sys.executable, __file__, "--fit-child", str(n_rows), "--seed", str(seed)]
+    environment = {**os.environ, **STEADY_MALLOC}
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return [float(each) for each in run.stdout.split()]
+
+
+def bench_fit(options: argparse.Namespace) -> Iterator[Line]:
+    """Time fits in a process of their own, and measure by how much their peaks grow."""
+    sizes, found = options.sizes["fit"], []
+    for n in sizes:
+        spent, peak = fit_in_child(n, options.seed)
+        found.append(peak)
+        bar = BARS["fit"] if n == sizes[-1] else None
+        measured = f"{spent:.0f} s, peak {peak / 2**20:.0f} MiB beside the table's"
+        measured += f" {4 * COLUMNS * n / 2**20:.0f} MiB"
+        yield Line("fit", f"{n:,} rows of {COLUMNS} columns", measured, spent, bar)
+    share = (found[1] - found[0]) / (sizes[1] - sizes[0]) / (4 * COLUMNS)
+    measured = f"{100 * share:.0f} % of their own"
+    yield Line("fit", "growth / bytes of the new rows", measured, share, BARS["fit memory"])
 
 
 def memory_child(n_rows: int, seed: int) -> int:
@@ -266,6 +315,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, for trying it out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the same numbers there as JSON")
+    parser.add_argument("--fit-child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--memory-child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.sizes = QUICK if options.quick else SIZES
@@ -277,6 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # This benchmark does not ask what the edits achieve.
     warnings.simplefilter("ignore")
     options = parse(arguments)
+    if options.fit_child:
+        print(*fit_child(options.fit_child, options.seed))
+        return 0
     if options.memory_child:
         print(memory_child(options.memory_child, options.seed))
         return 0

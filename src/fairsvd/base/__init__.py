@@ -6,6 +6,7 @@ from ._choice import choose
 from ._editor import NetworkEditor
 from ._export import Scores
 from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
+from ._lazy_state import LazyState
 from ._parameters import (
     HasMethods,
     Interval,
@@ -34,6 +35,7 @@ __all__ = [
     "FitInputs",
     "HasMethods",
     "Interval",
+    "LazyState",
     "NetworkEditor",
     "Prepared",
     "Progress",

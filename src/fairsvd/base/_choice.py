@@ -70,9 +70,10 @@ class _Standing:
 class _Search:
     """Judges candidates one by one and remembers the best."""
 
-    def __init__(self, module: nn.Module, data: EditData) -> None:
+    def __init__(self, module: nn.Module, data: EditData, keep: bool) -> None:
         self.module = module
         self.data = data
+        self.keep = keep
         verdict = data.before or data.judge(data.untouched)
         self.standing = _Standing(Candidate({}), verdict, data.untouched)
         self.history: list[dict[str, Any]] = []
@@ -80,6 +81,8 @@ class _Search:
 
     def take(self, candidate: Candidate) -> None:
         """Judge a candidate; the standing is replaced last, by one assignment."""
+        if self.ladder is not None:
+            candidate = candidate.owned()  # which keeps those that are not the best, too
         best, verdict, logits = self.standing.best, self.standing.verdict, self.standing.logits
         place = self.standing.place
         if not candidate.state and not self.history:
@@ -94,7 +97,11 @@ class _Search:
             new_logits, new_verdict = self._judged(candidate)
             self.history.append(_record(candidate, new_verdict))
             if new_verdict.rank > verdict.rank and _is_finite(new_logits):
-                best, verdict, logits = candidate, new_verdict, new_logits
+                del best
+                if not self.keep:
+                    # Freed before the new one is copied; an interrupt keeps nothing.
+                    self.standing = replace(self.standing, best=Candidate({}))
+                best, verdict, logits = candidate.owned(), new_verdict, new_logits
                 place = len(self.history) - 1
         if self.ladder is not None:
             self.ladder.offer(candidate, new_logits, len(self.history) - 1)
@@ -146,6 +153,8 @@ def choose(
     ----------
     module : nn.Module
     candidates : iterable of Candidate
+        A state may hold tensors that go on to change when the next one is requested: the best is
+        copied.
     data : EditData
     keep : bool, default=False
         If True, a KeyboardInterrupt after the first candidate ends the search and is not raised.
@@ -153,7 +162,7 @@ def choose(
     progress : callable, optional
         Called once for each candidate with its history row and the verdict on the best so far.
     """
-    search = _Search(module, data)
+    search = _Search(module, data, keep)
     interrupted = False
     try:
         for candidate in candidates:

@@ -28,6 +28,7 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    CloneByCopy,
     Portable,
     all_features,
     copied,
@@ -302,7 +303,7 @@ class NetworkEditor(
         if not isinstance(self.network, nn.Module):
             return super().__sklearn_clone__()
         stand_in = copy.copy(self)
-        stand_in.network = _ToCopy(self.network)
+        stand_in.network = CloneByCopy(self.network)
         return super(NetworkEditor, stand_in).__sklearn_clone__()
 
     def __sklearn_tags__(self) -> Any:
@@ -310,13 +311,3 @@ class NetworkEditor(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"] if self.output == "features" else []
         return tags
-
-
-class _ToCopy:
-    """Stands for a network while its editor is cloned."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __sklearn_clone__(self) -> nn.Module:
-        return copied(self.network)

@@ -282,7 +282,8 @@ def measure_influence(
     n_rows, classes = len(data.editing), torch.arange(data.n_classes)
     rows = model.judged.subset(held)
     blocks = slopes.to(data.device, data.dtype).split(rows.block_size(BLOCK), dim=1)
-    right = sum(model.pull(*each) for each in zip(model.passes(rows), blocks, strict=True))
+    passes = zip(model.passes(rows), blocks, strict=True)
+    right = torch.stack([model.pull(*each) for each in passes]).sum(dim=0)
 
     def product(directions: Tensor) -> Tensor:
         total = damping * directions
@@ -406,13 +407,14 @@ class WeightedPath(Task):
         while True:
             order = torch.randperm(len(weights), generator=generator)
             for positions in order.split(count_step_rows(data)):
-                rows = data.editing.X.for_training(positions.numpy(), generator)
-                weighed = weights[positions]
-                parts = data.editing.y[positions], data.editing.groups[positions], weighed
+                X = data.editing.X.for_training(positions.numpy(), generator)
+                weighed = to_device(weights[positions], data.device)
                 yield Batch(
-                    to_device(rows, data.device, data.dtype),
-                    *(to_device(part, data.device) for part in parts),
-                    to_device(torch.ones_like(weighed), data.device),
+                    to_device(X, data.device, data.dtype),
+                    to_device(data.editing.y[positions], data.device),
+                    to_device(data.editing.groups[positions], data.device),
+                    weighed,
+                    torch.ones_like(weighed),
                 )
 
 

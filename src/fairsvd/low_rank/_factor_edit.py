@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..base import LazyState
 from ..layers import Factors, compress_layer
 from ..masks import MaskVariables, removed_fraction
 from ..phases import MaskedEdit
@@ -101,6 +102,17 @@ class FactorEdit(MaskedEdit):
         """Return everything that differs from the untouched network's state dict."""
         return {**self.weights(), **self.plain}
 
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same, weights as the functions that make them from factors and masks."""
+        moving = [*self.plain.values(), *(f.S for f in self.stored.values())]
+        if not self.pending or any(value.requires_grad for value in moving):
+            return super().kept_state()
+        weights = {
+            f.parameter: partial(_weight, f, self.masks[f"{name}/U"], self.masks[f"{name}/V"])
+            for name, f in self.stored.items()
+        }
+        return LazyState({**weights, **self.plain})
+
     def detached(self) -> FactorEdit:
         """Return a copy that later steps do not change."""
         stored = {n: f.detached() for n, f in self.stored.items()}
@@ -118,6 +130,10 @@ class FactorEdit(MaskedEdit):
     def finish(self) -> Callable[[nn.Module], nn.Module] | None:
         """Return the compression of the chosen network, if requested."""
         return partial(_compress, factors=self.factors) if self.compress else None
+
+
+def _weight(f: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
+    return f.masked(keep_u, keep_v).weight()
 
 
 def _compress(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:

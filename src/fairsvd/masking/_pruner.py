@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from re import Pattern
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base import (
     Candidate,
+    LazyState,
     StrOptions,
     Task,
     at_least_0,
@@ -169,7 +171,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -213,7 +215,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, imitates),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,
@@ -276,14 +278,27 @@ class Pruned(MaskedEdit):
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply the weights out, by their names in the state dict."""
-        return {
-            name: along_rows(self.scales[name], w) * w if name in self.scales else w
-            for name, w in self.entries().items()
-        }
+        return {name: self._weight(name) for name in self.originals}
+
+    def _weight(self, name: str) -> Tensor:
+        w = self.originals[name] * self.masks[name]
+        return along_rows(self.scales[name], w) * w if name in self.scales else w
+
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same, weights as the functions that make them from the masks."""
+        moving = [*self.plain.values(), *self.scales.values()]
+        if any(value.requires_grad for value in moving):
+            return super().kept_state()
+        weights = {name: partial(self._weight, name) for name in self.originals}
+        return LazyState({**self.state_beside(), **weights})
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that differs from the untouched network's state dict."""
-        return {**self.weights(), **self.plain}
+        return {**self.weights(), **self.state_beside()}
+
+    def state_beside(self) -> Mapping[str, Tensor]:
+        """Return the parameters beside the weights that differ."""
+        return self.plain
 
     def detached(self) -> Pruned:
         """Return a copy that later steps do not change."""
@@ -329,11 +344,10 @@ class PrunedUnits(Pruned):
         weight_masks = {n: along_rows(masks[n], w).expand_as(w) for n, w in self.originals.items()}
         return replace(self, masks=weight_masks, kept_biases=kept)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that differs from the untouched network's state dict."""
+    def state_beside(self) -> Mapping[str, Tensor]:
+        """Return the parameters beside the weights that differ."""
         kept = self.kept_biases
-        plain = {n: v * kept[n] if n in kept else v for n, v in self.plain.items()}
-        return {**self.weights(), **plain}
+        return {n: v * kept[n] if n in kept else v for n, v in self.plain.items()}
 
 
 def keep_all(module: nn.Module, layers: Sequence[str], *, units: bool) -> Pruned:

@@ -80,8 +80,11 @@ def edit_loss(
     probabilities = torch.softmax(sharpness * logits, dim=1)
     columns = batch.y, batch.groups, batch.gap_weights
     if not constraint.requirements:
-        given = constraint.gap, constraint.pos, (logits.shape[1], n_groups), probabilities.dtype
-        terms = batch.remembered(given, lambda: GapTerms.of(*columns, *given))
+        sizes, dtype = (logits.shape[1], n_groups), probabilities.dtype
+        gap, pos = constraint.gap, constraint.pos
+        terms = batch.remembered(
+            (gap, pos, sizes, dtype), lambda: GapTerms.of(*columns, gap, pos, sizes, dtype)
+        )
         return loss + gap_weight * gap_of(probabilities, terms)
     rows = SoftRows(probabilities, *columns, constraint.pos, n_groups)
     for requirement in constraint.requirements:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..base import Candidate, Task
 from ..masks import MaskVariables, removed_fraction
-from ..objective import Judge, Verdict
+from ..objective import Verdict
 
 __all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
 
@@ -23,6 +23,11 @@ class Edit(ABC):
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Return the entries of the state dict that differ, differentiably."""
+
+    def kept_state(self) -> Mapping[str, Tensor]:
+        """Return the same for a candidate, which may be kept for long."""
+        with torch.no_grad():
+            return self.state()
 
     @abstractmethod
     def detached(self) -> Self:
@@ -52,8 +57,7 @@ class Edit(ABC):
         logits: Tensor,
     ) -> Candidate:
         """Make a candidate of the judged edit; its state holds the edit's own tensors."""
-        with torch.no_grad():
-            state = self.state()
+        state = self.kept_state()
         record, fitted = {**params, **self.record()}, Deferred(attributes, self.attributes)
         return Candidate(state, record, fitted, self.finish(), verdict, logits)
 
@@ -175,7 +179,7 @@ def judge_state(
     state: Mapping[str, Tensor],
     params: Mapping[str, Any],
     attributes: Mapping[str, Any],
-    judge: Judge | None = None,
+    judge: Callable[[Tensor], Verdict] | None = None,
 ) -> Candidate:
     """Judge a state of the module, by the task's judge or another, and pack it with its logits."""
     logits = task.data.logits(task.module, state)

@@ -23,7 +23,7 @@ from ._batches import (
 )
 from ._best import Best
 from ._brief_masks import LOOKS, run_brief_masks
-from ._budget import FORWARD, Budget, brief_weights
+from ._budget import Budget, brief_weights
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 from ._masking_path import MaskingPath
@@ -50,9 +50,6 @@ HEAD_RATE = 3e-3
 
 # Candidates of a phase under a budget that has no phases of its own.
 FEW_LOOKS = 3
-
-# Parts of a budget that an imitation, the one beside it and the settling get.
-IMITATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,8 @@ def _plan(
     if budget is None:
         return Plan(weights, {"n_steps": n_steps, "n_candidates": n_candidates})
     if imitates:
-        budget = budget.part(IMITATIONS)
-        # The teacher answers for every row that is learned from.
-        a_step = (1 + FORWARD) * min(data.batch_size, len(data.lesson_rows))
-        n_candidates = budget.count_looks(n_candidates)
-        n_steps = min(n_steps, budget.count_steps(n_candidates, a_step))
+        rows = min(data.batch_size, len(data.lesson_rows))
+        n_steps, n_candidates = budget.count_lessons(n_steps, n_candidates, rows)
     else:
         weights = brief_weights(data, gap_weight)
         n_candidates = budget.count_looks(looks)
@@ -111,7 +105,7 @@ def mask_and_tune(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
-    budget: Budget | None,
+    budget: Budget | None = None,
     attributes: dict[str, Any],
     rng: np.random.Generator,
     n_jobs: int | None,
@@ -190,7 +184,7 @@ def count_masked(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
-    budget: Budget | None,
+    budget: Budget | None = None,
 ) -> int:
     """Count the candidates of :func:`mask_and_tune` without a removal by scores."""
     plan = _plan(
@@ -225,15 +219,15 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     step, edit
         With hardened masks, whenever a candidate is due.
     """
-    values = path.whole.entries()
+    units = path.whole.units()
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(path.whole.units())
+        masks = mask_variables(units)
         state = partial(path.whole.masked_state, masks)
         for step in path.steps(state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp):
             yield step, masks.by_name()
 
-    cache = path.cache_for(sum(value.nbytes for value in values.values()))
+    cache = path.cache_for(sum(value.nbytes for unit in units for value in unit.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
         hard = harden(masks, path.max_removed)
         yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
@@ -252,7 +246,7 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
     """
     capped = path.max_removed is not None and path.refines
     first = replace(path, n_steps=max(1, path.n_steps // 2)) if capped else path
-    values = path.whole.entries()
+    values = {name: value for unit in path.whole.units() for name, value in unit.items()}
     edit: M = path.whole
     leaves: list[Tensor] = []
     rates: list[float] = []

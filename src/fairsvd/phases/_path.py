@@ -276,15 +276,15 @@ def run_paths(
     paths : sequence
         Self-contained; no two that run at the same time share a module.
     run : callable
-        Yields the candidates of a path; can be pickled. Their states may hold the tensors that are
-        being tuned: what is kept of them is copied.
+        Yields the candidates of a path; can be pickled.
     n_jobs : int or None, default=None
 
     Yields
     ------
     candidate : Candidate
         In the order of the paths. Its state is dropped if an earlier candidate of its path ranks at
-        least as high, so that memory holds few networks.
+        least as high, so that memory holds few networks; it may hold tensors that are being tuned,
+        so that what is kept has to be copied (:meth:`Candidate.owned`).
     """
     if len(paths) == 1 or effective_n_jobs(n_jobs) == 1:
         for path in paths:
@@ -301,15 +301,13 @@ def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):
-            if not certified:
-                candidate = forget_beaten(candidate, best)
-            yield candidate.owned()
+            yield candidate if certified else forget_beaten(candidate, best)
             # What was not kept is freed before the next one is made.
             del candidate
 
 
 def _run_to_end(run: Callable[[P], Iterator[Candidate]], path: P) -> list[Candidate]:
-    return list(_run(run, path))
+    return [candidate.owned() for candidate in _run(run, path)]
 
 
 def forget_beaten(candidate: Candidate, best: Best[Candidate]) -> Candidate:

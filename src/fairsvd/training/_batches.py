@@ -82,7 +82,7 @@ def cell_shares(counts: NDArray[Any], balance: str | None) -> NDArray[np.float64
 
 
 # Labels, groups and both weights of a batch, and what losses have computed from them.
-Labels = tuple[tuple[Tensor, ...], dict[Hashable, Any]]
+Labels = tuple[list[Tensor], dict[Hashable, Any]]
 
 
 class CellBatches:
@@ -145,9 +145,9 @@ class CellBatches:
             cells, positions, seeds = zip(*(self._draw() for _ in range(AHEAD)), strict=True)
             labels = [same] * AHEAD if same else self._send_labels(cells)
             rows = read_ahead(self.rows.X, positions, seeds, self.device, self.dtype)
-            for columns, memory in labels:
+            for (y, groups, of_loss, of_gap), memory in labels:
                 # Nothing here holds the rows, so that they are freed before the next are read.
-                yield Batch(next(rows), *columns, memory=memory)
+                yield Batch(next(rows), y, groups, of_loss, of_gap, memory=memory)
 
     def _draw(self) -> tuple[Tensor, Tensor, int | None]:
         cells = self._draw_cells()
@@ -171,7 +171,7 @@ class CellBatches:
     def _send_labels(self, cells: Sequence[Tensor]) -> Iterator[Labels]:
         sent = to_device(torch.cat(list(cells)), self.device).split([len(each) for each in cells])
         for each in sent:
-            yield tuple(column[each] for column in self.columns), {}
+            yield [column[each] for column in self.columns], {}
 
 
 class RowBatches:
