@@ -21,12 +21,14 @@ from torch.utils.data import TensorDataset
 
 import simulated_cuda
 from fairsvd import (
+    AdapterFineTuner,
     AdversarialDebiasing,
     AdversarialFineTuner,
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
     GapFineTuner,
+    InfluenceTuner,
     LayerwiseOptimizer,
     RandomPerturbation,
     SelectiveFineTuner,
@@ -67,6 +69,8 @@ EDITORS = {
         AdversarialFineTuner,
         {"epochs": 1, "critic_steps": 33, "actor_steps": 33, "gap_weight": 9.0, "random_state": 0},
     ),
+    "adapters": (AdapterFineTuner, {"strength": 1.0, "objective": "soft_gap", **STEPS}),
+    "weighed rows": (InfluenceTuner, {"strength": 1.0, **STEPS}),
     "adversary": (AdversarialDebiasing, {"alpha": 1.0, "adversary_steps": 1, **STEPS}),
 }
 ROWS = {"table": (lambda: table(160), mlp), "images": (lambda: images(96), convolutions)}

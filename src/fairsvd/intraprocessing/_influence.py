@@ -40,7 +40,7 @@ from ..phases import (
     make_loss,
     run_paths,
 )
-from ..training import Batch, tune
+from ..training import RowBatches, tune
 from ._critic import SignedBias
 
 __all__ = ["InfluenceTuner"]
@@ -399,21 +399,17 @@ class WeightedPath(Task):
     rate: float
     seed: np.random.SeedSequence
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> RowBatches:
         """Go through the editing rows for ever, in a new order in every pass."""
-        data, generator = self.data, torch_generator(np.random.default_rng(self.seed))
-        weights = torch.as_tensor(self.weights).to(data.dtype)
-        while True:
-            order = torch.randperm(len(weights), generator=generator)
-            for positions in order.split(count_step_rows(data)):
-                rows = data.editing.X.for_training(positions.numpy(), generator)
-                weighed = weights[positions]
-                parts = data.editing.y[positions], data.editing.groups[positions], weighed
-                yield Batch(
-                    to_device(rows, data.device, data.dtype),
-                    *(to_device(part, data.device) for part in parts),
-                    to_device(torch.ones_like(weighed), data.device),
-                )
+        data = self.data
+        return RowBatches(
+            data.editing,
+            batch_size=count_step_rows(data),
+            generator=torch_generator(np.random.default_rng(self.seed)),
+            device=data.device,
+            dtype=data.dtype,
+            weights=torch.as_tensor(self.weights),
+        )
 
 
 def _every(data: EditData, n_steps: int) -> int:
