@@ -89,7 +89,7 @@ unit: $(VENV)/.for-test
 # simulated one (tests/simulated_cuda), which is made for the torch of constraints.txt; with another
 # torch it says so and skips. The second target leaves nothing out and takes some minutes.
 ON_CUDA := FAIRSVD_SIMULATED_CUDA=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
-	tests/test_simulated_cuda.py $(wildcard tests/test_cuda*.py)
+	tests/test_simulated_cuda.py tests/test_float16.py $(wildcard tests/test_cuda*.py)
 
 test-simulated-cuda: $(VENV)/.for-test
 	$(ON_CUDA) -m "not slow"

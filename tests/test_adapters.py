@@ -65,6 +65,15 @@ def test_layers_and_rank_are_chosen():
         fit(rows, trained(network, rows))
 
 
+def test_a_teacher_is_imitated_by_all_but_an_adversary_s_opponent():
+    for variant in ("plain", "orthogonal", "unlearning"):
+        _, editor = fit(table(), variant=variant, objective="teacher", n_teachers=1, strength=1.0)
+        assert editor.objective_ == "teacher"
+        assert editor.history_["alpha"].notna().any()
+    with pytest.raises(ValueError, match="variant='adversarial' needs the groups"):
+        fit(table(), variant="adversarial", objective="teacher", n_teachers=1)
+
+
 def test_unlearning_starts_from_the_weights_without_the_groups_adapters():
     weights = {"w": torch.arange(6.0).reshape(2, 3)}
     generator = torch.Generator().manual_seed(0)

@@ -39,7 +39,7 @@ FLOORS = (
     {"base"},
     {"phases", "generative"},
     {"intraprocessing", "low_rank", "masking", "postprocessing", "selective"},
-    {"interop", "persistence", "report"},
+    {"interop", "monitor", "persistence", "report", "testing"},
     {"comparison"},
     {"cli"},
 )

@@ -11,7 +11,7 @@ import torch
 from torch.func import functional_call
 
 from fairsvd import BiasMaskFineTuner
-from fairsvd.masking._bias_mask import Plan
+from fairsvd.masking._bias_plan import Plan
 from fairsvd.masking._importance import Operating, batch_importance, row_importance
 from fairsvd.masking._steps import Optimizer, Path, Step, run_path
 from fairsvd.objective import edit_loss

@@ -429,8 +429,8 @@ def test_what_is_no_method(task, methods, complaint):
     ("changed", "complaint"),
     [
         (
-            {"X": pd.DataFrame({"job": ["a"] * 240, "n": 0.0})},
-            "X holds 'a' in column 'job'.*OneHotEncoder",
+            {"X": np.array([["a"]] * 240, dtype=object)},
+            "X holds 'a' in column 0.*OneHotEncoder",
         ),
         ({"X": np.full((240, 2), np.nan)}, "NaN"),
         ({"y": np.zeros(239)}, "239"),

@@ -109,6 +109,10 @@ def test_moved_to_the_cpu_and_back(name):
     there, net_there = editor.predict_proba(rows.X), editor.to_skorch().predict_proba(rows.X)
     assert editor.to("cpu") is editor
     assert {p.device.type for p in editor.module_.parameters()} == {"cpu"}
+    # Nothing of it is left there but the user's own.
+    kept = [editor._untouched.module, editor._adopted.module]
+    kept += [] if editor._adopted.net is None else [editor._adopted.net.module_]
+    assert {p.device.type for part in kept for p in part.parameters()} <= {"cpu"}
     np.testing.assert_allclose(editor.predict_proba(rows.X), there, **CLOSE)
     net = editor.to_skorch()
     assert next(net.module_.parameters()).device.type == "cpu"

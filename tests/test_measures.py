@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import config_context
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-from fairsvd import fairness_score, fairness_scorer, group_table
+from fairsvd import (
+    GapLimit,
+    MinimumRate,
+    NoHarm,
+    best_under_gap,
+    fairness_score,
+    fairness_scorer,
+    group_table,
+)
 from fairsvd.metrics import MEASURES, disparity_table
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -354,3 +364,47 @@ def test_scorers_of_measures_are_greater_for_the_better():
     )
     found = fairness_scorer("calibration_slope_worst")(Fixed(), y, y, sensitive_features=group)
     assert found == pytest.approx(-abs(slope - 1))
+
+
+def test_a_requirement_is_scored_by_its_excess_and_best_under_gap_takes_it():
+    y, predicted, _, group, weights = draw(seed=11)
+
+    class Fixed:
+        classes_ = np.array([0, 1])
+
+        def predict(self, X):
+            return predicted
+
+    def score(asked, **metadata):
+        return fairness_scorer(asked)(Fixed(), y, y, sensitive_features=group, **metadata)
+
+    low = fairness_score("tpr_worst", y, predicted, sensitive_features=group)
+    wide = fairness_score("ppv_difference", y, predicted, sensitive_features=group)
+    assert score(MinimumRate("tpr", low - 0.1)) == 0
+    assert score(MinimumRate("tpr", low + 0.1)) == pytest.approx(-0.1)
+    both = [MinimumRate("tpr", low + 0.01), GapLimit("ppv", wide - 0.03)]
+    assert score(both) == pytest.approx(-0.03)
+    assert score(both, sample_weight=weights) != score(both)
+    found = {"mean_test_u": [0.9, 0.8], "mean_test_g": [score(both), 0.0]}
+    assert best_under_gap("u", "g", limit=0)(found) == 1
+    with pytest.raises(ValueError, match="NoHarm compares with a network"):
+        fairness_scorer([NoHarm()])
+
+
+def test_a_search_weighs_the_rows_of_its_scores():
+    y, _, score, group, weights = draw(n=300, seed=12)
+    X = score.reshape(-1, 1)
+    scorer = fairness_scorer("ppv_difference")
+    metadata = {"sensitive_features": group, "sample_weight": weights}
+    with config_context(enable_metadata_routing=True):
+        scorer.set_score_request(sample_weight=True)
+        model = LogisticRegression().set_fit_request(sample_weight=False)
+        options = {"scoring": {"gap": scorer}, "refit": False, "cv": StratifiedKFold(2)}
+        search = GridSearchCV(model, {"C": [1.0]}, **options).fit(X, y, **metadata)
+    plain = []
+    for fitted, k in StratifiedKFold(2).split(X, y):
+        model = LogisticRegression().fit(X[fitted], y[fitted])
+        own = {"sensitive_features": group[k], "sample_weight": weights[k]}
+        plain.append(scorer(model, X[k], y[k], **own))
+    assert search.cv_results_["mean_test_gap"][0] == pytest.approx(np.mean(plain))
+    assert scorer(model, X, y, sensitive_features=group) != scorer(model, X, y, **metadata)

@@ -225,6 +225,9 @@ def test_floats_beside_integers():
         inputs = {**WORDS, "numbers": torch.tensor(numbers, dtype=torch.float32)}
         codes = editor.to_module()(**inputs).argmax(1).numpy()
     np.testing.assert_array_equal(editor.classes_[codes], editor.predict(rows))
+    whole = TextFrame({**tokenise(TEXTS), "numbers": numbers.round().astype(int)})
+    same = TextFrame({**tokenise(TEXTS), "numbers": numbers.round()})
+    np.testing.assert_array_equal(editor.predict_proba(whole), editor.predict_proba(same))
     mixed = fit(quick(module, precision="mixed"), rows)
     assert mixed.predict(rows).shape == Y.shape
 

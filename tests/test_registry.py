@@ -90,7 +90,7 @@ def test_compare_knows_it_by_name_and_as_an_instance(kind):
 
 
 def test_once_it_is_gone_compare_does_not_know_it():
-    with pytest.raises(ValueError, match="Unknown mitigator 'HeadScaler'"):
+    with pytest.raises(ValueError, match="Unknown method 'HeadScaler'"):
         compare(["HeadScaler"], ROWS.X, ROWS.y, ROWS.group)
 
 

@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import equalized_odds_difference
+from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fairsvd import FairLRFTransformer, GapFineTuner, load, save
 from fairsvd.exceptions import FairsvdWarning
+from fairsvd.metrics import Rows, interval, measure_groups
 from fairsvd.report import FairnessReport
 from fairsvd.report._evaluate import evaluate
-from fairsvd.report._slices import Scored, auc, calibration_error, proportion
+from fairsvd.report._slices import SHOWN, share_of
 from helpers import mlp, table, trained
 
 pytestmark = pytest.mark.slow
@@ -127,34 +129,23 @@ def test_the_headline_is_by_the_attribute_of_the_fit():
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20)])
 def test_intervals_of_shares_are_wilsons(hits, n):
-    from scipy.stats import binomtest
-
     wanted = binomtest(hits, n).proportion_ci(method="wilson")
-    found = proportion(np.arange(n) < hits)
-    assert found == pytest.approx((hits / n, wanted.low, wanted.high), abs=1e-12)
-    assert np.isnan(proportion(np.array([], dtype=bool))).all()
+    assert share_of(hits, n) == pytest.approx((hits / n, wanted.low, wanted.high), abs=1e-12)
+    assert np.isnan(share_of(0, 0)).all()
 
 
-def test_the_interval_of_the_auc_covers():
-    rng = np.random.default_rng(0)
-    true = np.arange(200) % 2 == 1
-    covered = []
-    for _ in range(300):
-        share = rng.normal(size=200) + true  # the AUC is Phi(1 / sqrt(2)) = 0.7602
-        _, low, high = auc(Scored(true, true, share))
-        covered.append(low <= 0.7602 <= high)
-    assert 0.91 <= np.mean(covered) <= 0.99
-    assert np.isnan(auc(Scored(true[:0], true[:0], np.zeros(0)))).all()
-
-
-def test_the_calibration_error_is_the_distance_of_a_shift():
-    share = np.tile([0.2, 0.6], 500)
-    rng = np.random.default_rng(0)
-    right = rng.random(len(share)) < share
-    assert calibration_error(Scored(right, right, share))[0] < 0.05
-    # Of the rows with .2 three fifths are true, of those with .6 two fifths.
-    wrong = np.arange(1000) % 10 < 5
-    assert calibration_error(Scored(wrong, wrong, share))[0] == pytest.approx(0.3)
+def test_every_measure_has_the_interval_of_the_table_of_measures(report):
+    editor, rows, _ = fit()
+    own = (attributes(rows)["sex"] == "f").to_numpy()
+    y, share = rows.y[own], editor.predict_proba(rows.X)[own]
+    data = Rows(y, np.zeros_like(y), 2, 1, 1, share.argmax(axis=1), share)
+    row = row_of(report, "f", "after")
+    for name in SHOWN:
+        found = measure_groups(name, data)
+        low, high = interval(name, found, 0.95)
+        assert [row[name], row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx(
+            [found.values[0], low[0], high[0]]
+        )
 
 
 # Formats

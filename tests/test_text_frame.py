@@ -99,6 +99,7 @@ def test_scikit_learn_indexes_it():
         (IDS, None, "mapping of names to arrays, got ndarray: pass what the tokeniser"),
         ({"ids": [[1, 2], [3]]}, None, r"'ids' makes no array .*padding=True"),
         ({"text": ["a b", "c"]}, None, r"'text' must be an array of numbers.*tokenise"),
+        ({7: IDS}, None, "named as the network's arguments, got the name 7"),
         ({"ids": 3}, None, r"'ids' must be an array of numbers with a row for each"),
         ({"ids": IDS, "mask": MASK[:3]}, None, r"numbers of rows: \{'ids': 4, 'mask': 3\}"),
         ({"ids": IDS}, pd.DataFrame({"a": [1]}), r"numbers of rows: \{'ids': 4, 'data': 1\}"),
@@ -164,8 +165,12 @@ def test_other_rows_do_not_fit():
     smaller = Fields.of({**ITEMS["a picture and a number"], "pixels": np.zeros((3, 1, 1))})
     with pytest.raises(ValueError, match=r"'pixels': \(3, 1, 1\)\}.*'pixels': \(3, 2, 2\)"):
         picture.check_fits(smaller)
-    with pytest.raises(ValueError, match="an item is an empty dictionary"):
-        Fields.of({})
+    for item in ({}, {7: IDS[0]}):
+        with pytest.raises(ValueError, match=r"inputs are named \[7?\]: an item must be a dict"):
+            Fields.of(item)
+    halves = Fields.of({"input_ids": np.array([0.5, 1, 2]), "mask": np.ones(3, bool)})
+    with pytest.raises(ValueError, match="'input_ids' of float64, but in fit it was of int64"):
+        words.check_fits(halves)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ PLACES = {
     ),
     "unit effects": ("masking._pruner.unit_effects",),
     "importance": (
-        "masking._bias_mask.row_importance",
-        "masking._bias_mask.batch_importance",
+        "masking._bias_plan.row_importance",
+        "masking._bias_plan.batch_importance",
     ),
     "masks": ("phases._masking.mask_variables",),
 }

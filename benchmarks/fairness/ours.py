@@ -42,6 +42,10 @@ EDITORS = LABELS | {
     name: (name, name) for name in sorted(set(REGISTERED) - {kind for kind, _ in LABELS.values()})
 }
 
+# Does a low rank keep the bias of the base network (arXiv:2405.18572)? The largest is every layer's
+# full rank.
+RANKS = (1, 2, 4, 8, 64)
+
 
 def class_of(editor: str) -> Callable[..., Any]:
     """Import an editor's class, or a preset such as ``BiasMaskFineTuner.bmft``, when it is used."""
@@ -186,6 +190,16 @@ OURS = {
     "adapters-unlearning": own(
         "AdapterFineTuner", "low-rank adapters, unlearning", variant="unlearning"
     ),
+    **{
+        f"adapters-rank-{rank}": own(
+            "AdapterFineTuner",
+            f"low-rank adapters, soft gap, rank {rank}",
+            variant="plain",
+            gap_weight=1.0,
+            rank=rank,
+        )
+        for rank in RANKS
+    },
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

@@ -54,7 +54,9 @@ _HOMES = {
     "load": "persistence",
     "save": "persistence",
 }
-_SUBMODULES = frozenset({"datasets", "exceptions", "generative", "interop", "metrics", "report"})
+_SUBMODULES = frozenset(
+    "datasets exceptions generative interop metrics monitor report testing".split()
+)
 
 __all__ = sorted(["__version__", *_SUBMODULES, *_HOMES])
 
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     from . import generative as generative
     from . import interop as interop
     from . import metrics as metrics
+    from . import monitor as monitor
     from . import report as report
+    from . import testing as testing
     from .base import NetworkEditor as NetworkEditor
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare

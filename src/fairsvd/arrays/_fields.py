@@ -52,9 +52,12 @@ class Fields:
         ValueError
             If the row has no inputs, or one that is no array of numbers.
         """
-        names = tuple(sorted(map(str, item)))
-        if not names:
-            raise ValueError("X has rows without any input: an item is an empty dictionary.")
+        if not item or not all(isinstance(name, str) for name in item):
+            raise ValueError(
+                f"X has rows whose inputs are named {list(item)}: an item must be a dictionary of "
+                "the network's arguments."
+            )
+        names = tuple(sorted(item))
         values = [as_input(name, item[name]) for name in names]
         dtypes = [str(value.dtype).removeprefix("torch.") for value in values]
         return cls(names, tuple(tuple(value.shape) for value in values), tuple(dtypes))
@@ -117,6 +120,12 @@ class Fields:
                 f"X has the inputs [{listed(other.names)}], but those of fit were "
                 f"[{listed(self.names)}]: pass the same ones."
             )
+        for name, dtype, found in zip(self.names, self.dtypes, other.dtypes, strict=True):
+            if _dtype(found).is_floating_point and not _dtype(dtype).is_floating_point:
+                raise ValueError(
+                    f"X has the input {name!r} of {found}, but in fit it was of {dtype}, numbers "
+                    "that a network looks up: pass integers."
+                )
         if other.shapes != self.shapes and not (self.is_sequence and other.is_sequence):
             raise ValueError(
                 f"X has inputs of the shapes {dict(zip(other.names, other.shapes, strict=True))}, "

@@ -47,8 +47,8 @@ def as_batches(
     most : int, optional
         Maximum number of files of an ImageFrame to read at a time. Default: as memory allows.
     fields : Fields, optional
-        Inputs that each item of a dataset names (:func:`read_first`). Default: an item is one
-        array.
+        Inputs that each item of a dataset names (:func:`read_first`), and their types. Default: an
+        item is one array; of a TextFrame, its own.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def as_batches(
     """
     if isinstance(X, ImageFrame):
         return _of_frame(X, dtype, most)
-    if isinstance(X, TextFrame):
+    if isinstance(X, TextFrame) and fields is None:
         fields = Fields.of(X[0])
     if fields is not None:
         return _of_fields(X, fields, dtype)
@@ -147,7 +147,7 @@ def _from_items(dataset: Any, fields: Fields, rows: NDArray[np.int64]) -> Tensor
     """Read items that name their inputs."""
     items = _items(dataset, rows)
     for row, item in zip(rows, items, strict=True):
-        if not isinstance(item, Mapping) or set(map(str, item)) != set(fields.names):
+        if not isinstance(item, Mapping) or set(item) != set(fields.names):
             what = list(item) if isinstance(item, Mapping) else type(item).__name__
             raise ValueError(
                 f"X is a {type(dataset).__name__} whose item {row} holds {what}, but the first "

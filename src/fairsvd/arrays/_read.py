@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -200,7 +201,7 @@ def _read_fields(X: Any, fitted: Fields | None) -> Batches:
             "the one then and the other now."
         )
     fitted.check_fits(found)
-    return as_batches(X, fields=found)
+    return as_batches(X, fields=replace(found, dtypes=fitted.dtypes))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
+    CloneByCopy,
     Portable,
     all_features,
     copied,
@@ -37,6 +39,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
+from ._html import parameters_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -280,12 +283,27 @@ class NetworkEditor(
         check_is_fitted(self, "module_")
         return pd.DataFrame(self._history)
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._more_html()
+        return bundle
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_inner()}{self._more_html()}"
+
+    def _more_html(self) -> str:
+        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
+        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
+
     def __sklearn_clone__(self) -> Any:
         """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
         if not isinstance(self.network, nn.Module):
             return super().__sklearn_clone__()
         stand_in = copy.copy(self)
-        stand_in.network = _ToCopy(self.network)
+        stand_in.network = CloneByCopy(self.network)
         return super(NetworkEditor, stand_in).__sklearn_clone__()
 
     def __sklearn_tags__(self) -> Any:
@@ -293,13 +311,3 @@ class NetworkEditor(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"] if self.output == "features" else []
         return tags
-
-
-class _ToCopy:
-    """Stands for a network while its editor is cloned."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __sklearn_clone__(self) -> nn.Module:
-        return copied(self.network)

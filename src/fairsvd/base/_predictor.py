@@ -44,6 +44,7 @@ class Predictor:
     threshold: Any
     shift_probabilities: bool
     _adopted: AdoptedNetwork
+    _untouched: AdoptedNetwork
     _probe: Any
     _feature_width: int
     _fitted_threshold: Any
@@ -179,6 +180,7 @@ class Predictor:
         check_is_fitted(self, "module_")
         device = as_device(device)
         self.module_.to(device)
+        self._untouched.module.to(device)
         self._probe = self._probe.to(device)
         adopted = self._adopted
         if adopted.net is not None and not adopted.frozen:

@@ -7,7 +7,6 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
+from ._passes import AUTOCAST
 from ._request import as_device
 from ._split import draw_sample, split_rows
 from ._task import EditData
@@ -222,7 +222,7 @@ def make_data(
         batch_size=int(editor.batch_size),
         device=probe.device,
         dtype=first_parameter(adopted.module).dtype,
-        autocast=torch.bfloat16 if editor.precision == "mixed" else None,
+        autocast=AUTOCAST[editor.precision],
         cache=cache,
     )
 

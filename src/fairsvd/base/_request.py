@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,10 @@ FOLLOWED = "equalized_odds"
 
 
 def as_device(device: Any) -> str | None:
-    """Check that a device can be used.
+    """Check that a device can be used, and choose one of several GPUs for "cuda".
+
+    In a process that joblib or multiprocessing started, "cuda" is a GPU by the process's number, so
+    that the workers of a search spread over them. Elsewhere it is torch's current one.
 
     Raises
     ------
@@ -37,15 +42,26 @@ def as_device(device: Any) -> str | None:
     """
     if device is None:
         return None
+    chosen = str(device)
+    if chosen == "cuda":
+        chosen = gpu_of_worker(multiprocessing.current_process().name, torch.cuda.device_count())
     try:
-        if torch.empty(0, device=device).is_meta:
+        if torch.empty(0, device=chosen).is_meta:
             raise NotImplementedError("it holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). Use "
             "None for where the network already is, or 'cpu'."
         ) from error
-    return str(device)
+    return chosen
+
+
+def gpu_of_worker(process: str, n_devices: int) -> str:
+    """Name the GPU of a process: of "LokyProcess-6" among 4 "cuda:1"; without a number "cuda"."""
+    number = re.search(r"-(\d+)$", process)
+    if number is None or n_devices < 2:
+        return "cuda"
+    return f"cuda:{(int(number[1]) - 1) % n_devices}"
 
 
 def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:

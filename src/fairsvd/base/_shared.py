@@ -95,9 +95,11 @@ class SharedParameters:
         not compute them again. Entries are checked when they are read, and never run code; the
         environment variable ``FAIRSVD_MEMORY_KEY`` keeps out those of others. Of a joblib.Memory
         only the location is used. Needs an integer ``random_state``.
-    precision : {"full", "mixed"}, default="full"
+    precision : {"full", "mixed", "mixed_float16"}, default="full"
         "mixed" computes losses, curvature and importances under ``torch.autocast`` in bfloat16, and
-        sums in float32; judging and predictions use full precision.
+        sums in float32; judging and predictions use full precision. "mixed_float16" is for GPUs
+        that are slow in bfloat16 (V100, T4): losses in float16 with scaled gradients, and the rest
+        in full.
     on_interrupt : {"raise", "keep"}, default="raise"
         What an interrupt (Ctrl-C) does to a fit: "raise" leaves the estimator as it was; "keep"
         ends the search, once candidates are being made, and keeps the best so far.
@@ -137,7 +139,7 @@ class SharedParameters:
     output_key: str | int | None = parameter(str, Integral, None, default=None)
     output_kind: str = parameter(StrOptions({"auto", "logits", "probabilities"}), default="auto")
     memory: Any = parameter(str, PathLike, Memory, None, default=None)
-    precision: str = parameter(StrOptions({"full", "mixed"}), default="full")
+    precision: str = parameter(StrOptions({"full", "mixed", "mixed_float16"}), default="full")
     on_interrupt: str = parameter(StrOptions({"raise", "keep"}), default="raise")
     n_jobs: int | None = parameter(positive_int(), negative_int(), None, default=None)
     verbose: int = parameter("verbose", default=0)

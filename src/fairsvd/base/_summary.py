@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from ..metrics import disparity_frame
+from ._html import report_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +67,9 @@ class FairnessReport(Bunch):
     rows : str
         Which rows these are: "validation ", or "" for others.
     """
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
     def disparities(self, level: float = 0.95) -> pd.DataFrame:
         """Tabulate how far groups differ in every measure, before and after.

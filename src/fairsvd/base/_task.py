@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -27,6 +27,7 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict
 from ._lazy_state import LazyState
+from ._passes import run_pass, with_state
 
 __all__ = [
     "Candidate",
@@ -158,26 +159,28 @@ class EditData:
         """Tell whether there is a fairness term."""
         return len(self.group_labels) > 0
 
-    def forward(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
+    @property
+    def measured_in(self) -> torch.dtype | None:
+        """Type of passes for gradients of single rows, which float16 would lose."""
+        return None if self.autocast == torch.float16 else self.autocast
+
+    def forward(
+        self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor, *, tapped: bool = False
+    ) -> Tensor:
         """Compute the module's logits for a loss, with some entries of its state replaced.
 
         Differentiable. The pass runs in mixed precision if requested; the result is in full
-        precision.
+        precision. ``tapped``: other tensors than the logits are taken out of the pass.
         """
-        with self.in_precision():
-            logits = self._run(module, state, X)
-        check_rows(logits, len(X))
-        return logits.to(self.dtype)
 
-    def _run(self, module: nn.Module, state: Mapping[str, Tensor], X: Tensor) -> Tensor:
-        output = functional_call(module, dict(state), (X,)) if state else module(X)
-        return self.to_logits(output)
+        def run(entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+            with nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype):
+                output = functional_call(module, dict(entries), (X,)) if entries else module(X)
+                logits = self.to_logits(output)
+            check_rows(logits, len(X))
+            return logits.to(self.dtype)
 
-    def in_precision(self) -> AbstractContextManager[Any]:
-        """Run a block in mixed precision if requested."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+        return run_pass(run, module, state, self.autocast, alone=not (tapped or X.requires_grad))
 
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) of all editing rows in order, for passes without training."""
@@ -193,7 +196,7 @@ class EditData:
             return self.to_logits(module(to_device(X, self.device, self.dtype)))
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
-        return _with_state(module, state, call) if state else call()
+        return with_state(module, state, call) if state else call()
 
 
 @dataclass(frozen=True)
@@ -251,27 +254,6 @@ class Task:
             # Parallel tasks may each hold the module's entries in other states, never its weights.
             share_weights(module, self.module)
             yield value, Task(module, self.data, self.constraint)
-
-
-class _Around(nn.Module):
-    """Wraps a call that runs the module, so that the call is one forward pass."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, call: Callable[[], Tensor]) -> Tensor:
-        """Run the call."""
-        return call()
-
-
-def _with_state(
-    module: nn.Module, state: Mapping[str, Tensor], call: Callable[[], Tensor]
-) -> Tensor:
-    """Replace entries of the module's state once for all its runs within the call."""
-    entries = {f"module.{name}": value for name, value in state.items()}
-    logits: Tensor = functional_call(_Around(module), entries, (call,))
-    return logits
 
 
 @contextmanager

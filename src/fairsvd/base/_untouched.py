@@ -105,6 +105,9 @@ def report_on(
         threshold_only=count_table(y, alone, groups, *sizes),
         moves=count_moves(y, (before, after), groups, sizes, editor._report.constraint.pos),
         labels=labels,
+        # Of the rows of the choice; a promise holds for these alone.
+        scores=({}, {}),
+        certificate=None,
         n_judged=None,
         notes=[],
         rows="",

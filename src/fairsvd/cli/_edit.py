@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from .. import comparison, persistence
+from .. import persistence
 from .._files import digest
 from .._messages import did_you_mean
 from .._rng import one_torch_thread, stage_rng
 from ..base import EDITORS, split_rows
+from ..comparison import table_encoder  # which registers every editor
 from ..containers import label_codes, read_labels
 from ..exceptions import FairsvdWarning
 from ..groups import cell_codes, encode_groups, require_two_groups
@@ -98,8 +99,6 @@ def run_edit(options: argparse.Namespace, rows: Rows, features: Features) -> int
 
 
 def _find_method(name: str) -> Any:
-    # The import of the comparison registers every editor.
-    assert comparison
     if name not in EDITORS:
         raise ValueError(
             f"--method {name}: wanted one of {', '.join(sorted(EDITORS))}."
@@ -145,7 +144,7 @@ def _start(
     if options.network is not None:
         return _from_model(options.network, features)
     say("Training a network")
-    encoder = comparison.table_encoder(features.numbers, features.categories).fit(X)
+    encoder = table_encoder(features.numbers, features.categories).fit(X)
     # An edit without changes, which trains the default network; the same seed gives the edit the
     # same validation rows, which the network has not seen.
     plain = FairLRFTransformer(sparsity=0, refine=None, threshold=0.5, **_settings(options, data))

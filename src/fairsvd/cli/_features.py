@@ -112,9 +112,10 @@ def pick_features(
             "no column is left for features: the file needs some beside the target and the groups "
             f"(left out: {listed(f'{name}: {why}' for name, why in left_out.items())})."
         )
-    numbers = [name for name in frame if frame[name].dtype.kind in "iuf"]
-    categories = [name for name in frame if name not in numbers]
-    for name in frame:
+    names = [str(name) for name in frame]
+    numbers = [name for name in names if frame[name].dtype.kind in "iuf"]
+    categories = [name for name in names if name not in numbers]
+    for name in names:
         _check_column(frame[name], rows.frame[rows.target], forced=name in kept)
     return Features(cast(frame, numbers, categories), numbers, categories, left_out)
 

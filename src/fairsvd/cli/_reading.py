@@ -25,6 +25,9 @@ SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 50
 DECIMAL_COMMA = r"\s*[+-]?\d+,\d+\s*"
 
+# Kinds of columns that stay as they are: numbers, booleans and dates.
+KEPT_KINDS = "biufM"
+
 # What has to be installed for each format, by the ending of the file: one of the packages.
 NEEDED = {
     ".parquet": ("polars", "pyarrow"),
@@ -63,7 +66,8 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
         if frame.empty:
             raise ValueError("it has headings but no rows")
         frame.columns = frame.columns.map(str)
-        frame = frame.astype(dict.fromkeys(frame.select_dtypes(exclude=_KEPT).columns, object))
+        texts = [name for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
+        frame = frame.astype(dict.fromkeys(texts, object))
         _check_decimals(frame)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -73,9 +77,6 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return frame
-
-
-_KEPT = ["number", "bool", "datetime", "datetimetz"]
 
 
 def _read(path: Path, options: argparse.Namespace) -> pd.DataFrame:

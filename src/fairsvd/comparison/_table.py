@@ -5,6 +5,7 @@ This file imports pandas, so it is imported only when ``Comparison`` is used.
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -120,6 +121,11 @@ class Comparison(pd.DataFrame):
             if len(values) == 1:
                 setattr(self, name, values.pop())
         return self
+
+    def _repr_html_(self) -> str:
+        """Show the table below the line that says what was compared."""
+        table = super()._repr_html_()  # type: ignore[misc]  # pandas-stubs omit it
+        return f"<p>{escape(self.about)}</p>{table}"
 
     @property
     def failed(self) -> pd.Series:

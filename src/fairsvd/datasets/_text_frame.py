@@ -80,7 +80,7 @@ class TextFrame:
                 f"{' without any' if isinstance(inputs, Mapping) else ''}: pass what the tokeniser "
                 "returns."
             )
-        self.inputs = {str(name): _as_rows(name, values) for name, values in inputs.items()}
+        self.inputs = {name: _as_rows(name, values) for name, values in inputs.items()}
         self.data = None if data is None else as_known(data, "data")
         if self.data is not None and not is_frame(self.data):
             raise ValueError(f"data must be a DataFrame, got {type(data).__name__}")
@@ -128,8 +128,10 @@ class TextFrame:
 
 
 def _as_rows(name: Any, values: Any) -> NDArray[Any]:
+    if not isinstance(name, str):
+        raise ValueError(f"inputs must be named as the network's arguments, got the name {name!r}")
     try:
-        array = np.asarray(as_known(values, str(name)))
+        array = np.asarray(as_known(values, name))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the input {name!r} makes no array ({error}): tokenise with padding=True, so that all "

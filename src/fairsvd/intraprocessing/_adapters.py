@@ -87,8 +87,8 @@ class AdapterFineTuner(TuningEditor):
         Cap on the steps of each training. None: as in :class:`GapFineTuner`.
     objective : {"auto", "teacher", "soft_gap"}, default="auto"
         The loss. "teacher": the fair Bayes rule on predicted (label, group) cells is imitated row
-        by row. "auto" and "soft_gap": the labels, and the soft gap of each batch if ``gap_weight``
-        is given.
+        by row; not with "adversarial". "auto" and "soft_gap": the labels, and the soft gap of each
+        batch if ``gap_weight`` is given.
 
     Attributes
     ----------
@@ -183,7 +183,13 @@ class AdapterFineTuner(TuningEditor):
         yield from run_best(paths, run, run, self.n_jobs)
 
     def _imitates_teacher(self, task: Task) -> bool:
-        return self.objective == "teacher" and self._imitates(task, self.gap_weight)
+        imitates = self.objective == "teacher" and self._imitates(task, self.gap_weight)
+        if imitates and self.variant == "adversarial" and task.data.has_groups:
+            raise ValueError(
+                "variant='adversarial' needs the groups of rows, but objective='teacher' follows "
+                "mixtures of rows, which have none. Use objective='soft_gap' or another variant."
+            )
+        return imitates
 
     def _counts(self, task: Task) -> tuple[int, int]:
         """Count the steps and the candidates of a path."""

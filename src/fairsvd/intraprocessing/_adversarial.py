@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from statistics import fmean
@@ -27,7 +27,7 @@ from ..base import (
     register_editor,
 )
 from ..objective import SHARPNESS, edit_loss, make_shift, shift_logits
-from ..phases import TuningEditor, judge_state, make_batches, run_paths
+from ..phases import FORWARD, TuningEditor, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 from ._critic import Critic, SignedBias, forward_with_features
 
@@ -51,6 +51,7 @@ PUBLISHED: dict[str, Any] = {
     "learning_rate": 1e-4,
     "critic_learning_rate": 1e-3,
     "critic_width": 32,
+    "max_epochs": math.inf,
 }
 
 
@@ -153,21 +154,13 @@ class AdversarialFineTuner(TuningEditor):
         return cls(network, **{**PUBLISHED, **parameters})
 
     def _count_candidates(self, task: Task) -> int:
-        return 1 + self.epochs * len(self._weights(task.data))
+        weights, budget = self._plan(task)
+        return 1 + budget.epochs * len(weights)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         attributes = {"balance_": task.constraint.balance}
         yield Candidate({}, {"stage": "untouched"}, attributes)
-        n_rows = len(task.data.editing)
-        budget = Budget(
-            epochs=self.epochs,
-            critic_steps=min(self.critic_steps, n_rows),
-            actor_steps=min(self.actor_steps, n_rows),
-            rows=self.critic_rows,
-            learning_rate=self.learning_rate,
-            critic_learning_rate=self.critic_learning_rate,
-            critic_width=self.critic_width,
-        )
+        weights, budget = self._plan(task)
         allowed = task.constraint.tolerance - self.slack
         duels = [
             Duel.of(
@@ -178,9 +171,42 @@ class AdversarialFineTuner(TuningEditor):
                 attributes=attributes,
                 seed=seed,
             )
-            for weight, subtask, seed in task.spread(self._weights(task.data), rng, self.n_jobs)
+            for weight, subtask, seed in task.spread(weights, rng, self.n_jobs)
         ]
         yield from run_paths(duels, run_duel, self.n_jobs)
+
+    def _plan(self, task: Task) -> tuple[tuple[float, ...], Budget]:
+        """List the weights to try, and count steps; both are cut where visits of rows are limited.
+
+        Then one weight is tried, in as many epochs as there are visits for.
+        """
+        n_rows, weights = len(task.data.editing), self._weights(task.data)
+        budget = Budget(
+            epochs=self.epochs,
+            critic_steps=min(self.critic_steps, n_rows),
+            actor_steps=min(self.actor_steps, n_rows),
+            rows=self.critic_rows,
+            learning_rate=self.learning_rate,
+            critic_learning_rate=self.critic_learning_rate,
+            critic_width=self.critic_width,
+        )
+        limit = self._budget(task)
+        if limit is None:
+            return weights, budget
+        visits = limit.less(FORWARD * SAMPLE_BATCHES * budget.rows).visits
+        an_epoch = budget.steps_visits + limit.look
+        if len(weights) * budget.epochs * an_epoch <= visits:
+            return weights, budget
+        if self.gap_weight is None and task.data.has_groups:
+            weights = weights[len(weights) // 2 :][:1]
+        epochs = max(1, min(budget.epochs, int(visits / an_epoch)))
+        share = min(1.0, max(0.0, visits / epochs - limit.look) / budget.steps_visits)
+        return weights, replace(
+            budget,
+            epochs=epochs,
+            critic_steps=max(1, int(share * budget.critic_steps)),
+            actor_steps=max(1, int(share * budget.actor_steps)),
+        )
 
     def _weights(self, data: EditData) -> tuple[float, ...]:
         if not data.has_groups:
@@ -209,6 +235,11 @@ class Budget:
     learning_rate: float
     critic_learning_rate: float
     critic_width: int
+
+    @property
+    def steps_visits(self) -> float:
+        """Visits of rows in an epoch; the critic's steps only run the network forward."""
+        return self.rows * (self.actor_steps + FORWARD * self.critic_steps)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def forward_with_features(
 
         handle = target.register_forward_pre_hook(note)
         try:
-            logits = data.forward(module, state, X)
+            logits = data.forward(module, state, X, tapped=True)
         finally:
             handle.remove()
         return logits, entered[-1].reshape(len(X), -1).to(data.dtype)

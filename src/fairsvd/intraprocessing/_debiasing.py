@@ -25,13 +25,19 @@ from ..base import (
     register_editor,
 )
 from ..objective import SHARPNESS, Constraint, compared, edit_loss, make_shift, shift_logits
-from ..phases import TuningEditor, count_steps, judge_state, make_batches, run_paths
+from ..phases import FORWARD, TuningEditor, count_steps, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
 
 __all__ = ["AdversarialDebiasing"]
 
 # Candidates that a path yields.
 N_CANDIDATES = 10
+
+# The same under a budget, and steps without one.
+FEW_CANDIDATES, MOST_STEPS = 3, 300
+
+# The gradient of the adversary's loss is one more pass back, of which a forward pass is half.
+BACKWARD = 2 * FORWARD
 
 # Steps of the adversary before the network is tuned: it starts at zero and has to learn first.
 HEAD_START = 30
@@ -54,9 +60,9 @@ class AdversarialDebiasing(TuningEditor):
     alpha : float or None, default=None
         Weight of the step away from the adversary. None: searched on validation. 0: the
         projection alone.
-    max_steps : int, default=300
+    max_steps : int or None, default=None
         Updates of the network: ``min(max_steps, max(30, n_rows))``; each tenth of them yields a
-        candidate.
+        candidate. None: 300, and for images as many as ``max_epochs`` buys, with one alpha.
     learning_rate : float, default=3e-4
         Learning rate of the network.
     adversary_steps : int, default=3
@@ -107,33 +113,51 @@ class AdversarialDebiasing(TuningEditor):
     """
 
     alpha: float | None = parameter(at_least_0(), None, default=None)
-    max_steps: int = parameter(positive_int(), default=300)
+    max_steps: int | None = parameter(positive_int(), None, default=None)
     learning_rate: float = parameter(positive(), default=3e-4)
     adversary_steps: int = parameter(positive_int(), default=3)
     adversary_learning_rate: float = parameter(positive(), default=0.1)
 
     def _count_candidates(self, task: Task) -> int:
-        n_steps = count_steps(self.max_steps, task.data)
+        alphas, fields = self._plan(task)
         # The last step always makes a candidate.
-        return 1 + len(self._alphas(task.data)) * math.ceil(n_steps / _interval(n_steps))
+        every = fields.get("every", _interval(fields["n_steps"]))
+        return 1 + len(alphas) * math.ceil(fields["n_steps"] / every)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         attributes = {"balance_": task.constraint.balance}
         yield Candidate({}, {"stage": "untouched"}, attributes)
+        alphas, fields = self._plan(task)
         paths = [
             DebiasingPath.of(
                 subtask,
                 alpha=alpha,
-                n_steps=count_steps(self.max_steps, task.data),
+                **fields,
                 learning_rate=self.learning_rate,
                 adversary_steps=self.adversary_steps,
                 adversary_learning_rate=self.adversary_learning_rate,
                 attributes=attributes,
                 seed=seed,
             )
-            for alpha, subtask, seed in task.spread(self._alphas(task.data), rng, self.n_jobs)
+            for alpha, subtask, seed in task.spread(alphas, rng, self.n_jobs)
         ]
         yield from run_paths(paths, run_debiasing, self.n_jobs)
+
+    def _plan(self, task: Task) -> tuple[tuple[float, ...], dict[str, Any]]:
+        """List the alphas to try, and count steps, the rows of a step, and steps of a candidate."""
+        alphas, budget = self._alphas(task.data), self._budget(task)
+        if budget is None:
+            n_steps = count_steps(
+                MOST_STEPS if self.max_steps is None else self.max_steps, task.data
+            )
+            return alphas, {"n_steps": n_steps}
+        rows = budget.step_rows
+        budget = budget.less(HEAD_START * FORWARD * rows)
+        looks = budget.count_looks(FEW_CANDIDATES)
+        n_steps = budget.count_steps(looks, (1 + BACKWARD) * rows)
+        n_steps = n_steps if self.max_steps is None else min(n_steps, self.max_steps)
+        fields = {"n_steps": n_steps, "every": -(-n_steps // looks), "rows": rows}
+        return alphas[len(alphas) // 2 :][:1], fields
 
     def _alphas(self, data: EditData) -> tuple[float, ...]:
         if not data.has_groups:
@@ -156,6 +180,10 @@ class DebiasingPath(Task):
     attributes : dict
         Fitted attributes that do not depend on the candidate.
     seed : numpy.random.SeedSequence
+    rows : int, optional
+        Rows of a step; None: as in every editor.
+    every : int, optional
+        Updates between two candidates; None: a tenth of all.
     """
 
     alpha: float
@@ -165,6 +193,8 @@ class DebiasingPath(Task):
     adversary_learning_rate: float
     attributes: dict[str, Any]
     seed: np.random.SeedSequence
+    rows: int | None = None
+    every: int | None = None
 
     @cached_property
     def shift(self) -> float | Tensor:
@@ -173,7 +203,8 @@ class DebiasingPath(Task):
 
     def batches(self) -> CellBatches:
         """Make stratified batches of the editing rows."""
-        return make_batches(self.data, self.constraint.balance, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        return make_batches(self.data, self.constraint.balance, rng, size=self.rows)
 
     def entropy(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compute the cross-entropy of the labels at the operating threshold."""
@@ -326,7 +357,7 @@ def run_debiasing(path: DebiasingPath) -> Iterator[Candidate]:
         batches,
         n_steps=path.n_steps,
         learning_rate=path.learning_rate,
-        every=_interval(path.n_steps),
+        every=path.every or _interval(path.n_steps),
     )
     for step in steps:
         summary = game.summary() if game is not None else {}

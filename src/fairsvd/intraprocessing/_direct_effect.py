@@ -299,13 +299,17 @@ def _locate(asked: Any, names: Sequence[str] | None, width: int) -> list[int]:
     for key in asked if isinstance(asked, list | tuple) else [asked]:
         if isinstance(key, str) and key in known:
             places.append(known.index(key))
-        elif isinstance(key, Integral) and not isinstance(key, bool) and -width <= key < width:
+        elif _is_position(key) and -width <= key < width:
             places.append(int(key) % width)
         else:
             have = f"the columns [{listed(known, show=repr)}]" if known else f"{width} columns"
             hint = did_you_mean(key, known) if isinstance(key, str) and known else ""
             raise ValueError(f"group_columns has {key!r}, but X has {have}.{hint}")
     return sorted(set(places))
+
+
+def _is_position(key: Any) -> bool:
+    return isinstance(key, Integral) and not isinstance(key, bool)
 
 
 @dataclass(frozen=True)

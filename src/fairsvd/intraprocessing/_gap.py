@@ -225,8 +225,12 @@ class GapFineTuner(TuningEditor):
         }
 
     def _counts(self, task: Task, imitates: bool) -> tuple[int, int]:
-        count = count_lessons if imitates else count_steps
-        return count(self.max_steps, task.data), count_candidates(task.data, imitates)
+        count, data = count_lessons if imitates else count_steps, task.data
+        counts = count(self.max_steps, data), count_candidates(data, imitates)
+        budget = self._budget(task, imitates)
+        if budget is None or not imitates:
+            return counts
+        return budget.count_lessons(*counts, min(data.batch_size, len(data.lesson_rows)))
 
     def _may_imitate(self) -> bool:
         if self.mode == "descent" and self.objective == "teacher":

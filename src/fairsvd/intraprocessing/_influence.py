@@ -282,7 +282,8 @@ def measure_influence(
     n_rows, classes = len(data.editing), torch.arange(data.n_classes)
     rows = model.judged.subset(held)
     blocks = slopes.to(data.device, data.dtype).split(rows.block_size(BLOCK), dim=1)
-    right = sum(model.pull(*each) for each in zip(model.passes(rows), blocks, strict=True))
+    passes = zip(model.passes(rows), blocks, strict=True)
+    right = torch.stack([model.pull(*each) for each in passes]).sum(dim=0)
 
     def product(directions: Tensor) -> Tensor:
         total = damping * directions

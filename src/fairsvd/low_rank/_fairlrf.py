@@ -181,7 +181,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -227,7 +227,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, imitates),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,

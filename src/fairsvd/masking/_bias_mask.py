@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from re import Pattern
 from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .._rng import torch_generator
 from ..base import (
     Candidate,
     StrOptions,
@@ -24,29 +20,11 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..caching import Entry
-from ..layers import chosen_weights, first_name, layer_parameters, select_layers
-from ..objective import SHARPNESS
-from ..phases import GAP_WEIGHTS, Teacher, TuningEditor, count_step_rows, count_steps, run_paths
-from ._importance import (
-    Importance,
-    Operating,
-    as_named,
-    batch_importance,
-    from_named,
-    row_importance,
-)
-from ._ratio import bias_ratio, make_hard_masks, make_soft_masks, reset_mask, shuffle
-from ._steps import Optimizer, Path, Step, run_path
+from ..phases import TuningEditor, run_paths
+from ._bias_plan import Plan
+from ._steps import run_path
 
 __all__ = ["BiasMaskFineTuner"]
-
-# Weights of the soft gap that are searched: those of every editor for "penalty", and values around
-# the papers' own 0.1 for their losses.
-SEARCHED_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
-
-# Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
-SUMS_OF_TWO = ("average_odds", "equalized_odds", "signed_average_odds")
 
 # Values of the authors' released code where both papers agree.
 PUBLISHED: dict[str, Any] = {
@@ -64,6 +42,7 @@ PUBLISHED: dict[str, Any] = {
     "weight_decay": 5e-4,
     "patience": None,
     "batch_size": 64,
+    "max_epochs": math.inf,
 }
 
 
@@ -110,11 +89,11 @@ class BiasMaskFineTuner(TuningEditor):
         Passes over the rows in either step; 0 leaves the step out.
     min_steps : int, default=300
         A step makes at least ``min(min_steps, max(30, n_rows))`` updates; 0: as many as its epochs
-        need.
-    learning_rate : float, default=3e-3
-        Learning rate of the masked weights.
-    head_learning_rate : float, default=1e-2
-        Learning rate of the output layer.
+        need. If that is more than ``max_epochs`` allows, the budget says how many there are.
+    learning_rate : float or None, default=None
+        Learning rate of the masked weights. None: 3e-3, and 3e-4 under a budget.
+    head_learning_rate : float or None, default=None
+        Learning rate of the output layer. None: 1e-2, and 1e-3 under a budget.
     optimizer : {"adam", "sgd"}, default="adam"
     momentum : float in [0, 1), default=0.9
         Momentum of "sgd".
@@ -190,8 +169,8 @@ class BiasMaskFineTuner(TuningEditor):
     impair_epochs: int = parameter(positive_int(0), default=10)
     repair_epochs: int = parameter(positive_int(0), default=10)
     min_steps: int = parameter(positive_int(0), default=300)
-    learning_rate: float = parameter(positive(), default=3e-3)
-    head_learning_rate: float = parameter(positive(), default=1e-2)
+    learning_rate: float | None = parameter(positive(), None, default=None)
+    head_learning_rate: float | None = parameter(positive(), None, default=None)
     optimizer: str = parameter(StrOptions({"adam", "sgd"}), default="adam")
     momentum: float = parameter(fraction(closed="left"), default=0.9)
     weight_decay: float = parameter(at_least_0(), default=0.0)
@@ -250,201 +229,3 @@ class BiasMaskFineTuner(TuningEditor):
                 "loss='penalty', or objective='soft_gap'."
             )
         return False
-
-
-@dataclass(frozen=True)
-class Plan(Task):
-    """Resolves the parameters of an editor against a network and the data.
-
-    Attributes
-    ----------
-    editor : BiasMaskFineTuner
-        Holds the parameters.
-    imitates : bool
-        Whether the first step imitates a teacher.
-    """
-
-    editor: BiasMaskFineTuner
-    imitates: bool = False
-
-    @cached_property
-    def layers(self) -> list[str]:
-        """Layers that the mask covers."""
-        return select_layers(self.module, self.editor.layers, self.data.output_layer)
-
-    @cached_property
-    def head(self) -> str:
-        """Name of the layer that makes the logits, or of the one that stands for its weight."""
-        return first_name(self.module, self.data.output_layer)
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """Parameter names of the weights, by layer."""
-        layers = [*self.layers, self.head]
-        return {name: w.parameter for name, w in chosen_weights(self.module, layers).items()}
-
-    @property
-    def ours(self) -> bool:
-        """Tell whether the loss is our own, not a paper's."""
-        return bool(self.editor.loss == "penalty")
-
-    def importance(self, seed: np.random.SeedSequence) -> Importance:
-        """Measure the covered layers and the output layer, or read an earlier measurement."""
-        layers = list(self.names)
-        margin, sharpness = (self.data.margin, SHARPNESS) if self.ours else (0.0, 1.0)
-        at, by_batch = Operating(margin, sharpness), self.editor.importance == "batch_gradient"
-        parts = {"layers": layers, "at": [margin, sharpness], "constraint": vars(self.constraint)}
-        parts |= {"rows": self.data.batch_size}
-        if by_batch:
-            parts |= {"seed": [seed.entropy, seed.spawn_key]}
-
-        def compute() -> Entry:
-            if by_batch:
-                return Entry(
-                    as_named(batch_importance(self, layers, at, np.random.default_rng(seed)))
-                )
-            return Entry(
-                as_named(row_importance(self, layers, at, max_memory=self.editor.max_memory))
-            )
-
-        entry = self.data.cache.fetch("importance", parts, compute)
-        return from_named(entry.tensors, self.data.device)
-
-    def ratio(self, importance: Importance) -> dict[str, Tensor]:
-        """Divide the importance for the bias by that for the prediction, weight by weight."""
-        bias_only = self.editor.rank_by == "bias"
-        return bias_ratio(*importance, self.editor.granularity, bias_only=bias_only)
-
-    def masks(self, importance: Importance, seed: np.random.SeedSequence) -> dict[str, Tensor]:
-        """Make the masks of the covered layers, broadcast to their weights."""
-        measured = self.ratio(importance)
-        ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
-        if self.editor.importance == "random":
-            ratio = shuffle(ratio, torch_generator(np.random.default_rng(seed)))
-        masks = (
-            make_soft_masks(ratio)
-            if self.editor.mask == "soft"
-            else make_hard_masks(ratio, self.editor.tuned_fraction)
-        )
-        return {name: mask.expand_as(importance[0][name]) for name, mask in masks.items()}
-
-    def resets(self, importance: Importance) -> dict[str, Tensor]:
-        """Choose the entries of the output layer that are set to zero."""
-        how, name = self.editor.head_reset, self.names[self.head]
-        if how == "none":
-            return {}
-        if how == "zero":
-            head = layer_parameters(self.module, self.data.output_layer)
-            return {each: torch.ones_like(p, dtype=torch.bool) for each, p in head.items()}
-        # The reset compares single weights even if the mask averages over units or layers.
-        bias_of, prediction_of = importance
-        ratio = bias_ratio({name: bias_of[name]}, {name: prediction_of[name]}, "weight")
-        return {name: reset_mask(ratio[name])}
-
-    def attributes(self, masks: dict[str, Tensor], importance: Importance) -> dict[str, Any]:
-        """Collect the fitted attributes that do not depend on the candidate."""
-        cpu_masks = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
-        attributes: dict[str, Any] = {
-            "masks_": cpu_masks,
-            "masked_fraction_": {
-                layer: float(cpu_masks[self.names[layer]].double().mean()) for layer in self.layers
-            },
-            "balance_": self.constraint.balance,
-            "objective_": "teacher" if self.imitates else "soft_gap",
-        }
-        if self.editor.store_importance:
-            attributes["importance_"] = {
-                name: (of_bias.cpu(), importance[1][name].cpu())
-                for name, of_bias in importance[0].items()
-            }
-        return attributes
-
-    def paths(
-        self,
-        masks: dict[str, Tensor],
-        resets: dict[str, Tensor],
-        attributes: dict[str, Any],
-        teacher: Teacher | None,
-        seed: np.random.SeedSequence,
-    ) -> list[Path]:
-        """Make a path for every weight of the soft gap, or the one that imitates."""
-        weights = self._searched_weights()
-        plain = Task(self.module, self.data, self.constraint)
-        return [
-            Path.of(
-                subtask,
-                masks=masks,
-                resets=resets,
-                impair=self._step("impair", weight),
-                repair=self._step("repair", weight),
-                optimizer=self._optimizer(),
-                at_threshold=self.ours,
-                record={"gap_weight": weight} if teacher is None else {"alpha": teacher.rule.alpha},
-                teacher=teacher,
-                attributes=attributes,
-                seed=child,
-            )
-            for weight, subtask, child in plain.spread(weights, seed, self.editor.n_jobs)
-        ]
-
-    def count_candidates(self) -> int:
-        """Count the candidates of all paths, if none ends early."""
-        steps = [self._step(name, 0.0) for name in ("impair", "repair")]
-        return len(self._searched_weights()) * sum(-(-s.n_steps // s.every) for s in steps)
-
-    def _searched_weights(self) -> tuple[float, ...]:
-        editor = self.editor
-        if editor.loss == "swift" and editor.gap_weight is not None and editor.gap_weight > 1:
-            raise ValueError(
-                f"gap_weight={editor.gap_weight} with loss='swift', which is a mixture of both "
-                "losses: pass a number in [0, 1], or loss='penalty'."
-            )
-        if not self.data.has_groups:
-            return (0.0,)
-        if self.imitates:
-            return (1.0,)
-        if editor.gap_weight is None:
-            return SEARCHED_WEIGHTS[editor.loss]
-        return (float(editor.gap_weight),)
-
-    def _step(self, name: str, weight: float) -> Step:
-        editor, first = self.editor, name == "impair"
-        share, gap_weight = self._weights(first, weight)
-        epochs = editor.impair_epochs if first else editor.repair_epochs
-        n_rows, rows = len(self.data.editing), self._rows()
-        n_steps = epochs * -(-n_rows // rows)
-        if epochs:
-            n_steps = max(n_steps, count_steps(editor.min_steps, self.data))
-        return Step(
-            name=name,
-            share=share,
-            gap_weight=gap_weight,
-            balance=self.constraint.balance if self.ours else "cells",
-            learning_rate=editor.learning_rate if first else editor.head_learning_rate,
-            n_steps=n_steps,
-            every=max(1, n_steps // max(1, epochs)),
-        )
-
-    def _weights(self, first: bool, weight: float) -> tuple[float, float]:
-        """Return the weights of the cross-entropy and of the soft gap."""
-        if not self.data.has_groups:
-            return 1.0, 0.0
-        if self.ours:
-            return 1.0, weight
-        half = 0.5 if self.constraint.gap in SUMS_OF_TWO else 1.0
-        if self.editor.loss == "bmft":
-            return (0.0, half) if first else (1.0, weight * half)
-        return (weight, (1 - weight) * half) if first else (1 - weight, weight * half)
-
-    def _rows(self) -> int:
-        return count_step_rows(self.data) if self.ours else self.data.batch_size
-
-    def _optimizer(self) -> Optimizer:
-        editor = self.editor
-        return Optimizer(
-            name=editor.optimizer,
-            momentum=editor.momentum,
-            weight_decay=editor.weight_decay,
-            rows=self._rows(),
-            patience=editor.patience,
-        )

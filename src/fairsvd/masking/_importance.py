@@ -113,7 +113,7 @@ def _expected_squares(
         gradient,
         to_logits=data.to_logits,
         max_memory=max_memory,
-        autocast=data.autocast,
+        autocast=data.measured_in,
     )
     names = [weight.parameter for weight in chosen_weights(module, layers).values()]
     means = _mean_gradients(task, names, gradient)

@@ -171,7 +171,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -215,7 +215,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
-            budget=self._budget(task),
+            budget=self._budget(task, imitates),
             attributes=shared,
             rng=rng,
             n_jobs=self.n_jobs,

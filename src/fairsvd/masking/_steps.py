@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from ..phases import (
     START_FRACTION,
     Best,
     Teacher,
+    brief_margin,
     judge_state,
     make_batches,
     make_lessons,
     make_loss,
+    make_mixed,
     settles,
 )
 from ..training import Batch, tune
@@ -56,13 +59,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Settings of the optimizer, for both steps."""
+    """Settings of the optimizer, for both steps; ``brief`` under a budget, where rows are mixed."""
 
     name: str
     momentum: float
     weight_decay: float
     rows: int
     patience: int | None
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ class Path(Task):
     def judge(self, state: State, step: Step, number: int) -> Candidate:
         """Judge a state and pack it."""
         params = {**self.record, "stage": step.name, "step": number}
-        return judge_state(self, state, params, self.attributes, self.own_judge)
+        if not self.optimizer.brief:
+            return judge_state(self, state, params, self.attributes, self.own_judge)
+        steady = partial(self.own_judge.steady, margin=self.margin({}))
+        return judge_state(self, state, params, self.attributes, steady)
 
     @property
     def own_judge(self) -> Judge:
@@ -112,6 +119,8 @@ class Path(Task):
 
     def margin(self, state: State) -> float:
         """Return the operating threshold of a state, in units of the logit margin."""
+        if self.optimizer.brief and self.at_threshold and not self.resets:
+            return brief_margin(self.data)
         if not state:
             return self.data.margin if self.at_threshold else 0.0
         if self.teacher is not None and not settles(self.data):
@@ -186,8 +195,8 @@ def _tune(
     )
     batches: Iterable[Batch]
     if teacher is None:
-        schedule = "constant"
-        batches = make_batches(path.data, step.balance, rng, size=path.optimizer.rows)
+        schedule, make = "constant", make_mixed if path.optimizer.brief else make_batches
+        batches = make(path.data, step.balance, rng, size=path.optimizer.rows)
     else:
         schedule, batches = "cosine", make_lessons(path.data, teacher, rng)
     masks = path.masks if step is path.impair else {}

@@ -229,8 +229,8 @@ def disparity_table(
     >>> from fairsvd.metrics import disparity_table
     >>> y_true, y_pred = [0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0]
     >>> table = disparity_table(y_true, y_pred, ["f", "f", "f", "m", "m", "m"], measures="tpr")
-    >>> table.loc["tpr", ["difference", "worst_group"]].tolist()
-    [0.5, 'm']
+    >>> float(table.loc["tpr", "difference"]), table.loc["tpr", "worst_group"]
+    (0.5, 'm')
     """
     import pandas as pd
 

@@ -19,7 +19,7 @@ from ._labels import check_table_size, encode_labels
 from ._measured import Rows
 from ._read import read_rows, read_weights
 from ._responses import ask_for_shares
-from ._scores import measure, merit, needs_scores, split_name
+from ._scores import Asked, check_asked, measure, merit, needs_scores
 
 __all__ = ["fairness_scorer"]
 
@@ -33,7 +33,7 @@ class _FairnessScorer(_BaseScorer):
     # The predictions that scikit-learn's scorers share; they keep only one column of probabilities.
     _response_method: ClassVar[str] = "predict"
 
-    name: str
+    name: Asked
     sensitive_columns: str | int | Sequence[str | int] | None
     pos_label: Any
     response_method: str
@@ -218,7 +218,7 @@ def _ask(estimator: Any, method: str, X: Any) -> Any:
 
 
 def fairness_scorer(
-    name: str,
+    name: Asked,
     *,
     sensitive_columns: str | int | Sequence[str | int] | None = None,
     pos_label: Any = None,
@@ -229,9 +229,12 @@ def fairness_scorer(
 
     Parameters
     ----------
-    name : str
+    name : str, requirement or list of requirements
         A name that :func:`fairness_score` takes, such as "equalized_odds_difference",
-        "ppv_ratio", "tpr_worst" or "auc_worst".
+        "ppv_ratio", "tpr_worst" or "auc_worst". Of a :class:`GapLimit`, :class:`RatioLimit`,
+        :class:`MinimumRate` or :class:`CountLimit`, or a list, the score is minus the largest
+        excess over a limit, 0 where all are met, so that ``best_under_gap(..., limit=0)`` takes
+        it.
     sensitive_columns : str, int or list of these, default=None
         Where the groups are if the scorer gets none: names (or positions) of columns of X, else
         levels of X's index, else of y's index. It works without metadata routing; the estimator
@@ -278,7 +281,7 @@ def fairness_scorer(
     >>> scorer(classifier, X, X[:, 0] > 3.5, sensitive_features=sex)
     -1.0
     """
-    split_name(name)
+    check_asked(name)
     for what, value, choices in (
         ("response_method", response_method, _RESPONSES),
         ("missing_group", missing_group, ("raise", "ignore", "own_group")),

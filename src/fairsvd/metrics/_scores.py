@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import did_you_mean
 from ..groups import Groups, encode_groups
-from ..objective import GAPS, count_table, gap, ratio
+from ..objective import GAPS, NoHarm, Requirement, count_table, gap, ratio
 from ._labels import check_table_size, encode_labels
 from ._measured import Rows, measure_groups
 from ._read import read_rows
@@ -25,6 +25,10 @@ __all__ = [
     "needs_scores",
     "split_name",
 ]
+
+
+# What a scorer may be asked for: a metric by its name, or requirements.
+Asked = str | Requirement | Sequence[Requirement]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -43,8 +47,34 @@ def split_name(name: str) -> tuple[str, str]:
     return NAMES[name]
 
 
-def needs_scores(name: str) -> bool:
+def check_asked(name: Asked) -> None:
+    """Check a metric's name, or requirements.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric, or a requirement cannot be scored.
+    """
+    if isinstance(name, str):
+        split_name(name)
+        return
+    for each in _entries(name):
+        if not isinstance(each, Requirement) or isinstance(each, NoHarm):
+            raise ValueError(
+                f"{each!r} cannot be scored: wanted the name of a metric, GapLimit, RatioLimit, "
+                "MinimumRate or CountLimit (NoHarm compares with a network that is not there)."
+            )
+        each.check()
+
+
+def _entries(name: Requirement | Sequence[Requirement]) -> list[Requirement]:
+    return list(name) if isinstance(name, (list, tuple)) else [cast(Requirement, name)]
+
+
+def needs_scores(name: Asked) -> bool:
     """Tell whether a metric is computed from probabilities."""
+    if not isinstance(name, str):
+        return False
     stem, _ = split_name(name)
     return stem in MEASURES and MEASURES[stem].of_scores is not None
 
@@ -56,8 +86,11 @@ def farthest(values: NDArray[np.float64], best: float) -> int | None:
     return int(np.nanargmax(np.abs(values - best)))
 
 
-def measure(rows: Rows, name: str) -> float:
-    """Compute a metric of ``NAMES``."""
+def measure(rows: Rows, name: Asked) -> float:
+    """Compute a metric of ``NAMES``, or the largest excess over the limits of requirements."""
+    if not isinstance(name, str):
+        found = [float(r.measure(rows.counts, rows.pos)) - r.limit for r in _entries(name)]
+        return float(np.max([*found, 0.0]))
     stem, kind = split_name(name)
     if kind == "worst":
         values = measure_groups(stem, rows).values
@@ -68,8 +101,10 @@ def measure(rows: Rows, name: str) -> float:
     return between(measure_groups(stem, rows).values, kind)
 
 
-def merit(name: str, value: float) -> float:
+def merit(name: Asked, value: float) -> float:
     """Turn a metric into a score of which greater is better."""
+    if not isinstance(name, str):
+        return 0.0 - value
     stem, kind = split_name(name)
     if kind == "ratio" or (kind == "worst" and MEASURES[stem].bounded and MEASURES[stem].best == 1):
         return value

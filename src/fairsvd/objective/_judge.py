@@ -108,9 +108,12 @@ class Judge(ABC):
 
     @cached_property
     def noise(self) -> float:
-        """Standard error of a rate of .5 on the smallest (label, group) cell that has rows."""
-        cells = self._count(np.zeros_like(self.y)).sum(axis=(0, 3))
-        return float(0.5 / np.sqrt(cells[cells > 0].min()))
+        """Standard error of the difference of two rates of .5 on the smallest validation cell.
+
+        An over-fitted candidate is judged on validation rows alone.
+        """
+        cells = self._count(np.zeros_like(self.y))[0].sum(axis=2)
+        return float(np.sqrt(0.5 / max(1, cells[cells > 0].min(initial=len(self.y)))))
 
     def against(self, logits: Tensor | Curves) -> Judge:
         """Set the floor: chance plus half of the untouched network's lead over chance."""

@@ -59,10 +59,6 @@ class Budget:
         """Take visits away."""
         return replace(self, visits=max(0.0, self.visits - visits))
 
-    def part(self, n: int) -> Budget:
-        """Take one of some equal parts."""
-        return replace(self, visits=self.visits / n)
-
     def count_looks(self, most: int) -> int:
         """Count the candidates that can be judged: at least 1, at most ``most``."""
         return max(1, min(most, int(JUDGING * self.visits / max(self.look, 1e-9))))
@@ -80,6 +76,20 @@ class Budget:
         visits = min(self.visits - n_looks * self.look, MOST_EPOCHS * self.n_editing)
         return max(1, math.floor(visits / (self.step_rows if a_step is None else a_step)))
 
+    def count_lessons(self, n_steps: int, n_candidates: int, rows: int) -> tuple[int, int]:
+        """Cut the steps and candidates of an imitation, for which a third of the budget is left.
+
+        Parameters
+        ----------
+        n_steps, n_candidates : int
+            As many as there would be without a budget.
+        rows : int
+            Rows of a step, for which the teacher answers, too.
+        """
+        third = replace(self, visits=self.visits / 3)
+        n_candidates = third.count_looks(n_candidates)
+        return min(n_steps, third.count_steps(n_candidates, (1 + FORWARD) * rows)), n_candidates
+
 
 def brief_weights(data: EditData, asked: float | None) -> tuple[float, ...]:
     """List the one weight of the soft gap that a budget tries: the requested one, or 1."""
@@ -95,12 +105,15 @@ def find_budget(
     ----------
     data : EditData
     max_epochs : float or None
-        None: 15 for images, unless ``max_steps`` is given; else there is no budget.
+        None: 15 for images, unless ``max_steps`` is given; else there is no budget, as for an
+        infinite one.
     max_steps : int or None
     """
     if max_epochs is None and (max_steps is not None or is_table(data)):
         return None
     epochs = IMAGE_BUDGET if max_epochs is None else float(max_epochs)
+    if math.isinf(epochs):
+        return None
     n_editing, n_judged = len(data.editing), len(data.judged)
     rows = min(BRIEF_ROWS, data.batch_size, n_editing)
     return Budget(epochs * n_editing, n_editing, n_judged, rows).less(FORWARD * n_judged)

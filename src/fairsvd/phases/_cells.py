@@ -27,6 +27,7 @@ from ..networks import (
 )
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
+from ._budget import FORWARD, Budget
 from ._cell_network import CellNetwork
 
 __all__ = ["JOINTS", "count_teachers", "train_cells"]
@@ -57,6 +58,7 @@ class CellTask:
     task: Task
     joint: str
     seed: np.random.SeedSequence
+    max_epochs: int = MAX_EPOCHS
 
     @property
     def n_cells(self) -> int:
@@ -74,7 +76,12 @@ def count_teachers(n_teachers: int | None, data: EditData) -> int:
     return 1 if _is_large_table(data) else 2
 
 
-def train_cells(task: Task, joint: str, seeds: list[np.random.SeedSequence]) -> list[nn.Module]:
+def train_cells(
+    task: Task,
+    joint: str,
+    seeds: list[np.random.SeedSequence],
+    budget: Budget | None = None,
+) -> list[nn.Module]:
     """Train a network of the cells for each seed, stopped early by the validation rows.
 
     Parameters
@@ -84,6 +91,8 @@ def train_cells(task: Task, joint: str, seeds: list[np.random.SeedSequence]) -> 
         A new network of the same architecture; the given weights with a new last layer; a new
         last layer alone.
     seeds : list of numpy.random.SeedSequence
+    budget : Budget, optional
+        What all of them may cost, with their answers for the judged rows.
 
     Returns
     -------
@@ -95,7 +104,15 @@ def train_cells(task: Task, joint: str, seeds: list[np.random.SeedSequence]) -> 
     NetworkError
         The network has no linear layer of its own that makes the logits.
     """
-    return [_train(CellTask(task, joint, seed)) for seed in seeds]
+    epochs = MAX_EPOCHS if budget is None else _affordable(task, budget, len(seeds))
+    return [_train(CellTask(task, joint, seed, epochs)) for seed in seeds]
+
+
+def _affordable(task: Task, budget: Budget, n_networks: int) -> int:
+    """Count the epochs of each network, after each of which validation rows are looked at."""
+    held = FORWARD * int((task.data.judge.parts == 0).sum())
+    visits = budget.visits / n_networks - budget.look - held
+    return max(1, min(MAX_EPOCHS, int(visits / (budget.n_editing + held))))
 
 
 def _train(cells: CellTask) -> nn.Module:
@@ -106,6 +123,7 @@ def _train(cells: CellTask) -> nn.Module:
         "seed": [cells.seed.entropy, cells.seed.spawn_key],
         # The validation rows among them stop the training.
         "rows": cells.task.data.lesson_rows.index,
+        "epochs": cells.max_epochs,
     }
 
     def compute() -> Entry:
@@ -214,10 +232,10 @@ def _plan(cells: CellTask) -> Plan:
     an_epoch = -(-n_rows // batch_size)
     if _is_large_table(data) and cells.joint != "head":
         every = min(an_epoch, STEPS_A_LOOK)
-        n_steps = FALLING_EPOCHS * every
+        n_steps = min(FALLING_EPOCHS, cells.max_epochs) * every
         return Plan(FALLING_RATE, batch_size, n_steps, every, FALLING_EPOCHS, "cosine")
     every = min(an_epoch, STEPS_A_LOOK) if n_rows > MANY_ROWS else an_epoch
-    return Plan(JOINTS[cells.joint], batch_size, MAX_EPOCHS * an_epoch, every)
+    return Plan(JOINTS[cells.joint], batch_size, cells.max_epochs * an_epoch, every)
 
 
 def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..base import Candidate, Task
 from ..masks import MaskVariables, removed_fraction
-from ..objective import Judge, Verdict
+from ..objective import Verdict
 
 __all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
 
@@ -179,7 +179,7 @@ def judge_state(
     state: Mapping[str, Tensor],
     params: Mapping[str, Any],
     attributes: Mapping[str, Any],
-    judge: Judge | None = None,
+    judge: Callable[[Tensor], Verdict] | None = None,
 ) -> Candidate:
     """Judge a state of the module, by the task's judge or another, and pack it with its logits."""
     logits = task.data.logits(task.module, state)

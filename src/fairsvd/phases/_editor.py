@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from numbers import Real
+
 import numpy as np
 
 from ..base import (
+    Interval,
     NetworkEditor,
     StrOptions,
     Task,
     parameter,
-    positive,
     positive_int,
     with_parameters,
 )
@@ -19,6 +22,10 @@ from ._cells import JOINTS, count_teachers
 from ._teacher import Teacher, find_teacher
 
 __all__ = ["TuningEditor"]
+
+
+# Share of a budget that goes into the teacher.
+TEACHING = 1 / 3
 
 
 @with_parameters
@@ -36,7 +43,7 @@ class TuningEditor(NetworkEditor):
         tables, "finetune" for images.
     n_teachers : int or None, default=None
         Networks of the teacher, whose probabilities are averaged. None: 2, and 1 for tables of at
-        least 5,000 editing rows.
+        least 5,000 editing rows and under a budget.
     balance : {"auto", "cells", "classes"} or None, default="auto"
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
@@ -46,7 +53,7 @@ class TuningEditor(NetworkEditor):
         from costs one visit, a row that is only judged a third. The budget decides how many steps
         and candidates there are, one weight of the soft gap is tried, rows are mixed with one
         another, and a threshold is only moved where that gains more than noise. None: 15 for
-        images, unless ``max_steps`` is given; no budget for tables.
+        images, unless ``max_steps`` is given; no budget for tables, as for ``numpy.inf``.
 
     Attributes
     ----------
@@ -60,14 +67,19 @@ class TuningEditor(NetworkEditor):
     joint: str = parameter(StrOptions({"auto", *JOINTS}), default="auto")
     n_teachers: int | None = parameter(positive_int(), None, default=None)
     balance: str | None = parameter(StrOptions({"auto", "cells", "classes"}), None, default="auto")
-    max_epochs: float | None = parameter(positive(), None, default=None)
+    max_epochs: float | None = parameter(
+        Interval(Real, 0, None, closed="right"), None, default=None
+    )
 
     def _loss_balance(self) -> str | None:
         return self.balance
 
-    def _budget(self, task: Task) -> Budget | None:
-        """Find what the edit may cost; None: as much as its other parameters say."""
-        return find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
+    def _budget(self, task: Task, imitates: bool = False) -> Budget | None:
+        """Find what the edit may cost beside its teacher; None: what its other parameters say."""
+        budget = find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
+        if budget is None or not imitates:
+            return budget
+        return budget.less(TEACHING * budget.visits)
 
     def _imitates(self, task: Task, gap_weight: float | None) -> bool:
         """Tell whether the edit imitates a teacher.
@@ -102,4 +114,9 @@ class TuningEditor(NetworkEditor):
         if joint == "auto":
             joint = "refit" if is_table(task.data) else "finetune"
         seed = np.random.SeedSequence(int(rng.spawn(1)[0].integers(2**63 - 1)))
-        return find_teacher(task, joint, count_teachers(self.n_teachers, task.data), seed)
+        budget = find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
+        n_teachers = count_teachers(self.n_teachers, task.data)
+        if budget is not None:
+            n_teachers = self.n_teachers or 1
+            budget = replace(budget, visits=TEACHING * budget.visits)
+        return find_teacher(task, joint, n_teachers, seed, budget)

@@ -23,7 +23,7 @@ from ._batches import (
 )
 from ._best import Best
 from ._brief_masks import LOOKS, run_brief_masks
-from ._budget import FORWARD, Budget, brief_weights
+from ._budget import Budget, brief_weights
 from ._edit import M
 from ._leaves import copy_biases, copy_head_and_biases, rate_for_depth
 from ._masking_path import MaskingPath
@@ -50,9 +50,6 @@ HEAD_RATE = 3e-3
 
 # Candidates of a phase under a budget that has no phases of its own.
 FEW_LOOKS = 3
-
-# Parts of a budget that an imitation, the one beside it and the settling get.
-IMITATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,8 @@ def _plan(
     if budget is None:
         return Plan(weights, {"n_steps": n_steps, "n_candidates": n_candidates})
     if imitates:
-        budget = budget.part(IMITATIONS)
-        # The teacher answers for every row that is learned from.
-        a_step = (1 + FORWARD) * min(data.batch_size, len(data.lesson_rows))
-        n_candidates = budget.count_looks(n_candidates)
-        n_steps = min(n_steps, budget.count_steps(n_candidates, a_step))
+        rows = min(data.batch_size, len(data.lesson_rows))
+        n_steps, n_candidates = budget.count_lessons(n_steps, n_candidates, rows)
     else:
         weights = brief_weights(data, gap_weight)
         n_candidates = budget.count_looks(looks)
@@ -111,7 +105,7 @@ def mask_and_tune(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
-    budget: Budget | None,
+    budget: Budget | None = None,
     attributes: dict[str, Any],
     rng: np.random.Generator,
     n_jobs: int | None,
@@ -190,7 +184,7 @@ def count_masked(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
-    budget: Budget | None,
+    budget: Budget | None = None,
 ) -> int:
     """Count the candidates of :func:`mask_and_tune` without a removal by scores."""
     plan = _plan(

@@ -175,7 +175,7 @@ class ScoredRemoval(Task, ABC, Generic[M]):
             "to_logits": lambda out: shift_logits(data.to_logits(out), data.margin),
             "hessian": self.hessian,
             "max_memory": self.max_memory,
-            "autocast": data.autocast,
+            "autocast": data.measured_in,
         }
 
     def sides(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -20,6 +20,7 @@ from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, so
 from ..training import AHEAD as SENT_AHEAD
 from ..training import Batch
 from ._batches import is_table
+from ._budget import Budget
 from ._cell_network import average_cells
 from ._cells import train_cells
 
@@ -109,9 +110,15 @@ def judge_rules(
         yield rule, scores.float(), judge(scores.float())
 
 
-def find_teacher(task: Task, joint: str, n_teachers: int, seed: np.random.SeedSequence) -> Teacher:
+def find_teacher(
+    task: Task,
+    joint: str,
+    n_teachers: int,
+    seed: np.random.SeedSequence,
+    budget: Budget | None = None,
+) -> Teacher:
     """Train the networks of the cells and take the rule that the judge likes best."""
-    networks = train_cells(task, joint, seed.spawn(n_teachers))
+    networks = train_cells(task, joint, seed.spawn(n_teachers), budget)
     cells = cell_probabilities(networks, task.data)
     judged = judge_rules(task, cells)
     rule, _, verdict = max(judged, key=lambda each: each[2].rank)

@@ -62,9 +62,9 @@ class FairnessReport:
 
     Notes
     -----
-    Intervals are Wilson's for shares, those of Hanley and McNeil (1982) for the AUC and normal ones
-    for the Brier score. Probabilities are those of ``predict_proba``, which the threshold shifts,
-    so that calibration after an edit is that of the shifted ones.
+    Measures and intervals are those of :func:`fairsvd.metrics.group_table`. Probabilities are those
+    of ``predict_proba``, which the threshold shifts by default, so that calibration after an edit
+    is that of the shifted ones.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from ._evaluate import STATES, Evaluation
 from ._plot import plot_tradeoff
 from ._plot_groups import GROUPS_SHOWN, draw_errors, draw_scores
 from ._plot_mask import plot_mask
-from ._slices import BINS, name_group
+from ._slices import name_group
 from ._style import GROUP_COLORS, GROUP_MARKERS, PALE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Chart", "charts", "errors_of"]
 
 # Text stays text, so that it can be read aloud, searched and scaled, and files stay small.
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fairsvd",
     "font.family": "sans-serif",
@@ -34,6 +34,8 @@ STYLE = {
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 NARROW = (5.0, 3.6)
 ROC_POINTS = 200
+# Points of a calibration curve, each of as many rows.
+BINS = 10
 
 
 class Chart(NamedTuple):
@@ -145,7 +147,11 @@ def _lines_by_group(evaluation: Evaluation, line: Callable[..., Any], labels: An
         found = line(evaluation.y[own] == evaluation.positive, share)
         if found is not None:
             marker = GROUP_MARKERS[k % len(GROUP_MARKERS)]
-            style = {"color": GROUP_COLORS[k % len(GROUP_COLORS)], "marker": marker, "ms": 4}
+            style: dict[str, Any] = {
+                "color": GROUP_COLORS[k % len(GROUP_COLORS)],
+                "marker": marker,
+                "ms": 4,
+            }
             every = max(1, len(found[0]) // BINS)
             ax.plot(*found, lw=1.5, markevery=every, label=name_group(label), **style)
     ax.set_xlabel(labels[0])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._page_content import Content
 from ._page_words import LIMITS, NO_ADVICE
-from ._slices import LEGAL_RATIO, MEASURES
+from ._slices import LEGAL_RATIO, SHOWN
 from ._tables import before_after, format_table
 
 if TYPE_CHECKING:
@@ -61,23 +62,27 @@ def records(report: Content) -> list[dict[str, Any]]:
     found = []
     for row in report.table.to_dict("records"):
         about = {"attribute": row["attribute"], "slice": row["group"], "state": row["state"]}
-        for name in MEASURES:
+        for name in SHOWN:
             ends = row[f"{name}_low"], row[f"{name}_high"]
             found.append(_record(name, about, row[name], None, ends, row["n"]))
         found.append(
             _record("impact_ratio", about, row["impact_ratio"], LEGAL_RATIO, None, row["n"])
         )
     n_rows = int(report.table["n"].iloc[0])
-    for (attribute, name), row in report.gaps.iterrows():
-        for state in ("before", "threshold_only", "after"):
-            about = {
-                "attribute": attribute,
-                "slice": "all groups",
-                "state": state.replace("_", " "),
-            }
-            ends = (row["low"], row["high"]) if state == "after" else None
-            metric = f"{name}_difference"
-            found.append(_record(metric, about, row[state], row["tolerance"], ends, n_rows))
+    for attribute, fit in report.evaluation.fits.items():
+        for row in fit.gaps.reset_index().to_dict("records"):
+            found += _gap_records(attribute, row, n_rows)
+    return found
+
+
+def _gap_records(attribute: str, row: dict[Hashable, Any], n_rows: int) -> list[dict[str, Any]]:
+    """Make a record of a gap in each state; the interval is that of the last."""
+    found = []
+    for state in ("before", "threshold_only", "after"):
+        about = {"attribute": attribute, "slice": "all groups", "state": state.replace("_", " ")}
+        ends = (row["low"], row["high"]) if state == "after" else None
+        name = f"{row['gap']}_difference"
+        found.append(_record(name, about, row[state], row["tolerance"], ends, n_rows))
     return found
 
 
@@ -123,7 +128,7 @@ def markdown_sections(report: Content) -> dict[str, str]:
     table = report.table
     shown = table[table["state"] != "threshold only"]
     gaps = report.gaps
-    columns = ["attribute", "group", "state", "n", *MEASURES, "impact_ratio"]
+    columns = ["attribute", "group", "state", "n", *SHOWN, "impact_ratio"]
     return {
         "Model description": _listed(facts["edit"]),
         "Model description/Intended uses & limitations": "\n\n".join(

@@ -10,7 +10,7 @@ from ._page_content import Content
 from ._page_formats import number
 from ._page_style import STYLE
 from ._page_words import LIMITS, NO_ADVICE, Facts
-from ._slices import LEGAL_RATIO, MEASURES
+from ._slices import LEGAL_RATIO, SHOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +101,7 @@ def _groups(table: pd.DataFrame) -> str:
 
 
 def _group_table(attribute: str, rows: pd.DataFrame) -> str:
-    names = {name: title for name, (title, _) in MEASURES.items()} | {
-        "impact_ratio": "impact ratio"
-    }
+    names = {**SHOWN, "impact_ratio": "impact ratio"}
     if rows["impact_ratio"].isna().all():
         del names["impact_ratio"]
     body = []
@@ -189,16 +187,16 @@ def _losses(report: Content) -> str:
 
 def _loss_table(attribute: str, harm: pd.DataFrame) -> str:
     body = []
-    for (group, rate), row in harm.iterrows():
+    for row in harm.reset_index().to_dict("records"):
         cells = [
-            ("rate", escape(str(rate))),
+            ("rate", escape(str(row["rate"]))),
             ("change", f"{row['change']:+.3f}"),
             ("rows lost", f"{row['lost']:,}"),
             ("rows gained", f"{row['gained']:,}"),
             ("of rows", f"{row['rows']:,}"),
             ("verdict", escape(str(row["verdict"]))),
         ]
-        body.append((escape(str(group)), cells))
+        body.append((escape(str(row["group"])), cells))
     return _table(f"Changes by {attribute}, and whether they are beyond noise", "group", body)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ._evaluate import STATES, Evaluation
-from ._slices import name_group, proportion
+from ._slices import name_group, share_of
 from ._style import GROUP_COLORS, INK, PALE, new_axes
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _error(table: NDArray[np.int64], kind: str, pos: int | None) -> tuple[float,
         own = table[pos] if kind == "missed" else table[1 - pos]
         wrong = int(own[1 - pos] if kind == "missed" else own[pos])
         total = int(own.sum())
-    return proportion(np.arange(total) < wrong)
+    return share_of(wrong, total)
 
 
 def _dress_errors(ax: Axes, labels: list[str], title: str) -> None:
