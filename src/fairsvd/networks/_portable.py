@@ -87,7 +87,8 @@ class _CopiesToHost(TorchFunctionMode):
     """While it holds, copies of a GPU's tensors are made on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and args[0].is_cuda:
+        # Of what is no leaf, such as an activation that was kept, torch makes no copy itself.
+        if func is Tensor.__deepcopy__ and (args[0].is_cuda or not args[0].is_leaf):
             tensor, memo = args
             if id(tensor) not in memo:
                 here = tensor.detach().cpu().requires_grad_(tensor.requires_grad)
