@@ -6,7 +6,6 @@ import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -39,7 +38,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
-from ._html import parameters_html
+from ._html import editor_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -239,14 +238,12 @@ class NetworkEditor(
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.table
-        self._feature_width = self._count_features()
+        row = as_batches(self._probe[:1], self._probe.dtype)
+        entering = all_features(self.module_, row, self._adopted.output_layer)
+        self._feature_width = entering.shape[1]
         self._fitted_threshold = self.threshold
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)
-
-    def _count_features(self) -> int:
-        row = as_batches(self._probe[:1], self._probe.dtype)
-        return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of the predictions.
@@ -282,16 +279,11 @@ class NetworkEditor(
         """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
         bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
         if "text/html" in bundle:
-            bundle["text/html"] += self._more_html()
+            bundle["text/html"] += editor_html(self)
         return bundle
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_inner()}{self._more_html()}"
-
-    def _more_html(self) -> str:
-        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
-        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
-        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
+        return f"{super()._repr_html_inner()}{editor_html(self)}"
 
     def __sklearn_clone__(self) -> Any:
         """Clone with a copy of the network, also of one that copy.deepcopy refuses."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COMMON", "parameters_html", "report_html"]
+__all__ = ["COMMON", "editor_html", "parameters_html", "report_html"]
 
 # What most fits set, in the order in which it is shown; all other parameters are for experts.
 COMMON = (
     "network",
     "constraint",
     "tolerance",
+    "confidence",
     "utility",
     "threshold",
     "pos_label",
@@ -83,3 +84,10 @@ def report_html(report: Any) -> str:
 
 def _frame(table: pd.DataFrame) -> str:
     return str(table.to_html(float_format="{:.3f}".format, na_rep="-", border=0))
+
+
+def editor_html(editor: Any) -> str:
+    """List the parameters of an editor and, if it is fitted, the sentences of its report."""
+    fitted = editor.report_.summary().splitlines() if hasattr(editor, "module_") else []
+    lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+    return f"{parameters_html(editor)}{f'<ul>{lines}</ul>' if lines else ''}"
