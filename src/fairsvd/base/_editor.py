@@ -236,14 +236,12 @@ class NetworkEditor(
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.table
-        self._feature_width = self._count_features()
+        row = as_batches(self._probe[:1], self._probe.dtype)
+        entering = all_features(self.module_, row, self._adopted.output_layer)
+        self._feature_width = entering.shape[1]
         self._fitted_threshold = self.threshold
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)
-
-    def _count_features(self) -> int:
-        row = as_batches(self._probe[:1], self._probe.dtype)
-        return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of the predictions.

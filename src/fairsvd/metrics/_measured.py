@@ -79,7 +79,7 @@ class Rows:
         cells = (self.groups * self.n_classes + self.y) * self.n_classes + predicted
         shape = (self.n_groups, self.n_classes, self.n_classes)
         total = np.bincount(cells[known], weights=weights[known], minlength=int(np.prod(shape)))
-        return total.reshape(shape)
+        return total.astype(np.float64).reshape(shape)
 
     @cached_property
     def of_groups(self) -> list[NDArray[np.int64]]:

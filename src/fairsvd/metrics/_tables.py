@@ -147,7 +147,9 @@ def _few_rows(rows: Rows, classes: Sequence[Any]) -> list[str]:
         minlength=rows.n_groups * rows.n_classes,
     ).reshape(rows.n_groups, rows.n_classes)
     return [
-        ", ".join(f"label {classes[k]}: {own[k]}" for k in np.flatnonzero(own < FEWEST_ROWS))
+        ", ".join(
+            f"label {classes[k]}: {own[k]}" for k in np.flatnonzero(own < FEWEST_ROWS).tolist()
+        )
         for own in cells
     ]
 
