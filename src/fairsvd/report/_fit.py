@@ -68,12 +68,13 @@ def gap_request(editor: Any) -> tuple[str, float, float]:
     constraint = editor.constraint
     if isinstance(constraint, PhiObjective):
         return constraint.measure, float(constraint.epsilon), constraint.limit
+    if isinstance(constraint, str):
+        tolerance = float(editor.tolerance)
+        return constraint, tolerance, float(editor.tolerance_fraction * editor.tolerance)
     resolved = editor._report.constraint
-    if resolved.requirements:
-        names = [each.name for each in resolved.requirements]
-        name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
-        return name, resolved.limit, resolved.target
-    return constraint, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
+    names = [each.name for each in resolved.requirements]
+    name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
+    return name, resolved.limit, resolved.target
 
 
 def removed_frame(editor: Any) -> pd.DataFrame:
