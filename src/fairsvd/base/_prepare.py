@@ -134,9 +134,8 @@ def make_data(
     probe = probe_rows(adopted.module, inputs.rows.X)
     laid = laid_out(adopted.module, inputs.rows.X, adopted.output_key)
     of_fit = replace(inputs.rows, X=hold_on(laid, probe.device))
-    judged = of_fit.subset(rows)
     # In their own order, and also where the device cannot hold all rows.
-    judged = replace(judged, X=hold_on(laid.subset(rows), probe.device))
+    judged = replace(of_fit.subset(rows), X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint

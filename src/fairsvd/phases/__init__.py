@@ -21,13 +21,13 @@ from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
+from ._loss import make_loss
 from ._masking import MaskingPath, count_masked, mask_and_tune
 from ._path import (
     START_FRACTION,
     TuningPath,
     count_best,
     count_settling,
-    make_loss,
     run_best,
     run_paths,
     run_phases,

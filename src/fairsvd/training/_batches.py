@@ -216,8 +216,11 @@ class RowBatches:
         weights = None if self.weights is None else to_device(self.weights, device, self.dtype)
         ones = torch.ones(min(self.batch_size, len(rows)) + 1, device=device, dtype=self.dtype)
         while True:
-            steps = self._draw_pass()
-            seeds = [rows.X.draw_seed(self.generator) for _ in steps]
+            steps: list[Tensor] = []
+            seeds: list[int | None] = []
+            while len(steps) < AHEAD:
+                steps += self._draw_pass()
+                seeds += [rows.X.draw_seed(self.generator) for _ in range(len(steps) - len(seeds))]
             sent = to_device(torch.cat(steps), device).split([len(step) for step in steps])
             X = read_ahead(rows.X, steps, seeds, device, self.dtype)
             for at in sent:
