@@ -55,9 +55,9 @@ COLUMNS = {
     "demographic_parity_difference": "DP gap",
     "worst_cell": "worst cell",
     "epochs": "epochs",
-    "seconds": "seconds",
+    "cpu_seconds": "CPU s",
 }
-DIGITS = {"epochs": 1, "seconds": 0}
+DIGITS = {"epochs": 1, "cpu_seconds": 0}
 # A cell with less than half the rows that independence of label and group would give it.
 SCARCE = 0.5
 # Height from which images get a residual network.

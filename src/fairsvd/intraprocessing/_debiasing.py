@@ -43,6 +43,9 @@ BACKWARD = 2 * FORWARD
 # Steps of the adversary before the network is tuned: it starts at zero and has to learn first.
 HEAD_START = 30
 
+# At most this share of a budget goes into them.
+HEAD_SHARE = 0.1
+
 # Below 1 an over-fitted network hardly changes; at 10 the labels still count.
 ALPHAS = (1.0, 3.0, 10.0)
 
@@ -153,11 +156,14 @@ class AdversarialDebiasing(TuningEditor):
             )
             return alphas, {"n_steps": n_steps}
         rows = budget.step_rows
-        budget = budget.less(HEAD_START * FORWARD * rows)
+        head_start = int(HEAD_SHARE * budget.visits / (FORWARD * rows))
+        head_start = max(1, min(HEAD_START, head_start))
+        budget = budget.less(head_start * FORWARD * rows)
         looks = budget.count_looks(FEW_CANDIDATES)
         n_steps = budget.count_steps(looks, (1 + BACKWARD) * rows)
         n_steps = n_steps if self.max_steps is None else min(n_steps, self.max_steps)
         fields = {"n_steps": n_steps, "every": -(-n_steps // looks), "rows": rows}
+        fields["head_start"] = head_start
         return alphas[len(alphas) // 2 :][:1], fields
 
     def _alphas(self, data: EditData) -> tuple[float, ...]:
@@ -185,6 +191,8 @@ class DebiasingPath(Task):
         Rows of a step; None: as in every editor.
     every : int, optional
         Updates between two candidates; None: a tenth of all.
+    head_start : int, default=30
+        Steps of the adversary before the network is tuned.
     """
 
     alpha: float
@@ -196,6 +204,7 @@ class DebiasingPath(Task):
     seed: np.random.SeedSequence
     rows: int | None = None
     every: int | None = None
+    head_start: int = HEAD_START
 
     @cached_property
     def shift(self) -> float | Tensor:
@@ -245,7 +254,7 @@ class Game:
             self._loss,
             self.adversary.parameters,
             self._batches(),
-            n_steps=(HEAD_START + self.path.n_steps) * each,
+            n_steps=(self.path.head_start + self.path.n_steps) * each,
             learning_rate=self.path.adversary_learning_rate,
             every=each,
         )
@@ -324,7 +333,7 @@ def start_game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
     sizes = data.n_classes, data.n_groups
     adversary = Adversary(path.constraint, *sizes, device=data.device, dtype=data.dtype)
     game = Game(path, adversary)
-    for batch in islice(batches, HEAD_START):
+    for batch in islice(batches, path.head_start):
         with torch.no_grad():
             logits = data.forward(path.module, {}, batch.X)
         game.learn(logits, batch)
