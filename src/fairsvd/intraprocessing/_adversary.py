@@ -1,4 +1,4 @@
-"""The adversary of adversarial debiasing: a linear guess of the group."""
+"""An adversary that guesses the group from the network's predictions."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class GapFineTuner(TuningEditor):
             "objective_": "teacher" if imitates else "soft_gap",
         }
         untouched = {**shared, "gap_weight_": None}
-        yield self._untouched(task, {}, untouched, imitates=imitates)
+        yield self._first_candidate(task, {}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         if self._shifts(task, imitates):
             yield from run_paths([task], partial(run_shift, attributes=untouched))

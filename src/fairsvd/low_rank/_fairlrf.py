@@ -207,7 +207,7 @@ class FairLRFTransformer(FactorSettings):
         }
         full = resolve_ranks(task.module, names, None)
         untouched = {**shared, **untouched_attributes(whole.factors, full)}
-        yield self._untouched(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
+        yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None
         if by_score:

@@ -211,7 +211,7 @@ class BiasMaskFineTuner(TuningEditor):
         masks = plan.masks(importance, seeds[1])
         attributes = plan.attributes(masks, importance)
         brief = plan.cut is not None
-        yield self._untouched(task, {}, attributes, imitates=plan.imitates or not brief)
+        yield self._first_candidate(task, {}, attributes, imitates=plan.imitates or not brief)
         teacher = self._find_teacher(task, rng) if plan.imitates else None
         paths = plan.paths(masks, plan.resets(importance), attributes, teacher, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)

@@ -188,7 +188,7 @@ class FairPruner(TuningEditor):
             "balance_": task.constraint.balance,
         }
         untouched = {**shared, **whole.attributes()}
-        yield self._untouched(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
+        yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None
         if by_score:

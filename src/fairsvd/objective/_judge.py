@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
-from ._judge_counts import as_pairs, or_infinite, pooled
-from ._sweep import Cuts, sweep
+from ._sweep import Cuts, as_pairs, or_infinite, pooled, sweep
 from ._verdict import (
     MAX_MARGIN,
     Curves,
@@ -291,7 +290,7 @@ class GapJudge(Judge):
             return np.zeros(len(counts))
         measure, before = self.constraint.measure, self.constraint.reference
         if not self.separate:
-            pooled = None if before is None else before.sum(axis=0)
-            return or_infinite(measure(pooled(counts), pooled))
+            whole = None if before is None else before.sum(axis=0)
+            return or_infinite(measure(pooled(counts), whole))
         both = measure(counts, before)
         return or_infinite(np.fmax(both[:, 0], both[:, 1]))

@@ -21,6 +21,7 @@ from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
+from ._loss import make_loss
 from ._masking import MaskingPath, count_masked, mask_and_tune
 from ._path import (
     START_FRACTION,
@@ -33,7 +34,6 @@ from ._path import (
     settles,
     tune_edit,
 )
-from ._path_loss import make_loss
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
 from ._teacher import Teacher, cell_probabilities, find_teacher, judge_rules, make_lessons

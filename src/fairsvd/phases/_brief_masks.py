@@ -13,8 +13,8 @@ from ..masks import harden, mask_variables
 from ._brief import Average, tune_averaged
 from ._edit import M
 from ._leaves import copy_head_and_biases
+from ._loss import State
 from ._masking_path import MaskingPath
-from ._path_loss import State
 
 __all__ = ["LOOKS", "run_brief_masks"]
 

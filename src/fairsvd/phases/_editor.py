@@ -84,7 +84,7 @@ class TuningEditor(NetworkEditor):
             return budget
         return budget.less(TEACHING * budget.visits)
 
-    def _untouched(
+    def _first_candidate(
         self,
         task: Task,
         params: Mapping[str, Any],

@@ -27,7 +27,7 @@ from ._batches import make_batches
 from ._best import Best
 from ._budget import brief_margin
 from ._edit import Edit
-from ._path_loss import ExtraLoss, State, make_loss
+from ._loss import ExtraLoss, State, make_loss
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
@@ -245,8 +245,8 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
-    task: Any = path.path if isinstance(path, _Numbered) else path
-    certified = task.constraint.confidence is not None
+    task = path.path if isinstance(path, _Numbered) else path
+    certified = isinstance(task, Task) and task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..networks import layer_weights
-from ..objective import UNBALANCED_UTILITY, PhiObjective
+from ..objective import GAPS, UNBALANCED_UTILITY, PhiObjective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +68,8 @@ def gap_request(editor: Any) -> tuple[str, float, float]:
     constraint = editor.constraint
     if isinstance(constraint, PhiObjective):
         return constraint.measure, float(constraint.epsilon), constraint.limit
-    resolved = editor._report.constraint
-    if resolved.requirements:
+    if not isinstance(constraint, str) or constraint not in GAPS:
+        resolved = editor._report.constraint
         names = [each.name for each in resolved.requirements]
         name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
         return name, resolved.limit, resolved.target

@@ -1,4 +1,4 @@
-"""The loss of a path: labels and the soft gap, or the answers of a teacher."""
+"""The loss of a batch for a network whose state depends on what is trained."""
 
 from __future__ import annotations
 
