@@ -1,20 +1,42 @@
-"""Sphinx configuration: API pages from the docstrings, prose from the pages beside this file."""
+"""Sphinx configuration: prose, a gallery of examples, and a page for every public name."""
+
+import warnings
 
 import fairsvd
-import fairsvd.comparison  # registers every editor
-from fairsvd.base import EDITORS
+import fairsvd.comparison
 
 project = "fairsvd"
 author = "fairsvd developers"
 copyright = "2026, fairsvd developers"
 version = release = fairsvd.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.extlinks", "numpydoc"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.extlinks",
+    "sphinx.ext.mathjax",
+    "myst_parser",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
 extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
-exclude_patterns = ["_build", "results"]
-html_theme = "alabaster"
-html_theme_options = {"description": fairsvd.__doc__.splitlines()[0], "page_width": "1080px"}
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_nav_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_context = {"default_mode": "light"}
+
+autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings name types, shapes and units already
 autodoc_member_order = "bysource"
 # Made by scikit-learn, whose text refers to pages of its own documentation.
@@ -22,17 +44,23 @@ autodoc_default_options = {
     "exclude-members": "set_fit_request, set_score_request, set_split_request"
 }
 numpydoc_show_class_members = False
+# Result pages go from their title to tables of the third level.
+suppress_warnings = ["myst.header", "myst.xref_missing"]
 
-EDITOR = """.. autoclass:: fairsvd.{}
-   :members:
-"""
+# The package's own warnings are advice about data, which examples need not be perfect in.
+warnings.filterwarnings("ignore", category=fairsvd.exceptions.FairsvdWarning)
 
-
-def list_editors(app: object, page: str, source: list[str]) -> None:
-    """Write an entry for every registered editor in the place of ``.. editors::``."""
-    source[0] = source[0].replace(".. editors::", "\n".join(map(EDITOR.format, sorted(EDITORS))))
-
-
-def setup(app: object) -> None:
-    """Tell Sphinx about it."""
-    app.connect("source-read", list_editors)
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"plot_\w+\.py",
+    "abort_on_example_error": True,
+    "only_warn_on_example_error": False,
+    "within_subsection_order": "FileNameSortKey",
+    "copyfile_regex": r"^$",
+    "plot_gallery": "True",
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "min_reported_time": 0,
+}

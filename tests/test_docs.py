@@ -54,6 +54,21 @@ def test_the_architecture_lists_every_folder_of_the_package():
     assert [name for name in folders if f"{name}/" not in text("docs/architecture.rst")] == []
 
 
+def test_every_editor_has_its_place_in_the_reference_and_among_the_methods():
+    from fairsvd.base import EDITORS
+
+    pages = "".join(page.read_text() for page in (PROJECT / "docs" / "methods").glob("*.rst"))
+    for name in EDITORS:
+        assert f"   fairsvd.{name}\n" in text("docs/api.rst")
+        assert f":class:`fairsvd.{name}`" in pages, name
+
+
+def test_every_page_of_results_is_in_the_table_of_contents():
+    listed = text("docs/results/index.rst").split()
+    pages = [page.stem for page in (PROJECT / "docs" / "results").glob("*.md")]
+    assert [page for page in pages if page not in listed] == []
+
+
 def test_the_method_is_never_claimed_as_the_paper_s():
     claim = re.compile(r"(implements|reproduces|implementation of|results of) (the )?FairLRF", re.I)
     pages = [

@@ -89,3 +89,17 @@ def test_errors():
         plot_mask(BiasMaskFineTuner())
     with pytest.raises(ValueError, match="no masks_ to plot"):
         plot_mask(Fitted())
+
+
+def test_the_scale_fits_and_nothing_is_said_to_be_nothing():
+    kept = np.ones((8, 4))
+    few = Fitted(masks_={"w": np.vstack([kept[:7], np.zeros((1, 4))]), "v": kept})
+    few.removed_fraction_ = 0.03
+    ax = plot_mask(few)
+    assert {image.get_clim() for image in ax.images} == {(0, 1.0)}
+    few.masks_["w"][7, :3] = 1
+    assert {image.get_clim() for image in plot_mask(few).images} == {(0, 0.25)}
+    few.masks_["w"][:] = 1
+    ax = plot_mask(few)
+    assert ax.get_title(loc="left") == "Fitted: nothing is removed"
+    assert {image.get_clim() for image in ax.images} == {(0, 1.0)}

@@ -285,6 +285,12 @@ def test_stages_differ_in_colour_and_missed_candidates_are_pale(fitted, ax):
     assert (alpha[feasible] == 1).all() and (alpha[~feasible] < 1).all()
 
 
+def test_stages_differ_by_shape_too(fitted, ax):
+    found = [each for each in ax.collections if str(each.get_gid()).startswith("stage ")]
+    shapes = {each.get_paths()[0].vertices.tobytes() for each in found}
+    assert len(shapes) == len(found) == 3
+
+
 def test_the_untouched_and_the_chosen_network_are_marked(fitted, ax):
     points, history = drawn(ax), fitted.history_
     place = chosen_candidate(history)

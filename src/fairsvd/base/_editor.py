@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
-    CloneByCopy,
     Portable,
     all_features,
     copied,
@@ -284,14 +282,6 @@ class NetworkEditor(
 
     def _repr_html_(self) -> str:
         return f"{super()._repr_html_inner()}{editor_html(self)}"
-
-    def __sklearn_clone__(self) -> Any:
-        """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
-        if not isinstance(self.network, nn.Module):
-            return super().__sklearn_clone__()
-        stand_in = copy.copy(self)
-        stand_in.network = CloneByCopy(self.network)
-        return super(NetworkEditor, stand_in).__sklearn_clone__()
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""

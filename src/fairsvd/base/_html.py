@@ -30,6 +30,13 @@ COMMON = (
 )
 
 
+def editor_html(editor: Any) -> str:
+    """List an editor's parameters and, once it is fitted, what its report says."""
+    fitted = editor.report_.summary().splitlines() if hasattr(editor, "module_") else []
+    lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+    return f"{parameters_html(editor)}{f'<ul>{lines}</ul>' if lines else ''}"
+
+
 def parameters_html(estimator: Any) -> str:
     """List the parameters in two tables, the common ones first, changed ones in bold.
 
@@ -84,10 +91,3 @@ def report_html(report: Any) -> str:
 
 def _frame(table: pd.DataFrame) -> str:
     return str(table.to_html(float_format="{:.3f}".format, na_rep="-", border=0))
-
-
-def editor_html(editor: Any) -> str:
-    """List the parameters of an editor and, if it is fitted, the sentences of its report."""
-    fitted = editor.report_.summary().splitlines() if hasattr(editor, "module_") else []
-    lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
-    return f"{parameters_html(editor)}{f'<ul>{lines}</ul>' if lines else ''}"

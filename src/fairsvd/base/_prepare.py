@@ -27,15 +27,12 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
+from ._parts import Parts, keep_half, make_parts
 from ._passes import AUTOCAST
 from ._request import as_device
-from ._split import Parts, draw_sample, keep_half, split_rows
 from ._task import EditData
 
-__all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
-
-# Number of editing rows on which candidates are judged besides the validation rows.
-SAMPLE_SIZE = 4000
+__all__ = ["Prepared", "excess_fit", "prepare"]
 
 # The network counts as over-fitted if its balanced accuracy is higher by more than this on the
 # editing rows than on the validation rows.
@@ -89,8 +86,7 @@ def prepare(
         # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
-        y, cells = inputs.rows.y.numpy(), inputs.rows.cells(inputs.n_groups).numpy()
-        parts = keep_half(parts, y, cells, stage_rng(seed, "certificate"), inputs.classes)
+        parts = keep_half(parts, inputs, seed)
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -107,26 +103,6 @@ def prepare(
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
     return Prepared(parts, adopted, data)
-
-
-def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
-    """Split the rows; rows whose group is missing and ignored are left out of all parts."""
-    y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
-    cells = inputs.rows.cells(inputs.n_groups).numpy()
-    editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"), inputs.classes)
-    notes: tuple[str, ...] = ()
-    ignored = int((groups < 0).sum())
-    if ignored:
-        editing, held = editing[groups[editing] >= 0], held[groups[held] >= 0]
-        notes = (f"{ignored} rows without a group were left out of fit (missing_group='ignore').",)
-    is_editing = np.zeros(len(y), dtype=bool)
-    is_editing[editing] = True
-    if is_editing[held].any():
-        has_splitter = hasattr(validation, "split")
-        why = "as validation= says" if has_splitter else "too few rows to set any apart"
-        notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
-    sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
-    return Parts(editing, held, sample, notes)
 
 
 def make_data(
@@ -158,9 +134,8 @@ def make_data(
     probe = probe_rows(adopted.module, inputs.rows.X)
     laid = laid_out(adopted.module, inputs.rows.X, adopted.output_key)
     of_fit = replace(inputs.rows, X=hold_on(laid, probe.device))
-    judged = of_fit.subset(rows)
     # In their own order, and also where the device cannot hold all rows.
-    judged = replace(judged, X=hold_on(laid.subset(rows), probe.device))
+    judged = replace(of_fit.subset(rows), X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint

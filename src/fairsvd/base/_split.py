@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,7 @@ from numpy.typing import NDArray
 
 from .._messages import listed
 
-__all__ = ["Parts", "draw_sample", "keep_half", "split_rows"]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
-
-    editing: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    notes: tuple[str, ...] = ()
-    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+__all__ = ["draw_sample", "split_rows"]
 
 
 def split_rows(
@@ -104,41 +92,3 @@ def draw_sample(
     if len(rows) <= n_rows:
         return rows
     return np.sort(rng.choice(rows, size=n_rows, replace=False))
-
-
-def keep_half(
-    parts: Parts,
-    y: NDArray[np.int64],
-    cells: NDArray[np.int64],
-    rng: np.random.Generator,
-    classes: NDArray[Any],
-) -> Parts:
-    """Keep half of every cell's validation rows out of the choice.
-
-    Parameters
-    ----------
-    parts : Parts
-    y, cells : ndarray of shape (n,), int64
-        Of all rows.
-    rng : numpy.random.Generator
-    classes : ndarray of shape (n_classes,)
-        Labels of the codes, for messages.
-
-    Raises
-    ------
-    ValueError
-        Validation rows are edited on, so that nothing can be certified on them.
-    """
-    rows = parts.validation
-    if np.isin(rows, parts.editing).any():
-        raise ValueError(
-            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
-            "another splitter as validation=, or confidence=None."
-        )
-    choosing, certifying = split_rows(0.5, cells[rows], y[rows], rng, classes)
-    note = (
-        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
-        "candidates were chosen, and the report is made, on the others."
-    )
-    notes = (*parts.notes, note)
-    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)

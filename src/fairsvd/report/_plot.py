@@ -27,6 +27,8 @@ STAGE_COLORS = {
     "scale": "#E69F00",
 }
 OTHER_COLOR = "#CC79A7"
+# Stages differ by shape too, for grey prints.
+STAGE_MARKERS = ("o", "^", "D", "v", "P", "X", "<", ">")
 CHOSEN_COLOR = "#D55E00"
 
 # Opacity of candidates that are not feasible.
@@ -42,9 +44,9 @@ def plot_tradeoff(
     """Plot the gap of every candidate of a fit against its utility.
 
     Both are measured on the rows on which candidates are chosen: the validation rows and a sample
-    of the editing rows. Candidates are coloured by stage, and pale if they are not feasible. The
-    plot marks the untouched network, the chosen one, the tolerance and the target of the choice
-    (``tolerance_fraction * tolerance``).
+    of the editing rows. Candidates have a colour and a shape by stage, and are pale if they are not
+    feasible. The plot marks the untouched network, the chosen one, the tolerance and the target of
+    the choice (``tolerance_fraction * tolerance``).
 
     Parameters
     ----------
@@ -110,14 +112,19 @@ def _draw_limits(ax: Axes, estimator: Any) -> None:
 def _draw_candidates(ax: Axes, shown: pd.DataFrame) -> None:
     from matplotlib.colors import to_rgba
 
-    for stage, rows in shown[shown["stage"] != "untouched"].groupby("stage", sort=False):
+    stages = shown[shown["stage"] != "untouched"].groupby("stage", sort=False)
+    for k, (stage, rows) in enumerate(stages):
+        marker = STAGE_MARKERS[k % len(STAGE_MARKERS)]
         color = STAGE_COLORS.get(str(stage), OTHER_COLOR)
         colors = [to_rgba(color, 1.0 if met else MISSED_ALPHA) for met in rows["feasible"]]
-        style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+        style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "marker": marker}
+        style["zorder"] = 3
         drawn = ax.scatter(rows["gap"], rows["utility"], s=38, c=colors, **style)
         drawn.set_gid(f"stage {stage}")
         # The legend shows the full colour, even if the first candidate of a stage is pale.
-        ax.scatter([], [], color=color, s=38, label=f"{stage}: {len(rows)} candidates")
+        ax.scatter(
+            [], [], color=color, marker=marker, s=38, label=f"{stage}: {len(rows)} candidates"
+        )
 
 
 def _draw_point(ax: Axes, row: pd.Series, label: str, marker: str, color: str, size: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,8 @@ __all__ = ["plot_cells"]
 # Okabe and Ito's palette, distinguishable by colour-blind readers too.
 NEWLY_WRONG, STILL_WRONG, PUT_RIGHT = "#D55E00", "#E69F00", "#009E73"
 
+# Characters of a group's name in a line, so that two attributes are not cut.
+NAME_WIDTH = 24
 # Height of a picture, in units of a row of the sheet.
 HEIGHT = 0.88
 
@@ -267,7 +270,10 @@ def _dress(
 ) -> None:
     from matplotlib.patches import Patch
 
-    names = [f"{cell.label}, {_name(cell.group)}\n{len(cell.rows):,} rows" for cell in cells]
+    names = [
+        f"{cell.label}, {fill(_name(cell.group), NAME_WIDTH)}\n{len(cell.rows):,} rows"
+        for cell in cells
+    ]
     ax.set_aspect("equal")
     ax.set_xlim(0, n_images * (_width(pictures) + 1 - HEIGHT))
     ax.set_ylim(len(cells) - 0.5, -0.5)

@@ -62,9 +62,11 @@ def plot_mask(estimator: Any, *, ax: Axes | None = None) -> Axes:
     check_is_fitted(estimator, "module_")
     shares = mask_shares(estimator)
     ax = new_axes(8.0, 1.4 + 0.5 * len(shares)) if ax is None else ax
+    # A scale up to the largest share, since a few per cent of 1 would all look alike.
+    top = max(float(_bin(values).max()) for values in shares.values()) or 1.0
     for row, values in enumerate(shares.values()):
         place = (0, 1, row + 0.42, row - 0.42)
-        ax.imshow(_bin(values)[None], cmap="viridis", vmin=0, vmax=1, extent=place)
+        ax.imshow(_bin(values)[None], cmap="viridis", vmin=0, vmax=top, extent=place)
         ax.annotate(f"{values.mean():.0%}", (1.01, row), va="center", annotation_clip=False)
     _dress(ax, estimator, list(shares))
     return ax
@@ -125,7 +127,9 @@ def _dress(ax: Axes, estimator: Any, names: list[str]) -> None:
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), names)
     ax.set_xticks([0, 1], ["first unit", "last"])
-    ax.set_title(f"{type(estimator).__name__}: share of {what}", loc="left", weight="bold")
+    nothing = not any(np.asarray(image.get_array()).any() for image in ax.images)
+    title = f"nothing is {what.split()[0]}" if nothing and removes else f"share of {what}"
+    ax.set_title(f"{type(estimator).__name__}: {title}", loc="left", weight="bold")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     bar = ax.figure.colorbar(ax.images[0], ax=ax, location="right", pad=0.12, shrink=0.9)
