@@ -279,6 +279,27 @@ def test_what_cannot_be_promised(promises, options, message):
         shifter(promises, population, **options).fit(X, y, sensitive_features=group)
 
 
+def test_without_groups_there_is_nothing_to_promise(promises):
+    population, X, y, _ = rows_of(promises, n=400)
+    with pytest.raises(ValueError, match=r"confidence=0.9 promises something of groups"):
+        shifter(promises, population, confidence=0.9).fit(X, y)
+
+
+@pytest.mark.parametrize("asked", [[GapLimit("ppv", 0.3), MinimumRate("tpr", 0.2)], NoHarm(0.9)])
+def test_what_is_asked_is_part_of_what_memory_keeps(promises, asked, tmp_path):
+    population, X, y, group = rows_of(promises, n=600)
+    options = {"constraint": asked, "memory": tmp_path, "utility": "accuracy"}
+    fits = [
+        shifter(promises, population, **options).fit(X, y, sensitive_features=group)
+        for _ in range(2)
+    ]
+    assert fits[0].history_.equals(fits[1].history_)
+    other = shifter(promises, population, **{**options, "constraint": MinimumRate("tpr", 0.9)})
+    other.fit(X, y, sensitive_features=group)
+    assert other.report_.constraints.index.tolist() == ["0.9 - smallest tpr"]
+    assert not other.history_["gap"].equals(fits[0].history_["gap"])
+
+
 def test_rows_that_are_edited_on_certify_nothing(promises):
     from sklearn.model_selection import PredefinedSplit
 

@@ -107,7 +107,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
         phi=phi,
         requirements=asked,
         unit=unit if asked else 0.0,
-        confidence=_confidence_of(editor, phi) if inputs.has_groups else None,
+        confidence=_confidence_of(editor, phi, inputs.has_groups),
     )
 
 
@@ -133,9 +133,14 @@ def _requirements_of(editor: Any) -> tuple[Requirement, ...]:
     return tuple(found)
 
 
-def _confidence_of(editor: Any, phi: PhiObjective | None) -> float | None:
+def _confidence_of(editor: Any, phi: PhiObjective | None, has_groups: bool) -> float | None:
     if editor.confidence is None:
         return None
+    if not has_groups:
+        raise ValueError(
+            f"confidence={editor.confidence!r} promises something of groups, and the rows of fit "
+            "have none: pass sensitive_features=, or confidence=None."
+        )
     if phi is not None:
         raise ValueError(
             f"confidence={editor.confidence!r} cannot be promised of a PhiObjective, whose rule is "
