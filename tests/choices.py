@@ -19,6 +19,7 @@ class Data:
 
     def __init__(self, before=None):
         self.before, self.untouched, self.judged = before, torch.tensor([[0.0, 1.0]]), []
+        self.certifying = None
 
     def logits(self, module, state):
         return torch.tensor([[0.0, float(state["w"])]])

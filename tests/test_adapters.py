@@ -12,7 +12,7 @@ from torch import nn
 from fairsvd import AdapterFineTuner
 from fairsvd.exceptions import NetworkError
 from fairsvd.intraprocessing._adapters import Adapted, Opponent, Overlap, learn_group
-from fairsvd.intraprocessing._debiasing import Adversary
+from fairsvd.intraprocessing._adversary import Adversary
 from fairsvd.objective import shift_logits
 from fairsvd.training import Batch
 from helpers import IGNORE_SMALL_DATA, convolutions, images, last_wins, mlp, table, trained

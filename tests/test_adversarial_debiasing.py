@@ -17,7 +17,8 @@ from edit_data import constraint
 from fairsvd import fairness_scorer
 from fairsvd.datasets import make_biased_classification
 from fairsvd.intraprocessing import AdversarialDebiasing
-from fairsvd.intraprocessing._debiasing import Adversary, network_loss, project
+from fairsvd.intraprocessing._adversary import Adversary
+from fairsvd.intraprocessing._debiasing import network_loss, project
 from fairsvd.training import Batch
 from helpers import (
     IGNORE_SMALL_DATA,

@@ -21,13 +21,9 @@ from fairsvd.intraprocessing._adversarial import (
     make_critic,
     run_duel,
 )
+from fairsvd.intraprocessing._adversary import Adversary
 from fairsvd.intraprocessing._critic import SignedBias, forward_with_features
-from fairsvd.intraprocessing._debiasing import (
-    HEAD_START,
-    Adversary,
-    DebiasingPath,
-    run_debiasing,
-)
+from fairsvd.intraprocessing._debiasing import HEAD_START, DebiasingPath, run_debiasing
 from helpers import IGNORE_SMALL_DATA, Rows, mlp, table, trained
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]

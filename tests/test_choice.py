@@ -138,5 +138,5 @@ def test_an_interrupt_before_the_first_candidate_is_raised():
 
 
 def test_the_object_with_the_rows_is_read_only_where_it_has_to_be():
-    data = SimpleNamespace(before=BEFORE, untouched=None)
+    data = SimpleNamespace(before=BEFORE, untouched=None, certifying=None)
     assert chosen([edit(1, verdict=verdict(0.7))], data).verdict == verdict(0.7)

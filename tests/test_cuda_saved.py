@@ -101,6 +101,17 @@ def test_a_pickle_comes_back_to_the_device(name):
         assert next(again.network.parameters()).device.type == DEVICE
 
 
+@pytest.mark.parametrize("device", ["cpu", DEVICE])
+def test_a_pickle_of_a_network_that_keeps_an_activation(device):
+    rows = table()
+    network = trained(mlp(), rows).to(device)
+    network.kept = torch.ones(3, device=device, requires_grad=True) * 2
+    editor = edited(network, rows)
+    again = pickle.loads(pickle.dumps(editor))
+    assert (again.network.kept.device.type, again.network.kept.tolist()) == (device, [2, 2, 2])
+    assert np.array_equal(again.predict_proba(rows.X), editor.predict_proba(rows.X))
+
+
 @pytest.mark.parametrize("name", ["module there", "net"])
 def test_moved_to_the_cpu_and_back(name):
     rows = table()

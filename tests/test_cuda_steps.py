@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -18,16 +21,19 @@ from torch.utils.data import TensorDataset
 
 import simulated_cuda
 from fairsvd import (
+    AdapterFineTuner,
     AdversarialDebiasing,
     AdversarialFineTuner,
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
     GapFineTuner,
+    InfluenceTuner,
     LayerwiseOptimizer,
     RandomPerturbation,
     SelectiveFineTuner,
 )
+from fairsvd.arrays import Batches, as_batches, hold_on, read_ahead, send_together
 from helpers import IGNORE_SMALL_DATA, convolutions, images, mlp, table, trained
 
 pytestmark = [
@@ -38,6 +44,7 @@ pytestmark = [
     *(pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA),
 ]
 
+DEVICE = torch.device("cuda", 0)
 STEPS = {"max_steps": 33, "random_state": 0}
 GAP = {"gap_weight": 1.0, **STEPS}
 TEACHER = {"objective": "teacher", "n_teachers": 1, **STEPS}
@@ -62,6 +69,8 @@ EDITORS = {
         AdversarialFineTuner,
         {"epochs": 1, "critic_steps": 33, "actor_steps": 33, "gap_weight": 9.0, "random_state": 0},
     ),
+    "adapters": (AdapterFineTuner, {"strength": 1.0, "objective": "soft_gap", **STEPS}),
+    "weighed rows": (InfluenceTuner, {"strength": 1.0, **STEPS}),
     "adversary": (AdversarialDebiasing, {"alpha": 1.0, "adversary_steps": 1, **STEPS}),
 }
 ROWS = {"table": (lambda: table(160), mlp), "images": (lambda: images(96), convolutions)}
@@ -196,3 +205,76 @@ def test_a_searched_tensor_sends_a_point_for_each_call():
     )
     assert many.total["h2d"] - few.total["h2d"] == 10
     assert many.total["sync"] - few.total["sync"] == 10
+
+
+def rows_read(numbers, dtype=torch.float32):
+    """Make rows whose reads are noted, in an order of their own."""
+    X = torch.arange(60, dtype=dtype).reshape(20, 3)
+    read = []
+
+    def fetch(rows):
+        read.extend(rows.tolist())
+        return X[torch.as_tensor(rows)]
+
+    return Batches(fetch, np.array(numbers), torch.float32), X, read
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+def test_held_rows_are_the_rows_and_are_read_once(dtype):
+    numbers = [7, 3, 3, 19, 0, 1, 2]
+    plain, X, read = rows_read(numbers, dtype)
+    held = hold_on(plain, DEVICE)
+    some = held.subset(np.array([6, 0, 2]))
+    for _ in range(2):
+        assert torch.equal(held[:].cpu(), X[numbers].float())
+        assert torch.equal(held[np.array([3, 3, 1])].cpu(), X[[19, 19, 3]].float())
+        assert torch.equal(some[:].cpu(), X[[2, 7, 3]].float())
+        assert held[2:4].device.type == "cuda"
+    assert read[2:] == numbers  # the first one tells shape and type
+    assert held.index is plain.index
+    assert held.held() is held
+    copied = held[4:7]
+    copied.zero_()
+    assert torch.equal(held[4:7].cpu(), X[[0, 1, 2]].float())
+
+
+def test_held_rows_travel_without_their_values():
+    X = torch.arange(3000.0).reshape(1000, 3)
+    held = hold_on(as_batches(X.numpy()), DEVICE)
+    assert held[:1].device.type == "cuda"
+    size = len(pickle.dumps(as_batches(X.numpy())))
+    sent = pickle.dumps(held)
+    assert len(sent) < size + 20_000
+    assert torch.equal(pickle.loads(sent)[:].cpu(), X)
+
+
+def test_rows_are_held_where_a_quarter_of_the_free_memory_is_enough(monkeypatch):
+    plain, _, _ = rows_read(range(20))
+    for free, is_held in ((4 * 20 * 3 * 4, True), (4 * 20 * 3 * 4 - 4, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 2**34))
+        assert (hold_on(plain, DEVICE) is not plain) == is_held
+    assert hold_on(plain, torch.device("cpu")) is plain
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_steps_read_ahead_what_they_would_read_one_by_one(augmented):
+    plain, X, _ = rows_read(range(20))
+    change = {"fetch_augmented": lambda rows, seed: X[torch.as_tensor(rows)] + seed}
+    plain = replace(plain, **change) if augmented else plain
+    positions, seeds = [torch.tensor([4, 1]), torch.tensor([0]), torch.tensor([19, 4])], [1, 2, 3]
+    found = read_ahead(hold_on(plain, DEVICE), positions, seeds, DEVICE, torch.float32)
+    for rows, at, seed in zip(found, positions, seeds, strict=True):
+        assert torch.equal(rows.cpu(), X[at] + seed * augmented)
+
+
+def test_tensors_travel_together_and_arrive_in_order():
+    given = [torch.arange(4.0).reshape(2, 2), torch.ones(3), torch.ones(2, dtype=torch.int64)]
+    given.append(torch.zeros(()))
+    with simulated_cuda.count() as counts:
+        found = list(send_together(given, DEVICE))
+    assert counts.total["h2d"] == 3  # two floats, one integer, one float
+    assert counts.total["sync"] == 0
+    for mine, theirs in zip(found, given, strict=True):
+        assert mine.device.type == "cuda"
+        assert torch.equal(mine.cpu(), theirs)
+    assert list(send_together(given, torch.device("cpu"))) == given

@@ -14,7 +14,7 @@ from fairsvd import FairLRFTransformer
 from fairsvd.base import _editor, _prepare, _report
 from fairsvd.exceptions import FairsvdWarning, NetworkError, SmallCellWarning
 from fairsvd.networks import _default
-from fairsvd.phases import _path
+from fairsvd.phases import _loss
 from helpers import (
     IGNORE_SMALL_DATA,
     fingerprint,
@@ -51,8 +51,8 @@ PLACES = {
     "splitting": (_prepare, "make_parts", 0),
     "the default network's training": (_default, "fit_net", 0),
     "the first judgement": (_prepare, "make_data", 0),
-    "the first candidate": (_path, "edit_loss", 0),
-    "the middle of the edit": (_path, "edit_loss", 5),
+    "the first candidate": (_loss, "edit_loss", 0),
+    "the middle of the edit": (_loss, "edit_loss", 5),
     "the choice": (_editor, "choose", 0),
     "writing the result": (_editor, "apply_candidate", 0),
     "the tables of the report": (_report, "count_table", 1),

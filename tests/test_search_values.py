@@ -32,7 +32,7 @@ def watched(kind, network, rows, **parameters):
         def _edit(self, task, rng):
             for candidate in super()._edit(task, rng):
                 if candidate.state:
-                    seen.append(candidate)
+                    seen.append(candidate.owned())  # the next step changes its tensors
                 yield candidate
 
     editor = Watched(network, random_state=0, **parameters)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from fairsvd.arrays import LabelledRows, as_batches, is_dataset
-from fairsvd.training import CellBatches, cell_shares, tune
+from fairsvd.training import CellBatches, RowBatches, cell_shares, tune
 
 CPU = torch.device("cpu")
 TABLE = np.array([[50, 5, 0], [20, 100, 25]])  # (n_classes, n_groups), one cell empty
@@ -349,3 +349,15 @@ def test_weights_of_a_batch_by_hand():
     ):
         assert gap == pytest.approx(5 * gap_weights[cell] / 200)
         assert loss == pytest.approx(5 * gap_weights[cell] / own_class[cell] / 2)
+
+
+def test_rows_in_turn_carry_their_own_weights():
+    rows, weights = rows_of(TABLE), torch.arange(float(TABLE.sum()), dtype=torch.float64) / 7
+    generator = torch.Generator().manual_seed(0)
+    settings = {"batch_size": 64, "generator": generator, "device": CPU, "dtype": torch.float64}
+    weighed, plain = RowBatches(rows, weights=weights, **settings), RowBatches(rows, **settings)
+    for batch in itertools.islice(weighed, weighed.per_epoch):
+        assert torch.equal(batch.loss_weights, batch.X[:, 0] / 7)
+        assert torch.equal(rows.y[batch.X[:, 0].long()], batch.y)
+        assert bool((batch.gap_weights == 1).all())
+    assert bool((next(iter(plain)).loss_weights == 1).all())

@@ -54,8 +54,10 @@ COLUMNS = {
     "psi": "psi",
     "demographic_parity_difference": "DP gap",
     "worst_cell": "worst cell",
-    "seconds": "seconds",
+    "epochs": "epochs",
+    "cpu_seconds": "CPU s",
 }
+DIGITS = {"epochs": 1, "cpu_seconds": 0}
 # A cell with less than half the rows that independence of label and group would give it.
 SCARCE = 0.5
 # Height from which images get a residual network.
@@ -169,7 +171,10 @@ def run_cell(
 
 def figure(rows: Sequence[Row], column: str) -> str:
     """Write the mean over seeds and, where there are several, the range."""
-    values, digits = [row[column] for row in rows], 0 if column == "seconds" else 3
+    # Controls count no visits of rows.
+    if any(column not in row for row in rows):
+        return "-"
+    values, digits = [row[column] for row in rows], DIGITS.get(column, 3)
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean

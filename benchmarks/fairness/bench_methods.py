@@ -82,6 +82,7 @@ def prepare(problem: Problem) -> Context:
 def attempt(method: Method, context: Context, constraint: str) -> tuple[Outcome | None, Row]:
     """Run a method; give its outcome or None, with seconds, warnings and any error."""
     started, outcome, error = time.perf_counter(), None, None
+    cpu_started = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -90,7 +91,9 @@ def attempt(method: Method, context: Context, constraint: str) -> tuple[Outcome 
             error = "".join(traceback.format_exception_only(problem)).strip()
     seconds = time.perf_counter() - started
     names = sorted({warning.category.__name__ for warning in caught})
-    return outcome, {"seconds": seconds, "warnings": names, "error": error}
+    # What the process itself computed, however many others share the core.
+    cpu = time.process_time() - cpu_started
+    return outcome, {"seconds": seconds, "cpu_seconds": cpu, "warnings": names, "error": error}
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from benchmarks.fairness.context import Context, Method, Outcome
 from benchmarks.nets import margins
+from benchmarks.visits import counted
 from fairsvd.base import EDITORS as REGISTERED
 from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
 
@@ -61,14 +63,18 @@ def edit(context: Context, constraint: str, editor: str, **parameters: Any) -> O
     parts = (context.train, context.validation)
     X, y, g = (np.concatenate(column) for column in zip(*parts, strict=True))
     fold = np.repeat([-1, 0], [len(part.y) for part in parts])
-    fitted = class_of(editor)(
+    images = context.train.X.ndim == 4
+    edited = class_of(editor)(
         context.network,
         constraint=constraint,
         validation=PredefinedSplit(fold),
         random_state=context.seed,
         **parameters,
-    ).fit(X, y, sensitive_features=np.asarray(context.groups)[g])
-    notes = {
+    )
+    with counted(context.network) if images else nullcontext() as visits:
+        fitted = edited.fit(X, y, sensitive_features=np.asarray(context.groups)[g])
+    notes = {} if visits is None else {"epochs": visits.epochs(len(context.train.y))}
+    notes |= {
         "removed_fraction": float(getattr(fitted, "removed_fraction_", 0.0)),
         "share": best_share(fitted.history_),
     }

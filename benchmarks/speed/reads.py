@@ -215,7 +215,7 @@ def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
     put(Batches, "blocks", in_passes(BLOCKS, Batches.blocks))
     put(LabelledRows, "batches", in_passes(BLOCKS, LabelledRows.batches))
     put(Batches, "__getitem__", as_read(PROBE, Batches.__getitem__))
-    put(Batches, "for_training", as_pass(STEP, Batches.for_training))
+    put(Batches, "for_step", as_pass(STEP, Batches.for_step))
     everywhere(put, networks.fast_logits, as_pass(JUDGING, networks.fast_logits))
     put(_inference, "_in_blocks", as_pass(PREDICTION, _inference._in_blocks))
     put(NeuralNet, "run_single_epoch", epochs(NeuralNet.run_single_epoch))

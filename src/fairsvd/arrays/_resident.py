@@ -98,10 +98,11 @@ def hold_on(X: Batches, device: torch.device) -> Batches:
     """
     if device.type != "cuda" or X.home == device:
         return X
-    n_bytes = len(X) * math.prod(X.item_shape) * X.dtype.itemsize
+    shape = tuple(X.item_shape)
+    n_bytes = len(X) * math.prod(shape) * X.dtype.itemsize
     if n_bytes > SHARE * torch.cuda.mem_get_info(device)[0]:
         return X
-    return replace(X, fetch=Resident(X, device), row_shape=tuple(X.item_shape), home=device)
+    return replace(X, fetch=Resident(X, device), row_shape=shape, home=device)
 
 
 def read_ahead(

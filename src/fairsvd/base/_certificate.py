@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Certificate", "Ladder", "Rung"]
 
 # How much stricter than the limit the candidates are chosen that are tested, in multiples of what
-# the bound adds to a measured value on so many rows. The strictest comes first: if it fails,
-# nothing is promised.
+# the bound adds to a measured value on so many rows. The one that seems safest comes first: if it
+# fails, nothing is promised.
 STRICTER = (1.6, 1.2, 0.9, 0.6, 0.3, 0.0)
 
 
@@ -82,6 +82,9 @@ class Certificate:
             exact = all(each["exact"] for each in self.entries)
             how = "" if exact else " (of your own function by a bootstrap, which is approximate)"
             return f"Promised with {self.confidence:.0%} confidence{how}, {on}: {asked}."
+        if all(each["met"] for each in self.entries):
+            failed = "a candidate that seemed safer failed, after which no other is tested"
+            return f"Not promised with {self.confidence:.0%} confidence, {on}: {asked}; {failed}."
         more = (
             f"about {self.rows_needed:,.0f} such rows of the same rates would be needed"
             if np.isfinite(self.rows_needed)
@@ -143,21 +146,33 @@ class Ladder:
 
     def _error(self) -> float:
         """Find what a bound adds to a measured value, by the untouched network's choosing rows."""
-        data, judge = self.data, self.data.judge
-        held = judge.parts == 0
-        logits = data.untouched.double().numpy()[held]
-        old, shifted = logits.argmax(axis=1), logits.copy()
-        shifted[:, 1] -= data.margin
-        sizes = data.n_classes, data.n_groups
-        pair = old, shifted.argmax(axis=1)
-        seen = see(judge.y[held], pair, judge.groups[held], sizes, self.constraint.pos)
-        level, rng = float(self.constraint.confidence or 0.0), stage_rng(0, "certificate")
+        seen = self._choosing(self.data.untouched, self.data.margin)
         errors = [
-            each.bound(seen, level, rng) - float(each.measure(seen.counts, seen.pos, seen.before))
+            self._bound(each, seen) - float(each.measure(seen.counts, seen.pos, seen.before))
             for each in self.constraint.listed
         ]
-        known = [error for error in errors if np.isfinite(error)]
-        return max(known, default=0.0)
+        return max((error for error in errors if np.isfinite(error)), default=0.0)
+
+    def _risk(self, rung: Rung) -> float:
+        """Guess by how much a candidate will miss what is asked, on the choosing rows."""
+        if rung.logits is None:
+            return float("inf")
+        seen = self._choosing(rung.logits, rung.verdict.margin)
+        return max(self._bound(each, seen) - each.limit for each in self.constraint.listed)
+
+    def _choosing(self, logits: Tensor, margin: float) -> Seen:
+        """Count the predictions for the validation rows that candidates are chosen on."""
+        data, judge = self.data, self.data.judge
+        held = judge.parts == 0
+        before, after = (each.double().numpy()[held] for each in (data.untouched, logits))
+        after = after - np.array([0.0, margin] + [0.0] * (data.n_classes - 2))
+        pair, sizes = (before.argmax(axis=1), after.argmax(axis=1)), (data.n_classes, data.n_groups)
+        return see(judge.y[held], pair, judge.groups[held], sizes, self.constraint.pos)
+
+    def _bound(self, requirement: Requirement, seen: Seen) -> float:
+        # The same draws for every number of rows.
+        level = float(self.constraint.confidence or 0.0)
+        return requirement.bound(seen, level, stage_rng(0, "certificate"))
 
     def certify(self, module: nn.Module, chosen: Rung) -> tuple[Rung, Certificate]:
         """Test the rungs; without a promise keep what was chosen without one.
@@ -168,41 +183,36 @@ class Ladder:
         certificate : Certificate
         """
         rungs = {(r.place, r.verdict.margin): r for r in self.rungs if r is not None}
-        order = sorted(rungs.values(), key=lambda rung: rung.verdict.gap)
-        best: tuple[Rung, Certificate] | None = None
+        best: Rung | None = None
         tested = 0
-        for rung in order:
-            certificate = self._test(module, rung, tested := tested + 1)
-            if not certificate.given:
+        for rung in sorted(rungs.values(), key=self._risk):
+            tested += 1
+            seen = self._see(module, rung)
+            if any(self._bound(each, seen) > each.limit for each in self.constraint.listed):
                 break
-            if best is None or rung.verdict.utility > best[0].verdict.utility:
-                best = rung, certificate
-        return best or (chosen, self._test(module, chosen, tested))
-
-    def _test(self, module: nn.Module, rung: Rung, n_tested: int) -> Certificate:
-        level = float(self.constraint.confidence or 0.0)
+            if best is None or rung.verdict.utility > best.verdict.utility:
+                best = rung
+        rung = chosen if best is None else best
         seen = self._see(module, rung)
-        n_rows = int(seen.counts.sum())
-        entries = tuple(self._entry(each, seen, level) for each in self.constraint.listed)
+        entries = tuple(self._entry(each, seen) for each in self.constraint.listed)
         needed = max(each["rows_needed"] for each in entries)
-        given = all(each["met"] for each in entries)
-        return Certificate(level, given, n_rows, needed, n_tested, entries)
+        level, n_rows = float(self.constraint.confidence or 0.0), int(seen.counts.sum())
+        return rung, Certificate(level, best is not None, n_rows, needed, tested, entries)
 
-    def _entry(self, requirement: Requirement, seen: Seen, level: float) -> dict[str, Any]:
-        def bound(factor: float = 1.0) -> float:
-            # The same draws for every number of rows.
-            return requirement.bound(seen.times(factor), level, stage_rng(0, "certificate"))
-
+    def _entry(self, requirement: Requirement, seen: Seen) -> dict[str, Any]:
         limit, n_rows = requirement.limit, int(seen.counts.sum())
-        upper = bound()
-        measured = float(requirement.measure(seen.counts, seen.pos, seen.before))
+        upper = self._bound(requirement, seen)
+
+        def meets(factor: float) -> bool:
+            return self._bound(requirement, seen.times(factor)) <= limit
+
         return {
             "constraint": requirement.name,
             "limit": limit,
-            "measured": measured,
+            "measured": float(requirement.measure(seen.counts, seen.pos, seen.before)),
             "bound": upper,
             "met": bool(upper <= limit),
-            "rows_needed": rows_needed(lambda factor: bound(factor) <= limit, n_rows),
+            "rows_needed": rows_needed(meets, n_rows),
             "exact": requirement.is_exact,
         }
 
@@ -211,11 +221,10 @@ class Ladder:
         data, rows = self.data, self.data.certifying
         if rows is None:
             raise ValueError("There are no rows to certify on.")
-        before = data.logits(module, {}, rows.X).double().numpy()
+        before = data.logits(module, {}, rows.X).argmax(dim=1).numpy()
         after = _logits_of(module, rung.candidate, data, rows).double().numpy()
         after[:, 1] -= rung.verdict.margin
-        pair = before.argmax(axis=1), after.argmax(axis=1)
-        sizes = data.n_classes, data.n_groups
+        pair, sizes = (before, after.argmax(axis=1)), (data.n_classes, data.n_groups)
         return see(rows.y.numpy(), pair, rows.groups.numpy(), sizes, self.constraint.pos)
 
 

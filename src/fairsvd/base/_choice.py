@@ -125,9 +125,14 @@ class _Search:
         rung = Rung(end.best, end.verdict, end.logits, end.place)
         rung, certificate = (rung, None) if interrupted else self.ladder.certify(self.module, rung)
         given = certificate is not None and certificate.given
-        verdict = replace(rung.verdict, feasible=given)
-        changes = {"candidate": rung.candidate, "logits": rung.logits, "place": rung.place}
-        return replace(found, verdict=verdict, certificate=certificate, **changes)
+        return replace(
+            found,
+            candidate=rung.candidate,
+            verdict=replace(rung.verdict, feasible=given),
+            logits=rung.logits,
+            place=rung.place,
+            certificate=certificate,
+        )
 
 
 def _is_finite(logits: Tensor | None) -> bool:

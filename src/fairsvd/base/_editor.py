@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -28,7 +26,6 @@ from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
     AdoptedNetwork,
-    CloneByCopy,
     Portable,
     all_features,
     copied,
@@ -39,7 +36,7 @@ from ..networks import (
 from ..objective import Constraint
 from ._choice import Outcome, choose
 from ._complaints import warn_about
-from ._html import parameters_html
+from ._html import editor_html
 from ._inputs import FitInputs, Reading, read_fit_inputs
 from ._parameters import with_parameters
 from ._predictor import Predictor
@@ -92,10 +89,8 @@ class NetworkEditor(
     offset_ : float
         The threshold as a logit, subtracted from the margin everywhere.
     report_ : FairnessReport
-        A Bunch: the DataFrames ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` on the
-        validation rows; a ``certificate``; what they say (``positive``, ``lost``, ``gained``,
-        ``traded``, ``constant``) and ``notes``. ``summary()`` puts it into sentences,
-        ``disparities()`` compares groups in every measure. Computed when it is read.
+        The tables ``groups``, ``gaps``, ``constraints``, ``harm``, ``measures`` and ``notes`` on
+        the validation rows, as ``report_.summary()`` puts them. Computed when it is read.
     history_ : DataFrame
         One row for each candidate, the untouched network first; ``chosen`` marks the one kept.
     n_features_in_, feature_names_in_
@@ -191,9 +186,7 @@ class NetworkEditor(
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)
-        adopted, data = ready.adopted, ready.data
-        # Now with the untouched network's decisions, if they matter.
-        constraint = data.judge.constraint
+        adopted, data, constraint = ready.adopted, ready.data, ready.constraint
         keep = self.on_interrupt == "keep"
         # An interrupt while an edit is being undone would spoil the module of the search.
         spare = copied(adopted.module) if keep else adopted.module
@@ -205,10 +198,9 @@ class NetworkEditor(
             if outcome.interrupted:
                 adopted = replace(adopted, module=spare)
             self._keep(inputs, adopted, outcome)
-            after = self.module_, self.offset_
             held = inputs.rows.subset(ready.parts.validation)
-            shown = {"shift": self.shift_probabilities}
-            self._report = describe(inputs, held, data, after, constraint, outcome, seed, **shown)
+            made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
+            self._report = describe(*made, shift=self.shift_probabilities)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
@@ -244,14 +236,12 @@ class NetworkEditor(
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.table
-        self._feature_width = self._count_features()
+        row = as_batches(self._probe[:1], self._probe.dtype)
+        entering = all_features(self.module_, row, self._adopted.output_layer)
+        self._feature_width = entering.shape[1]
         self._fitted_threshold = self.threshold
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)
-
-    def _count_features(self) -> int:
-        row = as_batches(self._probe[:1], self._probe.dtype)
-        return all_features(self.module_, row, self._adopted.output_layer).shape[1]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy of the predictions.
@@ -287,24 +277,11 @@ class NetworkEditor(
         """Add the parameters in groups, and the report of a fit, to scikit-learn's diagram."""
         bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
         if "text/html" in bundle:
-            bundle["text/html"] += self._more_html()
+            bundle["text/html"] += editor_html(self)
         return bundle
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_inner()}{self._more_html()}"
-
-    def _more_html(self) -> str:
-        fitted = self.report_.summary().splitlines() if hasattr(self, "module_") else []
-        lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
-        return f"{parameters_html(self)}{f'<ul>{lines}</ul>' if lines else ''}"
-
-    def __sklearn_clone__(self) -> Any:
-        """Clone with a copy of the network, also of one that copy.deepcopy refuses."""
-        if not isinstance(self.network, nn.Module):
-            return super().__sklearn_clone__()
-        stand_in = copy.copy(self)
-        stand_in.network = CloneByCopy(self.network)
-        return super(NetworkEditor, stand_in).__sklearn_clone__()
+        return f"{super()._repr_html_inner()}{editor_html(self)}"
 
     def __sklearn_tags__(self) -> Any:
         """Describe the editor to scikit-learn."""

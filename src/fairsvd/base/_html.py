@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COMMON", "parameters_html", "report_html"]
+__all__ = ["COMMON", "editor_html", "parameters_html", "report_html"]
 
 # What most fits set, in the order in which it is shown; all other parameters are for experts.
 COMMON = (
     "network",
     "constraint",
     "tolerance",
+    "confidence",
     "utility",
     "threshold",
     "pos_label",
@@ -27,6 +28,13 @@ COMMON = (
     "verbose",
     "random_state",
 )
+
+
+def editor_html(editor: Any) -> str:
+    """List an editor's parameters and, once it is fitted, what its report says."""
+    fitted = editor.report_.summary().splitlines() if hasattr(editor, "module_") else []
+    lines = "".join(f"<li>{escape(line)}</li>" for line in fitted)
+    return f"{parameters_html(editor)}{f'<ul>{lines}</ul>' if lines else ''}"
 
 
 def parameters_html(estimator: Any) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .._rng import one_torch_thread, stage_rng
@@ -28,30 +27,16 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
+from ._parts import Parts, keep_half, make_parts
 from ._passes import AUTOCAST
 from ._request import as_device
-from ._split import draw_sample, split_rows
 from ._task import EditData
 
-__all__ = ["Parts", "Prepared", "excess_fit", "prepare"]
-
-# Number of editing rows on which candidates are judged besides the validation rows.
-SAMPLE_SIZE = 4000
+__all__ = ["Prepared", "excess_fit", "prepare"]
 
 # The network counts as over-fitted if its balanced accuracy is higher by more than this on the
 # editing rows than on the validation rows.
 OVERFIT_NETWORK = 0.10
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
-
-    editing: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    notes: tuple[str, ...] = ()
-    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,11 @@ class Prepared:
     parts: Parts
     adopted: AdoptedNetwork
     data: EditData
+
+    @property
+    def constraint(self) -> Constraint:
+        """The constraint, with the untouched network's decisions if they matter."""
+        return self.data.judge.constraint
 
 
 def prepare(
@@ -96,7 +86,7 @@ def prepare(
         # Phi uses validation rows only.
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
-        parts = _keep_half(parts, inputs, seed)
+        parts = keep_half(parts, inputs, seed)
     cache = cache.within(parts.editing)
     adopted = trained or adopt(
         editor.network,
@@ -113,50 +103,6 @@ def prepare(
     with one_torch_thread():
         data = make_data(editor, inputs, parts, adopted, constraint, cache)
     return Prepared(parts, adopted, data)
-
-
-def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
-    """Split the rows; rows whose group is missing and ignored are left out of all parts."""
-    y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
-    cells = inputs.rows.cells(inputs.n_groups).numpy()
-    editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"), inputs.classes)
-    notes: tuple[str, ...] = ()
-    ignored = int((groups < 0).sum())
-    if ignored:
-        editing, held = editing[groups[editing] >= 0], held[groups[held] >= 0]
-        notes = (f"{ignored} rows without a group were left out of fit (missing_group='ignore').",)
-    is_editing = np.zeros(len(y), dtype=bool)
-    is_editing[editing] = True
-    if is_editing[held].any():
-        has_splitter = hasattr(validation, "split")
-        why = "as validation= says" if has_splitter else "too few rows to set any apart"
-        notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
-    sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
-    return Parts(editing, held, sample, notes)
-
-
-def _keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
-    """Keep half of every cell's validation rows out of the choice.
-
-    Raises
-    ------
-    ValueError
-        Validation rows are edited on, so that nothing can be certified on them.
-    """
-    rows, rng = parts.validation, stage_rng(seed, "certificate")
-    if np.isin(rows, parts.editing).any():
-        raise ValueError(
-            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
-            "another splitter as validation=, or confidence=None."
-        )
-    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
-    choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
-    note = (
-        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
-        "candidates were chosen, and the report is made, on the others."
-    )
-    notes = (*parts.notes, note)
-    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)
 
 
 def make_data(
@@ -188,9 +134,8 @@ def make_data(
     probe = probe_rows(adopted.module, inputs.rows.X)
     laid = laid_out(adopted.module, inputs.rows.X, adopted.output_key)
     of_fit = replace(inputs.rows, X=hold_on(laid, probe.device))
-    judged = of_fit.subset(rows)
     # In their own order, and also where the device cannot hold all rows.
-    judged = replace(judged, X=hold_on(laid.subset(rows), probe.device))
+    judged = replace(of_fit.subset(rows), X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
     judge = make_judge(
         judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint

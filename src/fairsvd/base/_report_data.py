@@ -246,11 +246,12 @@ class ReportData:
         before, after = self.compared
         parts: list[list[NDArray[np.float64]]] = []
         for name in after.found:
-            for old, new in (
+            pairs = (
                 (before.found[name], after.found[name]),
                 (before.overall[name], after.overall[name]),
-            ):
-                parts.append([old.values, new.values, *interval(name, new, 0.95)])
+            )
+            for first, then in pairs:
+                parts.append([first.values, then.values, *interval(name, then, 0.95)])
         old, new, low, high = (np.concatenate(column) for column in zip(*parts, strict=True))
         columns = {"before": old, "after": new, "change": new - old, "low": low, "high": high}
         labels = [*map(str, self.labels), OVERALL]

@@ -38,8 +38,8 @@ from ..phases import (
     tune_edit,
 )
 from ..training import Batch, tune
+from ._adversary import Adversary
 from ._critic import forward_with_features
-from ._debiasing import Adversary
 
 __all__ = ["AdapterFineTuner"]
 

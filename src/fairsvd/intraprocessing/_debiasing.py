@@ -24,9 +24,10 @@ from ..base import (
     positive_int,
     register_editor,
 )
-from ..objective import SHARPNESS, Constraint, compared, edit_loss, make_shift, shift_logits
+from ..objective import edit_loss, make_shift, shift_logits
 from ..phases import FORWARD, TuningEditor, count_steps, judge_state, make_batches, run_paths
 from ..training import Batch, CellBatches, tune
+from ._adversary import Adversary
 
 __all__ = ["AdversarialDebiasing"]
 
@@ -41,6 +42,9 @@ BACKWARD = 2 * FORWARD
 
 # Steps of the adversary before the network is tuned: it starts at zero and has to learn first.
 HEAD_START = 30
+
+# At most this share of a budget goes into them.
+HEAD_SHARE = 0.1
 
 # Below 1 an over-fitted network hardly changes; at 10 the labels still count.
 ALPHAS = (1.0, 3.0, 10.0)
@@ -152,11 +156,14 @@ class AdversarialDebiasing(TuningEditor):
             )
             return alphas, {"n_steps": n_steps}
         rows = budget.step_rows
-        budget = budget.less(HEAD_START * FORWARD * rows)
+        head_start = int(HEAD_SHARE * budget.visits / (FORWARD * rows))
+        head_start = max(1, min(HEAD_START, head_start))
+        budget = budget.less(head_start * FORWARD * rows)
         looks = budget.count_looks(FEW_CANDIDATES)
         n_steps = budget.count_steps(looks, (1 + BACKWARD) * rows)
         n_steps = n_steps if self.max_steps is None else min(n_steps, self.max_steps)
         fields = {"n_steps": n_steps, "every": -(-n_steps // looks), "rows": rows}
+        fields["head_start"] = head_start
         return alphas[len(alphas) // 2 :][:1], fields
 
     def _alphas(self, data: EditData) -> tuple[float, ...]:
@@ -184,6 +191,8 @@ class DebiasingPath(Task):
         Rows of a step; None: as in every editor.
     every : int, optional
         Updates between two candidates; None: a tenth of all.
+    head_start : int, default=30
+        Steps of the adversary before the network is tuned.
     """
 
     alpha: float
@@ -195,6 +204,7 @@ class DebiasingPath(Task):
     seed: np.random.SeedSequence
     rows: int | None = None
     every: int | None = None
+    head_start: int = HEAD_START
 
     @cached_property
     def shift(self) -> float | Tensor:
@@ -244,7 +254,7 @@ class Game:
             self._loss,
             self.adversary.parameters,
             self._batches(),
-            n_steps=(HEAD_START + self.path.n_steps) * each,
+            n_steps=(self.path.head_start + self.path.n_steps) * each,
             learning_rate=self.path.adversary_learning_rate,
             every=each,
         )
@@ -323,7 +333,7 @@ def start_game(path: DebiasingPath, batches: Iterator[Batch]) -> Game:
     sizes = data.n_classes, data.n_groups
     adversary = Adversary(path.constraint, *sizes, device=data.device, dtype=data.dtype)
     game = Game(path, adversary)
-    for batch in islice(batches, HEAD_START):
+    for batch in islice(batches, path.head_start):
         with torch.no_grad():
             logits = data.forward(path.module, {}, batch.X)
         game.learn(logits, batch)
@@ -387,91 +397,3 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
     unit = scaled / scaled.norm().clamp(min=1)
     return own - (own * unit).sum() * unit - alpha * other
-
-
-class Adversary:
-    """Linear softmax classifier of the group, from probabilities and, if told, the label.
-
-    Its inputs are ``softmax((1 + |c|) * logits)``, with ``c`` learned. If the constraint conditions
-    on the label, every class has its own coefficients and intercept, so that what the label alone
-    tells about the group does not count. For demographic parity there is one set of them; for
-    accuracy parity one set, on the probability of the true class alone; for equal opportunity one
-    set for every class, on the probability of that class alone, or of the positive class of two.
-
-    Parameters
-    ----------
-    constraint : Constraint
-    n_classes, n_groups : int
-    device : torch.device
-    dtype : torch.dtype
-
-    Attributes
-    ----------
-    parameters : list of Tensor
-        Coefficients (n_sets, n_classes, n_groups), intercepts (n_sets, n_groups) and ``c``; leaves
-        that require gradients. All start at zero, except ``c``, which starts where the logits are
-        scaled as in the soft gaps.
-    """
-
-    def __init__(
-        self,
-        constraint: Constraint,
-        n_classes: int,
-        n_groups: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.rates, self.pos = compared(constraint.gap), constraint.pos
-        self.n_classes = n_classes
-        n_sets = n_classes if "tpr" in self.rates else 1
-        settings: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.parameters = [
-            torch.zeros(n_sets, n_classes, n_groups, **settings).requires_grad_(),
-            torch.zeros(n_sets, n_groups, **settings).requires_grad_(),
-            torch.tensor(SHARPNESS - 1, **settings).requires_grad_(),
-        ]
-
-    def loss(self, logits: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """Compute the weighted cross-entropy of the group.
-
-        Parameters
-        ----------
-        logits : Tensor of shape (n, n_classes)
-            At the operating threshold.
-        batch : Batch
-        training : bool
-            Gradients reach the adversary; otherwise only ``logits``.
-        """
-        values = self.parameters if training else [p.detach() for p in self.parameters]
-        coefficients, intercepts, c = values
-        which = batch.y if len(coefficients) > 1 else torch.zeros_like(batch.y)
-        inputs = torch.softmax((1 + c.abs()) * logits, dim=1)
-        if self.rates in (("tpr",), ("accuracy",)):
-            inputs = inputs * torch.nn.functional.one_hot(batch.y, self.n_classes)
-        scores = torch.einsum("nc,ncg->ng", inputs, coefficients[which]) + intercepts[which]
-        losses = torch.nn.functional.cross_entropy(scores, batch.groups, reduction="none")
-        weights = self.weights(batch)
-        return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-
-    def weights(self, batch: Batch) -> Tensor:
-        """Weigh the rows that the adversary sees by the true shares of their cells."""
-        if self.rates == ("tpr",) and self.n_classes == 2:
-            return torch.where(batch.y == self.pos, batch.gap_weights, 0.0)
-        return batch.gap_weights
-
-    def blind_loss(self, table: Tensor) -> float:
-        """Compute the smallest cross-entropy of an adversary that does not see predictions.
-
-        Parameters
-        ----------
-        table : Tensor of shape (n_classes, n_groups)
-            Rows in each cell.
-        """
-        if self.rates == ("tpr",) and self.n_classes == 2:
-            table = table[self.pos : self.pos + 1]
-        elif "tpr" not in self.rates:
-            table = table.sum(dim=0, keepdim=True)
-        counts = table.double()
-        shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-        return float(-torch.xlogy(counts, shares).sum() / counts.sum())

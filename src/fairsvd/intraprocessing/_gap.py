@@ -82,22 +82,25 @@ class GapFineTuner(TuningEditor):
         times the soft gap. "descent": the soft gap alone, starting from the trained weights; the
         choice stops it before the utility is lost.
     gap_weight : float or None, default=None
-        Weight of the soft gap in "penalty". None: chosen on validation. Not used with a teacher.
+        Weight of the soft gap in "penalty". None: chosen on validation, and 1 under a budget. Not
+        used with a teacher.
     scope : {"all", "head", "spectrum", "bias"}, default="all"
         What is tuned: every parameter; the layer that makes the logits; the singular values of all
         linear and convolution layers, and their biases; these biases alone.
     learning_rate : float or None, default=None
         Learning rate of Adam. None: 1e-3 for "all" and 1e-2 for the other scopes; in "descent" 1e-4
-        and 3e-4; with a teacher 3e-3 for "head". For images a tenth of it is tried, too.
+        and 3e-4; with a teacher 3e-3 for "head". Under a budget (``max_epochs``) 3e-4 for "all" and
+        3e-3 for the other scopes.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
         least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
-        five passes over the rows if these are fewer steps (at least 30).
+        as many as ``max_epochs`` buys.
     group_shift : {"auto", "always", "never"}, default="auto"
         Before the tuning, try shifts of the output layer along the directions that separate the
         groups in its input. "auto": if the network is over-fitted (its balanced accuracy is more
         than 0.10 higher on the editing than on the validation rows), ``scope`` is "all" or "head"
-        and ``mode`` is "penalty", since memorised rows show no gap that a loss could follow.
+        and ``mode`` is "penalty", since memorised rows show no gap that a loss could follow; not
+        under a budget, which many trials exceed.
 
     Attributes
     ----------
@@ -149,7 +152,7 @@ class GapFineTuner(TuningEditor):
 
     def _count_candidates(self, task: Task) -> int | None:
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
-        if self._shifts(task.data, imitates):
+        if self._shifts(task, imitates):
             return None
         if self._is_brief(task, imitates):
             fields = self._brief_fields(task)
@@ -166,9 +169,9 @@ class GapFineTuner(TuningEditor):
             "objective_": "teacher" if imitates else "soft_gap",
         }
         untouched = {**shared, "gap_weight_": None}
-        yield Candidate({}, {"stage": "untouched"}, untouched)
+        yield self._first_candidate(task, {}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
-        if self._shifts(task.data, imitates):
+        if self._shifts(task, imitates):
             yield from run_paths([task], partial(run_shift, attributes=untouched))
         start = collect_values(task.module, task.data.output_layer, self.scope)
         settings, share = self._settings(task.data, imitates)
@@ -240,11 +243,14 @@ class GapFineTuner(TuningEditor):
             )
         return self.mode == "penalty"
 
-    def _shifts(self, data: EditData, imitates: bool) -> bool:
+    def _shifts(self, task: Task, imitates: bool) -> bool:
         if self.group_shift != "auto":
             return self.group_shift == "always"
         follows_gap = self.mode == "penalty" and not imitates
-        return data.judge.separate and follows_gap and self.scope in ("all", "head")
+        # Their many trials would cost a budget more than all of its steps.
+        if self._budget(task) is not None:
+            return False
+        return task.data.judge.separate and follows_gap and self.scope in ("all", "head")
 
     def _settings(self, data: EditData, imitates: bool) -> tuple[list[tuple[float, float]], float]:
         """Return pairs of a weight of the soft gap and a factor of the learning rate to try.

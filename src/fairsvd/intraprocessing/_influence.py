@@ -40,7 +40,7 @@ from ..phases import (
     make_loss,
     run_paths,
 )
-from ..training import Batch, tune
+from ..training import RowBatches, tune
 from ._critic import SignedBias
 
 __all__ = ["InfluenceTuner"]
@@ -400,22 +400,17 @@ class WeightedPath(Task):
     rate: float
     seed: np.random.SeedSequence
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> RowBatches:
         """Go through the editing rows for ever, in a new order in every pass."""
-        data, generator = self.data, torch_generator(np.random.default_rng(self.seed))
-        weights = torch.as_tensor(self.weights).to(data.dtype)
-        while True:
-            order = torch.randperm(len(weights), generator=generator)
-            for positions in order.split(count_step_rows(data)):
-                X = data.editing.X.for_training(positions.numpy(), generator)
-                weighed = to_device(weights[positions], data.device)
-                yield Batch(
-                    to_device(X, data.device, data.dtype),
-                    to_device(data.editing.y[positions], data.device),
-                    to_device(data.editing.groups[positions], data.device),
-                    weighed,
-                    torch.ones_like(weighed),
-                )
+        data = self.data
+        return RowBatches(
+            data.editing,
+            batch_size=count_step_rows(data),
+            generator=torch_generator(np.random.default_rng(self.seed)),
+            device=data.device,
+            dtype=data.dtype,
+            weights=torch.as_tensor(self.weights),
+        )
 
 
 def _every(data: EditData, n_steps: int) -> int:

@@ -67,11 +67,13 @@ class FactorSettings(TuningEditor):
         Tune singular values and biases, too. In imitation of a teacher they and the output layer
         move together with learned masks, or after a removal by scores. Under the soft gap they are
         tuned after the removal; with learned masks they and the output layer are also tuned with
-        nothing removed, for networks that lose too much by any removal.
+        nothing removed, for networks that lose too much by any removal. Under a budget
+        (``max_epochs``) singular vectors move, too, and masks are learned only if ``sparsity``
+        caps them.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
         least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
-        five passes over the rows if these are fewer steps (at least 30).
+        as many as ``max_epochs`` buys.
     svd_solver : {"auto", "full", "randomized"}, default="auto"
         "randomized" approximates the leading singular vectors with an error within 1 % of the
         smallest that the rank allows; "auto" uses it for large layers cut to a small rank.
@@ -111,10 +113,11 @@ class FairLRFTransformer(FactorSettings):
         layer), or the full rank.
     sparsity : float in [0, 1] or None, default=None
         Share of U and V entries removed. ``criterion="learned"``: a cap over all layers together
-        (None: no cap); otherwise the share removed in each layer (None: searched).
+        (None: no cap, and nothing removed under a budget); otherwise the share removed in each
+        layer (None: searched).
     gap_weight : float or None, default=None
         Weight of the soft gap in the loss of the masks and of the spectrum. None: searched on
-        validation. Not used with a teacher.
+        validation, and 1 under a budget. Not used with a teacher.
     privileged_weight : float or None, default=None
         Weight of the privileged group's curvature in the score of ``criterion="curvature"``. None:
         searched on validation, with both signs of the score.
@@ -150,6 +153,10 @@ class FairLRFTransformer(FactorSettings):
     1e-2, reduced in proportion if more than four layers are edited, since their changes compound.
     On the tables of ``docs/results`` removal by curvature alone was little better than random
     removal and far worse than the default, which therefore learns the masks and tunes the spectrum.
+
+    Under a budget, the default for images, all factors, biases and the output layer move by small
+    steps, and candidates are averages over some 50 steps; the factors keep their rank, so that
+    ``rank`` and ``compress`` make a small network in the same passes.
 
     With a teacher, masks, singular values and output layer imitate the fair Bayes rule (see
     :class:`BlindPostProcessor`) for 400 to 500 steps; 150 small steps under labels and the soft gap
@@ -200,7 +207,7 @@ class FairLRFTransformer(FactorSettings):
         }
         full = resolve_ranks(task.module, names, None)
         untouched = {**shared, **untouched_attributes(whole.factors, full)}
-        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
+        yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None
         if by_score:

@@ -210,7 +210,8 @@ class BiasMaskFineTuner(TuningEditor):
         importance = plan.importance(seeds[0])
         masks = plan.masks(importance, seeds[1])
         attributes = plan.attributes(masks, importance)
-        yield Candidate({}, {"stage": "untouched"}, attributes)
+        brief = plan.cut is not None
+        yield self._first_candidate(task, {}, attributes, imitates=plan.imitates or not brief)
         teacher = self._find_teacher(task, rng) if plan.imitates else None
         paths = plan.paths(masks, plan.resets(importance), attributes, teacher, seeds[2])
         yield from run_paths(paths, run_path, self.n_jobs)

@@ -38,7 +38,7 @@ RATES, BRIEF_RATES = (3e-3, 1e-2), (3e-4, 1e-3)
 
 # Under a budget: passes over the rows that the importance costs, the first step's share of what is
 # left, and candidates of either step.
-MEASURING, IMPAIRING, BRIEF_LOOKS = 3, 0.7, 2
+MEASURING, IMPAIRING, BRIEF_LOOKS = 5, 0.7, 2
 
 # Both papers write average odds as half the sum of two gaps; the soft gap is the sum.
 SUMS_OF_TWO = ("average_odds", "equalized_odds", "signed_average_odds")

@@ -67,7 +67,7 @@ class FairPruner(TuningEditor):
         predicted change of the soft gap; "magnitude" and "random" are controls.
     gap_weight : float or None, default=None
         Weight of the soft gap in the loss of the masks and of the factors. None: searched on
-        validation.
+        validation, and 1 under a budget.
     privileged_weight : float or None, default=None
         Weight of the privileged group's curvature in the score of ``criterion="curvature"``. None:
         searched on validation, with both signs of the score.
@@ -84,11 +84,12 @@ class FairPruner(TuningEditor):
         convolution layers. In imitation of a teacher they and the output layer move together with
         learned masks, or after a removal by scores. Under the soft gap they are tuned after the
         removal; with learned masks they and the output layer are also tuned with nothing removed,
-        for networks that lose too much by any removal.
+        for networks that lose too much by any removal. Under a budget (``max_epochs``) weights
+        move, too, and masks are learned only if ``sparsity`` caps them.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
         least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
-        five passes over the rows if these are fewer steps (at least 30).
+        as many as ``max_epochs`` buys.
     max_memory : int, default=2**28
         Limit in bytes of the temporary memory of the curvature.
 
@@ -187,7 +188,7 @@ class FairPruner(TuningEditor):
             "balance_": task.constraint.balance,
         }
         untouched = {**shared, **whole.attributes()}
-        yield Candidate({}, {"stage": "untouched", "removed_fraction": 0.0}, untouched)
+        yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None
         if by_score:

@@ -23,7 +23,6 @@ from ..phases import (
     make_batches,
     make_lessons,
     make_loss,
-    make_mixed,
     settles,
 )
 from ..training import Batch, tune
@@ -59,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Settings of the optimizer, for both steps; ``brief`` under a budget, where rows are mixed."""
+    """Settings of the optimizer, for both steps; ``brief``: under a budget."""
 
     name: str
     momentum: float
@@ -190,13 +189,13 @@ def _tune(
         margin=path.margin(dict(start)),
         gap_weight=step.gap_weight,
         share=step.share,
-        sharpness=SHARPNESS if path.at_threshold else 1.0,
+        sharpness=SHARPNESS if path.at_threshold and not path.optimizer.brief else 1.0,
         teacher=teacher,
     )
     batches: Iterable[Batch]
     if teacher is None:
-        schedule, make = "constant", make_mixed if path.optimizer.brief else make_batches
-        batches = make(path.data, step.balance, rng, size=path.optimizer.rows)
+        schedule = "constant"
+        batches = make_batches(path.data, step.balance, rng, size=path.optimizer.rows)
     else:
         schedule, batches = "cosine", make_lessons(path.data, teacher, rng)
     masks = path.masks if step is path.impair else {}

@@ -21,7 +21,9 @@ def gaps_frame(counts: NDArray[Any], pos: int | None) -> pd.DataFrame:
 
     Parameters
     ----------
-    counts, pos
+    counts : ndarray of shape (n_groups, n_classes, n_classes)
+        Indexed [group, true, predicted].
+    pos : int or None
         As in :func:`rates_frame`.
 
     Returns

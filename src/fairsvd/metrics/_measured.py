@@ -79,7 +79,7 @@ class Rows:
         cells = (self.groups * self.n_classes + self.y) * self.n_classes + predicted
         shape = (self.n_groups, self.n_classes, self.n_classes)
         total = np.bincount(cells[known], weights=weights[known], minlength=int(np.prod(shape)))
-        return total.reshape(shape)
+        return total.astype(np.float64).reshape(shape)
 
     @cached_property
     def of_groups(self) -> list[NDArray[np.int64]]:
@@ -116,7 +116,19 @@ class GroupValues(NamedTuple):
 
 
 def measure_groups(name: str, rows: Rows) -> GroupValues:
-    """Compute a measure of every group; several classes give one value, see ``Measure``."""
+    """Compute a measure of every group.
+
+    Parameters
+    ----------
+    name : str
+        One of ``MEASURES``.
+    rows : Rows
+
+    Returns
+    -------
+    values : GroupValues
+        Several classes give one value, see :class:`Measure`.
+    """
     if MEASURES[name].of_scores is None:
         return measure_counts(name, rows.counts, rows.pos, rows.squares)
     found = [_from_scores(name, rows, own) for own in rows.of_groups]
@@ -126,7 +138,23 @@ def measure_groups(name: str, rows: Rows) -> GroupValues:
 def measure_counts(
     name: str, counts: NDArray[Any], pos: int | None, squares: NDArray[Any] | None = None
 ) -> GroupValues:
-    """Compute a measure of counts of every group; see ``objective.statistic`` for the arguments."""
+    """Compute a measure of counts of every group.
+
+    Parameters
+    ----------
+    name : str
+        One of ``objective.STATISTICS``.
+    counts : ndarray of shape (n_groups, n_classes, n_classes)
+        Rows, or sums of weights, by [group, true, predicted].
+    pos : int or None
+        Code of the positive class of two.
+    squares : ndarray of the shape of ``counts``, optional
+        Sums of the squared weights; None: all weights are 1.
+
+    Returns
+    -------
+    values : GroupValues
+    """
     values, plain = statistic(counts, name, pos), statistic_rows(counts, name, pos, squares)
     mean = class_mean(values)
     if values.shape[-1] == 1:
@@ -191,6 +219,14 @@ def interval(
 
     A measure in [0, 1] gets Wilson's interval, on the rows that give its standard error; others
     get that of the normal distribution.
+
+    Parameters
+    ----------
+    name : str
+        One of ``MEASURES``.
+    found : GroupValues
+    level : float in (0, 1)
+        Confidence.
 
     Returns
     -------

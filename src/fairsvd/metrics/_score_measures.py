@@ -116,16 +116,16 @@ def calibration_error(truth: Array, scores: Array, weights: Array) -> tuple[floa
     bins = np.minimum((number * middle).astype(np.int64), number - 1)[place]
 
     def sums(values: Array) -> Array:
-        return np.bincount(bins, weights=values, minlength=number)
+        return np.bincount(bins, weights=values, minlength=number).astype(np.float64)
 
-    mass = sums(weights)
-    filled = np.where(mass > 0, mass, 1.0)
+    of_bins = sums(weights)
+    filled = np.where(of_bins > 0, of_bins, 1.0)
     rate, off = sums(weights * truth) / filled, sums(weights * (truth - scores)) / filled
     noise = np.sqrt(rate * (1 - rate) * sums(weights**2)) / filled
     ratio = off / np.where(noise > 0, noise, 1.0)
     folded = noise * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + off * (1 - 2 * norm.cdf(-ratio))
     seen = np.where(noise > 0, 2 * np.abs(off) - folded, np.abs(off))
-    value = float(max(0.0, (mass * seen).sum() / weights.sum()))
+    value = float(max(0.0, (of_bins * seen).sum() / weights.sum()))
     return value, np.sign(off)[bins] * (truth - scores - off[bins])
 
 

@@ -115,7 +115,9 @@ def measures_frame(
         Labels of the groups and names of the sensitive columns.
     classes : sequence
         Labels of the classes.
-    measures, level
+    measures : "all", str, list of str or None, default="all"
+        As for :func:`group_table`.
+    level : float in (0, 1) or None, default=None
         As for :func:`group_table`.
 
     Returns
@@ -145,7 +147,9 @@ def _few_rows(rows: Rows, classes: Sequence[Any]) -> list[str]:
         minlength=rows.n_groups * rows.n_classes,
     ).reshape(rows.n_groups, rows.n_classes)
     return [
-        ", ".join(f"label {classes[k]}: {own[k]}" for k in np.flatnonzero(own < FEWEST_ROWS))
+        ", ".join(
+            f"label {classes[k]}: {own[k]}" for k in np.flatnonzero(own < FEWEST_ROWS).tolist()
+        )
         for own in cells
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes
-from ._copy import CloneByCopy, copied
+from ._copy import copied
 from ._default import channel_statistics
 from ._explain import explaining
 from ._fields import Inputs, called_by_fields, fields_of, take_packed
@@ -28,7 +28,6 @@ __all__ = [
     "PROBABILITIES",
     "STEPS_A_LOOK",
     "AdoptedNetwork",
-    "CloneByCopy",
     "ConvNet",
     "Inputs",
     "LayerWeight",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..exceptions import NetworkError
 
-__all__ = ["CloneByCopy", "copied", "unwrapped"]
+__all__ = ["copied", "unwrapped"]
 
 # Held by a module but no part of its numbers; a copy may share them.
 SHARED = (
@@ -80,22 +80,6 @@ def copied(module: nn.Module, *, unwrap: bool = False) -> nn.Module:
         return copy.deepcopy(module, memo)
     except Exception as error:
         raise NetworkError(_not_copied(module, error)) from error
-
-
-class CloneByCopy:
-    """Stands for a network while what holds it is cloned by scikit-learn.
-
-    Parameters
-    ----------
-    network : nn.Module
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __sklearn_clone__(self) -> nn.Module:
-        """Return a copy of the network."""
-        return copied(self.network)
 
 
 def _held(value: Any) -> Iterator[Any]:

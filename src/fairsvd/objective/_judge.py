@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
-from ._sweep import Cuts, sweep
+from ._sweep import Cuts, as_pairs, or_infinite, pooled, sweep
 from ._verdict import (
     MAX_MARGIN,
     Curves,
@@ -279,35 +279,18 @@ class GapJudge(Judge):
             yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
 
     def _utility(self, cuts: Cuts) -> NDArray[np.float64]:
-        counts = cuts.counts[:, 0] if self.separate else _pooled(cuts.counts)
+        counts = cuts.counts[:, 0] if self.separate else pooled(cuts.counts)
         name = self.constraint.utility
         if not callable(name):
             return utility_from_counts(counts, name)
-        return np.array([ask_utility(name, *_pairs(table)) for table in counts])
+        return np.array([ask_utility(name, *as_pairs(table)) for table in counts])
 
     def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.n_groups < 2:
             return np.zeros(len(counts))
         measure, before = self.constraint.measure, self.constraint.reference
         if not self.separate:
-            pooled = None if before is None else before.sum(axis=0)
-            return _or_infinite(measure(_pooled(counts), pooled))
+            whole = None if before is None else before.sum(axis=0)
+            return or_infinite(measure(pooled(counts), whole))
         both = measure(counts, before)
-        return _or_infinite(np.fmax(both[:, 0], both[:, 1]))
-
-
-def _pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return counts[:, 0] if counts.shape[1] == 1 else counts.sum(axis=1)
-
-
-def _or_infinite(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A gap that cannot be measured exceeds every limit.
-    return np.where(np.isnan(gaps), np.inf, gaps)
-
-
-def _pairs(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Expand a table [group, true, predicted] to two vectors for a user's function."""
-    n_classes = table.shape[-1]
-    flat = table.sum(axis=0).ravel()
-    true, predicted = np.divmod(np.arange(n_classes**2), n_classes)
-    return np.repeat(true, flat), np.repeat(predicted, flat)
+        return or_infinite(np.fmax(both[:, 0], both[:, 1]))

@@ -44,8 +44,8 @@ class Seen:
 
     def times(self, factor: float) -> Seen:
         """Show what so many times the rows would, at the same rates."""
-        moves = self.moves
-        scaled = Moves(moves.lost * factor, moves.gained * factor, moves.rows * factor)
+        each: tuple[Any, ...] = self.moves.lost, self.moves.gained, self.moves.rows
+        scaled = Moves(*(number * factor for number in each))
         return Seen(self.counts * factor, self.before * factor, scaled, self.pos)
 
 

@@ -154,7 +154,10 @@ class MinimumRate(Requirement):
     statistic: str
     minimum: float
 
-    limit: ClassVar[float] = 0.0
+    @property
+    def limit(self) -> float:  # type: ignore[override]
+        """No shortfall."""
+        return 0.0
 
     @property
     def name(self) -> str:
@@ -233,8 +236,8 @@ class NoHarm(Requirement):
         total = rows.parts[0].new_zeros(())
         for name in HARMED:
             rate, present = soft_statistic(rows, name)
-            floor = statistic(before, name, rows.pos) - self.tolerance
-            floor = rate.new_tensor(np.nan_to_num(floor, nan=-1.0))
+            lowest = statistic(before, name, rows.pos) - self.tolerance
+            floor = rate.new_tensor(np.nan_to_num(lowest, nan=-1.0))
             total = total + ((floor - rate).clamp(min=0) * present).sum()
         return total
 

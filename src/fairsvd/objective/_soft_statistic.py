@@ -66,9 +66,9 @@ def soft_statistic(rows: SoftRows, name: str) -> tuple[Tensor, Tensor]:
         true, predicted = right, torch.ones_like(right)
     elif predicted.shape[1] == 2 and rows.pos is not None:
         true, predicted = (each[:, rows.pos : rows.pos + 1] for each in (true, predicted))
-    cells = (true * predicted, (1 - true) * predicted)
-    cells = (*cells, true * (1 - predicted), (1 - true) * (1 - predicted))
-    sums = [member.T @ cell for cell in cells]
+    selected = true * predicted, (1 - true) * predicted
+    others = true * (1 - predicted), (1 - true) * (1 - predicted)
+    sums = [member.T @ cell for cell in (*selected, *others)]
     top, bottom = (
         torch.stack([w * s for w, s in zip(weights, sums, strict=True)]).sum(dim=0)
         for weights in STATISTICS[name][:2]

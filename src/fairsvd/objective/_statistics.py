@@ -120,9 +120,8 @@ def statistic_rows(
     if max(line.bottom) == 1 and not weighted:
         return plain
     value = divide(_weigh(cells, line.top), bottom)
-    spread = sum(
-        part * (t - value * b) ** 2 for part, t, b in zip(own, line.top, line.bottom, strict=True)
-    )
+    weights = zip(own, line.top, line.bottom, strict=True)
+    spread = np.sum([part * (t - value * b) ** 2 for part, t, b in weights], axis=0)
     return np.where(spread > 0, divide(value * (1 - value) * bottom**2, spread), plain)
 
 

@@ -15,20 +15,19 @@ from ._batches import (
 )
 from ._best import Best
 from ._brief import Average, tune_averaged
-from ._budget import FORWARD, Budget, brief_weights, find_budget
+from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
+from ._loss import make_loss
 from ._masking import MaskingPath, count_masked, mask_and_tune
-from ._mixed import brief_margin, make_mixed
 from ._path import (
     START_FRACTION,
     TuningPath,
     count_best,
     count_settling,
-    make_loss,
     run_best,
     run_paths,
     run_phases,
@@ -84,7 +83,6 @@ __all__ = [
     "make_batches",
     "make_lessons",
     "make_loss",
-    "make_mixed",
     "mask_and_tune",
     "privileged_group",
     "run_best",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..base import EditData
 from ._batches import is_table, list_gap_weights
 
-__all__ = ["FORWARD", "Budget", "brief_weights", "find_budget"]
+__all__ = ["FORWARD", "Budget", "brief_margin", "brief_weights", "find_budget"]
 
 # A pass without gradients costs a third of one with them.
 FORWARD = 1 / 3
@@ -94,6 +94,15 @@ class Budget:
 def brief_weights(data: EditData, asked: float | None) -> tuple[float, ...]:
     """List the one weight of the soft gap that a budget tries: the requested one, or 1."""
     return list_gap_weights(data, BRIEF_WEIGHT if asked is None else asked)
+
+
+def brief_margin(data: EditData) -> float:
+    """Return the threshold at which brief edits are tuned: the network's own, if it serves.
+
+    Tuned thresholds follow the noise of the judged rows, which costs the worst cell more on other
+    rows than it gains.
+    """
+    return data.judge.steady(data.untouched, 0.0, for_utility=True).margin
 
 
 def find_budget(

@@ -57,9 +57,11 @@ class Edit(ABC):
         logits: Tensor,
     ) -> Candidate:
         """Make a candidate of the judged edit; its state holds the edit's own tensors."""
-        state = self.kept_state()
-        record, fitted = {**params, **self.record()}, Deferred(attributes, self.attributes)
-        return Candidate(state, record, fitted, self.finish(), verdict, logits)
+        # Of an edit without attributes of its own nothing is kept but its state.
+        own = type(self).attributes is not Edit.attributes
+        fitted = Deferred(attributes, self.attributes) if own else attributes
+        record = {**params, **self.record()}
+        return Candidate(self.kept_state(), record, fitted, self.finish(), verdict, logits)
 
 
 class Deferred(Mapping[str, Any]):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from ..base import (
+    Candidate,
     Interval,
     NetworkEditor,
     StrOptions,
@@ -17,7 +20,7 @@ from ..base import (
     with_parameters,
 )
 from ._batches import is_table
-from ._budget import Budget, find_budget
+from ._budget import Budget, brief_margin, find_budget
 from ._cells import JOINTS, count_teachers
 from ._teacher import Teacher, find_teacher
 
@@ -51,9 +54,9 @@ class TuningEditor(NetworkEditor):
     max_epochs : float or None, default=None
         Budget of the edit, judging included, in passes over the editing rows: a row that is learned
         from costs one visit, a row that is only judged a third. The budget decides how many steps
-        and candidates there are, one weight of the soft gap is tried, rows are mixed with one
-        another, and a threshold is only moved where that gains more than noise. None: 15 for
-        images, unless ``max_steps`` is given; no budget for tables, as for ``numpy.inf``.
+        and candidates there are; one weight of the soft gap is tried, in batches of 64 rows, and a
+        threshold is moved only where that gains more than noise. None: 15 for images, unless
+        ``max_steps`` is given; no budget for tables, as for ``numpy.inf``.
 
     Attributes
     ----------
@@ -80,6 +83,20 @@ class TuningEditor(NetworkEditor):
         if budget is None or not imitates:
             return budget
         return budget.less(TEACHING * budget.visits)
+
+    def _first_candidate(
+        self,
+        task: Task,
+        params: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        *,
+        imitates: bool,
+    ) -> Candidate:
+        """Make the first candidate; under a budget it is judged as the others are."""
+        verdict = None
+        if not imitates and self._budget(task) is not None:
+            verdict = task.data.judge.steady(task.data.untouched, brief_margin(task.data))
+        return Candidate({}, {"stage": "untouched", **params}, attributes, verdict=verdict)
 
     def _imitates(self, task: Task, gap_weight: float | None) -> bool:
         """Tell whether the edit imitates a teacher.

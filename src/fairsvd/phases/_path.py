@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Generic, Self, TypeVar
@@ -18,19 +18,16 @@ from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
 from ..objective import (
-    SHARPNESS,
     Curves,
     Judge,
     Verdict,
-    edit_loss,
-    imitation_loss,
-    make_shift,
 )
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
+from ._budget import brief_margin
 from ._edit import Edit
-from ._mixed import brief_margin, make_mixed
+from ._loss import ExtraLoss, State, make_loss
 from ._teacher import Teacher, make_lessons
 
 __all__ = [
@@ -38,7 +35,6 @@ __all__ = [
     "TuningPath",
     "count_best",
     "count_settling",
-    "make_loss",
     "run_best",
     "run_paths",
     "run_phases",
@@ -55,13 +51,13 @@ START_FRACTION = 0.6
 
 # The soft gap is followed for so many steps after an imitation, at so small a share of the rates.
 SETTLING_STEPS, SETTLING_CANDIDATES, SETTLING_SCALE = 150, 3, 0.3
+
+# Under a budget a batch has a few rows of every cell, on which steeper soft rates are noise.
+BRIEF_SHARPNESS = 1.0
+
 P = TypeVar("P")
 E = TypeVar("E", bound=Edit)
 TP = TypeVar("TP", bound="TuningPath[Any]")
-State = Mapping[str, Tensor]
-
-# Maps the entries of the state that were replaced, the logits and the batch to a scalar.
-ExtraLoss = Callable[[State, Tensor, Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +84,8 @@ class TuningPath(Task, Generic[E]):
     rate_scale : float, default=1.0
         Factor of all learning rates.
     rows : int, optional
-        Rows of a step under a budget, which are mixed with one another; a threshold is then changed
-        only where that gains more than noise. None: there is no budget.
+        Rows of a step under a budget; a threshold is then moved only where that gains more than
+        noise. None: there is no budget.
     shows_both : bool, default=True
         Under a budget, judge averaged values and the latest ones; False: only the former.
     module, data, constraint
@@ -159,13 +155,14 @@ class TuningPath(Task, Generic[E]):
         """
         batches: Iterable[Batch]
         balance = self.constraint.balance
-        if self.teacher is None and self.rows is not None:
-            schedule, batches = "constant", make_mixed(self.data, balance, rng, self.rows)
-        elif self.teacher is None:
-            schedule, batches = "constant", make_batches(self.data, balance, rng)
+        if self.teacher is None:
+            schedule = "constant"
+            batches = make_batches(self.data, balance, rng, size=self.rows)
         else:
             schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
         weights = {"gap_weight": self.gap_weight, "share": self.share}
+        if self.rows is not None:
+            weights["sharpness"] = BRIEF_SHARPNESS
         if self.rate_scale != 1:
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
             rate = [each * self.rate_scale for each in rates]
@@ -218,54 +215,6 @@ class TuningPath(Task, Generic[E]):
         return edit.pack(params, self.attributes, self.judged(curves), logits)
 
 
-def make_loss(
-    task: Task,
-    state: Callable[[], State],
-    *,
-    margin: float,
-    gap_weight: float = 0.0,
-    share: float = 1.0,
-    sharpness: float = SHARPNESS,
-    teacher: Teacher | None = None,
-    extra: ExtraLoss | None = None,
-) -> Callable[[Batch], Tensor]:
-    """Make the loss of a batch for a state that depends on trainable tensors.
-
-    With a teacher it is the cross-entropy against the targets of the batch, else that against its
-    labels and the soft gap.
-
-    Parameters
-    ----------
-    task : Task
-    state : callable
-        Returns the replaced entries of the module's state; called for every batch.
-    margin : float
-        Operating threshold, in units of the logit margin.
-    gap_weight, share, sharpness : float
-        As in :func:`fairsvd.objective.edit_loss`.
-    teacher : Teacher, optional
-        Its lessons are the batches.
-    extra : callable, optional
-        Maps (entries, logits, batch) to a term that is added.
-    """
-    data = task.data
-    shift = make_shift(margin, data.device, data.dtype)
-    weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
-
-    def loss(batch: Batch) -> Tensor:
-        entries = state()
-        logits = data.forward(task.module, entries, batch.X)
-        if teacher is not None and batch.targets is not None:
-            scale = teacher.sharpness
-            value = imitation_loss(logits, batch.targets, margin=shift, sharpness=scale)
-        else:
-            settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **weights}
-            value = edit_loss(logits, batch, task.constraint, **settings)
-        return value if extra is None else value + extra(entries, logits, batch)
-
-    return loss
-
-
 def run_paths(
     paths: Sequence[P], run: Callable[[P], Iterator[Candidate]], n_jobs: int | None = None
 ) -> Iterator[Candidate]:
@@ -296,8 +245,8 @@ def run_paths(
 
 def _run(run: Callable[[P], Iterator[Candidate]], path: P) -> Iterator[Candidate]:
     best = Best[Candidate]()
-    task: Any = path.path if isinstance(path, _Numbered) else path
-    certified = task.constraint.confidence is not None
+    task = path.path if isinstance(path, _Numbered) else path
+    certified = isinstance(task, Task) and task.constraint.confidence is not None
     # Explained here, since the error may be raised in another process.
     with one_torch_thread(), explaining():
         for candidate in run(path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..networks import layer_weights
-from ..objective import UNBALANCED_UTILITY, PhiObjective
+from ..objective import GAPS, UNBALANCED_UTILITY, PhiObjective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +68,12 @@ def gap_request(editor: Any) -> tuple[str, float, float]:
     constraint = editor.constraint
     if isinstance(constraint, PhiObjective):
         return constraint.measure, float(constraint.epsilon), constraint.limit
-    if isinstance(constraint, str):
-        tolerance = float(editor.tolerance)
-        return constraint, tolerance, float(editor.tolerance_fraction * editor.tolerance)
-    resolved = editor._report.constraint
-    names = [each.name for each in resolved.requirements]
-    name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
-    return name, resolved.limit, resolved.target
+    if not isinstance(constraint, str) or constraint not in GAPS:
+        resolved = editor._report.constraint
+        names = [each.name for each in resolved.requirements]
+        name = names[0] if len(names) == 1 else f"excess over {', '.join(names)}"
+        return name, resolved.limit, resolved.target
+    return constraint, float(editor.tolerance), float(editor.tolerance_fraction * editor.tolerance)
 
 
 def removed_frame(editor: Any) -> pd.DataFrame:

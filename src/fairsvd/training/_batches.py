@@ -185,7 +185,9 @@ class RowBatches:
     generator : torch.Generator
     device : torch.device
     dtype : torch.dtype
-        Of X and of the weights, which are all 1.
+        Of X and of the weights.
+    weights : Tensor of shape (n_rows,), optional
+        Weight of each row in the cross-entropy; None: all are 1.
     """
 
     def __init__(
@@ -196,7 +198,9 @@ class RowBatches:
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
     ) -> None:
+        self.weights = weights
         self.rows, self.batch_size, self.generator = rows, batch_size, generator
         self.device, self.dtype = device, dtype
 
@@ -209,15 +213,20 @@ class RowBatches:
         """Go through the rows for ever."""
         rows, device = self.rows, self.device
         y, groups = to_device(rows.y, device), to_device(rows.groups, device)
+        weights = None if self.weights is None else to_device(self.weights, device, self.dtype)
         ones = torch.ones(min(self.batch_size, len(rows)) + 1, device=device, dtype=self.dtype)
         while True:
-            steps = self._draw_pass()
-            seeds = [rows.X.draw_seed(self.generator) for _ in steps]
+            steps: list[Tensor] = []
+            seeds: list[int | None] = []
+            while len(steps) < AHEAD:
+                steps += self._draw_pass()
+                seeds += [rows.X.draw_seed(self.generator) for _ in range(len(steps) - len(seeds))]
             sent = to_device(torch.cat(steps), device).split([len(step) for step in steps])
             X = read_ahead(rows.X, steps, seeds, device, self.dtype)
             for at in sent:
-                weights = ones[: len(at)]
-                yield Batch(next(X), y[at], groups[at], weights, weights)
+                alike = ones[: len(at)]
+                of_loss = alike if weights is None else weights[at]
+                yield Batch(next(X), y[at], groups[at], of_loss, alike)
 
     def _draw_pass(self) -> list[Tensor]:
         order = torch.randperm(len(self.rows), generator=self.generator)

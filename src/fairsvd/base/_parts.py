@@ -1,0 +1,73 @@
+"""The parts of the rows of a fit: to edit on, to choose on, to certify on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._rng import stage_rng
+from ._inputs import FitInputs
+from ._split import draw_sample, split_rows
+
+__all__ = ["Parts", "keep_half", "make_parts"]
+
+# Number of editing rows on which candidates are judged besides the validation rows.
+SAMPLE_SIZE = 4000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
+
+    editing: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    sample: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
+    """Split the rows; rows whose group is missing and ignored are left out of all parts."""
+    y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
+    cells = inputs.rows.cells(inputs.n_groups).numpy()
+    editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"), inputs.classes)
+    notes: tuple[str, ...] = ()
+    ignored = int((groups < 0).sum())
+    if ignored:
+        editing, held = editing[groups[editing] >= 0], held[groups[held] >= 0]
+        notes = (f"{ignored} rows without a group were left out of fit (missing_group='ignore').",)
+    is_editing = np.zeros(len(y), dtype=bool)
+    is_editing[editing] = True
+    if is_editing[held].any():
+        has_splitter = hasattr(validation, "split")
+        why = "as validation= says" if has_splitter else "too few rows to set any apart"
+        notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
+    sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
+    return Parts(editing, held, sample, notes)
+
+
+def keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:
+    """Keep half of every cell's validation rows out of the choice.
+
+    Raises
+    ------
+    ValueError
+        Validation rows are edited on, so that nothing can be certified on them.
+    """
+    rows, rng = parts.validation, stage_rng(seed, "certificate")
+    if np.isin(rows, parts.editing).any():
+        raise ValueError(
+            "confidence= needs validation rows that are not edited on: pass more rows, a share or "
+            "another splitter as validation=, or confidence=None."
+        )
+    y, cells = inputs.rows.y.numpy()[rows], inputs.rows.cells(inputs.n_groups).numpy()[rows]
+    choosing, certifying = split_rows(0.5, cells, y, rng, inputs.classes)
+    note = (
+        f"Of {len(rows)} validation rows {len(certifying)} were kept to certify the result: "
+        "candidates were chosen, and the report is made, on the others."
+    )
+    notes = (*parts.notes, note)
+    return replace(parts, validation=rows[choosing], certifying=rows[certifying], notes=notes)

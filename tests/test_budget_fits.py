@@ -1,0 +1,106 @@
+"""No editor of images exceeds its budget, and what a budget changes in a fit."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark_files import load
+from fairsvd import (
+    AdversarialDebiasing,
+    AdversarialFineTuner,
+    BiasMaskFineTuner,
+    FairLRFTransformer,
+    FairPruner,
+    GapFineTuner,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def images(n: int = 160) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y, g = rng.integers(2, size=n), rng.integers(2, size=n)
+    X = rng.normal(size=(n, 1, 6, 6)) + 0.4 * y[:, None, None, None]
+    X[:, :, :3] += 0.3 * g[:, None, None, None]
+    return X.astype(np.float32), y, g
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 8),
+            nn.ReLU(),
+            nn.Linear(8, 2),
+        )
+
+
+def epochs_of(kind: Any, **parameters: Any) -> tuple[Any, float]:
+    """Fit on images and count the passes over the editing rows."""
+    X, y, g = images()
+    module = network()
+    editor = kind(module, tolerance=0.1, random_state=0, **parameters)
+    with warnings.catch_warnings(), load("visits").counted(module) as visits:
+        warnings.simplefilter("ignore")
+        editor.fit(X, y, sensitive_features=g)
+    return editor, visits.epochs(120)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        (FairLRFTransformer, {}),
+        (FairLRFTransformer, {"sparsity": 0.1}),
+        (FairLRFTransformer, {"objective": "teacher"}),
+        (FairLRFTransformer, {"criterion": "magnitude"}),
+        (FairPruner, {}),
+        (GapFineTuner, {}),
+        (BiasMaskFineTuner, {}),
+        (AdversarialDebiasing, {}),
+        (AdversarialFineTuner, {}),
+    ],
+)
+def test_no_edit_of_images_costs_more_than_fifteen_epochs(kind: Any, parameters: Any) -> None:
+    editor, epochs = epochs_of(kind, **parameters)
+    assert 4 < epochs <= 15
+    assert len(editor.history_) > 1
+
+
+@pytest.mark.parametrize("kind", [FairLRFTransformer, GapFineTuner, AdversarialDebiasing])
+def test_a_smaller_budget_is_kept_and_no_budget_costs_more(kind: Any) -> None:
+    assert epochs_of(kind, max_epochs=5)[1] <= 5
+    without = {"max_epochs": np.inf, "max_steps": 60}
+    assert epochs_of(kind, **without)[1] > 15
+
+
+def test_a_number_of_steps_leaves_images_without_a_budget() -> None:
+    editor, _ = epochs_of(GapFineTuner, max_steps=2)
+    assert "averaged" not in editor.history_
+    assert "averaged" in epochs_of(GapFineTuner)[0].history_
+
+
+def test_a_cap_on_removal_is_kept_within_the_budget() -> None:
+    editor, _ = epochs_of(FairLRFTransformer, sparsity=0.1)
+    removed = editor.history_["removed_fraction"]
+    assert (removed <= 0.1).all()
+    assert list(editor.history_["stage"][1:3]) == ["nothing removed"] * 2
+    assert set(editor.history_["stage"][3:]) == {"masks"}
+
+
+def test_factors_stay_low_rank_where_every_number_moves() -> None:
+    editor, _ = epochs_of(FairLRFTransformer, rank=3, layers=["3"])
+    before = network()[3].weight
+    after = editor.module_[3].weight.detach()
+    chosen = editor.history_.loc[editor.history_["chosen"], "stage"].item()
+    if chosen != "untouched":
+        assert torch.linalg.matrix_rank(after, tol=1e-5) == 3
+    assert torch.linalg.matrix_rank(before.detach()) == 8
