@@ -101,7 +101,7 @@ test-simulated-cuda-all: $(VENV)/.for-test
 # others stay errors. The README's code runs in tests/test_readme.py.
 doctest: $(VENV)/.for-test
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal \
-		--doctest-modules --doctest-glob='*.rst' \
+		--doctest-modules --doctest-glob='*.rst' --ignore=docs/auto_examples --ignore=docs/generated \
 		-W ignore::fairsvd.exceptions.FairsvdWarning docs src/fairsvd
 
 # Fits that are killed, and fits that are interrupted, at many moments; some minutes.
@@ -129,4 +129,4 @@ bench: $(VENV)/.for-bench
 	@set -e; for script in benchmarks/*/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf docs/_build docs/auto_examples docs/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

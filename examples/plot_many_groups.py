@@ -36,7 +36,7 @@ groups = pd.DataFrame({"sex": sex, "age": age})
 # ``BlindPostProcessor`` predicts label and group of a row together and applies the fair rule, so it
 # needs no group at prediction either.
 
-fit, new = slice(None, 2500), slice(2500, None)
+fit, new = slice(None, 5 * N_TRAIN // 8), slice(5 * N_TRAIN // 8, None)
 editor = BlindPostProcessor(random_state=0)
 editor.fit(X[fit], y[fit], sensitive_features=groups[fit])
 report = FairnessReport(editor, X[new], y[new], groups[new])

@@ -8,7 +8,7 @@ women. A network that sees so few pixels relies on signs of age. The groups comb
 
 The files are read from the folder ``ham10000`` in the folder that ``FAIRSVD_DATA`` names. If they
 are missing, an error says which files are needed and where they come from. They are licensed for
-non-commercial use. On an idle core the script takes about a minute.
+non-commercial use. On an idle core the script takes less than a minute.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from fairsvd.datasets import load_ham10000_8x8
 from fairsvd.metrics import group_table
 from fairsvd.report import plot_cells, plot_tradeoff
 
-EPOCHS, MAX_STEPS = 30, 300
+EPOCHS, MAX_STEPS = 15, 100
 
 # %%
 # The data

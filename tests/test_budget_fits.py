@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmark_files import load
 from fairsvd import (
+    AdapterFineTuner,
     AdversarialDebiasing,
     AdversarialFineTuner,
     BiasMaskFineTuner,
@@ -67,6 +68,7 @@ def epochs_of(kind: Any, **parameters: Any) -> tuple[Any, float]:
         (BiasMaskFineTuner, {}),
         (AdversarialDebiasing, {}),
         (AdversarialFineTuner, {}),
+        (AdapterFineTuner, {}),
     ],
 )
 def test_no_edit_of_images_costs_more_than_fifteen_epochs(kind: Any, parameters: Any) -> None:

@@ -20,28 +20,47 @@ SMALL = {"EPOCHS": 2, "MAX_STEPS": 30, "N_EDIT": 200, "N_TEST": 100, "N_TRAIN": 
 pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 
 
-def shrunk(source: str) -> str:
+def shrunk(source: str, small: dict[str, int] = SMALL) -> str:
     """Replace the settings at the top of an example by small ones."""
     settings = re.compile(r"^([A-Z_, ]+) = ([\d_, ]+)$", re.MULTILINE)
     found: list[str] = []
 
     def smaller(match: re.Match[str]) -> str:
         names = [name.strip() for name in match[1].split(",")]
-        found.extend(set(names) & set(SMALL))
+        found.extend(set(names) & set(small))
         values = [value.strip() for value in match[2].split(",")]
         pairs = zip(names, values, strict=True)
-        return f"{match[1]} = {', '.join(str(SMALL.get(n, v)) for n, v in pairs)}"
+        return f"{match[1]} = {', '.join(str(small.get(n, v)) for n, v in pairs)}"
 
     made = settings.sub(smaller, source)
     assert "MAX_STEPS" in found
     return made
 
 
-def run(name: str) -> dict[str, object]:
+def run(name: str, small: dict[str, int] = SMALL) -> dict[str, object]:
     path = FOLDER / name
     space: dict[str, object] = {"__name__": "__main__"}
-    exec(compile(shrunk(path.read_text()), str(path), "exec"), space)
+    exec(compile(shrunk(path.read_text(), small), str(path), "exec"), space)
     return space
+
+
+# Those that have a test of their own below.
+LOOKED_AT = {"compare_mitigators", "own_editor", "skin_lesions", "tinted_fashion"}
+OTHERS = sorted({p.stem.removeprefix("plot_") for p in FOLDER.glob("plot_*.py")} - LOOKED_AT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_example_prints_and_draws(name: str, capsys: pytest.CaptureFixture[str]):
+    from matplotlib import pyplot
+
+    run(f"plot_{name}.py", SMALL | {"N_TRAIN": 600, "MAX_STEPS": 10})
+    assert capsys.readouterr().out
+    assert pyplot.get_fignums()
+
+
+def test_the_gallery_is_as_large_as_the_documentation_says():
+    assert len(OTHERS) + len(LOOKED_AT) == len(list(FOLDER.glob("plot_*.py"))) >= 12
 
 
 def digits_for_clothes(*, subset: str, classes: tuple[int, ...]) -> object:

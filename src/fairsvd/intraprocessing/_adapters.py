@@ -25,12 +25,14 @@ from ..base import (
 from ..layers import chosen_weights, select_layers
 from ..objective import shift_logits
 from ..phases import (
+    FORWARD,
     Edit,
     TuningEditor,
     TuningPath,
     count_best,
     count_candidates,
     count_lessons,
+    count_step_rows,
     count_steps,
     make_batches,
     run_best,
@@ -195,7 +197,13 @@ class AdapterFineTuner(TuningEditor):
         """Count the steps and the candidates of a path."""
         imitates = self.objective == "teacher"
         count = count_lessons if imitates else count_steps
-        return count(self.max_steps, task.data), count_candidates(task.data, imitates)
+        counts = count(self.max_steps, task.data), count_candidates(task.data, imitates)
+        budget = self._budget(task, imitates)
+        if budget is None:
+            return counts
+        # As many steps first learn the group.
+        visits = 2 * (1 + FORWARD * imitates) * count_step_rows(task.data)
+        return budget.shrink(*counts, visits, len(self._strengths(task)))
 
     def _strengths(self, task: Task) -> tuple[float, ...]:
         if not task.data.has_groups or self.variant == "plain":

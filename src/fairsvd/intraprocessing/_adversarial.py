@@ -302,12 +302,14 @@ class Record:
     def summary(self) -> dict[str, float]:
         """Compute mean squared error and variance over outputs that every batch could measure.
 
-        And the mean multiplier. Everything is read here, once an epoch.
+        And the mean multiplier, if there were any. Everything is read here, once an epoch.
         """
         known, errors, targets = (
             torch.stack(column).cpu() for column in (self.known, self.errors, self.targets)
         )
-        summary = {"multiplier": fmean(torch.stack(self.multipliers).tolist())}
+        summary = {}
+        if self.multipliers:
+            summary["multiplier"] = fmean(torch.stack(self.multipliers).tolist())
         known = known.all(dim=0)
         if not bool(known.any()):
             return summary

@@ -33,6 +33,7 @@ from ..phases import (
     count_best,
     count_candidates,
     count_lessons,
+    count_step_rows,
     count_steps,
     float_parameters,
     run_best,
@@ -190,8 +191,12 @@ class DirectEffectFineTuner(TuningEditor):
         weights = EFFECT_WEIGHTS if self.effect_weight is None else (float(self.effect_weight),)
         if not task.settled.names:
             weights = (0.0,)
-        n_steps = count(self.max_steps, task.data)
-        return n_steps, count_candidates(task.data, imitates), weights
+        counts = count(self.max_steps, task.data), count_candidates(task.data, imitates)
+        budget = self._budget(task, imitates)
+        if budget is not None:
+            # The effect runs every row with the other groups, too.
+            counts = budget.shrink(*counts, 3 * count_step_rows(task.data), len(weights))
+        return *counts, weights
 
 
 class GroupColumns(NamedTuple):

@@ -76,6 +76,26 @@ class Budget:
         visits = min(self.visits - n_looks * self.look, MOST_EPOCHS * self.n_editing)
         return max(1, math.floor(visits / (self.step_rows if a_step is None else a_step)))
 
+    def shrink(
+        self, n_steps: int, n_candidates: int, a_step: float, n_paths: int
+    ) -> tuple[int, int]:
+        """Cut the steps and candidates of paths that are tried for a third before the best runs.
+
+        Parameters
+        ----------
+        n_steps, n_candidates : int
+            As many as the path that runs to its end would have without a budget.
+        a_step : float
+            Visits of a step.
+        n_paths : int
+        """
+        runs = 1 + n_paths / 3 if n_paths > 1 else 1.0
+        # Every run looks at its start, and rounds its third up by a step and a candidate.
+        fixed = (1 + n_paths) * self.look + n_paths * (a_step + self.look) * (n_paths > 1)
+        each = replace(self, visits=max(0.0, self.visits - fixed) / runs)
+        n_candidates = each.count_looks(n_candidates)
+        return min(n_steps, each.count_steps(n_candidates, a_step)), n_candidates
+
     def count_lessons(self, n_steps: int, n_candidates: int, rows: int) -> tuple[int, int]:
         """Cut the steps and candidates of an imitation, for which a third of the budget is left.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rng import seeded_globally, torch_generator
-from ..arrays import Batches, to_device
+from ..arrays import to_device
 from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
@@ -23,12 +23,12 @@ from ..networks import (
     LeastLoss,
     channel_statistics,
     copied,
-    fast_logits,
 )
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
 from ._budget import FORWARD, Budget
 from ._cell_network import CellNetwork
+from ._held_out import HeldOut
 
 __all__ = ["JOINTS", "count_teachers", "train_cells"]
 
@@ -38,9 +38,6 @@ JOINTS = {"refit": 1e-3, "finetune": 3e-4, "head": 3e-3}
 
 # What is trained to its end has lost what it knew of rows that it has not seen.
 MAX_EPOCHS, PATIENCE = 40, 4
-
-# Of many rows a part of an epoch teaches as much, and some of the validation rows tell when to end.
-MOST_LOOKED_AT = 10_000
 
 # Batches, of few rows and of many.
 SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
@@ -282,32 +279,3 @@ def _epochs(
         every=plan.every,
         schedule=plan.schedule,
     )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The validation rows and the codes of their cells, which stop a training."""
-
-    data: EditData
-    rows: Batches
-    codes: Tensor
-
-    @classmethod
-    def of(cls, data: EditData) -> HeldOut:
-        """Look them up once for all epochs."""
-        judge = data.judge
-        rows = np.flatnonzero(judge.parts == 0)
-        if len(data.editing) > MANY_ROWS:
-            # Evenly spaced, since a table may be sorted.
-            rows = rows[:: -(-len(rows) // MOST_LOOKED_AT)]
-        codes = torch.as_tensor(cell_codes(judge.y[rows], judge.groups[rows], data.n_groups))
-        return cls(data, data.judged.subset(rows), codes)
-
-    def loss(self, network: nn.Module) -> float:
-        """Compute the mean cross-entropy of the cells."""
-
-        def run(X: Tensor) -> Tensor:
-            return network(to_device(X, self.data.device, self.data.dtype))
-
-        logits = fast_logits(run, self.rows)
-        return float(nn.functional.cross_entropy(logits.double(), self.codes))

@@ -134,7 +134,7 @@ def plot_cells(
     former = _predict_before(estimator, X, before)
     wrong = [after if former is None else former != target, after]
     pictures = _as_pictures(batches[np.concatenate([cell.drawn for cell in cells])].numpy())
-    ax = _sheet(len(cells), n_images) if ax is None else ax
+    ax = new_axes(3.4 + 0.95 * n_images, 1.0 + 0.95 * len(cells)) if ax is None else ax
     _draw(ax, cells, pictures, wrong, compares=former is not None)
     _dress(ax, estimator, cells, pictures, n_images, compares=former is not None)
     return ax
@@ -213,10 +213,6 @@ def _as_pictures(images: NDArray[Any]) -> NDArray[Any]:
     if low < 0 or high > 1:
         images = (images - low) / (high - low)
     return np.moveaxis(images, 1, -1)
-
-
-def _sheet(n_rows: int, n_images: int) -> Axes:
-    return new_axes(3.4 + 0.95 * n_images, 1.0 + 0.95 * n_rows)
 
 
 def _draw(
