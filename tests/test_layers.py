@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,14 @@ def test_truncation_is_the_best_approximation(kind, m, n, rank, seed):
         cut = np.linalg.svd(block, compute_uv=False)[rank:]
         assert np.square(difference).sum() == pytest.approx(np.square(cut).sum(), abs=1e-12)
         assert np.linalg.norm(difference, 2) == pytest.approx(max(cut, default=0), abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["tall linear", "grouped"])
+def test_a_reach_is_how_far_a_weight_moves_if_all_entries_move_by_one(kind):
+    factors = factorise(make(kind), 2)
+    for side, reach in zip("UV", factors.reaches(), strict=True):
+        moved = replace(factors, **{side: getattr(factors, side) + 1}).weight() - factors.weight()
+        assert float(moved.square().mean().sqrt()) == pytest.approx(reach, rel=1e-4)
 
 
 @given(st.integers(2, 7), st.integers(2, 7), st.floats(0.01, 100), st.integers(0, 99))

@@ -48,6 +48,11 @@ class Factors:
         U, V = self.U[..., :rank].contiguous(), self.V[..., :rank].contiguous()
         return replace(self, U=U, S=self.S[:, :rank], V=V)
 
+    def reaches(self) -> tuple[float, float]:
+        """Return how far a weight moves, in root mean square, if all of U (or V) moves by 1."""
+        square = float(self.S.detach().double().square().sum()) / len(self.S)
+        return (square / self.V.shape[1]) ** 0.5, (square / self.U.shape[1]) ** 0.5
+
     def detached(self) -> Factors:
         """Copy what an optimiser changes: the singular values, and U and V if they move."""
         U, V = (side.detach().clone() if side.requires_grad else side for side in (self.U, self.V))

@@ -84,14 +84,18 @@ class FactorEdit(MaskedEdit):
         stored = {name: replace(f, S=S[name]) for name, f in self._each()}
         return replace(self, stored=stored, plain=plain, pending=False), list(S.values())
 
-    def free(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor], list[Tensor]]:
+    def free(
+        self, plain: Mapping[str, Tensor]
+    ) -> tuple[FactorEdit, list[Tensor], list[tuple[Tensor, float]]]:
         """Make the singular values and the entries of U and V trainable."""
         edit, scales = self.loosen(plain)
         stored = {
             name: replace(f, U=f.U.clone().requires_grad_(), V=f.V.clone().requires_grad_())
             for name, f in edit.stored.items()
         }
-        entries = [side for f in stored.values() for side in (f.U, f.V)]
+        entries = [
+            pair for f in stored.values() for pair in zip((f.U, f.V), f.reaches(), strict=True)
+        ]
         return replace(edit, stored=stored), scales, entries
 
     def weights(self) -> dict[str, Tensor]:

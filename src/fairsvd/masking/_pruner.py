@@ -271,11 +271,13 @@ class Pruned(MaskedEdit):
         }
         return replace(self, scales=scales, plain=plain), list(scales.values())
 
-    def free(self, plain: Mapping[str, Tensor]) -> tuple[Pruned, list[Tensor], list[Tensor]]:
+    def free(
+        self, plain: Mapping[str, Tensor]
+    ) -> tuple[Pruned, list[Tensor], list[tuple[Tensor, float]]]:
         """Make the factors of output units and the weights trainable."""
         edit, scales = self.loosen(plain)
         originals = {n: w.clone().requires_grad_() for n, w in self.originals.items()}
-        return replace(edit, originals=originals), scales, list(originals.values())
+        return replace(edit, originals=originals), scales, [(w, 1.0) for w in originals.values()]
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply the weights out, by their names in the state dict."""

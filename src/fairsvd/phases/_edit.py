@@ -156,7 +156,9 @@ class MaskedEdit(Edit):
         """
 
     @abstractmethod
-    def free(self, plain: Mapping[str, Tensor]) -> tuple[Self, list[Tensor], list[Tensor]]:
+    def free(
+        self, plain: Mapping[str, Tensor]
+    ) -> tuple[Self, list[Tensor], list[tuple[Tensor, float]]]:
         """Make every number trainable, the removable entries too.
 
         Returns
@@ -165,7 +167,8 @@ class MaskedEdit(Edit):
             Depends on the leaves.
         scales : list of Tensor
             The factors, one tensor per layer.
-        entries : list of Tensor
+        entries : list of (Tensor, float)
+            And how far a weight moves, in root mean square, if all numbers of the tensor move by 1.
         """
 
     def record(self) -> dict[str, Any]:
