@@ -18,10 +18,11 @@ from ._masking_path import MaskingPath
 
 __all__ = ["LOOKS", "run_brief_masks"]
 
-# Rate of everything that is tuned, as of single weights: entries of U and V have a smaller one where
-# a weight would move farther. With one rate for all, the first layers of a pretrained network, with
-# large singular values, move several times as far as the others, and its accuracy falls. On
-# development rows of tinted Fashion-MNIST the gap was larger at 2e-4, and an edit failed at 6e-4.
+# Rate of everything that is tuned, as of single weights: entries of U and V have a smaller one
+# where a weight would move farther. With one rate for all, the first layers of a pretrained
+# network, with large singular values, move several times as far as the others, and its accuracy
+# falls. On development rows of tinted Fashion-MNIST the gap was larger at 2e-4, and an edit failed
+# at 6e-4.
 RATE = 3e-4
 
 # An entry goes only if most steps agree: 0.5 / 1e-2 is 50 steps one way. At 3e-2, the rate of long
