@@ -166,4 +166,5 @@ def test_the_table_has_psi(coloured: Path, tmp_path: Path) -> None:
     )
     at = head.split(" | ").index("psi")
     assert line.split(" | ")[at] == f"{rows[2]['psi']:.3f}"
-    assert bench.with_psi(rows[2])["psi"] == rows[2]["psi"]
+    assert bench.completed(rows[2])["psi"] == rows[2]["psi"]
+    assert bench.completed({**rows[2], "notes": {"epochs": 7.5}})["epochs"] == 7.5

@@ -181,9 +181,12 @@ def figure(rows: Sequence[Row], column: str) -> str:
     return f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def with_psi(row: Row) -> Row:
-    """Add psi to a row; rows of many classes are measured without it."""
-    return {**row, "psi": psi(row["balanced_accuracy"], row[f"{CONSTRAINT}_difference"])}
+def completed(row: Row) -> Row:
+    """Add psi, which rows of many classes are measured without, and the epochs of an edit."""
+    more = {"psi": psi(row["balanced_accuracy"], row[f"{CONSTRAINT}_difference"])}
+    if "epochs" in row["notes"]:
+        more["epochs"] = row["notes"]["epochs"]
+    return {**row, **more}
 
 
 def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
@@ -193,7 +196,7 @@ def lines_of(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[str]:
     yield "|" + "---|" * len(head)
     for name, label in labels.items():
         own = [row for row in rows if row["method"] == name]
-        good = [with_psi(row) for row in own if not row["error"]]
+        good = [completed(row) for row in own if not row["error"]]
         failed = "".join(f"; failed: {row['error'][:80]}" for row in own if row["error"])
         cells = [figure(good, column) if good else "-" for column in COLUMNS]
         if own:
