@@ -54,7 +54,7 @@ OTHERS = sorted({p.stem.removeprefix("plot_") for p in FOLDER.glob("plot_*.py")}
 def test_every_other_example_prints_and_draws(name: str, capsys: pytest.CaptureFixture[str]):
     from matplotlib import pyplot
 
-    run(f"plot_{name}.py", SMALL | {"N_TRAIN": 600, "MAX_STEPS": 10})
+    run(f"plot_{name}.py", SMALL | {"N_TRAIN": 1000, "MAX_STEPS": 10})
     assert capsys.readouterr().out
     assert pyplot.get_fignums()
 
