@@ -27,6 +27,8 @@ from fairsvd.generative import SmoothedGenerator
 from fairsvd.interop import resample_by_weight
 from helpers import told
 
+pytestmark = pytest.mark.slow
+
 N = 40
 CODES = np.arange(N) % 2
 WORDS = np.array(["no", "yes"])[CODES]

@@ -23,7 +23,10 @@ from helpers import (
     trained,
 )
 
-pytestmark = [pytest.mark.filterwarnings(each) for each in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table(160)
 

@@ -12,7 +12,10 @@ from fairsvd import compare
 from fairsvd.comparison._methods import names
 from helpers import IGNORE_SMALL_DATA, table
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 PEERS = "threshold,ThresholdOptimizer"
 

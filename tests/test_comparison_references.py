@@ -28,6 +28,7 @@ from fairsvd.objective import count_table, gap
 from helpers import IGNORE_SMALL_DATA, Rows, mlp, skorch_net, table, trained
 
 pytestmark = [
+    pytest.mark.slow,
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
     # fairlearn 0.15 does with pandas 3.1 what pandas 4 will refuse.
     pytest.mark.filterwarnings("ignore:Setting an? (item|value)"),

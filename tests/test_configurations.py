@@ -16,7 +16,10 @@ from configurations import DATA, check_copies, check_transform, network_for, uin
 from fairsvd.exceptions import FairsvdWarning, GroupError, MissingSensitiveFeaturesWarning
 from helpers import IGNORE_SMALL_DATA, LastWins, fingerprint, quick, table
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 
 def mean_recall(y_true, y_pred):

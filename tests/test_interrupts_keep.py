@@ -24,7 +24,10 @@ from fairsvd.objective import Judge
 from fairsvd.report import chosen_candidate
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state, mlp, table, told, trained
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 ROWS = table()
 NETWORK = trained(mlp(), ROWS)

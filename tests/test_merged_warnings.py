@@ -18,6 +18,8 @@ from fairsvd.exceptions import (
 )
 from helpers import mlp, quick, table, told, trained
 
+pytestmark = pytest.mark.slow
+
 
 def complain(*more):
     with merged_warnings("A.fit"):

@@ -19,7 +19,10 @@ from fairsvd import FairLRFTransformer, GapFineTuner, JointStratifiedKFold, fair
 from fairsvd.interop import GroupAwareWrapper
 from helpers import IGNORE_SMALL_DATA, LastWins, fast_net, fingerprint
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 PARITY = {"constraint": "demographic_parity", "random_state": 0}
 

@@ -9,6 +9,8 @@ import pytest
 
 from benchmark_files import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tweets(tmp_path, monkeypatch):

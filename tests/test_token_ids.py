@@ -17,6 +17,8 @@ from fairsvd import FairLRFTransformer, compare
 from fairsvd.base import EDITORS
 from fairsvd.exceptions import FairsvdWarning, NetworkError
 
+pytestmark = pytest.mark.slow
+
 N_WORDS = 20
 
 

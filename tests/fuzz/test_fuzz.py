@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from editors import CONFIGURATIONS
 
+pytestmark = pytest.mark.slow
+
 # Of all editors together. The default is that of `make test`.
 CALLS = int(os.environ.get("FAIRSVD_FUZZ_CALLS", "150"))
 
