@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 
 from . import _image_descriptions
 from ._files import users_folder
-from ._folders import as_names, bunch, find_in, pick, read_csv, usable
+from ._folders import as_names, bunch_faces, find_in, pick, read_csv, usable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,15 +114,11 @@ def load_fairface(
     kept, skipped = usable(
         table, [None] * len(table), on_error=on_error, mode=images.get("mode", "RGB")
     )
-    label = kept["age_group" if target == "age" else target]
-    columns = {"age": ("age_group", ["age_group", "age"])}
-    return bunch(
+    return bunch_faces(
         kept,
         skipped,
-        target=label.cat.codes.astype("int64").rename(f"{target}_code"),
-        target_names=list(label.cat.categories),
-        groups=dict(columns.get(name, (name, [name])) for name in names),
-        favourable_label=None,
+        target=target,
+        sensitive=names,
         description=_image_descriptions.FAIRFACE,
         images=images,
     )

@@ -19,7 +19,17 @@ from ._pixels import problem_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_names", "bunch", "find_in", "images_in", "pick", "read_csv", "usable", "with_images"]
+__all__ = [
+    "as_names",
+    "bunch",
+    "bunch_faces",
+    "find_in",
+    "images_in",
+    "pick",
+    "read_csv",
+    "usable",
+    "with_images",
+]
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -220,4 +230,28 @@ def bunch(
         group_columns=groups,
         skipped=skipped,
         DESCR=description,
+    )
+
+
+def bunch_faces(
+    table: pd.DataFrame,
+    skipped: pd.DataFrame,
+    *,
+    target: str,
+    sensitive: Sequence[str],
+    description: str,
+    images: Mapping[str, Any],
+) -> Bunch:
+    """Gather what a loader of faces returns; of ages the two groups are target and groups."""
+    label = table["age_group" if target == "age" else target]
+    columns = {"age": ("age_group", ["age_group", "age"])}
+    return bunch(
+        table,
+        skipped,
+        target=label.cat.codes.astype("int64").rename(f"{target}_code"),
+        target_names=list(label.cat.categories),
+        groups=dict(columns.get(name, (name, [name])) for name in sensitive),
+        favourable_label=None,
+        description=description,
+        images=images,
     )

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from . import _image_descriptions
 from ._draws import check_count
-from ._folders import as_names, bunch, find_in, images_in, pick, usable
+from ._folders import as_names, bunch_faces, find_in, images_in, pick, usable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,15 +91,11 @@ def load_utkface(
     )
     kept, skipped = usable(table, problems, on_error=on_error, mode=images.get("mode", "RGB"))
     kept = kept.astype({"age": "int64"})
-    label = kept["age_group" if target == "age" else target]
-    columns = {"age": ("age_group", ["age_group", "age"])}
-    return bunch(
+    return bunch_faces(
         kept,
         skipped,
-        target=label.cat.codes.astype("int64").rename(f"{target}_code"),
-        target_names=list(label.cat.categories),
-        groups=dict(columns.get(name, (name, [name])) for name in names),
-        favourable_label=None,
+        target=target,
+        sensitive=names,
         description=_image_descriptions.UTKFACE,
         images=images,
     )
