@@ -146,10 +146,7 @@ class AdapterFineTuner(TuningEditor):
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self._imitates_teacher(task)
-        shared = {
-            "balance_": task.constraint.balance,
-            "objective_": "teacher" if imitates else "soft_gap",
-        }
+        shared = self._followed(task, imitates)
         yield Candidate({}, {"stage": "untouched"}, {**shared, "adapters_": {}, "strength_": None})
         names = select_layers(task.module, self.layers, task.data.output_layer)
         weights = {

@@ -154,11 +154,7 @@ class DirectEffectFineTuner(TuningEditor):
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self.objective == "teacher" and self._imitates(task, self.gap_weight)
         columns: GroupColumns = task.settled
-        shared = {
-            "balance_": task.constraint.balance,
-            "objective_": "teacher" if imitates else "soft_gap",
-            "group_columns_": columns.names,
-        }
+        shared = {**self._followed(task, imitates), "group_columns_": columns.names}
         before = DirectEffect(task, columns).measure({})
         record = {"stage": "untouched", "direct_effect": before}
         yield Candidate({}, record, {**shared, "direct_effect_": before})

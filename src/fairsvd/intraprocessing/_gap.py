@@ -164,10 +164,7 @@ class GapFineTuner(TuningEditor):
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self._may_imitate() and self._imitates(task, self.gap_weight)
-        shared = {
-            "balance_": task.constraint.balance,
-            "objective_": "teacher" if imitates else "soft_gap",
-        }
+        shared = self._followed(task, imitates)
         untouched = {**shared, "gap_weight_": None}
         yield self._first_candidate(task, {}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None

@@ -201,9 +201,8 @@ class FairLRFTransformer(FactorSettings):
         tunes = self.refine is not None or not by_score
         imitates = tunes and self._imitates(task, self.gap_weight)
         shared = {
-            "objective_": "teacher" if imitates else "soft_gap",
+            **self._followed(task, imitates),
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
-            "balance_": task.constraint.balance,
         }
         full = resolve_ranks(task.module, names, None)
         untouched = {**shared, **untouched_attributes(whole.factors, full)}

@@ -183,9 +183,8 @@ class FairPruner(TuningEditor):
         tunes = self.refine is not None or not by_score
         imitates = tunes and self._imitates(task, self.gap_weight)
         shared = {
-            "objective_": "teacher" if imitates else "soft_gap",
+            **self._followed(task, imitates),
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
-            "balance_": task.constraint.balance,
         }
         untouched = {**shared, **whole.attributes()}
         yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)

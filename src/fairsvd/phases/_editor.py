@@ -84,6 +84,13 @@ class TuningEditor(NetworkEditor):
             return budget
         return budget.less(TEACHING * budget.visits)
 
+    def _followed(self, task: Task, imitates: bool) -> dict[str, Any]:
+        """Return the fitted attributes that say what the loss followed."""
+        return {
+            "balance_": task.constraint.balance,
+            "objective_": "teacher" if imitates else "soft_gap",
+        }
+
     def _first_candidate(
         self,
         task: Task,
@@ -131,7 +138,7 @@ class TuningEditor(NetworkEditor):
         if joint == "auto":
             joint = "refit" if is_table(task.data) else "finetune"
         seed = np.random.SeedSequence(int(rng.spawn(1)[0].integers(2**63 - 1)))
-        budget = find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
+        budget = self._budget(task)
         n_teachers = count_teachers(self.n_teachers, task.data)
         if budget is not None:
             n_teachers = self.n_teachers or 1
