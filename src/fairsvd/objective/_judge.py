@@ -104,7 +104,10 @@ class Judge(ABC):
         bounds = {"limit": np.inf, "target": np.inf}
         if not for_utility:
             bounds = {"limit": constraint.limit, "target": constraint.target}
-        return steady_cut(self.curves(logits), margin, self.noise, floor=floor, **bounds)
+        # What a user has required is met wherever a threshold meets it.
+        strict = bool(constraint.requirements)
+        curves = self.curves(logits)
+        return steady_cut(curves, margin, self.noise, floor=floor, strict=strict, **bounds)
 
     @cached_property
     def noise(self) -> float:

@@ -64,7 +64,7 @@ class Budget:
         return max(1, min(most, int(JUDGING * self.visits / max(self.look, 1e-9))))
 
     def count_steps(self, n_looks: int, a_step: float | None = None) -> int:
-        """Count the steps that are left beside the candidates, at least 1.
+        """Count the steps that are left beside the candidates: as many before each, at least 1.
 
         Parameters
         ----------
@@ -74,7 +74,8 @@ class Budget:
             Visits of a step; None: one for each of :attr:`step_rows`.
         """
         visits = min(self.visits - n_looks * self.look, MOST_EPOCHS * self.n_editing)
-        return max(1, math.floor(visits / (self.step_rows if a_step is None else a_step)))
+        n_steps = math.floor(visits / (self.step_rows if a_step is None else a_step))
+        return max(1, n_steps - n_steps % n_looks)
 
     def shrink(
         self, n_steps: int, n_candidates: int, a_step: float, n_paths: int

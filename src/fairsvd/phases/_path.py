@@ -86,8 +86,6 @@ class TuningPath(Task, Generic[E]):
     rows : int, optional
         Rows of a step under a budget; a threshold is then moved only where that gains more than
         noise. None: there is no budget.
-    shows_both : bool, default=True
-        Under a budget, judge averaged values and the latest ones; False: only the former.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -102,7 +100,6 @@ class TuningPath(Task, Generic[E]):
     n_candidates: int = 10
     rate_scale: float = 1.0
     rows: int | None = None
-    shows_both: bool = True
 
     @cached_property
     def margin(self) -> float:
