@@ -26,6 +26,9 @@ def test_steps_get_what_the_looks_leave_and_at_most_ten_passes() -> None:
     # 800 visits are 50 steps of 16, of which 48 are as many before each of four looks.
     assert BUDGET.less(500.0).count_steps(4, a_step=16.0) == 48
     assert BUDGET.less(1500.0).count_steps(1) == 1
+    # What only asks the untouched network costs, but is no pass over the rows.
+    assert BUDGET.count_steps(4, asked=2.0) == 100
+    assert BUDGET.less(500.0).count_steps(4, asked=6.0) == 48
 
 
 def test_an_imitation_gets_a_third_and_pays_for_the_teacher_s_answers() -> None:

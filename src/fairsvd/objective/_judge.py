@@ -119,7 +119,12 @@ class Judge(ABC):
         return float(np.sqrt(0.5 / max(1, cells[cells > 0].min(initial=len(self.y)))))
 
     def against(self, logits: Tensor | Curves) -> Judge:
-        """Set the floor: chance plus half of the untouched network's lead over chance."""
+        """Set the floor: chance plus half of the untouched network's lead over chance.
+
+        Chance is the best constant or, where the worst cell counts, a coin if the network beats it:
+        of a constant no row of that cell is right, so that the floor would let all but a constant
+        through.
+        """
         rows = self.utility_rows
         y, groups = self.y[rows], self.groups[rows]
         cells = cell_codes(y, groups, self.n_groups)
@@ -127,6 +132,8 @@ class Judge(ABC):
         table = table.reshape(self.n_classes, self.n_groups)
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility
+        if self.constraint.utility in OF_CELLS and best > 1 / self.n_classes:
+            chance = max(chance, 1 / self.n_classes)
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
 
     def referring(self, logits: Tensor) -> Self:
