@@ -100,14 +100,11 @@ class Judge(ABC):
         for_utility : bool, default=False
             Whatever the gap.
         """
-        constraint, floor = self.constraint, -np.inf if for_utility else self.floor
-        bounds = {"limit": np.inf, "target": np.inf}
-        if not for_utility:
-            bounds = {"limit": constraint.limit, "target": constraint.target}
+        asked = self.constraint.limit, self.constraint.target, self.floor
+        bounds = (np.inf, np.inf, -np.inf) if for_utility else asked
         # What a user has required is met wherever a threshold meets it.
-        strict = bool(constraint.requirements)
-        curves = self.curves(logits)
-        return steady_cut(curves, margin, self.noise, floor=floor, strict=strict, **bounds)
+        strict = bool(self.constraint.requirements)
+        return steady_cut(self.curves(logits), margin, self.noise, *bounds, strict=strict)
 
     @cached_property
     def noise(self) -> float:
@@ -121,12 +118,9 @@ class Judge(ABC):
     def against(self, logits: Tensor | Curves) -> Judge:
         """Set the floor: chance plus half of the untouched network's lead over chance.
 
-        Chance is the best constant or, where the worst cell counts, a coin if the network beats it:
-        of a constant no row of that cell is right, so that the floor would let all but a constant
-        through.
+        Where the worst cell counts, chance is a coin if the network beats it, not a constant.
         """
-        rows = self.utility_rows
-        y, groups = self.y[rows], self.groups[rows]
+        y, groups = self.y[self.utility_rows], self.groups[self.utility_rows]
         cells = cell_codes(y, groups, self.n_groups)
         table = np.bincount(cells, minlength=self.n_classes * self.n_groups)
         table = table.reshape(self.n_classes, self.n_groups)

@@ -77,10 +77,10 @@ def steady_cut(
     curves: Curves,
     margin: float,
     noise: float,
-    *,
     limit: float,
     target: float,
     floor: float,
+    *,
     strict: bool = False,
 ) -> Verdict:
     """Keep a threshold unless the best one is better by more than noise.
