@@ -19,8 +19,10 @@ _HOMES = {
     "BlindPostProcessor": "postprocessing",
     "CellSampler": "generative",
     "Comparison": "comparison",
+    "ConFairReweigher": "conformance",
     "ConvNet": "networks",
     "CountLimit": "objective",
+    "DifFair": "conformance",
     "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     from .base import NetworkEditor as NetworkEditor
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
+    from .conformance import ConFairReweigher as ConFairReweigher
+    from .conformance import DifFair as DifFair
     from .datasets import ImageFrame as ImageFrame
     from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler

@@ -62,7 +62,7 @@ def compare(
     methods : str, estimator, list of these, or mapping of str to these
         Names: "threshold" (the base network at the threshold of best balanced accuracy);
         "fine-tuning" (see ``reference``); editors of this package by their class name, with
-        default parameters; fairlearn's
+        default parameters; "ConFairReweigher" and "DifFair" (of logistic regressions); fairlearn's
         "ThresholdOptimizer", "ExponentiatedGradient" (of logistic regressions),
         "AdversarialFairnessClassifier"; AIF360's "Reweighing", "EqOddsPostprocessing",
         "RejectOptionClassification". Instances: editors, Pipelines that end in one, methods of

@@ -18,6 +18,7 @@ from .. import intraprocessing, low_rank, masking, postprocessing, selective
 from .._messages import did_you_mean, listed
 from .._signature import takes
 from ..base import EDITORS, NetworkEditor
+from ..conformance import ConFairReweigher, DifFair
 from ..interop import GroupAwareWrapper
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
 from ._classifiers import SENSITIVE, fit_classifier
@@ -66,6 +67,8 @@ OTHERS = (
     Method(UNTOUCHED, untouched),
     Method("threshold", one_threshold),
     Method("fine-tuning", fine_tune),
+    Method("ConFairReweigher", partial(edit, ConFairReweigher())),
+    Method("DifFair", partial(edit, DifFair())),
     Method("ThresholdOptimizer", _threshold_optimizer, needs_group=True),
     Method("ExponentiatedGradient", reduce),
     Method("AdversarialFairnessClassifier", adversarial),
@@ -161,7 +164,7 @@ def _by_name(name: str) -> Method:
 def _by_instance(value: Any, name: str) -> Method:
     if isinstance(value, type):
         raise ValueError(f"methods hold the class {value.__name__}: pass its name or {name}(...).")
-    if isinstance(value, NetworkEditor):
+    if isinstance(value, (NetworkEditor, ConFairReweigher, DifFair)):
         return Method(name, partial(edit, value))
     if isinstance(value, Pipeline) and isinstance(value.steps[-1][1], NetworkEditor):
         steps = value[:-1] if len(value.steps) > 1 else None

@@ -53,13 +53,13 @@ class AgainstReference:
         """
         import pandas as pd
 
-        missing = [name for name in JUDGED if name not in self.columns]
+        rows = select_rows(self, constraint)
+        missing = [name for name in JUDGED if name not in rows.columns]
         if missing:
             raise ValueError(
                 f"this Comparison lacks the columns {', '.join(missing)}: call "
                 "compare(..., reference='fine-tuning')."
             )
-        rows = select_rows(self, constraint)
         parts = {
             (name, method): row
             for name, part in rows.groupby("constraint", sort=False)
