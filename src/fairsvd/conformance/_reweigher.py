@@ -16,6 +16,7 @@ from ..base import at_least_0, parameter, positive_code, with_parameters
 from ..interop import resample_by_weight
 from ..objective import Judge
 from ._cells import Columns, learn_constraints
+from ._constraints import ConformanceConstraints
 from ._template import CellClassifier, Rows
 
 __all__ = ["ConFairReweigher"]
