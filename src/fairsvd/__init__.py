@@ -52,6 +52,7 @@ _HOMES = {
     "disparity_table": "metrics",
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
+    "feedback_audit": "generative",
     "group_table": "metrics",
     "load": "persistence",
     "save": "persistence",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit
+    from .generative import feedback_audit as feedback_audit
     from .intraprocessing import *
     from .layers import LowRankConv2d as LowRankConv2d
     from .layers import LowRankLinear as LowRankLinear

@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..containers import is_frame
+from ..groups import cell_codes
 from ._constraints import ConformanceConstraints, densest
 
-__all__ = ["Columns", "learn_constraints"]
+__all__ = ["Columns", "Rows", "learn_constraints"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a fit.
+
+    Attributes
+    ----------
+    X : DataFrame or ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+        Labels.
+    codes, groups : ndarray of shape (n,), int64
+        Codes of label and group; the latter are 0 without sensitive features.
+    group_labels : list
+        Empty without sensitive features.
+    n_classes : int
+    """
+
+    X: Any
+    y: NDArray[Any]
+    codes: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    group_labels: list[Any]
+    n_classes: int
+
+    @property
+    def n_groups(self) -> int:
+        """Count the groups; 1 without sensitive features."""
+        return max(1, len(self.group_labels))
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Number the (label, group) cell of every row."""
+        return cell_codes(self.codes, self.groups, self.n_groups)
+
+    @property
+    def sensitive(self) -> NDArray[Any] | None:
+        """Give every row's group code, or None without sensitive features."""
+        return self.groups if self.group_labels else None
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """Select rows by position."""
+        X = self.X.iloc[rows] if is_frame(self.X) else self.X[rows]
+        parts = (each[rows] for each in (self.y, self.codes, self.groups))
+        y, codes, groups = parts
+        return replace(self, X=X, y=y, codes=codes, groups=groups)
+
+    def key(self, cell: int, classes: NDArray[Any]) -> tuple[Any, Any]:
+        """Name a cell: (label, group)."""
+        label, group = divmod(cell, self.n_groups)
+        return classes.tolist()[label], self.group_labels[group]
 
 
 @dataclass(frozen=True)

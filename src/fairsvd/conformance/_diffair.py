@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .._rng import stage_rng
 from ..base import with_parameters
 from ..exceptions import GroupError, MissingSensitiveFeaturesWarning
-from ._cells import Columns, learn_constraints
-from ._template import CellClassifier, Rows
+from ._cells import Columns, Rows, learn_constraints
+from ._template import CellClassifier
 
 __all__ = ["DifFair"]
 

@@ -15,9 +15,9 @@ from .._signature import takes
 from ..base import at_least_0, parameter, positive_code, with_parameters
 from ..interop import resample_by_weight
 from ..objective import Judge
-from ._cells import Columns, learn_constraints
+from ._cells import Columns, Rows, learn_constraints
 from ._constraints import ConformanceConstraints
-from ._template import CellClassifier, Rows
+from ._template import CellClassifier
 
 __all__ = ["ConFairReweigher"]
 

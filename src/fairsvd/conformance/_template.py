@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Self
 
@@ -31,64 +30,14 @@ from ..base import (
 )
 from ..containers import as_known, is_frame, read_labels
 from ..exceptions import MissingSensitiveFeaturesWarning
-from ..groups import cell_codes, drop_sensitive, encode_groups, find_sensitive, require_two_groups
+from ..groups import drop_sensitive, encode_groups, find_sensitive, require_two_groups
 from ..objective import GAPS, Constraint, Judge, make_judge, margin_of_threshold
+from ._cells import Rows
 
-__all__ = ["CellClassifier", "Rows"]
+__all__ = ["CellClassifier"]
 
 # Least probability whose logarithm is taken.
 TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a fit.
-
-    Attributes
-    ----------
-    X : DataFrame or ndarray of shape (n, n_features)
-    y : ndarray of shape (n,)
-        Labels.
-    codes, groups : ndarray of shape (n,), int64
-        Codes of label and group; the latter are 0 without sensitive features.
-    group_labels : list
-        Empty without sensitive features.
-    n_classes : int
-    """
-
-    X: Any
-    y: NDArray[Any]
-    codes: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    group_labels: list[Any]
-    n_classes: int
-
-    @property
-    def n_groups(self) -> int:
-        """Count the groups; 1 without sensitive features."""
-        return max(1, len(self.group_labels))
-
-    @property
-    def cells(self) -> NDArray[np.int64]:
-        """Number the (label, group) cell of every row."""
-        return cell_codes(self.codes, self.groups, self.n_groups)
-
-    @property
-    def sensitive(self) -> NDArray[Any] | None:
-        """Give every row's group code, or None without sensitive features."""
-        return self.groups if self.group_labels else None
-
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Select rows by position."""
-        X = self.X.iloc[rows] if is_frame(self.X) else self.X[rows]
-        parts = (each[rows] for each in (self.y, self.codes, self.groups))
-        y, codes, groups = parts
-        return replace(self, X=X, y=y, codes=codes, groups=groups)
-
-    def key(self, cell: int, classes: NDArray[Any]) -> tuple[Any, Any]:
-        """Name a cell: (label, group)."""
-        label, group = divmod(cell, self.n_groups)
-        return classes.tolist()[label], self.group_labels[group]
 
 
 @with_parameters
