@@ -18,6 +18,7 @@ from fairsvd import (
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
+    FairReprogrammer,
     GapFineTuner,
 )
 
@@ -69,6 +70,8 @@ def epochs_of(kind: Any, **parameters: Any) -> tuple[Any, float]:
         (AdversarialDebiasing, {}),
         (AdversarialFineTuner, {}),
         (AdapterFineTuner, {}),
+        (FairReprogrammer, {}),
+        (FairReprogrammer, {"objective": "adversary"}),
     ],
 )
 def test_no_edit_of_images_costs_more_than_fifteen_epochs(kind: Any, parameters: Any) -> None:
