@@ -33,7 +33,8 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     """Split the rows; rows whose group is missing and ignored are left out of all parts."""
     y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
     cells = inputs.rows.cells(inputs.n_groups).numpy()
-    editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"), inputs.classes)
+    rng = stage_rng(seed, "split")
+    editing, held = split_rows(validation, cells, y, rng, inputs.classes, inputs.passed)
     notes: tuple[str, ...] = ()
     ignored = int((groups < 0).sum())
     if ignored:

@@ -137,9 +137,9 @@ def make_data(
     # In their own order, and also where the device cannot hold all rows.
     judged = replace(of_fit.subset(rows), X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
-    judge = make_judge(
-        judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
-    )
+    weights = None if judged.weights is None else judged.weights.numpy()
+    columns = judged.y.numpy(), judged.groups.numpy(), of_part
+    judge = make_judge(*columns, n_classes, inputs.n_groups, constraint, weights)
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)
@@ -149,10 +149,12 @@ def make_data(
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     judge = judge.referring(entry.tensors["logits"])
+    lessons = of_fit.subset(np.flatnonzero(used))
     return EditData(
         certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
-        unlabelled=of_fit.X.subset(np.flatnonzero(used)),
+        unlabelled=lessons.X,
+        unlabelled_weights=lessons.weights,
         judged=judged.X,
         judge=judge,
         untouched=entry.tensors["logits"],
@@ -213,8 +215,10 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
         )
         return Cache()
     rows = inputs.rows
+    weights = () if rows.weights is None else (rows.weights,)
+    sizes = len(inputs.classes), inputs.n_groups
     try:
-        return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
+        return cache.within(rows.X, rows.y, rows.groups, *sizes, *weights)
     except NotStableError as error:
         warn(
             f"memory= has no effect, since X cannot be told from other data: {error}. Let its "

@@ -54,6 +54,14 @@ class Groups:
         """Number of groups that occur."""
         return len(self.labels)
 
+    def subset(self, positions: NDArray[np.int64]) -> Groups:
+        """Restrict to some rows, and to the groups that occur in them."""
+        codes = self.codes[positions]
+        present = np.unique(codes[codes >= 0])
+        rank = np.full(self.n_groups + 1, -1, dtype=np.int64)  # code -1 reads the last entry
+        rank[present] = np.arange(len(present))
+        return Groups(rank[codes], tuple(self.labels[k] for k in present), self.names)
+
     def counts(self) -> NDArray[np.int64]:
         """Count the rows of every group, shape (n_groups,)."""
         return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)
