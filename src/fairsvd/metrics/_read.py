@@ -74,11 +74,13 @@ def read_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
         raise ValueError(
             f"sample_weight has shape {weights.shape} for {n_rows} rows: wanted one weight a row."
         )
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError(
             f"sample_weight holds values from {weights.min()} to {weights.max()}: wanted finite "
-            "weights of at least 0, not all 0."
+            "weights of at least 0."
         )
+    if not weights.any():
+        raise ValueError("sample_weight is zero in every row: pass rows of which some count.")
     return weights
 
 

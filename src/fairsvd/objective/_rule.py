@@ -187,13 +187,13 @@ def _solve(
     """Minimise the smoothed dual over multipliers (n_rates, n_groups) that add up to 0 a rate."""
     comparable = np.abs(features).sum(axis=(2, 3)) > 0
     comparable &= comparable.sum(axis=1, keepdims=True) > 1
-    width = SMOOTHING * max(float((cells @ gains).std()), 1e-12)
-    # A column for each rate and group, a row for each decision of each row.
-    parts = np.tensordot(cells, features, axes=(1, 2)).transpose(0, 3, 1, 2)
-    parts = np.ascontiguousarray(parts).reshape(-1, comparable.size)
     plain, n_rows = cells @ gains, len(cells)
     # Of mean 1; without weights no number is multiplied.
     times = None if weights is None else weights[:, None] / weights.mean()
+    width = SMOOTHING * max(_spread(plain, times), 1e-12)
+    # A column for each rate and group, a row for each decision of each row.
+    parts = np.tensordot(cells, features, axes=(1, 2)).transpose(0, 3, 1, 2)
+    parts = np.ascontiguousarray(parts).reshape(-1, comparable.size)
     number = np.maximum(comparable.sum(axis=1, keepdims=True), 1)
 
     def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -213,6 +213,14 @@ def _solve(
 
     found = minimize(dual, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return centred(found.x.reshape(comparable.shape))
+
+
+def _spread(values: NDArray[np.float64], times: NDArray[np.float64] | None) -> float:
+    """Compute the standard deviation of all values of rows, which may count several times."""
+    if times is None:
+        return float(values.std())
+    centred = values - (times * values).mean()
+    return float(np.sqrt((times * centred**2).mean()))
 
 
 def _smoothed_maximum(
