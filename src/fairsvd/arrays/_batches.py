@@ -216,6 +216,10 @@ class LabelledRows:
         counts = torch.bincount(cells[known], weights, minlength=n_classes * n_groups)
         return counts.reshape(n_classes, n_groups)
 
+    def count_labels(self, n_classes: int) -> Tensor:
+        """Count the rows of every class, (n_classes,); weights are added up, in float64."""
+        return torch.bincount(self.y, self.weights, minlength=n_classes)
+
     def repeated(self, n_groups: int) -> LabelledRows:
         """Return rows without weights: as many, each as often as its weight says.
 

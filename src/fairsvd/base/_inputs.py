@@ -55,6 +55,8 @@ class FitInputs:
     notes : tuple of str
     passed : Passed or None
         All rows as they were passed, if some of them have a weight of 0; None: they are these.
+    keeps : bool
+        Whether some rows have no group, and serve what needs none.
     """
 
     rows: LabelledRows
@@ -64,6 +66,7 @@ class FitInputs:
     source: str | None
     notes: tuple[str, ...]
     passed: Passed | None = None
+    keeps: bool = False
 
     def subset(self, positions: NDArray[np.int64]) -> FitInputs:
         """Restrict to some rows, which are then all that there are."""
@@ -162,7 +165,8 @@ def read_fit_inputs(
     codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
     if sensitive_features is not None:
-        groups = encode_groups(sensitive_features, n_rows, missing=how.missing_group, names=names)
+        missing = "ignore" if how.missing_group == "keep" else how.missing_group
+        groups = encode_groups(sensitive_features, n_rows, missing=missing, names=names)
         if passed is not None:
             groups = groups.subset(passed.kept)
         group_codes, group_labels = groups.codes, tuple(groups.labels)
@@ -170,7 +174,8 @@ def read_fit_inputs(
     elif not how.other_groups:
         _warn_missing()
     rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes), weights)
-    return FitInputs(rows, classes, group_labels, names, source, notes, passed)
+    keeps = how.missing_group == "keep" and bool((group_codes < 0).any())
+    return FitInputs(rows, classes, group_labels, names, source, notes, passed, keeps)
 
 
 def _warn_missing() -> None:

@@ -87,10 +87,10 @@ def prepare(
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
         parts = keep_half(parts, inputs, seed)
-    cache = cache.within(parts.editing)
+    cache = cache.within(parts.training)
     adopted = trained or adopt(
         editor.network,
-        inputs.rows.subset(parts.editing),
+        inputs.rows.subset(parts.training),
         inputs.classes,
         batch_size=min(int(editor.batch_size), sys.maxsize),
         rng=stage_rng(seed, "base"),
@@ -143,7 +143,8 @@ def make_data(
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)
-    used[parts.editing] = used[parts.validation] = True
+    for each in (parts.editing, parts.validation, *parts.ungrouped):
+        used[each] = True
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
@@ -153,6 +154,7 @@ def make_data(
     return EditData(
         certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
+        partly=of_fit.subset(parts.training) if len(parts.ungrouped[0]) else None,
         unlabelled=lessons.X,
         unlabelled_weights=lessons.weights,
         judged=judged.X,

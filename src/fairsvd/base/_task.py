@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from joblib import effective_n_jobs
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -123,6 +124,8 @@ class EditData:
         Editing and validation rows; None: the editing rows alone.
     unlabelled_weights : Tensor of shape (n_unlabelled,), float64, optional
         Weights of these; None: they weigh the same.
+    partly : LabelledRows, optional
+        Editing rows together with those of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
     """
@@ -146,7 +149,21 @@ class EditData:
     output_key: OutputKey = None
     unlabelled: Batches | None = None
     unlabelled_weights: Tensor | None = None
+    partly: LabelledRows | None = None
     certifying: LabelledRows | None = None
+
+    def count_cells(self) -> NDArray[Any]:
+        """Count the rows of every cell, (n_classes, n_groups); a label's share is that of all rows.
+
+        Of rows without a group the labels are known, so that only how the groups share a label is
+        taken from the others.
+        """
+        counts = self.editing.count_cells(self.n_classes, self.n_groups).numpy()
+        if self.partly is None:
+            return counts
+        of_label = self.partly.count_labels(self.n_classes).numpy()
+        known = np.maximum(counts.sum(axis=1), 1e-12)
+        return counts * (of_label / known)[:, None]
 
     @property
     def lesson_rows(self) -> Batches:

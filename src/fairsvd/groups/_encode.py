@@ -154,8 +154,9 @@ def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> No
     if missing == "raise" and any(empty.values()):
         raise GroupError(
             f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill "
-            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, or "
-            "missing_group='own_group' to treat them as a group."
+            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, "
+            "missing_group='own_group' to treat them as a group, or, in an editor, "
+            "missing_group='keep' to learn from them what needs no group."
         )
 
 

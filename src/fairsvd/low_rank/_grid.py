@@ -89,7 +89,8 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
         if inputs.passed is not None:
             splits = [tuple(map(inputs.passed.within, split)) for split in splits]
     has_group = codes >= 0
-    return [(train[has_group[train]], test[has_group[test]]) for train, test in splits]
+    kept = np.ones_like(has_group) if inputs.keeps else has_group
+    return [(train[kept[train]], test[has_group[test]]) for train, test in splits]
 
 
 def fold_results(

@@ -95,7 +95,7 @@ def judge_rules(
     # The networks were stopped early, so that they have memorised no rows.
     judge = data.judge.together()
     free = replace(judge, constraint=replace(constraint, threshold=None))
-    counts = data.editing.count_cells(data.n_classes, data.n_groups).numpy()
+    counts = data.count_cells()
     utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
     pos = constraint.pos if data.n_classes == 2 else None
     rules = solve_rules(cells, counts, constraint.gap, pos, utility, weights=data.judge.weights)
