@@ -105,29 +105,32 @@ def test_weights_with_fractions_leave_no_rest_at_the_ends():
 
 
 def test_a_fit_decides_as_with_repeated_rows():
-    """Candidates that depend on no row: the whole choice is then the judge's."""
-    twice, side = repeated(ROWS), np.arange(160) % 3 - 1
-    network = trained(mlp(), ROWS)
+    """Without an edit and without rounding, the whole choice is the judge's."""
+    grid = ROWS._replace(X=(4 * ROWS.X).round() / 4)
+    network, fold = trained(mlp(), ROWS), np.arange(160) % 3 - 1
+    with torch.no_grad():
+        for part in network.parameters():
+            # Else copies of a row differ by rounding, which depends on the rows beside them.
+            part.copy_((8 * part).round() / 8)
+    editor = FairLRFTransformer(network, **{**FIXED, "sparsity": 0, "rank": None})
     fits = [
-        FairLRFTransformer(network, validation=PredefinedSplit(test), **FIXED).fit(
-            rows.X, rows.y, sensitive_features=rows.group, sample_weight=weights
-        )
+        clone(editor)
+        .set_params(validation=PredefinedSplit(test))
+        .fit(rows.X, rows.y, sensitive_features=rows.group, sample_weight=weights)
         for rows, test, weights in (
-            (ROWS, side.clip(-1, 0), TIMES),
-            (twice, np.repeat(side.clip(-1, 0), TIMES), None),
+            (grid, fold.clip(-1, 0), TIMES),
+            (repeated(grid), np.repeat(fold.clip(-1, 0), TIMES), None),
         )
     ]
     weighted, plain = fits
-    # Logits are computed in blocks whose size depends on the number of rows, which rounds them.
-    assert np.isclose(weighted.threshold_, plain.threshold_, rtol=1e-6)
+    assert weighted.threshold_ == plain.threshold_ != 0.5
     columns = ["utility", "gap", "threshold", "value"]
-    assert np.allclose(weighted.history_[columns], plain.history_[columns], rtol=1e-6)
-    assert weighted.history_["chosen"].equals(plain.history_["chosen"])
+    assert np.array_equal(weighted.history_.loc[0, columns], plain.history_.loc[0, columns])
     gaps = ["before", "after", "threshold_only"]
     assert np.allclose(weighted.report_.gaps[gaps], plain.report_.gaps[gaps], rtol=1e-12)
     counted = ["selection_rate", "tpr", "ppv", "f1", "accuracy", "auc", "brier"]
     first, second = (fit.report_.measures["after"][counted] for fit in fits)
-    assert np.allclose(first, second, rtol=1e-5)
+    assert np.allclose(first, second, rtol=1e-12)
     # What is known about rates depends on people, who are not repeated.
     assert weighted.report_.groups[("", "n")].sum() < plain.report_.groups[("", "n")].sum()
     assert (weighted.report_.gaps["noise_floor"] > plain.report_.gaps["noise_floor"]).all()
