@@ -16,14 +16,7 @@ from torch import Tensor
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
 from ._sweep import Cuts, as_pairs, or_infinite, pooled, quantiles, sweep
-from ._verdict import (
-    MAX_MARGIN,
-    Curves,
-    Verdict,
-    best_cut,
-    margin_of_threshold,
-    steady_cut,
-)
+from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold, steady_cut
 
 __all__ = ["GapJudge", "Judge"]
 
@@ -125,7 +118,7 @@ class Judge(ABC):
         """
         y, groups = self.y[self.utility_rows], self.groups[self.utility_rows]
         cells = cell_codes(y, groups, self.n_groups)
-        weights = None if self.weights is None else self.weights[rows]
+        weights = None if self.weights is None else self.weights[self.utility_rows]
         table = np.bincount(cells, weights, minlength=self.n_classes * self.n_groups)
         table = table.reshape(self.n_classes, self.n_groups)
         chance = chance_utility(y, groups, table, self.constraint.utility)
