@@ -27,6 +27,7 @@ _HOMES = {
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
+    "FairReprogrammer": "intraprocessing",
     "GapFineTuner": "intraprocessing",
     "GapLimit": "objective",
     "HyperGenerator": "generative",

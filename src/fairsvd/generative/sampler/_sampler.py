@@ -154,7 +154,7 @@ class CellSampler(OneToOneFeatureMixin, BaseEstimator):
         "mode": [StrOptions(set(MODES))],
         "generator": [StrOptions(set(NAMED_GENERATORS)), HasMethods(["fit", "sample"])],
         "sensitive_columns": NetworkEditor._parameter_constraints["sensitive_columns"],
-        "missing_group": NetworkEditor._parameter_constraints["missing_group"],
+        "missing_group": [StrOptions({"raise", "ignore", "own_group"})],
         "min_cell_size": [positive_int()],
         "mix_ratio": [Interval(Real, 0, None, closed="neither")],
         "overlap": [Interval(Real, 0, 1, closed="neither"), None],
