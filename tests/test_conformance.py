@@ -383,6 +383,20 @@ def test_it_works_in_a_pipeline_and_a_search(kind, skewed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_search_with_metadata_routing_passes_the_groups(kind, skewed, routing):
+    X, y, group = skewed
+    search = GridSearchCV(
+        kind(random_state=0),
+        {"density": [0.2, 0.9]},
+        scoring=fairness_scorer("demographic_parity_difference"),
+        cv=JointStratifiedKFold(2),
+        error_score="raise",
+    )
+    search.fit(X, y, sensitive_features=group)
+    assert search.best_estimator_.groups_ == [0, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_is_the_same(kind, skewed, tmp_path):
     X, y, group = skewed
     model = kind(random_state=0).fit(X, y, sensitive_features=group)
