@@ -136,8 +136,10 @@ class DirectEffectFineTuner(TuningEditor):
             inputs, self.group_columns, None if names is None else list(names)
         )
 
-    def _fit(self, X: Any, y: Any, sensitive_features: Any) -> DirectEffectFineTuner:
-        super()._fit(X, y, sensitive_features)
+    def _fit(
+        self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any
+    ) -> DirectEffectFineTuner:
+        super()._fit(X, y, sensitive_features, sample_weight)
         self._report.notes.append(
             f"The direct effect of the columns {self.group_columns_} was measured and penalised; "
             "what other columns tell of the group (proxies) was not."
@@ -350,7 +352,8 @@ class DirectEffect:
             self._shares(data.logits(self.task.module, state, self._exchanged(each)).double())
             for each in self.columns.values
         ]
-        return float(squared_effects(torch.stack(shares)).mean().sqrt())
+        squares = squared_effects(torch.stack(shares)).cpu().numpy()
+        return float(np.sqrt(np.average(squares, weights=data.judge.weights)))
 
     def _shares(self, logits: Tensor) -> Tensor:
         return torch.softmax(shift_logits(logits, self.task.data.margin), dim=1)
