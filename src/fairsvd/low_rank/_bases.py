@@ -43,12 +43,10 @@ class TurnedEdit(FactorEdit):
     def turned(self) -> Iterator[tuple[str, Factors]]:
         """Yield each layer's factors, without the removed entries and turned."""
         for name, f in self.factors.items():
-            sides = {
-                side: turn(getattr(f, side), self.turns[f"{name}/{side}"])
-                for side in "UV"
-                if f"{name}/{side}" in self.turns
-            }
-            yield name, replace(f, **sides)
+            if f"{name}/U" in self.turns:
+                U, V = (turn(getattr(f, side), self.turns[f"{name}/{side}"]) for side in "UV")
+                f = replace(f, U=U, V=V)
+            yield name, f
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
