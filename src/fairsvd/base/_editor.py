@@ -34,6 +34,7 @@ from ..networks import (
     share_weights,
 )
 from ..objective import Constraint
+from ._apply import apply_candidate
 from ._choice import Outcome, choose
 from ._complaints import warn_about
 from ._html import editor_html
@@ -48,7 +49,7 @@ from ._restore import restored_on_failure
 from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
-from ._task import Candidate, Task, apply_candidate, without_gradients
+from ._task import Candidate, Task, without_gradients
 from ._untouched import keep_untouched
 
 if TYPE_CHECKING:

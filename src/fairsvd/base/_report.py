@@ -16,7 +16,8 @@ from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
 from ._inputs import FitInputs
-from ._report_data import ReportData, Weighted
+from ._report_data import ReportData
+from ._report_weights import Weighted
 from ._task import EditData
 
 __all__ = ["describe"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,49 +15,21 @@ from ..metrics import (
     MEASURES,
     Compared,
     GroupValues,
-    Rows,
     effective_counts,
     interval,
     measure_counts,
 )
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
+from ._report_weights import Weighted, with_overall
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReportData", "Weighted"]
+__all__ = ["ReportData"]
 
 RATES = ("selection_rate", "tpr", "fpr", "accuracy")
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """What sums of weights do not tell of the rows; every array as the counts of a report.
-
-    Attributes
-    ----------
-    plain : ndarray, int64
-        Rows under the chosen network.
-    effective : ndarray, int64
-        The same in rows of equal weight that tell as much, group by group.
-    squares : (ndarray, ndarray), float64
-        Squared weights, of the untouched and the chosen network.
-    """
-
-    plain: NDArray[np.int64]
-    effective: NDArray[np.int64]
-    squares: tuple[NDArray[np.float64], NDArray[np.float64]]
-
-    @classmethod
-    def of(cls, rows: Rows, before: NDArray[np.int64], after: NDArray[np.int64]) -> Weighted | None:
-        """Count rows under both predictions; None if the rows have no weights."""
-        if rows.weights is None:
-            return None
-        old, new = (replace(rows, predicted=codes) for codes in (before, after))
-        plain = replace(new, weights=None).counts
-        return cls(plain, effective_counts(new.counts, new.squares), (old.squares, new.squares))
 
 
 @dataclass(frozen=True)
@@ -204,10 +176,9 @@ class ReportData:
             for counts in (self.before, self.after, self.threshold_only)
         )
         number = self.plain.sum(axis=(1, 2))
-        total = number.sum(keepdims=True)
         frames = [
-            self._rate_frame(before, after, total, [OVERALL]),
-            self._rate_frame(before, alone, total, [THRESHOLD_ONLY]),
+            self._rate_frame(before, after, number.sum(), [OVERALL]),
+            self._rate_frame(before, alone, number.sum(), [THRESHOLD_ONLY]),
         ]
         if self.has_groups:
             labels = [str(label) for label in self.labels]
@@ -218,7 +189,7 @@ class ReportData:
         self,
         before: NDArray[Any],
         after: NDArray[Any],
-        number: NDArray[np.int64],
+        number: Any,
         labels: list[str],
     ) -> pd.DataFrame:
         import pandas as pd
@@ -283,10 +254,9 @@ class ReportData:
         tables = zip((self.before, self.after), squares, self.scores, strict=True)
         found = []
         for counts, square, scores in tables:
-            both = _with_overall(counts)
-            own_squares = None if square is None else _with_overall(square)
+            both = with_overall(counts), None if square is None else with_overall(square)
             of_all = {
-                name: measure_counts(name, both, pos, own_squares)
+                name: measure_counts(name, both[0], pos, both[1])
                 if line.of_scores is None
                 else GroupValues(*scores[name])
                 for name, line in MEASURES.items()
@@ -328,8 +298,3 @@ class ReportData:
             about = (each.change, each.lost, each.gained, each.rows, verdict)
             rows.append((self.name(each.group), self.rate_in_words(each), *about))
         return pd.DataFrame(rows, columns=columns).set_index(["group", "rate"])
-
-
-def _with_overall(counts: NDArray[Any]) -> NDArray[Any]:
-    """Add the rows of all groups as one more group."""
-    return np.concatenate([counts, counts.sum(axis=0, keepdims=True)])
