@@ -34,9 +34,9 @@ class Weighted:
     @classmethod
     def of(cls, rows: Rows, before: NDArray[np.int64], after: NDArray[np.int64]) -> Weighted | None:
         """Count rows under both predictions; None if the rows have no weights."""
-        if rows.weights is None:
-            return None
         old, new = (replace(rows, predicted=codes) for codes in (before, after))
+        if old.squares is None or new.squares is None:
+            return None
         plain = replace(new, weights=None).counts
         return cls(plain, effective_counts(new.counts, new.squares), (old.squares, new.squares))
 

@@ -79,7 +79,7 @@ def sweep(
         hits = added[start : start + size] == codes[:-1, None]
         if mass is None:
             positive = np.cumsum(hits, axis=1, dtype=np.int64)
-            positive += reached
+            positive = positive + reached
         else:
             weighted = hits * mass[start : start + size]
             weighted[:, :1] += reached
