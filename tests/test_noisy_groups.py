@@ -6,9 +6,13 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
-from fairsvd import fairness_score
+from fairsvd import FairLRFTransformer, fairness_score
 from fairsvd.metrics import noisy_gap
+from helpers import IGNORE_SMALL_DATA, mlp, table, trained
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
 
 RATES = ("demographic_parity", "equal_opportunity", "accuracy_parity")
 
@@ -47,7 +51,11 @@ def test_for_two_groups_and_one_rate_both_ends_are_reached(name):
     """All true groups of a small table, in which a quarter of a cell is one row."""
     y = np.repeat([1, 0], 8)
     group = np.tile(np.repeat([0, 1], 4), 2)
-    predicted = np.array([1, 1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0])
+    # A gap so large that flips do not close it: closed, it would jump over 0 row by row.
+    favoured, other = ([1, 0, 0, 0], [1, 1, 1, 0])
+    if name == "demographic_parity":
+        favoured, other = other, [0, 0, 0, 1]
+    predicted = np.array([1, 1, 1, 1, 1, 0, 0, 0, *favoured, *other])
     found = noisy_gap(name, y, predicted, sensitive_features=group, flip_rate=0.25)
     cells = [np.flatnonzero((y == k) & (group == g)) for k, g in product((0, 1), (0, 1))]
     gaps = []
@@ -95,3 +103,21 @@ def test_what_cannot_be_bounded():
         "equal_opportunity", [1, 1, 0], [1, 0, 1], sensitive_features=[0, 0, 1], flip_rate=0.1
     )
     assert np.isnan(alone).all()
+
+
+def test_the_report_says_that_groups_are_a_proxy():
+    rows = table(240)
+    editor = FairLRFTransformer(
+        trained(mlp(), rows), criterion="magnitude", sparsity=0.1, refine=None, random_state=0
+    )
+    plain, proxy = (
+        clone(editor).set_params(flip_rate=rate).fit(rows.X, rows.y, sensitive_features=rows.group)
+        for rate in (None, 0.1)
+    )
+    assert plain.history_.equals(proxy.history_)
+    assert "true_low" not in plain.report_.gaps and "true_high" in proxy.report_.gaps
+    gaps = proxy.report_.gaps.drop(index="signed_average_odds")
+    assert (gaps["true_low"] <= gaps["after"]).all() and (gaps["true_high"] > gaps["after"]).all()
+    (note,) = (n for n in proxy.report_.notes if "a proxy" in n)
+    assert f"{gaps.loc['equalized_odds', 'true_high']:.3f} here" in note
+    assert not any("a proxy" in n for n in plain.report_.notes)

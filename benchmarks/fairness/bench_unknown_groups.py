@@ -96,7 +96,7 @@ def markdown(rows: Sequence[Row], command: str) -> str:
         "group. *Cost* is psi with all groups minus psi, *gap* the one that was asked for, and",
         "*accuracy* the balanced one.",
         "",
-        "| task | constraint | editor | groups removed | their rows | psi | cost | gap | accuracy |",
+        "| task | constraint | editor | removed | their rows | psi | cost | gap | accuracy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     costs: dict[tuple[float, str], list[float]] = {}
@@ -143,9 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, help="write the table to this file")
     options = parser.parse_args(arguments)
     rows = list(rows_of(range(options.seeds), options.constraints))
-    table = markdown(
-        rows, f"python benchmarks/fairness/bench_unknown_groups.py --seeds {options.seeds}"
+    command = (
+        f"python benchmarks/fairness/bench_unknown_groups.py --seeds {options.seeds} "
+        f"--constraints {' '.join(options.constraints)}"
     )
+    table = markdown(rows, command)
     print(table)
     if options.table is not None:
         options.table.write_text(table)

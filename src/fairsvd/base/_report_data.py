@@ -11,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..metrics import (
-    MEASURES,
-    Compared,
-    GroupValues,
-    effective_counts,
-    interval,
-    measure_counts,
-)
+from ..metrics import Compared, interval
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
-from ._report_weights import Weighted, with_overall
+from ._report_flips import add_flips
+from ._report_measures import compare
+from ._report_weights import Weighted
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
 if TYPE_CHECKING:
@@ -64,6 +59,8 @@ class ReportData:
         What the rows are, as the summary says it.
     weighted : Weighted or None
         None: all rows weigh the same.
+    flip_rate : float or None
+        Share of the rows of a cell whose group may be another one.
     """
 
     before: NDArray[Any]
@@ -81,6 +78,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     rows: str = "validation "
     weighted: Weighted | None = None
+    flip_rate: float | None = None
 
     @property
     def plain(self) -> NDArray[np.int64]:
@@ -221,6 +219,8 @@ class ReportData:
         met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
         frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
         frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
+        if self.flip_rate is not None:
+            add_flips(frame, self.after, self.constraint.pos, self.flip_rate)
         return frame
 
     def constraint_frame(self) -> pd.DataFrame:
@@ -249,24 +249,10 @@ class ReportData:
     @cached_property
     def compared(self) -> tuple[Compared, Compared]:
         """Every measure of every group, before and after."""
-        pos, n = self.constraint.pos, len(self.labels)
         squares = (None, None) if self.weighted is None else self.weighted.squares
         tables = zip((self.before, self.after), squares, self.scores, strict=True)
-        found = []
-        for counts, square, scores in tables:
-            both = with_overall(counts), None if square is None else with_overall(square)
-            of_all = {
-                name: measure_counts(name, both[0], pos, both[1])
-                if line.of_scores is None
-                else GroupValues(*scores[name])
-                for name, line in MEASURES.items()
-                if line.of_scores is None or name in scores
-            }
-            own = {name: GroupValues(*(each[:n] for each in v)) for name, v in of_all.items()}
-            overall = {name: GroupValues(*(each[-1:] for each in v)) for name, v in of_all.items()}
-            effective = None if square is None else effective_counts(counts, square)
-            found.append(Compared(own, overall, self.labels, pos, counts, effective))
-        return found[0], found[1]
+        first, second = (compare(*each, self.labels, self.constraint.pos) for each in tables)
+        return first, second
 
     def measure_frame(self) -> pd.DataFrame:
         """Every measure of every group, before and after, with the interval of the latter."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import Rows, effective_counts
 
-__all__ = ["Weighted", "with_overall"]
+__all__ = ["Weighted"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,3 @@ class Weighted:
             return None
         plain = replace(new, weights=None).counts
         return cls(plain, effective_counts(new.counts, new.squares), (old.squares, new.squares))
-
-
-def with_overall(counts: NDArray[Any]) -> NDArray[Any]:
-    """Add the rows of all groups as one more group."""
-    return np.concatenate([counts, counts.sum(axis=0, keepdims=True)])

@@ -47,7 +47,13 @@ def noisy_gap(
         As in :func:`fairness_score`; groups as they are recorded.
     flip_rate : float in [0, 1)
         Of the rows of every recorded group and label, at most this share belong to another group.
-    pos_label, labels, missing_group, sample_weight
+    pos_label : label or None, default=None
+        As in :func:`fairness_score`.
+    labels : sequence or None, default=None
+        As in :func:`fairness_score`.
+    missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        As in :func:`fairness_score`.
+    sample_weight : array-like of shape (n_samples,), default=None
         As in :func:`fairness_score`.
 
     Returns
