@@ -63,6 +63,19 @@ def test_the_gallery_is_as_large_as_the_documentation_says():
     assert len(OTHERS) + len(LOOKED_AT) == len(list(FOLDER.glob("plot_*.py"))) >= 12
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("given_network", "drawn bars and a network"), ("text", "MiniLM is not installed")],
+)
+def test_what_stands_in_is_said(name, said, monkeypatch, tmp_path, capsys):
+    """Where a network's weights or an encoder are missing, the script says what it takes."""
+    monkeypatch.setenv("FAIRSVD_DATA", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    run(f"plot_{name}.py", SMALL | {"MAX_STEPS": 10})
+    assert said in capsys.readouterr().out
+
+
 def digits_for_clothes(*, subset: str, classes: tuple[int, ...]) -> object:
     """Give digits, doubled in size, in the place of Fashion-MNIST."""
     digits = load_biased_digits(classes=(3, 8))

@@ -11,6 +11,7 @@ from ._lazy_state import LazyState
 from ._parameters import (
     HasMethods,
     Interval,
+    Splitter,
     StrOptions,
     at_least_0,
     fraction,
@@ -42,6 +43,7 @@ __all__ = [
     "Progress",
     "Reading",
     "Scores",
+    "Splitter",
     "StrOptions",
     "Task",
     "apply_to_copy",

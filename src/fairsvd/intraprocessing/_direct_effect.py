@@ -281,7 +281,7 @@ def find_columns(inputs: FitInputs, asked: Any, names: Sequence[str] | None) -> 
         constant = (moments.least == moments.largest).all(axis=0)
         places = np.flatnonzero(constant & (np.ptp(moments.least, axis=0) > 0)).tolist()
     else:
-        places = _locate(asked, names, shape[0])
+        places = locate(asked, names, shape[0])
         f_statistics = moments.f_statistics()
         same = [place for place in places if not f_statistics[place] > LEAST_F]
         if same:
@@ -296,8 +296,10 @@ def find_columns(inputs: FitInputs, asked: Any, names: Sequence[str] | None) -> 
     return GroupColumns(shown, places, np.unique(moments.means[:, places], axis=0))
 
 
-def _locate(asked: Any, names: Sequence[str] | None, width: int) -> list[int]:
-    """Turn names and positions into positions."""
+def locate(
+    asked: Any, names: Sequence[str] | None, width: int, argument: str = "group_columns"
+) -> list[int]:
+    """Turn names and positions of columns into positions, sorted."""
     known, places = list(names or []), []
     for key in asked if isinstance(asked, list | tuple) else [asked]:
         if isinstance(key, str) and key in known:
@@ -307,7 +309,7 @@ def _locate(asked: Any, names: Sequence[str] | None, width: int) -> list[int]:
         else:
             have = f"the columns [{listed(known, show=repr)}]" if known else f"{width} columns"
             hint = did_you_mean(key, known) if isinstance(key, str) and known else ""
-            raise ValueError(f"group_columns has {key!r}, but X has {have}.{hint}")
+            raise ValueError(f"{argument} has {key!r}, but X has {have}.{hint}")
     return sorted(set(places))
 
 

@@ -16,14 +16,7 @@ from torch import Tensor
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
 from ._sweep import Cuts, as_pairs, or_infinite, pooled, quantiles, sweep
-from ._verdict import (
-    MAX_MARGIN,
-    Curves,
-    Verdict,
-    best_cut,
-    margin_of_threshold,
-    steady_cut,
-)
+from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold, steady_cut
 
 __all__ = ["GapJudge", "Judge"]
 
@@ -103,11 +96,11 @@ class Judge(ABC):
         for_utility : bool, default=False
             Whatever the gap.
         """
-        constraint, floor = self.constraint, -np.inf if for_utility else self.floor
-        bounds = {"limit": np.inf, "target": np.inf}
-        if not for_utility:
-            bounds = {"limit": constraint.limit, "target": constraint.target}
-        return steady_cut(self.curves(logits), margin, self.noise, floor=floor, **bounds)
+        asked = self.constraint.limit, self.constraint.target, self.floor
+        bounds = (np.inf, np.inf, -np.inf) if for_utility else asked
+        # What a user has required is met wherever a threshold meets it.
+        strict = bool(self.constraint.requirements)
+        return steady_cut(self.curves(logits), margin, self.noise, *bounds, strict=strict)
 
     @cached_property
     def noise(self) -> float:
@@ -119,15 +112,19 @@ class Judge(ABC):
         return float(np.sqrt(0.5 / max(1, cells[cells > 0].min(initial=len(self.y)))))
 
     def against(self, logits: Tensor | Curves) -> Judge:
-        """Set the floor: chance plus half of the untouched network's lead over chance."""
-        rows = self.utility_rows
-        y, groups = self.y[rows], self.groups[rows]
+        """Set the floor: chance plus half of the untouched network's lead over chance.
+
+        Where the worst cell counts, chance is a coin if the network beats it, not a constant.
+        """
+        y, groups = self.y[self.utility_rows], self.groups[self.utility_rows]
         cells = cell_codes(y, groups, self.n_groups)
-        weights = None if self.weights is None else self.weights[rows]
+        weights = None if self.weights is None else self.weights[self.utility_rows]
         table = np.bincount(cells, weights, minlength=self.n_classes * self.n_groups)
         table = table.reshape(self.n_classes, self.n_groups)
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility
+        if self.constraint.utility in OF_CELLS and best > 1 / self.n_classes:
+            chance = max(chance, 1 / self.n_classes)
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
 
     def referring(self, logits: Tensor) -> Self:
