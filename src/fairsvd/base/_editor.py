@@ -208,8 +208,7 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             held = inputs.rows.subset(ready.parts.validation)
             made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
-            how_shown = {"shift": self.shift_probabilities, "flip_rate": self.flip_rate}
-            self._report = describe(*made, **how_shown)
+            self._report = describe(*made, shift=self.shift_probabilities, flip_rate=self.flip_rate)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")
