@@ -11,6 +11,7 @@ from fairsvd import (
     BiasMaskFineTuner,
     FairLRFTransformer,
     FairPruner,
+    FairReprogrammer,
     GapFineTuner,
     NetworkEditor,
     SelectiveFineTuner,
@@ -29,6 +30,7 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "DirectEffectFineTuner": {"effect_weight": [0.0, 10.0]},
     "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
     "FairPruner": {"sparsity": [0.0, 0.1]},
+    "FairReprogrammer": {"learning_rate": [0.01, 0.1]},
     "GapFineTuner": {"gap_weight": [0.3, 3.0]},
     "InfluenceTuner": {"strength": [0.0, 1.0]},
     "LayerwiseOptimizer": {"parameters": [1, 2]},
@@ -103,6 +105,11 @@ BESIDE = {
         FairPruner,
         {"criterion": "curvature", "gap_weight": 1.0, "refine": None},
         {"sparsity": [0.0, 0.1]},
+    ),
+    "FairReprogrammer, adversary": Configuration(
+        FairReprogrammer,
+        {"max_steps": 3, "objective": "adversary", "adversary_weight": 0.5},
+        {"adversary_weight": [0.05, 3.0]},
     ),
     "FairPruner, units": Configuration(
         FairPruner, {"criterion": "unit", "refine": None}, {"sparsity": [0.0, 0.3]}

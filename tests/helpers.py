@@ -147,8 +147,12 @@ def last_wins(kind: type[NetworkEditor]) -> type[NetworkEditor]:
     class Last(kind):  # type: ignore[misc, valid-type]
         def _edit(self, task, rng):
             for number, candidate in enumerate(super()._edit(task, rng)):
-                if candidate.state:
-                    verdict = task.data.judge(task.data.logits(task.module, candidate.state))
+                if candidate.state or candidate.finish is not None:
+                    # What changes the structure alone brings its logits.
+                    logits = candidate.logits
+                    if candidate.state:
+                        logits = task.data.logits(task.module, candidate.state)
+                    verdict = task.data.judge(logits)
                     won = replace(verdict, feasible=True, value=1e6 + number)
                     candidate = replace(candidate, verdict=won)
                 yield candidate

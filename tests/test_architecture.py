@@ -40,6 +40,7 @@ FLOORS = (
     {"phases", "generative"},
     {"intraprocessing", "low_rank", "masking", "postprocessing", "selective"},
     {"interop", "monitor", "persistence", "report", "testing"},
+    {"conformance"},
     {"comparison"},
     {"cli"},
 )

@@ -23,13 +23,17 @@ def test_a_look_costs_a_third_of_every_judged_row() -> None:
 def test_steps_get_what_the_looks_leave_and_at_most_ten_passes() -> None:
     assert BUDGET.count_steps(10) == 100
     assert BUDGET.less(500.0).count_steps(4) == 80
-    assert BUDGET.less(500.0).count_steps(4, a_step=16.0) == 50
+    # 800 visits are 50 steps of 16, of which 48 are as many before each of four looks.
+    assert BUDGET.less(500.0).count_steps(4, a_step=16.0) == 48
     assert BUDGET.less(1500.0).count_steps(1) == 1
+    # What only asks the untouched network costs, but is no pass over the rows.
+    assert BUDGET.count_steps(4, asked=2.0) == 100
+    assert BUDGET.less(500.0).count_steps(4, asked=6.0) == 48
 
 
 def test_an_imitation_gets_a_third_and_pays_for_the_teacher_s_answers() -> None:
-    # 500 visits less three looks leave 350; a step of 10 rows costs 13.3.
-    assert BUDGET.count_lessons(400, 4, rows=10) == (26, 3)
+    # 500 visits less three looks leave 350: 26 steps of 10 rows at 13.3, 8 before each look.
+    assert BUDGET.count_lessons(400, 4, rows=10) == (24, 3)
     assert BUDGET.count_lessons(5, 4, rows=10) == (5, 3)
 
 
@@ -48,11 +52,13 @@ def test_a_threshold_moves_only_for_more_than_noise(noise: float, margin: float)
     assert not verdict.feasible
 
 
-def test_a_threshold_below_the_floor_or_over_the_limit_is_left() -> None:
+def test_a_threshold_below_the_floor_is_left_and_one_over_the_limit_if_that_is_strict() -> None:
     bounds = {"limit": 0.2, "target": 0.2}
     assert steady_cut(curves(0.9, 0.3, 0.4), 0.0, 1.0, floor=0.5, **bounds).margin == -1.0
     mixed = Curves(np.array([-1.0, 0.0]), np.array([0.7, 0.9]), np.array([0.1, 0.3]))
-    assert steady_cut(mixed, 0.0, 1.0, floor=0.5, **bounds).margin == -1.0
+    assert steady_cut(mixed, 0.0, 1.0, floor=0.5, strict=True, **bounds).margin == -1.0
+    kept = steady_cut(mixed, 0.0, 1.0, floor=0.5, **bounds)
+    assert (kept.margin, kept.feasible) == (0.0, False)
 
 
 def test_an_average_follows_slowly_and_changes_places() -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fairsvd import Comparison
 from fairsvd.comparison._averages import HEADLINES, pareto_front
-from fairsvd.comparison._table import NEEDED
+from fairsvd.comparison._select import NEEDED
 
 VALUES = {
     # method: balanced accuracy and gap in each of three folds

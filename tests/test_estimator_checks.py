@@ -29,12 +29,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("networks")
 
 
-@parametrize_with_checks([FIRST])
+# The one check that no editor passes; with weights of 0 alone it would (test_weights.py).
+BY_DRAWS = {
+    "check_sample_weight_equivalence_on_dense_data": "which rows are set apart for validation, and "
+    "which are drawn in a training step, depends on the number of rows that are passed: rows of "
+    "weight 2 and repeated rows give equal networks in expectation only"
+}
+
+
+def fails(estimator):
+    return BY_DRAWS
+
+
+@parametrize_with_checks([FIRST], expected_failed_checks=fails)
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks(list(QUICK.values()))
+@parametrize_with_checks(list(QUICK.values()), expected_failed_checks=fails)
 def test_scikit_learn_check_of_the_other_editors(estimator, check, folder):
     check(clone(estimator).set_params(memory=folder, random_state=0))
 

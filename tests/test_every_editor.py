@@ -174,3 +174,17 @@ def test_a_failed_fit_loses_nothing(name):
     with pytest.raises(ValueError, match="one group only"):
         editor.fit(rows.X, rows.y, sensitive_features=np.zeros(len(rows.y)))
     assert np.array_equal(editor.predict_proba(rows.X), before)
+
+
+def test_weights_and_unknown_groups(name):
+    rows = table()
+    groups = rows.group.astype(object)
+    groups[::5] = None
+    weights = np.random.default_rng(0).integers(0, 4, size=len(rows.y))
+    editor = make(name, trained(mlp(), rows), missing_group="keep")
+    editor.fit(rows.X, rows.y, sensitive_features=groups, sample_weight=weights)
+    notes = " ".join(editor.report_.notes)
+    assert "sample_weight" in notes and "missing_group='keep'" in notes
+    assert np.isfinite(editor.predict_proba(rows.X)).all()
+    # Rows that count nothing are not among those of a group.
+    assert editor.group_counts_.sum() == (weights[groups != None] > 0).sum()  # noqa: E711

@@ -232,8 +232,19 @@ def test_the_floor_is_half_way_from_chance_to_the_untouched_network(utility):
     logits = make_logits(judge, 0, skill=2.0, bias=0.0)
     best = max(measured(judge, p)[0] for p in predictions(judge, logits))
     chance = max(measured(judge, np.full_like(judge.y, k))[0] for k in range(2))
+    if "worst_cell" in utility:
+        assert chance < 0.3
+        chance = 0.5  # a coin is right in half of the worst cell, too
     assert best > chance + 0.1
     assert judge.against(logits).floor == pytest.approx((chance + best) / 2)
+
+
+def test_the_floor_of_a_network_below_a_coin_in_the_worst_cell_is_half_of_its_lead_over_nothing():
+    judge = make_judge(0, n=400, utility="worst_cell_accuracy", threshold=0.5)
+    logits = make_logits(judge, 0, skill=0.3)
+    best = judge.for_utility(logits).utility
+    assert 0 < best < 0.5
+    assert judge.against(logits).floor == pytest.approx(best / 2)
 
 
 def test_the_floor_of_a_network_below_chance_is_chance():

@@ -324,7 +324,7 @@ def test_identities_between_measures(data):
         ({"y_score": [0.5]}, r"shape \(1,\) for 4 rows of 2 classes"),
         ({"sample_weight": [1, 1, 1]}, r"sample_weight has shape \(3,\)"),
         ({"sample_weight": [1, 1, -1, 0]}, "at least 0"),
-        ({"sample_weight": [0, 0, 0, 0]}, "not all 0"),
+        ({"sample_weight": [0, 0, 0, 0]}, "zero in every row"),
         ({"level": 95}, "level=95"),
     ],
 )

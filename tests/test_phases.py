@@ -160,6 +160,44 @@ def test_the_loss_has_every_term_that_is_asked_for():
     torch.testing.assert_close(leaf.detach(), torch.tensor([0.1, -0.3]), rtol=1e-4, atol=0)
 
 
+def test_a_brief_path_also_holds_on_to_what_the_untouched_network_says():
+    task = small_task()
+    batch = next(iter(make_batches(task.data, None, np.random.default_rng(0))))
+    bias = torch.tensor([0.4, -0.9])
+    asked = {"margin": 0.8, "gap_weight": 2.0, "share": 0.5}
+    loss = make_loss(task, lambda: {"4.bias": bias}, loyalty=0.25, **asked)(batch)
+    without = make_loss(task, lambda: {"4.bias": bias}, **asked)(batch)
+    with torch.no_grad():
+        given = task.module(batch.X).double().softmax(dim=1)
+        edited = task.data.forward(task.module, {"4.bias": bias}, batch.X).double().softmax(dim=1)
+    apart = (given * (given / edited).log()).sum(dim=1).mean()
+    assert apart > 0.01
+    assert float(loss - without) == pytest.approx(0.25 * float(apart), rel=1e-4)
+
+
+@pytest.mark.parametrize("rows", [16, None])
+def test_only_a_path_under_a_budget_is_loyal_and_to_a_good_network_more(rows):
+    task = small_task()
+    moving, followed = (torch.tensor([0.4, -0.9], requires_grad=True) for _ in range(2))
+    fields = {"n_steps": 5, "gap_weight": 0.0, "share": 0.8, "seed": None, "attributes": {}}
+    path = TuningPath.of(task, rows=rows, **fields)
+    value = task.data.judge.steady(task.data.untouched, path.margin).value
+    assert 0.1 < value < 0.9
+    loyalty = 0.0 if rows is None else 0.45 * 0.8 * value
+    list(path.steps(lambda: {"4.bias": moving}, [moving], 0.0, np.random.default_rng(0), 0.02))
+    optimizer = torch.optim.Adam([followed], lr=0.02)
+    batches = make_batches(task.data, path.constraint.balance, np.random.default_rng(0), size=rows)
+    terms = {"margin": 0.0, "share": 0.8, "loyalty": loyalty}
+    if rows is not None:
+        terms["sharpness"] = 1.0
+    loss = make_loss(task, lambda: {"4.bias": followed}, **terms)
+    for _, batch in zip(range(5), batches, strict=False):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+    torch.testing.assert_close(moving, followed, rtol=1e-5, atol=1e-7)
+
+
 def test_a_phase_leaves_ten_candidates():
     every = {n: path_for(n_steps=n).every for n in (1, 9, 20, 45, 95, 300)}
     assert every == {1: 1, 9: 1, 20: 2, 45: 4, 95: 9, 300: 30}

@@ -74,7 +74,10 @@ def has_note(editor):
     return any("X holds integers" in note for note in editor.report_.notes)
 
 
-@pytest.mark.parametrize("editor", EDITORS.values(), ids=EDITORS)
+# Soft tokens need a network that takes them.
+@pytest.mark.parametrize(
+    "editor", [kind for name, kind in EDITORS.items() if name != "FairReprogrammer"]
+)
 def test_every_editor_gives_integers_to_an_embedding(editor, task):
     ids, y, sex = task
     network = Words().eval()

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.fairness.conformance import CONFORMANCE
 from benchmarks.fairness.context import Context, Method, Outcome
 from benchmarks.fairness.controls import CONTROLS, REFIT
 from benchmarks.fairness.figures import draw
@@ -35,7 +36,7 @@ from benchmarks.fairness.verdict import verdicts
 from benchmarks.nets import mlp, train
 from benchmarks.tasks import FORMS, TASKS, Problem, load_problem
 
-METHODS: dict[str, Method] = {**CONTROLS, **REFIT, **OURS, **PEERS}
+METHODS: dict[str, Method] = {**CONTROLS, **REFIT, **OURS, **CONFORMANCE, **PEERS}
 VARIANTS = (
     *("rule-refit", "rule-head", "fairlrf-soft-gap", "bias-mask-soft-gap", "pruner-soft-gap"),
     *("gap-soft-gap", "fairlrf-curvature", "gap-descent"),

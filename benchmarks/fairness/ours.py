@@ -37,6 +37,7 @@ LABELS = {
     "minimal-change": ("MinimalChangeTuner", "minimal change on counter-examples"),
     "adapters": ("AdapterFineTuner", "low-rank adapters, adversarial (default)"),
     "influence": ("InfluenceTuner", "influence weights (FairIF-style)"),
+    "trigger": ("FairReprogrammer", "trigger on the input, network frozen (default)"),
 }
 
 # An editor that is new in the package has a row under the name of its class.
@@ -206,6 +207,14 @@ OURS = {
         )
         for rank in RANKS
     },
+    "trigger-soft-gap": own(
+        "FairReprogrammer", "trigger on the input, soft gap", objective="soft_gap"
+    ),
+    "trigger-adversary": own(
+        "FairReprogrammer", "trigger on the input, adversary", objective="adversary"
+    ),
+    "trigger-border": own("FairReprogrammer", "trigger: border of the image", trigger="border"),
+    "trigger-additive": own("FairReprogrammer", "trigger: added to the image", trigger="additive"),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

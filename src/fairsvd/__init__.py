@@ -19,12 +19,15 @@ _HOMES = {
     "BlindPostProcessor": "postprocessing",
     "CellSampler": "generative",
     "Comparison": "comparison",
+    "ConFairReweigher": "conformance",
     "ConvNet": "networks",
     "CountLimit": "objective",
+    "DifFair": "conformance",
     "DirectEffectFineTuner": "intraprocessing",
     "FairLRFTransformer": "low_rank",
     "FairLRFTransformerCV": "low_rank",
     "FairPruner": "masking",
+    "FairReprogrammer": "intraprocessing",
     "GapFineTuner": "intraprocessing",
     "GapLimit": "objective",
     "HyperGenerator": "generative",
@@ -50,6 +53,7 @@ _HOMES = {
     "disparity_table": "metrics",
     "fairness_score": "metrics",
     "fairness_scorer": "metrics",
+    "feedback_audit": "generative",
     "group_table": "metrics",
     "load": "persistence",
     "save": "persistence",
@@ -72,11 +76,14 @@ if TYPE_CHECKING:
     from .base import NetworkEditor as NetworkEditor
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
+    from .conformance import ConFairReweigher as ConFairReweigher
+    from .conformance import DifFair as DifFair
     from .datasets import ImageFrame as ImageFrame
     from .datasets import TextFrame as TextFrame
     from .generative import CellSampler as CellSampler
     from .generative import HyperGenerator as HyperGenerator
     from .generative import autophagy_audit as autophagy_audit
+    from .generative import feedback_audit as feedback_audit
     from .intraprocessing import *
     from .layers import LowRankConv2d as LowRankConv2d
     from .layers import LowRankLinear as LowRankLinear

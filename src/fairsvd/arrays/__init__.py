@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._batches import Batches, LabelledRows, to_device
+from ._copies import draw_order, repeat_rows
 from ._fields import Fields
 from ._kinds import as_batches, is_dataset, read_array_rows
 from ._lazy import LazyRows, is_lazy
@@ -16,6 +17,7 @@ __all__ = [
     "LabelledRows",
     "LazyRows",
     "as_batches",
+    "draw_order",
     "hold_on",
     "is_dataset",
     "is_lazy",
@@ -24,6 +26,7 @@ __all__ = [
     "read_again",
     "read_ahead",
     "read_array_rows",
+    "repeat_rows",
     "send_together",
     "to_device",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._messages import listed
 from ..groups import cell_codes
+from ._copies import repeat_rows
 from ._fields import Fields
 
 __all__ = ["BLOCK_BYTES", "Batches", "LabelledRows", "to_device"]
@@ -181,11 +182,14 @@ class LabelledRows:
         Codes in [0, n_classes).
     groups : Tensor of shape (n_rows,), int64
         Codes in [0, n_groups).
+    weights : Tensor of shape (n_rows,), float64, optional
+        Weight of every row, above 0; None: all rows weigh the same.
     """
 
     X: Batches
     y: Tensor
     groups: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -194,17 +198,38 @@ class LabelledRows:
     def subset(self, positions: NDArray[np.int64]) -> LabelledRows:
         """Restrict to some rows without reading any."""
         chosen = torch.as_tensor(positions)
-        return LabelledRows(self.X.subset(positions), self.y[chosen], self.groups[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        return LabelledRows(self.X.subset(positions), self.y[chosen], self.groups[chosen], weights)
 
     def cells(self, n_groups: int) -> Tensor:
         """Give the number of every row's (label, group) cell; -1 without a group."""
         return cell_codes(self.y, self.groups, n_groups)
 
     def count_cells(self, n_classes: int, n_groups: int) -> Tensor:
-        """Count the rows of every cell, (n_classes, n_groups), but for rows without a group."""
+        """Count the rows of every cell, (n_classes, n_groups), but for rows without a group.
+
+        Weights are added up, in float64.
+        """
         cells = self.cells(n_groups)
-        counts = torch.bincount(cells[cells >= 0], minlength=n_classes * n_groups)
+        known = cells >= 0
+        weights = None if self.weights is None else self.weights[known]
+        counts = torch.bincount(cells[known], weights, minlength=n_classes * n_groups)
         return counts.reshape(n_classes, n_groups)
+
+    def count_labels(self, n_classes: int) -> Tensor:
+        """Count the rows of every class, (n_classes,); weights are added up, in float64."""
+        return torch.bincount(self.y, self.weights, minlength=n_classes)
+
+    def repeated(self, n_groups: int) -> LabelledRows:
+        """Return rows without weights: as many, each as often as its weight says.
+
+        Every cell keeps its share of the weight, but for one row.
+        """
+        if self.weights is None:
+            return self
+        order = torch.argsort(self.cells(n_groups), stable=True)
+        positions = order[repeat_rows(self.weights[order], 0.5)].sort().values
+        return replace(self.subset(positions.numpy()), weights=None)
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) on ``device`` in order, ``size`` rows at a time or fewer."""

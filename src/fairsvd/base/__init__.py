@@ -10,6 +10,7 @@ from ._lazy_state import LazyState
 from ._parameters import (
     HasMethods,
     Interval,
+    Splitter,
     StrOptions,
     at_least_0,
     fraction,
@@ -41,6 +42,7 @@ __all__ = [
     "Progress",
     "Reading",
     "Scores",
+    "Splitter",
     "StrOptions",
     "Task",
     "apply_to_copy",

@@ -64,7 +64,7 @@ def chosen_by_phi(report: ReportData, phi: PhiObjective) -> str:
     return (
         f"Candidate and threshold were chosen by phi: {report.constraint.utility} where "
         f"{phi.measure} is below {phi.limit:.3g} (epsilon - slack), else 0; {how} the "
-        f"{report.after.sum()} validation rows."
+        f"{report.plain.sum()} validation rows."
     )
 
 
@@ -133,7 +133,7 @@ def _tolerance(report: ReportData) -> float:
 
 
 def _small_cells(report: ReportData) -> list[str]:
-    cells = report.after.sum(axis=2)
+    cells = report.effective.sum(axis=2)
     return [
         f"(label {report.classes[k]}, group {report.name(g)}): {cells[g, k]}"
         for g, k in np.argwhere(cells < _needed(report))

@@ -137,7 +137,9 @@ class NetworkEditor(
         """
         return None, None
 
-    def fit(self, X: Any, y: Any, *, sensitive_features: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, *, sensitive_features: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Adopt the network, edit it, and choose among the results.
 
         Parameters
@@ -150,6 +152,11 @@ class NetworkEditor(
         sensitive_features : array-like of shape (n,) or (n, n_columns), optional
             Groups with any labels; several columns are intersected. None: ``sensitive_columns``
             names them; without these the method optimises utility alone and warns.
+        sample_weight : array-like of shape (n,), optional
+            How often each row counts, at least 0: in the training of the network, in the edit, in
+            the choice of candidate and threshold, and in the report. 2 counts a row twice, 0 leaves
+            it out. Integers stand for copies; other weights are scaled to a mean of 1. None: every
+            row counts once.
 
         Returns
         -------
@@ -168,9 +175,9 @@ class NetworkEditor(
             torch.enable_grad(),
             explaining(),
         ):
-            return in_smaller_batches(self, self._fit, X, y, sensitive_features)
+            return in_smaller_batches(self, self._fit, X, y, sensitive_features, sample_weight)
 
-    def _fit(self, X: Any, y: Any, sensitive_features: Any) -> Self:
+    def _fit(self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any) -> Self:
         self._validate_params()
         # A folder that cannot be used is refused before any work.
         open_cache(self.memory)
@@ -182,7 +189,7 @@ class NetworkEditor(
             self.batch_size,
             other_groups=self._gets_groups_elsewhere(),
         )
-        inputs = read_fit_inputs(self, X, y, sensitive_features, how)
+        inputs = read_fit_inputs(self, X, y, sensitive_features, how, sample_weight)
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
         ready = prepare(self, inputs, constraint, seed, trained)

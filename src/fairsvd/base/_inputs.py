@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..groups import (
 )
 from ..networks import known_classes, wants_integers
 from ..objective import gap
+from ._weights import Passed, read_fit_weights
 
 __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
 
@@ -52,6 +53,10 @@ class FitInputs:
     source : str or None
         Where the sensitive features came from.
     notes : tuple of str
+    passed : Passed or None
+        All rows as they were passed, if some of them have a weight of 0; None: they are these.
+    keeps : bool
+        Whether some rows have no group, and serve what needs none.
     """
 
     rows: LabelledRows
@@ -60,6 +65,12 @@ class FitInputs:
     names: tuple[Any, ...]
     source: str | None
     notes: tuple[str, ...]
+    passed: Passed | None = None
+    keeps: bool = False
+
+    def subset(self, positions: NDArray[np.int64]) -> FitInputs:
+        """Restrict to some rows, which are then all that there are."""
+        return replace(self, rows=self.rows.subset(positions), passed=None)
 
     @property
     def has_groups(self) -> bool:
@@ -102,7 +113,12 @@ class Reading:
 
 
 def read_fit_inputs(
-    estimator: Any, X: Any, y: Any, sensitive_features: Any, how: Reading
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sensitive_features: Any,
+    how: Reading,
+    sample_weight: Any = None,
 ) -> FitInputs:
     """Validate and encode the arguments of ``fit``.
 
@@ -113,11 +129,14 @@ def read_fit_inputs(
     X, y, sensitive_features
         As of ``fit``.
     how : Reading
+    sample_weight : as of ``fit``
+        Rows of weight 0 are left out.
 
     Raises
     ------
     ValueError
-        There are NaN, unequal lengths, a single class, a single group or missing groups.
+        There are NaN, unequal lengths, a single class, a single group, missing groups, or weights
+        that are none.
     """
     names: tuple[Any, ...] = ()
     source = None
@@ -132,6 +151,10 @@ def read_fit_inputs(
         sensitive_features, X = located.values, located.X
         names, source = tuple(located.names), located.source
     batches, y, is_bytes, is_integral = read(estimator, X, y, how.batch_size)
+    n_rows = len(y)
+    weights, passed = read_fit_weights(sample_weight, y)
+    if passed is not None:
+        batches, y = batches.subset(passed.kept), y[passed.kept]
     notes = (NOT_SCALED,) if is_bytes and how.network is not None else ()
     if is_integral and wants_integers(how.network, batches):
         batches, notes = batches.astype(torch.int64), (KEPT_INTEGERS,)
@@ -142,15 +165,17 @@ def read_fit_inputs(
     codes = np.array([place[label] for label in labels.tolist()])[codes]
     group_codes, group_labels = np.zeros(len(codes), dtype=np.int64), ()
     if sensitive_features is not None:
-        groups = encode_groups(
-            sensitive_features, len(codes), missing=how.missing_group, names=names
-        )
+        missing = "ignore" if how.missing_group == "keep" else how.missing_group
+        groups = encode_groups(sensitive_features, n_rows, missing=missing, names=names)
+        if passed is not None:
+            groups = groups.subset(passed.kept)
         group_codes, group_labels = groups.codes, tuple(groups.labels)
         _check_groups(groups)
     elif not how.other_groups:
         _warn_missing()
-    rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes))
-    return FitInputs(rows, classes, group_labels, names, source, notes)
+    rows = LabelledRows(batches, torch.as_tensor(codes), torch.as_tensor(group_codes), weights)
+    keeps = how.missing_group == "keep" and bool((group_codes < 0).any())
+    return FitInputs(rows, classes, group_labels, names, source, notes, passed, keeps)
 
 
 def _warn_missing() -> None:
@@ -190,20 +215,20 @@ def _check_groups(groups: Groups) -> None:
         )
 
 
-def check_cells(table: NDArray[np.int64], inputs: FitInputs, name: str, pos: int) -> None:
+def check_cells(table: NDArray[Any], inputs: FitInputs, name: str, pos: int) -> None:
     """Refuse data on which the gap cannot be measured; warn about cells without rows.
 
     Parameters
     ----------
     table : ndarray of shape (n_classes, n_groups)
-        Rows in each (label, group) cell.
+        Rows, or weights, in each (label, group) cell.
     inputs : FitInputs
     name : str
         The gap.
     pos : int
         Code of the positive class.
     """
-    counts = np.zeros((table.shape[1], len(table), len(table)), dtype=np.int64)
+    counts = np.zeros((table.shape[1], len(table), len(table)), dtype=table.dtype)
     counts[:, :, 0] = table.T
     labels = inputs.classes.tolist()
     empty = [

@@ -17,28 +17,50 @@ __all__ = ["Parts", "keep_half", "make_parts"]
 # Number of editing rows on which candidates are judged besides the validation rows.
 SAMPLE_SIZE = 4000
 
+NO_ROWS = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample."""
+    """Row numbers: editing rows, validation rows to choose and to certify on, an editing sample.
+
+    These have a group. ``ungrouped`` are editing and validation rows without one that are kept.
+    """
 
     editing: NDArray[np.int64]
     validation: NDArray[np.int64]
     sample: NDArray[np.int64]
     notes: tuple[str, ...] = ()
-    certifying: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    certifying: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    ungrouped: tuple[NDArray[np.int64], NDArray[np.int64]] = (NO_ROWS, NO_ROWS)
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """All rows to train the network on."""
+        kept = self.ungrouped[0]
+        return np.sort(np.concatenate([self.editing, kept])) if len(kept) else self.editing
 
 
 def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
-    """Split the rows; rows whose group is missing and ignored are left out of all parts."""
+    """Split the rows; those whose group is missing are left out, or parts of their own."""
     y, groups = inputs.rows.y.numpy(), inputs.rows.groups.numpy()
     cells = inputs.rows.cells(inputs.n_groups).numpy()
-    editing, held = split_rows(validation, cells, y, stage_rng(seed, "split"), inputs.classes)
+    if inputs.keeps:
+        # A cell for each label of the rows without a group.
+        cells = np.where(groups < 0, -1 - y, cells)
+    rng = stage_rng(seed, "split")
+    editing, held = split_rows(validation, cells, y, rng, inputs.classes, inputs.passed)
     notes: tuple[str, ...] = ()
     ignored = int((groups < 0).sum())
+    ungrouped = NO_ROWS, NO_ROWS
     if ignored:
+        if inputs.keeps:
+            ungrouped = editing[groups[editing] < 0], held[groups[held] < 0]
+            notes = (_say_kept(ignored, len(y)),)
+        else:
+            left_out = f"{ignored} rows without a group were left out of fit"
+            notes = (f"{left_out} (missing_group='ignore').",)
         editing, held = editing[groups[editing] >= 0], held[groups[held] >= 0]
-        notes = (f"{ignored} rows without a group were left out of fit (missing_group='ignore').",)
     is_editing = np.zeros(len(y), dtype=bool)
     is_editing[editing] = True
     if is_editing[held].any():
@@ -46,7 +68,16 @@ def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
         why = "as validation= says" if has_splitter else "too few rows to set any apart"
         notes = (*notes, f"Candidates are chosen on rows that are edited on, too: {why}.")
     sample = draw_sample(editing, SAMPLE_SIZE, stage_rng(seed, "sample"))
-    return Parts(editing, held, sample, notes)
+    return Parts(editing, held, sample, notes, ungrouped=ungrouped)
+
+
+def _say_kept(n_kept: int, n_rows: int) -> str:
+    return (
+        f"{n_kept} of {n_rows} rows have no group (missing_group='keep'). They serve the training "
+        "of a network that came untrained; a network of the cells, where the editor has one, which "
+        "learns their labels; and the rows of an imitation. Whatever compares groups (a soft gap, "
+        "the choice of candidate and threshold, the report) uses the other rows alone."
+    )
 
 
 def keep_half(parts: Parts, inputs: FitInputs, seed: int) -> Parts:

@@ -87,10 +87,10 @@ def prepare(
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
         parts = keep_half(parts, inputs, seed)
-    cache = cache.within(parts.editing)
+    cache = cache.within(parts.training)
     adopted = trained or adopt(
         editor.network,
-        inputs.rows.subset(parts.editing),
+        inputs.rows.subset(parts.training),
         inputs.classes,
         batch_size=min(int(editor.batch_size), sys.maxsize),
         rng=stage_rng(seed, "base"),
@@ -137,22 +137,26 @@ def make_data(
     # In their own order, and also where the device cannot hold all rows.
     judged = replace(of_fit.subset(rows), X=hold_on(laid.subset(rows), probe.device))
     n_classes = len(inputs.classes)
-    judge = make_judge(
-        judged.y.numpy(), judged.groups.numpy(), of_part, n_classes, inputs.n_groups, constraint
-    )
+    weights = None if judged.weights is None else judged.weights.numpy()
+    columns = judged.y.numpy(), judged.groups.numpy(), of_part
+    judge = make_judge(*columns, n_classes, inputs.n_groups, constraint, weights)
     cache = _of_network(cache, adopted, probe.device.type, editor.precision)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)
-    used[parts.editing] = used[parts.validation] = True
+    for each in (parts.editing, parts.validation, *parts.ungrouped):
+        used[each] = True
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     judge = judge.referring(entry.tensors["logits"])
+    lessons = of_fit.subset(np.flatnonzero(used))
     return EditData(
         certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
-        unlabelled=of_fit.X.subset(np.flatnonzero(used)),
+        partly=of_fit.subset(parts.training) if len(parts.ungrouped[0]) else None,
+        unlabelled=lessons.X,
+        unlabelled_weights=lessons.weights,
         judged=judged.X,
         judge=judge,
         untouched=entry.tensors["logits"],
@@ -213,8 +217,10 @@ def make_cache(editor: Any, inputs: FitInputs) -> Cache:
         )
         return Cache()
     rows = inputs.rows
+    weights = () if rows.weights is None else (rows.weights,)
+    sizes = len(inputs.classes), inputs.n_groups
     try:
-        return cache.within(rows.X, rows.y, rows.groups, len(inputs.classes), inputs.n_groups)
+        return cache.within(rows.X, rows.y, rows.groups, *sizes, *weights)
     except NotStableError as error:
         warn(
             f"memory= has no effect, since X cannot be told from other data: {error}. Let its "

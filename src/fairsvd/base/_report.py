@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,16 @@ from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
 from ._inputs import FitInputs
-from ._report_data import ReportData
+from ._report_data import ReportData, Weighted
 from ._task import EditData
 
 __all__ = ["describe"]
+
+WEIGHTED = (
+    "Rows are weighted (sample_weight): rates and gaps are those of the weighted rows, and what "
+    "depends on their number uses that of rows of equal weight that tell as much (Kish's effective "
+    "number)."
+)
 
 
 def describe(
@@ -65,23 +72,31 @@ def describe(
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
     alone = predict(data.untouched, offset)
-    rows = Rows(y, groups, *sizes, constraint.pos)
+    weights = None if held.weights is None else held.weights.numpy()
+    rows = Rows(y, groups, *sizes, constraint.pos, weights=weights)
+
+    def count(predicted: NDArray[np.int64]) -> NDArray[Any]:
+        return count_table(y, predicted, groups, *sizes, weights)
+
     shown = [shifted(data.untouched, 0.0), shifted(edited, offset if shift else 0.0)]
     scores = [_measure_scores(rows, softmax(logits, axis=1)) for logits in shown]
     report = ReportData(
-        before=count_table(y, old, groups, *sizes),
-        after=count_table(y, new, groups, *sizes),
+        before=count(old),
+        after=count(new),
         labels=inputs.group_labels,
         constraint=constraint,
         verdict=outcome.verdict,
         classes=inputs.classes,
         seed=seed,
-        moves=count_moves(y, (old, new), groups, sizes, constraint.pos),
-        threshold_only=count_table(y, alone, groups, *sizes),
+        moves=count_moves(y, (old, new), groups, sizes, constraint.pos, weights),
+        threshold_only=count(alone),
         scores=(scores[0], scores[1]),
         certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
+        weighted=Weighted.of(rows, old, new),
     )
+    if weights is not None:
+        report.notes.append(WEIGHTED)
     report.notes.extend(_say_asked(constraint))
     if outcome.certificate is not None:
         report.notes.append(str(outcome.certificate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..metrics import MEASURES, Compared, GroupValues, interval, measure_counts
+from ..metrics import (
+    MEASURES,
+    Compared,
+    GroupValues,
+    Rows,
+    effective_counts,
+    interval,
+    measure_counts,
+)
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
@@ -19,9 +27,37 @@ from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReportData"]
+__all__ = ["ReportData", "Weighted"]
 
 RATES = ("selection_rate", "tpr", "fpr", "accuracy")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What sums of weights do not tell of the rows; every array as the counts of a report.
+
+    Attributes
+    ----------
+    plain : ndarray, int64
+        Rows under the chosen network.
+    effective : ndarray, int64
+        The same in rows of equal weight that tell as much, group by group.
+    squares : (ndarray, ndarray), float64
+        Squared weights, of the untouched and the chosen network.
+    """
+
+    plain: NDArray[np.int64]
+    effective: NDArray[np.int64]
+    squares: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, rows: Rows, before: NDArray[np.int64], after: NDArray[np.int64]) -> Weighted | None:
+        """Count rows under both predictions; None if the rows have no weights."""
+        if rows.weights is None:
+            return None
+        old, new = (replace(rows, predicted=codes) for codes in (before, after))
+        plain = replace(new, weights=None).counts
+        return cls(plain, effective_counts(new.counts, new.squares), (old.squares, new.squares))
 
 
 @dataclass(frozen=True)
@@ -32,7 +68,7 @@ class ReportData:
     ----------
     before, after : ndarray of shape (n_groups, n_classes, n_classes), int64
         Counts of validation rows by [group, true, predicted], of the untouched and the chosen
-        network.
+        network; float64 of weighted rows.
     labels : tuple
         Labels of the groups.
     constraint : Constraint
@@ -54,22 +90,35 @@ class ReportData:
     notes : list of str
     rows : str
         What the rows are, as the summary says it.
+    weighted : Weighted or None
+        None: all rows weigh the same.
     """
 
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
+    before: NDArray[Any]
+    after: NDArray[Any]
     labels: tuple[Any, ...]
     constraint: Constraint
     verdict: Verdict
     classes: NDArray[Any]
     seed: int
     moves: Moves
-    threshold_only: NDArray[np.int64]
+    threshold_only: NDArray[Any]
     scores: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = ({}, {})
     certificate: Certificate | None = None
     n_judged: int | None = None
     notes: list[str] = field(default_factory=list)
     rows: str = "validation "
+    weighted: Weighted | None = None
+
+    @property
+    def plain(self) -> NDArray[np.int64]:
+        """Rows under the chosen network, whatever they weigh."""
+        return self.after if self.weighted is None else self.weighted.plain
+
+    @property
+    def effective(self) -> NDArray[np.int64]:
+        """The same in rows of equal weight that tell as much."""
+        return self.after if self.weighted is None else self.weighted.effective
 
     @property
     def has_groups(self) -> bool:
@@ -154,28 +203,34 @@ class ReportData:
             counts.sum(axis=0, keepdims=True)
             for counts in (self.before, self.after, self.threshold_only)
         )
+        number = self.plain.sum(axis=(1, 2))
+        total = number.sum(keepdims=True)
         frames = [
-            self._rate_frame(before, after, [OVERALL]),
-            self._rate_frame(before, alone, [THRESHOLD_ONLY]),
+            self._rate_frame(before, after, total, [OVERALL]),
+            self._rate_frame(before, alone, total, [THRESHOLD_ONLY]),
         ]
         if self.has_groups:
             labels = [str(label) for label in self.labels]
-            frames.insert(0, self._rate_frame(self.before, self.after, labels))
+            frames.insert(0, self._rate_frame(self.before, self.after, number, labels))
         return pd.concat(frames).rename_axis("group")
 
     def _rate_frame(
-        self, before: NDArray[np.int64], after: NDArray[np.int64], labels: list[str]
+        self,
+        before: NDArray[Any],
+        after: NDArray[Any],
+        number: NDArray[np.int64],
+        labels: list[str],
     ) -> pd.DataFrame:
         import pandas as pd
 
-        columns: dict[tuple[str, str], Any] = {("", "n"): after.sum(axis=(1, 2))}
+        columns: dict[tuple[str, str], Any] = {("", "n"): number}
         for name, old, new in zip(RATES, self._rates(before), self._rates(after), strict=True):
             columns[name, "before"] = old
             columns[name, "after"] = new
             columns[name, "change"] = new - old
         return pd.DataFrame(columns, index=labels)
 
-    def _rates(self, counts: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    def _rates(self, counts: NDArray[Any]) -> list[NDArray[np.float64]]:
         with warnings.catch_warnings():
             # A class that a group lacks has no rate; the mean is taken over the others.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -188,7 +243,7 @@ class ReportData:
         if not self.has_groups:
             return pd.DataFrame()
         rng = stage_rng(self.seed, "bootstrap")
-        estimates = estimate_gaps(self.after, GAPS, self.constraint.pos, rng)
+        estimates = estimate_gaps(self.effective, GAPS, self.constraint.pos, rng)
         rows = [{**self._gap_row(name), **each._asdict()} for name, each in estimates.items()]
         frame = pd.DataFrame(rows).set_index("gap")
         asked = (frame.index == self.constraint.gap) & (not self.constraint.requirements)
@@ -224,11 +279,14 @@ class ReportData:
     def compared(self) -> tuple[Compared, Compared]:
         """Every measure of every group, before and after."""
         pos, n = self.constraint.pos, len(self.labels)
+        squares = (None, None) if self.weighted is None else self.weighted.squares
+        tables = zip((self.before, self.after), squares, self.scores, strict=True)
         found = []
-        for counts, scores in zip((self.before, self.after), self.scores, strict=True):
-            both = np.concatenate([counts, counts.sum(axis=0, keepdims=True)])
+        for counts, square, scores in tables:
+            both = _with_overall(counts)
+            own_squares = None if square is None else _with_overall(square)
             of_all = {
-                name: measure_counts(name, both, pos)
+                name: measure_counts(name, both, pos, own_squares)
                 if line.of_scores is None
                 else GroupValues(*scores[name])
                 for name, line in MEASURES.items()
@@ -236,7 +294,8 @@ class ReportData:
             }
             own = {name: GroupValues(*(each[:n] for each in v)) for name, v in of_all.items()}
             overall = {name: GroupValues(*(each[-1:] for each in v)) for name, v in of_all.items()}
-            found.append(Compared(own, overall, self.labels, pos, counts))
+            effective = None if square is None else effective_counts(counts, square)
+            found.append(Compared(own, overall, self.labels, pos, counts, effective))
         return found[0], found[1]
 
     def measure_frame(self) -> pd.DataFrame:
@@ -269,3 +328,8 @@ class ReportData:
             about = (each.change, each.lost, each.gained, each.rows, verdict)
             rows.append((self.name(each.group), self.rate_in_words(each), *about))
         return pd.DataFrame(rows, columns=columns).set_index(["group", "rate"])
+
+
+def _with_overall(counts: NDArray[Any]) -> NDArray[Any]:
+    """Add the rows of all groups as one more group."""
+    return np.concatenate([counts, counts.sum(axis=0, keepdims=True)])

@@ -75,6 +75,8 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     """
     table = inputs.rows.count_cells(len(inputs.classes), inputs.n_groups).numpy()
     pos = positive_code(editor.pos_label, inputs.classes)
+    if inputs.rows.weights is not None:
+        _check_weighted(editor)
     phi = _phi_of(editor)
     asked = () if phi is not None else _requirements_of(editor)
     if phi is not None:
@@ -147,6 +149,25 @@ def _confidence_of(editor: Any, phi: PhiObjective | None, has_groups: bool) -> f
             "that of its paper: use the name of a gap, or confidence=None."
         )
     return float(editor.confidence)
+
+
+def _check_weighted(editor: Any) -> None:
+    """Refuse what cannot be computed, or promised, of weighted rows.
+
+    Raises
+    ------
+    ValueError
+    """
+    if callable(editor.utility):
+        raise ValueError(
+            f"utility={editor.utility!r} gets labels and predictions, not their weights: with "
+            "sample_weight pass the name of a utility, or 'auto'."
+        )
+    if editor.confidence is not None:
+        raise ValueError(
+            f"confidence={editor.confidence!r} promises by the binomial distribution of counted "
+            "rows, which sums of weights do not have: pass confidence=None, or no sample_weight."
+        )
 
 
 def _phi_of(editor: Any) -> PhiObjective | None:

@@ -68,8 +68,9 @@ class SharedParameters:
         The class that counts as positive; None: ``classes_[1]``.
     sensitive_columns : str, int or list, default=None
         Names or positions of columns of X, or names of index levels of X or y.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        What happens to rows whose group is missing.
+    missing_group : {"raise", "ignore", "keep", "own_group"}, default="raise"
+        What happens to rows whose group is missing: an error; they are left out; they are kept for
+        what needs no group (see the guide on partly known groups); or they are a group "missing".
     validation : float in (0, 1) or splitter, default=0.25
         Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
         of exactly one split.
@@ -131,7 +132,9 @@ class SharedParameters:
     shift_probabilities: bool = parameter("boolean", default=True)
     pos_label: Any = parameter(default=None)
     sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
-    missing_group: str = parameter(StrOptions({"raise", "ignore", "own_group"}), default="raise")
+    missing_group: str = parameter(
+        StrOptions({"raise", "ignore", "keep", "own_group"}), default="raise"
+    )
     validation: Any = parameter(fraction(closed="neither"), Splitter(), default=0.25)
     batch_size: int = parameter(positive_int(), default=256)
     device: Any = parameter(str, torch.device, None, default=None)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import listed
+from ._weights import Passed
 
 __all__ = ["draw_sample", "split_rows"]
 
@@ -18,6 +19,7 @@ def split_rows(
     y: NDArray[np.int64],
     rng: np.random.Generator,
     classes: NDArray[Any] | None = None,
+    passed: Passed | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split row numbers into editing and validation rows.
 
@@ -31,6 +33,8 @@ def split_rows(
     rng : numpy.random.Generator
     classes : ndarray of shape (n_classes,), optional
         Labels of the codes, for messages. None: the codes are the labels.
+    passed : Passed, optional
+        All rows, to which a splitter's row numbers refer; None: these.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def split_rows(
         Sorted. If no cell has two rows, both hold all rows.
     """
     if hasattr(validation, "split"):
-        editing, held = _from_splitter(validation, y)
+        editing, held = _from_splitter(validation, y, passed)
     else:
         editing, held = _from_fraction(validation, cells, rng)
     missing = np.flatnonzero(np.bincount(y) > 0)
@@ -52,14 +56,19 @@ def split_rows(
     return editing, held
 
 
-def _from_splitter(splitter: Any, y: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    splits = list(splitter.split(np.zeros((len(y), 1)), y))
+def _from_splitter(
+    splitter: Any, y: NDArray[np.int64], passed: Passed | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    labels = y if passed is None else passed.labels
+    splits = list(splitter.split(np.zeros((len(labels), 1)), labels))
     if len(splits) != 1:
         raise ValueError(
             f"validation is a splitter of {len(splits)} splits; it must make exactly one, e.g. "
             "PredefinedSplit or ShuffleSplit(n_splits=1)."
         )
     editing, held = (np.sort(np.asarray(side)) for side in splits[0])
+    if passed is not None:
+        editing, held = passed.within(editing), passed.within(held)
     if len(held) == 0 or len(editing) == 0:
         raise ValueError("validation makes a split with an empty side; both need rows.")
     return editing, held

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from joblib import effective_n_jobs
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -121,6 +122,10 @@ class EditData:
         Its scope covers the rows, the groups and the untouched network.
     unlabelled : Batches, optional
         Editing and validation rows; None: the editing rows alone.
+    unlabelled_weights : Tensor of shape (n_unlabelled,), float64, optional
+        Weights of these; None: they weigh the same.
+    partly : LabelledRows, optional
+        Editing rows together with those of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
     """
@@ -143,12 +148,32 @@ class EditData:
     cache: Cache = field(default_factory=Cache)
     output_key: OutputKey = None
     unlabelled: Batches | None = None
+    unlabelled_weights: Tensor | None = None
+    partly: LabelledRows | None = None
     certifying: LabelledRows | None = None
+
+    def count_cells(self) -> NDArray[Any]:
+        """Count the rows of every cell, (n_classes, n_groups); a label's share is that of all rows.
+
+        Of rows without a group the labels are known, so that only how the groups share a label is
+        taken from the others.
+        """
+        counts = self.editing.count_cells(self.n_classes, self.n_groups).numpy()
+        if self.partly is None:
+            return counts
+        of_label = self.partly.count_labels(self.n_classes).numpy()
+        known = np.maximum(counts.sum(axis=1), 1e-12)
+        return counts * (of_label / known)[:, None]
 
     @property
     def lesson_rows(self) -> Batches:
         """Rows for what needs no labels."""
         return self.editing.X if self.unlabelled is None else self.unlabelled
+
+    @property
+    def lesson_weights(self) -> Tensor | None:
+        """Weights of these rows; None: they weigh the same."""
+        return self.editing.weights if self.unlabelled is None else self.unlabelled_weights
 
     def to_logits(self, output: Any) -> Tensor:
         """Convert the module's output to logits (n, n_classes)."""
@@ -183,8 +208,11 @@ class EditData:
         return run_pass(run, module, state, self.autocast, alone=not (tapped or X.requires_grad))
 
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (x, y, groups) of all editing rows in order, for passes without training."""
-        for X, y, groups in self.editing.batches(size, self.device):
+        """Yield (x, y, groups) of all editing rows in order, for passes without training.
+
+        Weighted rows come as often as their weights say, rounded.
+        """
+        for X, y, groups in self.editing.repeated(self.n_groups).batches(size, self.device):
             yield to_device(X, self.device, self.dtype), y, groups
 
     def logits(

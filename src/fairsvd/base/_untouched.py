@@ -111,5 +111,6 @@ def report_on(
         n_judged=None,
         notes=[],
         rows="",
+        weighted=None,
     )
     return data.report()

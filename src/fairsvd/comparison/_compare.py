@@ -21,8 +21,9 @@ from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
 from ..objective import GAPS
 from ._fold import Fold, Parts, base_of, divide
+from ._harm import JUDGED, Run, count_losses
 from ._measures import MEASURES, change_columns, measure
-from ._methods import Method, resolve, shared_preprocessing
+from ._methods import Method, resolve, shared_preprocessing, with_reference
 from ._problem import Problem, read_problem
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def compare(
     constraints: str | Sequence[str] = "equalized_odds",
     tolerance: float = 0.05,
     pos_label: Any = None,
+    reference: str | None = None,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
     verbose: int = 0,
@@ -58,8 +60,9 @@ def compare(
     Parameters
     ----------
     methods : str, estimator, list of these, or mapping of str to these
-        Names: "threshold" (the base network at the threshold of best balanced accuracy); editors
-        of this package by their class name, with default parameters; fairlearn's
+        Names: "threshold" (the base network at the threshold of best balanced accuracy);
+        "fine-tuning" (see ``reference``); editors of this package by their class name, with
+        default parameters; "ConFairReweigher" and "DifFair" (of logistic regressions); fairlearn's
         "ThresholdOptimizer", "ExponentiatedGradient" (of logistic regressions),
         "AdversarialFairnessClassifier"; AIF360's "Reweighing", "EqOddsPostprocessing",
         "RejectOptionClassification". Instances: editors, Pipelines that end in one, methods of
@@ -89,6 +92,11 @@ def compare(
         The accepted gap, a difference of rates.
     pos_label : label or None, default=None
         The positive class of two; None means the second.
+    reference : str or None, default=None
+        The method of the table that :meth:`Comparison.no_harm` compares the others with. It is
+        added if it is missing. "fine-tuning" is the base network, tuned on cross-entropy alone: of
+        four learning rates the one that comes nearest to balanced accuracy 1 and gap 0 on the
+        validation rows.
     n_jobs : int or None, default=None
         Number of joblib processes for base networks and methods. It does not change the results.
     random_state : int, RandomState instance or None, default=None
@@ -145,19 +153,20 @@ def compare(
     >>> bool(summary["equalized_odds", "gap"] > summary["equalized_odds", "untouched"])
     True
     """
-    found, gaps = resolve(methods), _read_constraints(constraints)
+    found = with_reference(resolve(methods), reference)
+    gaps = _read_constraints(constraints)
     seed = resolve_seed(random_state)
     settings = {"base": base, "pos_label": pos_label, "tolerance": tolerance, "seed": seed}
     settings["preprocessing"] = shared_preprocessing(found, preprocessing)
     problem = read_problem(X, y, sensitive_features, **settings)
     splits = _make_splits(cv, problem)
     parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
-    runs = _list_runs(len(parts), gaps, found)
+    titles = _list_runs(len(parts), gaps, found)
     bar = progress_bar(
-        verbose, "compare", unit=" fits", total=len(runs), status=runs[0], every_unit=True
+        verbose, "compare", unit=" fits", total=len(titles), status=titles[0], every_unit=True
     )
     with bar as progress:
-        upcoming = iter(runs[1:])
+        upcoming = iter(titles[1:])
         jobs = [(problem, part) for part in parts]
         bases = _tick_each(in_parallel(_train_base, jobs, n_jobs), progress, upcoming)
         # Assembled here, so that all folds share one X, which the processes do not send back.
@@ -166,8 +175,11 @@ def compare(
             for part, (adopted, before) in zip(parts, bases, strict=True)
         ]
         tasks = [(fold, name, method) for fold in folds for name in gaps for method in found]
-        rows = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), progress, upcoming))
-    return _make_comparison(rows, problem, _describe(problem, gaps, len(parts)))
+        runs = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), progress, upcoming))
+    rows = [row for row, _ in runs]
+    if reference is not None:
+        count_losses(tasks, runs, reference)
+    return _make_comparison(rows, problem, _describe(problem, gaps, len(parts)), reference)
 
 
 def _read_constraints(constraints: str | Sequence[str]) -> list[str]:
@@ -210,11 +222,11 @@ def _reproducible() -> Iterator[None]:
         yield
 
 
-def _run_method(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
+def _run_method(fold: Fold, constraint: str, method: Method) -> Run:
     """Run a method and measure it; an error becomes part of the row."""
     row: dict[str, Any] = {"fold": fold.number, "constraint": constraint, "method": method.name}
     values: dict[str, Any] = {}
-    error = ""
+    predicted, error = None, ""
     start = perf_counter()
     with warnings.catch_warnings(record=True) as caught, _reproducible():
         warnings.simplefilter("always")
@@ -228,7 +240,8 @@ def _run_method(fold: Fold, constraint: str, method: Method) -> dict[str, Any]:
     kinds = ", ".join(
         sorted({kind.__name__ for entry in caught for kind in categories_of(entry.category)})
     )
-    return row | values | {"needs_group": method.needs_group, "error": error, "warnings": kinds}
+    row |= values | {"needs_group": method.needs_group, "error": error, "warnings": kinds}
+    return row, predicted if not error else None
 
 
 def _describe(problem: Problem, gaps: list[str], n_folds: int) -> str:
@@ -248,12 +261,15 @@ def _name_group(label: Any) -> str:
     return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
-def _make_comparison(rows: list[dict[str, Any]], problem: Problem, about: str) -> Comparison:
+def _make_comparison(
+    rows: list[dict[str, Any]], problem: Problem, about: str, reference: str | None
+) -> Comparison:
     from ._table import Comparison
 
     changes = change_columns(problem.groups.labels)
     last = ["needs_group", "seconds", "error", "warnings"]
-    columns = ["fold", "constraint", "method", *MEASURES, *changes, *last]
+    judged = () if reference is None else JUDGED
+    columns = ["fold", "constraint", "method", *MEASURES, *changes, *judged, *last]
     table = Comparison(rows, columns=columns, tolerance=problem.tolerance, about=about)
     return table.astype(dict.fromkeys([*MEASURES, *changes], float))
 

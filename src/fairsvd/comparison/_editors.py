@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import NetworkEditor
 from ._classifiers import filled
 from ._fold import Fold
 
@@ -26,8 +27,12 @@ def one_threshold(fold: Fold, constraint: str) -> NDArray[np.int64]:
     return fold.at_threshold(fold.test)
 
 
-def edit(editor: NetworkEditor, fold: Fold, constraint: str) -> NDArray[np.int64]:
-    """Edit the base network on its training rows, choosing on the validation rows."""
+def edit(editor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+    """Edit the base network on its training rows, choosing on the validation rows.
+
+    A classifier of :mod:`fairsvd.conformance` has an editor's parameters and no network: it learns
+    from the training rows itself.
+    """
     problem, rows = fold.problem, fold.fitting
     positive = None if problem.pos is None else problem.classes[problem.pos]
     copy = filled(editor, network=fold.network, random_state=fold.seed, pos_label=positive)

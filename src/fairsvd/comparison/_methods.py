@@ -15,17 +15,19 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from .. import intraprocessing, low_rank, masking, postprocessing, selective
-from .._messages import did_you_mean
+from .._messages import did_you_mean, listed
 from .._signature import takes
 from ..base import EDITORS, NetworkEditor
+from ..conformance import ConFairReweigher, DifFair
 from ..interop import GroupAwareWrapper
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
 from ._classifiers import SENSITIVE, fit_classifier
 from ._editors import edit, one_threshold, untouched
 from ._fairlearn import adversarial, adversarial_as_given, post_process, reduce, reduce_as_given
+from ._fine_tuning import fine_tune
 from ._fold import Fold
 
-__all__ = ["UNTOUCHED", "Method", "names", "resolve", "shared_preprocessing"]
+__all__ = ["UNTOUCHED", "Method", "names", "resolve", "shared_preprocessing", "with_reference"]
 
 UNTOUCHED = "untouched"
 
@@ -64,6 +66,9 @@ def _threshold_optimizer(fold: Fold, constraint: str) -> NDArray[np.int64]:
 OTHERS = (
     Method(UNTOUCHED, untouched),
     Method("threshold", one_threshold),
+    Method("fine-tuning", fine_tune),
+    Method("ConFairReweigher", partial(edit, ConFairReweigher())),
+    Method("DifFair", partial(edit, DifFair())),
     Method("ThresholdOptimizer", _threshold_optimizer, needs_group=True),
     Method("ExponentiatedGradient", reduce),
     Method("AdversarialFairnessClassifier", adversarial),
@@ -121,6 +126,24 @@ def resolve(methods: Any) -> list[Method]:
     return [OTHERS[0], *remaining]
 
 
+def with_reference(methods: list[Method], reference: str | None) -> list[Method]:
+    """Add the reference of the no-harm protocol where it is missing and has a known name.
+
+    Raises
+    ------
+    ValueError
+        If nothing has that name.
+    """
+    if reference is None or reference in (method.name for method in methods):
+        return methods
+    if not isinstance(reference, str) or reference not in names():
+        known = listed([*(method.name for method in methods), "fine-tuning"], show=repr)
+        raise ValueError(
+            f"reference={reference!r} is no method of the comparison: wanted one of {known}."
+        )
+    return [methods[0], _by_name(reference), *methods[1:]]
+
+
 def _method(value: Any, name: str | None = None) -> Method:
     if isinstance(value, str):
         method = _by_name(value)
@@ -141,7 +164,7 @@ def _by_name(name: str) -> Method:
 def _by_instance(value: Any, name: str) -> Method:
     if isinstance(value, type):
         raise ValueError(f"methods hold the class {value.__name__}: pass its name or {name}(...).")
-    if isinstance(value, NetworkEditor):
+    if isinstance(value, (NetworkEditor, ConFairReweigher, DifFair)):
         return Method(name, partial(edit, value))
     if isinstance(value, Pipeline) and isinstance(value.steps[-1][1], NetworkEditor):
         steps = value[:-1] if len(value.steps) > 1 else None

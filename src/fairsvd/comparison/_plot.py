@@ -1,4 +1,4 @@
-"""The plot of a comparison: balanced accuracy against the gap, one point per method."""
+"""The plots of a comparison, one point per method: what it reaches, and what it changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["plot_comparison"]
+__all__ = ["plot_changes", "plot_comparison"]
 
 # Okabe and Ito's palette, distinguishable by colour-blind readers too; markers change after it.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00")
@@ -40,21 +40,55 @@ def plot_comparison(
     ax.plot(front["gap"], front["balanced_accuracy"], label="no other is better", **style)
     methods = summary[summary["balanced_accuracy"].notna() & summary["gap"].notna()]
     for number, (name, row) in enumerate(methods.iterrows()):
-        _draw_method(ax, str(name), row, number)
+        _draw_method(ax, str(name), row, number, ("gap", "balanced_accuracy"))
     text = "Means over the folds on test rows, with 95 % intervals. Better: up and left."
     dress(ax, constraint, "balanced_accuracy", "Methods compared", text)
     return ax
 
 
-def _draw_method(ax: Axes, name: str, row: pd.Series, number: int) -> None:
+def plot_changes(table: pd.DataFrame, constraint: str, ax: Axes | None) -> Axes:
+    """Draw the changes of methods against the reference of the no-harm protocol.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Result of ``no_harm`` for one constraint; index: the methods.
+    constraint : str
+    ax : matplotlib Axes or None
+    """
+    ax = gap_axes() if ax is None else ax
+    methods = table[(table["folds"] > 0) & (table["quadrant"] != "reference")]
+    if methods.empty:
+        raise ValueError("no method has numbers beside the reference: see the column 'error'.")
+    for number, (name, row) in enumerate(methods.iterrows()):
+        label = f"{name}, {row['groups_lost']:.2g} groups lose"
+        _draw_method(ax, str(name), row, number, ("fairness_change", "utility_change"), label)
+    reference = table.index[table["quadrant"] == "reference"][0]
+    ax.plot(0, 0, "s", ms=7, color=INK, zorder=4, label=f"{reference} (reference)")
+    text = "Against the reference, means over the folds with 95 % intervals. Shaded: no harm."
+    dress(ax, constraint, "change of balanced accuracy", "Help and harm", text)
+    ax.set_xlabel(f"fall of the {constraint.replace('_', ' ')} gap (difference of rates)")
+    reach = 1.1 * max(abs(end) for end in (*ax.dataLim.intervalx, *ax.dataLim.intervaly, 0.01))
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    ax.axhline(0, color=INK, lw=1.1, zorder=1)
+    ax.axvline(0, color=INK, lw=1.1, zorder=1)
+    ax.fill_between([0, reach], 0, reach, color=COLORS[2], alpha=0.08, lw=0, zorder=0)
+    return ax
+
+
+def _draw_method(
+    ax: Axes, name: str, row: pd.Series, number: int, at: tuple[str, str], label: str = ""
+) -> None:
     untouched = name == "untouched"
     color = INK if untouched else COLORS[number % len(COLORS)]
     marker = "s" if untouched else MARKERS[number // len(COLORS) % len(MARKERS)]
+    label = label or name
+    x, y = at
     drawn = ax.errorbar(
-        row["gap"],
-        row["balanced_accuracy"],
-        xerr=_arms(row, "gap"),
-        yerr=_arms(row, "balanced_accuracy"),
+        row[x],
+        row[y],
+        xerr=_arms(row, x),
+        yerr=_arms(row, y),
         fmt=marker,
         ms=7,
         color=color,
@@ -62,7 +96,7 @@ def _draw_method(ax: Axes, name: str, row: pd.Series, number: int) -> None:
         elinewidth=1.0,
         capsize=2,
         zorder=4,
-        label=f"{name} (needs the group)" if row["needs_group"] else name,
+        label=f"{label} (needs the group)" if row["needs_group"] else label,
     )
     drawn.lines[0].set_gid(f"method {name}")
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from ._averages import HEADLINES, average, pareto_front
+from ._averages import average, pareto_front
+from ._no_harm import AgainstReference
 from ._plot import plot_comparison
+from ._select import INDEX, check_columns, one_constraint, select_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Comparison"]
 
 TOLERANCE = 0.05
-INDEX = ["constraint", "method"]
-NEEDED = ["fold", *INDEX, *HEADLINES, "needs_group", "seconds"]
 
 
-class Comparison(pd.DataFrame):
+class Comparison(AgainstReference, pd.DataFrame):
     """The result of :func:`compare`: a DataFrame with one row per (fold, constraint, method).
 
     A selection of its rows is a Comparison too, with the same tolerance. Its methods need its
@@ -60,6 +60,7 @@ class Comparison(pd.DataFrame):
     tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates minus those of
     the untouched network; ``harm``: the largest fall, beyond noise, of any group's true positive or
     true negative rate or, under demographic parity, selection rate; 0 if none fell.
+    ``reference`` and ``groups_lost``, if a reference was given: see :meth:`no_harm`.
     ``needs_group``: whether predicting needs the group. ``seconds``; ``error``: empty, or why there
     are no numbers; ``warnings``: the categories of warnings. Rates are in [0, 1]; with more
     than two classes those of groups are means of one versus the rest. NaN if a rate has no rows.
@@ -130,7 +131,7 @@ class Comparison(pd.DataFrame):
     @property
     def failed(self) -> pd.Series:
         """Mark the rows of methods that failed."""
-        return _check_columns(self)["balanced_accuracy"].isna()
+        return check_columns(self)["balanced_accuracy"].isna()
 
     def summary(self, constraint: str | None = None) -> pd.DataFrame:
         """Average over the folds.
@@ -159,7 +160,7 @@ class Comparison(pd.DataFrame):
         The folds share training rows, so the intervals are slightly too short; with few folds they
         are rough. All methods are resampled in the same way.
         """
-        rows = _select_rows(self, constraint)
+        rows = select_rows(self, constraint)
         averages = {key: average(part) for key, part in rows.groupby(INDEX, sort=False)}
         table = pd.DataFrame.from_dict(averages, orient="index")
         table.index = pd.MultiIndex.from_tuples(list(averages), names=INDEX)
@@ -225,10 +226,7 @@ class Comparison(pd.DataFrame):
         This replaces pandas' ``plot`` for charts of any columns, which is available as
         ``pandas.DataFrame(comparison).plot``.
         """
-        names = _constraints_of(self)
-        if constraint is None and len(names) > 1:
-            raise ValueError(f"several constraints were compared: name one of {', '.join(names)}.")
-        name = names[0] if constraint is None else constraint
+        name = one_constraint(self, constraint)
         summary = self.summary(name).droplevel("constraint")
         if not summary["balanced_accuracy"].notna().any():
             raise ValueError(
@@ -236,30 +234,3 @@ class Comparison(pd.DataFrame):
             )
         front = self.pareto(name).droplevel("constraint")
         return plot_comparison(summary, front, name, self.tolerance, ax)
-
-
-def _check_columns(table: Comparison) -> Comparison:
-    """Return the table, and refuse one that lacks columns that its methods need."""
-    missing = [name for name in NEEDED if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"this Comparison lacks the columns {', '.join(missing)}, which its methods need: "
-            "select rows of it, and columns of what they return."
-        )
-    return table
-
-
-def _constraints_of(table: Comparison) -> list[str]:
-    """List the constraints of a table."""
-    if _check_columns(table).empty:
-        raise ValueError("this Comparison has no rows: select at least one.")
-    return table["constraint"].unique().tolist()
-
-
-def _select_rows(table: Comparison, constraint: str | None) -> pd.DataFrame:
-    names = _constraints_of(table)
-    if constraint is None:
-        return table
-    if constraint not in names:
-        raise ValueError(f"{constraint!r} was not compared: choose among {', '.join(names)}.")
-    return table[table["constraint"] == constraint]

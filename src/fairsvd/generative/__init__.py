@@ -1,8 +1,8 @@
-"""Synthetic rows: cell generators, a sampler, hypernetworks, and an audit of autophagy."""
+"""Synthetic rows: cell generators, a sampler, hypernetworks, and audits of feedback."""
 
 from __future__ import annotations
 
-from .autophagy import autophagy_audit
+from .autophagy import autophagy_audit, feedback_audit
 from .cells import (
     FACE_CONTEXT,
     CopulaGenerator,
@@ -36,4 +36,5 @@ __all__ = [
     "TableVAE",
     "autophagy_audit",
     "contextual_prompts",
+    "feedback_audit",
 ]

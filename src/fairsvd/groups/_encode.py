@@ -54,6 +54,14 @@ class Groups:
         """Number of groups that occur."""
         return len(self.labels)
 
+    def subset(self, positions: NDArray[np.int64]) -> Groups:
+        """Restrict to some rows, and to the groups that occur in them."""
+        codes = self.codes[positions]
+        present = np.unique(codes[codes >= 0])
+        rank = np.full(self.n_groups + 1, -1, dtype=np.int64)  # code -1 reads the last entry
+        rank[present] = np.arange(len(present))
+        return Groups(rank[codes], tuple(self.labels[k] for k in present), self.names)
+
     def counts(self) -> NDArray[np.int64]:
         """Count the rows of every group, shape (n_groups,)."""
         return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)
@@ -146,8 +154,9 @@ def _check_missing(missing: str, encoded: list[Any], names: Sequence[str]) -> No
     if missing == "raise" and any(empty.values()):
         raise GroupError(
             f"sensitive_features has missing values (rows per column: {counted(empty)}). Fill "
-            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, or "
-            "missing_group='own_group' to treat them as a group."
+            "them, or set missing_group='ignore' to leave these rows out of the fairness terms, "
+            "missing_group='own_group' to treat them as a group, or, in an editor, "
+            "missing_group='keep' to learn from them what needs no group."
         )
 
 

@@ -11,12 +11,14 @@ from ._influence import InfluenceTuner
 from ._layerwise import LayerwiseOptimizer
 from ._minimal_change import MinimalChangeTuner
 from ._perturbation import RandomPerturbation
+from ._reprogrammer import FairReprogrammer
 
 __all__ = [
     "AdapterFineTuner",
     "AdversarialDebiasing",
     "AdversarialFineTuner",
     "DirectEffectFineTuner",
+    "FairReprogrammer",
     "GapFineTuner",
     "InfluenceTuner",
     "LayerwiseOptimizer",

@@ -136,8 +136,10 @@ class DirectEffectFineTuner(TuningEditor):
             inputs, self.group_columns, None if names is None else list(names)
         )
 
-    def _fit(self, X: Any, y: Any, sensitive_features: Any) -> DirectEffectFineTuner:
-        super()._fit(X, y, sensitive_features)
+    def _fit(
+        self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any
+    ) -> DirectEffectFineTuner:
+        super()._fit(X, y, sensitive_features, sample_weight)
         self._report.notes.append(
             f"The direct effect of the columns {self.group_columns_} was measured and penalised; "
             "what other columns tell of the group (proxies) was not."
@@ -279,7 +281,7 @@ def find_columns(inputs: FitInputs, asked: Any, names: Sequence[str] | None) -> 
         constant = (moments.least == moments.largest).all(axis=0)
         places = np.flatnonzero(constant & (np.ptp(moments.least, axis=0) > 0)).tolist()
     else:
-        places = _locate(asked, names, shape[0])
+        places = locate(asked, names, shape[0])
         f_statistics = moments.f_statistics()
         same = [place for place in places if not f_statistics[place] > LEAST_F]
         if same:
@@ -294,8 +296,10 @@ def find_columns(inputs: FitInputs, asked: Any, names: Sequence[str] | None) -> 
     return GroupColumns(shown, places, np.unique(moments.means[:, places], axis=0))
 
 
-def _locate(asked: Any, names: Sequence[str] | None, width: int) -> list[int]:
-    """Turn names and positions into positions."""
+def locate(
+    asked: Any, names: Sequence[str] | None, width: int, argument: str = "group_columns"
+) -> list[int]:
+    """Turn names and positions of columns into positions, sorted."""
     known, places = list(names or []), []
     for key in asked if isinstance(asked, list | tuple) else [asked]:
         if isinstance(key, str) and key in known:
@@ -305,7 +309,7 @@ def _locate(asked: Any, names: Sequence[str] | None, width: int) -> list[int]:
         else:
             have = f"the columns [{listed(known, show=repr)}]" if known else f"{width} columns"
             hint = did_you_mean(key, known) if isinstance(key, str) and known else ""
-            raise ValueError(f"group_columns has {key!r}, but X has {have}.{hint}")
+            raise ValueError(f"{argument} has {key!r}, but X has {have}.{hint}")
     return sorted(set(places))
 
 
@@ -348,7 +352,8 @@ class DirectEffect:
             self._shares(data.logits(self.task.module, state, self._exchanged(each)).double())
             for each in self.columns.values
         ]
-        return float(squared_effects(torch.stack(shares)).mean().sqrt())
+        squares = squared_effects(torch.stack(shares)).cpu().numpy()
+        return float(np.sqrt(np.average(squares, weights=data.judge.weights)))
 
     def _shares(self, logits: Tensor) -> Tensor:
         return torch.softmax(shift_logits(logits, self.task.data.margin), dim=1)

@@ -155,8 +155,7 @@ class GapFineTuner(TuningEditor):
         if self._shifts(task, imitates):
             return None
         if self._is_brief(task, imitates):
-            fields = self._brief_fields(task)
-            return 1 + fields["n_candidates"] * (1 + fields["shows_both"])
+            return 1 + int(self._brief_fields(task)["n_candidates"])
         settings, _ = self._settings(task.data, imitates)
         n_steps, n_candidates = self._counts(task, imitates)
         settling = count_settling(n_steps) if imitates and settles(task.data) else 0
@@ -214,14 +213,12 @@ class GapFineTuner(TuningEditor):
         """Count steps and candidates of the one path that a budget has."""
         budget = self._budget(task)
         assert budget is not None, "asked for without a budget"
-        looks = budget.count_looks(2 * VALUE_LOOKS)
-        both = looks == 2 * VALUE_LOOKS
-        n_steps = budget.count_steps(looks)
+        looks = budget.count_looks(VALUE_LOOKS)
+        n_steps = budget.count_steps(looks, asked=budget.asked)
         return {
             "n_steps": n_steps if self.max_steps is None else min(n_steps, self.max_steps),
-            "n_candidates": looks // 2 if both else min(looks, VALUE_LOOKS),
+            "n_candidates": looks,
             "rows": budget.step_rows,
-            "shows_both": both,
         }
 
     def _counts(self, task: Task, imitates: bool) -> tuple[int, int]:

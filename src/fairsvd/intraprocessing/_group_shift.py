@@ -57,7 +57,10 @@ class Line:
 
 
 def group_directions(
-    features: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int
+    features: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    n_groups: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit the linear function of the features that separates each group from all others.
 
@@ -70,6 +73,8 @@ def group_directions(
     groups : ndarray of shape (n,), int64
         Codes in [0, n_groups).
     n_groups : int
+    weights : ndarray of shape (n,), float64, optional
+        How often each row counts; None: once.
 
     Returns
     -------
@@ -80,15 +85,21 @@ def group_directions(
     """
     first = 1 if n_groups == 2 else 0
     directions = np.stack(
-        [_direction(features, groups == group) for group in range(first, n_groups)]
+        [_direction(features, groups == group, weights) for group in range(first, n_groups)]
     )
-    return directions, directions @ features.mean(axis=0)
+    centre = features.mean(axis=0) if weights is None else np.average(features, 0, weights)
+    return directions, directions @ centre
 
 
-def _direction(features: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _direction(
+    features: NDArray[np.float64], inside: NDArray[np.bool_], given: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
     if inside.all() or not inside.any():
         return np.zeros(features.shape[1])
-    weights = np.where(inside, 0.5 / inside.mean(), 0.5 / (~inside).mean()) / len(inside)
+    if given is None:
+        weights = np.where(inside, 0.5 / inside.mean(), 0.5 / (~inside).mean()) / len(inside)
+    else:
+        weights = given * np.where(inside, 0.5 / given[inside].sum(), 0.5 / given[~inside].sum())
     centred = features - weights @ features
     covariance = (centred * weights[:, None]).T @ centred
     ridge = RIDGE * np.trace(covariance) / len(covariance)
@@ -148,7 +159,8 @@ def _lines(task: Task, head: nn.Module) -> list[Line]:
     # Under phi the judged rows include no editing rows.
     editing = data.judge.parts == data.judge.parts.max()
     editing_rows = features[editing], data.judge.groups[editing]
-    directions, centres = group_directions(*editing_rows, data.n_groups)
+    weights = None if data.judge.weights is None else data.judge.weights[editing]
+    directions, centres = group_directions(*editing_rows, data.n_groups, weights)
     labels = data.group_labels[1:] if data.n_groups == 2 else data.group_labels
     logits = data.untouched.double()
     spreads = [float(s) for s in (logits - logits.mean(dim=1, keepdim=True)).std(dim=0)]

@@ -280,24 +280,33 @@ def measure_influence(
     if not len(gaps):
         return np.zeros((0, len(data.editing))), gaps
     n_rows, classes = len(data.editing), torch.arange(data.n_classes)
+    given = data.editing.weights
+    # Of mean 1; without weights no number is multiplied.
+    times = None if given is None else given[:, None] / given.mean()
     rows = model.judged.subset(held)
     blocks = slopes.to(data.device, data.dtype).split(rows.block_size(BLOCK), dim=1)
     passes = zip(model.passes(rows), blocks, strict=True)
     right = torch.stack([model.pull(*each) for each in passes]).sum(dim=0)
 
     def product(directions: Tensor) -> Tensor:
-        total = damping * directions
+        total, start = damping * directions, 0
         for logits in model.passes(model.editing):
             shares, moved = torch.softmax(logits.detach(), dim=1), model.push(logits, directions)
             centred = moved - (moved * shares).sum(dim=2, keepdim=True)
-            total = total + model.pull(logits, shares * centred) / n_rows
+            weighted = shares * centred
+            if times is not None:
+                weighted = weighted * times[start : start + len(logits)].to(logits)
+            start += len(logits)
+            total = total + model.pull(logits, weighted) / n_rows
         return total
 
     solved, effects, start = solve(product, right), [], 0
     for logits in model.passes(model.editing):
         y = data.editing.y[start : start + len(logits), None] == classes
-        start += len(logits)
         residuals = torch.softmax(logits.detach(), dim=1) - y.to(logits)
+        if times is not None:
+            residuals = residuals * times[start : start + len(logits)].to(logits)
+        start += len(logits)
         # The product of a row's gradient and a direction, without the gradients themselves.
         effects.append(-(model.push(logits, solved) * residuals).sum(dim=2).cpu() / n_rows)
     return torch.cat(effects, dim=1).double().numpy(), gaps
@@ -312,7 +321,9 @@ def _soft_gaps(
     scores = torch.softmax(SHARPNESS * shift_logits(logits, data.margin), dim=1)
     y, groups = (torch.as_tensor(column[held]) for column in (data.judge.y, data.judge.groups))
     bias = SignedBias(task.constraint, data.n_classes, data.n_groups)
-    values, known = bias(scores, y, groups, torch.ones(len(y), dtype=torch.float64))
+    given = data.judge.weights
+    weights = np.ones(len(y)) if given is None else given[held]
+    values, known = bias(scores, y, groups, torch.as_tensor(weights))
     gaps = values[known]
     slopes = [torch.autograd.grad(gap, logits, retain_graph=True)[0] for gap in gaps]
     return gaps.detach().numpy(), torch.stack(slopes) if slopes else logits.detach()[None, :0]

@@ -153,15 +153,18 @@ def choose_examples(
     """
     data = task.data
     rows = data.editing
+    weights = None if rows.weights is None else rows.weights.numpy()
     if how == "random":
         size = min(n_examples, len(rows))
-        return np.sort(rng.choice(len(rows), size=size, replace=False))
+        return np.sort(_draw(np.arange(len(rows)), size, weights, rng))
     logits = shift_logits(data.logits(task.module, {}, rows.X), data.margin)
     lead = leads(logits, rows.y).double().numpy()
     cells = rows.cells(data.n_groups).numpy()
-    total = np.bincount(cells, minlength=data.n_classes * data.n_groups)
-    wrong = np.bincount(cells, lead <= 0, minlength=len(total))
-    shares = np.where(total > 0, wrong / np.maximum(total, 1), -1).reshape(data.n_classes, -1)
+    total = np.bincount(cells, weights, minlength=data.n_classes * data.n_groups)
+    errors_only = (lead <= 0) * (1.0 if weights is None else weights)
+    wrong = np.bincount(cells, errors_only, minlength=len(total))
+    rates = np.divide(wrong, total, out=np.full(len(total), -1.0), where=total > 0)
+    shares = rates.reshape(data.n_classes, -1)
     # A class that has rows has at least one group with them.
     worst = shares.max(axis=1)
     ordered = [k for k in np.argsort(-worst, kind="stable") if worst[k] >= 0]
@@ -172,8 +175,19 @@ def choose_examples(
         errors = inside[lead[inside] <= 0]
         if len(errors) == 0:
             errors = inside[np.argsort(lead[inside], kind="stable")[:size]]
-        chosen.append(rng.choice(errors, size=min(size, len(errors)), replace=False))
+        chosen.append(_draw(errors, min(size, len(errors)), weights, rng))
     return np.sort(np.concatenate(chosen))
+
+
+def _draw(
+    rows: NDArray[np.int64],
+    size: int,
+    weights: NDArray[np.float64] | None,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw rows without replacement, those of large weight rather."""
+    chances = None if weights is None else weights[rows] / weights[rows].sum()
+    return rng.choice(rows, size=size, replace=False, p=chances)
 
 
 def leads(logits: Tensor, y: Tensor) -> Tensor:

@@ -155,8 +155,10 @@ class FairLRFTransformer(FactorSettings):
     removal and far worse than the default, which therefore learns the masks and tunes the spectrum.
 
     Under a budget, the default for images, all factors, biases and the output layer move by small
-    steps, and candidates are averages over some 50 steps; the factors keep their rank, so that
-    ``rank`` and ``compress`` make a small network in the same passes.
+    steps, and candidates are averages over some 100 steps; the factors keep their rank, so that
+    ``rank`` and ``compress`` make a small network in the same passes. The loss then also holds on
+    to the untouched network's probabilities, the more the better it is, and the threshold moves
+    only where that gains more than noise.
 
     With a teacher, masks, singular values and output layer imitate the fair Bayes rule (see
     :class:`BlindPostProcessor`) for 400 to 500 steps; 150 small steps under labels and the soft gap

@@ -84,9 +84,13 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
         # The labels, not their codes, which an error would name.
         splits = cv.split(y, y, sensitive_features=inputs.groups if inputs.has_groups else None)
     else:
-        splits = check_cv(cv, y, classifier=True).split(np.zeros((len(y), 1)), y)
+        labels = y if inputs.passed is None else inputs.passed.labels
+        splits = check_cv(cv, labels, classifier=True).split(np.zeros((len(labels), 1)), labels)
+        if inputs.passed is not None:
+            splits = [tuple(map(inputs.passed.within, split)) for split in splits]
     has_group = codes >= 0
-    return [(train[has_group[train]], test[has_group[test]]) for train, test in splits]
+    kept = np.ones_like(has_group) if inputs.keeps else has_group
+    return [(train[kept[train]], test[has_group[test]]) for train, test in splits]
 
 
 def fold_results(
@@ -138,7 +142,7 @@ def _fold(
     seed: int,
 ) -> list[Point]:
     first = editors[0][1]
-    fold = replace(inputs, rows=inputs.rows.subset(train))
+    fold = inputs.subset(train)
     constraint = make_constraint(first, fold)
     ready = prepare(first, fold, constraint, seed)
     data = ready.data
@@ -213,7 +217,8 @@ def _scores(
 ) -> tuple[float, float]:
     """Score predicted codes by utility and gap; without groups there is no gap."""
     y, groups = held.y.numpy(), held.groups.numpy()
-    counts = count_table(y, predicted, groups, *shape)
+    weights = None if held.weights is None else held.weights.numpy()
+    counts = count_table(y, predicted, groups, *shape, weights)
     name = constraint.utility
     utility = (
         ask_utility(name, y, predicted) if callable(name) else utility_from_counts(counts, name)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..arrays import to_device
 from ..base import Task
 from ..layers import chosen_weights
 from ..networks import layer_weights
@@ -80,7 +81,7 @@ def _gap_gradient(task: Task, state: Mapping[str, Tensor]) -> Tensor:
         torch.softmax(SHARPNESS * shift_logits(logits, data.margin), dim=1),
         rows.y,
         rows.groups,
-        None,
+        rows.weights,
         task.constraint.gap,
         task.constraint.pos,
         data.n_groups,
@@ -90,10 +91,11 @@ def _gap_gradient(task: Task, state: Mapping[str, Tensor]) -> Tensor:
 
 def _gradients(task: Task, leaves: Mapping[str, Tensor], of_logits: Tensor) -> dict[str, Tensor]:
     """Carry the gradient in the logits back to the leaves, batch by batch."""
-    sums = {name: torch.zeros_like(value) for name, value in leaves.items()}
+    data, sums = task.data, {name: torch.zeros_like(value) for name, value in leaves.items()}
     start = 0
-    for X, _, _ in task.data.editing_batches(count_step_rows(task.data)):
-        logits = task.data.forward(task.module, leaves, X)
+    # Every row once: their weights are in the gradients already.
+    for X, _, _ in data.editing.batches(count_step_rows(data), data.device):
+        logits = data.forward(task.module, leaves, to_device(X, data.device, data.dtype))
         outputs = of_logits[start : start + len(X)].to(logits)
         start += len(X)
         gradients = torch.autograd.grad(logits, list(leaves.values()), outputs, allow_unused=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ._disparities import Compared, disparity_frame, disparity_table
+from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
 from ._gap_tables import gap_table, gaps_frame
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
+from ._read import read_weights
 from ._registry import MEASURES, METRICS, Measure
 from ._scorer import fairness_scorer
 from ._scores import fairness_score, hard_counts
@@ -19,6 +20,7 @@ __all__ = [
     "Rows",
     "disparity_frame",
     "disparity_table",
+    "effective_counts",
     "fairness_score",
     "fairness_scorer",
     "gap_table",
@@ -30,4 +32,5 @@ __all__ = [
     "measure_groups",
     "measures_frame",
     "rates_frame",
+    "read_weights",
 ]

@@ -22,7 +22,7 @@ from ._tables import choose_measures
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Compared", "disparity_frame", "disparity_table"]
+__all__ = ["Compared", "disparity_frame", "disparity_table", "effective_counts"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Compared:
         overall = {name: measure_groups(name, rows.overall) for name in names}
         if rows.predicted is None:
             return cls(found, overall, labels, rows.pos)
-        return cls(found, overall, labels, rows.pos, rows.counts, _effective(rows))
+        squares = rows.squares
+        effective = None if squares is None else effective_counts(rows.counts, squares)
+        return cls(found, overall, labels, rows.pos, rows.counts, effective)
 
     def bounds(self, rng: np.random.Generator, level: float) -> dict[str, GapEstimate]:
         """Bound the difference of every measure."""
@@ -104,11 +106,19 @@ class Compared:
         return float(np.exp(-spread.high)), float(np.exp(-spread.low))
 
 
-def _effective(rows: Rows) -> NDArray[np.int64] | None:
-    """Turn sums of weights into the numbers of rows of weight 1 that tell as much."""
-    counts, squares = rows.counts, rows.squares
-    if squares is None:
-        return None
+def effective_counts(counts: NDArray[Any], squares: NDArray[Any]) -> NDArray[np.int64]:
+    """Turn sums of weights into the numbers of rows of equal weight that tell as much.
+
+    Parameters
+    ----------
+    counts, squares : ndarray of shape (n_groups, n_classes, n_classes), float64
+        Sums of weights and of squared weights by [group, true, predicted].
+
+    Returns
+    -------
+    rows : ndarray of the same shape, int64
+        Each group's rates are kept, but for rounding; its number of rows is Kish's.
+    """
     total, square = (table.sum(axis=(1, 2), keepdims=True) for table in (counts, squares))
     return np.rint(counts * total / np.where(square > 0, square, 1.0)).astype(np.int64)
 

@@ -63,16 +63,24 @@ def read_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
     ValueError
         If there is not one weight a row, or a weight is negative or not finite, or all are 0.
     """
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"sample_weight is a {type(sample_weight).__name__} that holds no numbers ({error}): "
+            "pass one weight a row."
+        ) from error
     if weights.shape != (n_rows,):
         raise ValueError(
             f"sample_weight has shape {weights.shape} for {n_rows} rows: wanted one weight a row."
         )
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError(
             f"sample_weight holds values from {weights.min()} to {weights.max()}: wanted finite "
-            "weights of at least 0, not all 0."
+            "weights of at least 0."
         )
+    if not weights.any():
+        raise ValueError("sample_weight is zero in every row: pass rows of which some count.")
     return weights
 
 

@@ -16,7 +16,7 @@ from ._plain import first_parameter, plain_copy
 from ._portable import Portable, is_usable
 from ._room import fewer_rows
 from ._scores import PROBABILITIES, OutputKey, check_rows, checked_logits, raw_output, to_logits
-from ._settled import MANY_ROWS, STEPS_A_LOOK, LeastLoss
+from ._settled import MANY_ROWS, STEPS_A_LOOK, LeastLoss, mean_loss
 from ._share import own_weights, share_weights
 from ._shift import ShiftedNetwork, fold_offset
 from ._tokens import wants_integers
@@ -54,6 +54,7 @@ __all__ = [
     "known_classes",
     "laid_out",
     "layer_weights",
+    "mean_loss",
     "own_weights",
     "plain_copy",
     "probe_rows",

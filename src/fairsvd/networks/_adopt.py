@@ -32,6 +32,11 @@ CAME_TRAINED = (
     "among candidates too optimistic."
 )
 
+VALIDATED_UNWEIGHTED = (
+    "The network was trained on rows drawn by sample_weight; its own validation (train_split) "
+    "counted every row once."
+)
+
 
 @dataclass(frozen=True)
 class AdoptedNetwork:
@@ -224,7 +229,10 @@ def _find(
     net = train_users_net(inner, rows, rng, device, cache)
     module = unwrapped(net.module_)
     check_usable(module)
-    return _Found(module, net, frozen=False, notes=make_plain(module), told=_told_by(net))
+    notes = make_plain(module)
+    if rows.weights is not None and net.train_split:
+        notes = (*notes, VALIDATED_UNWEIGHTED)
+    return _Found(module, net, frozen=False, notes=notes, told=_told_by(net))
 
 
 def _not_a_network(network: Any) -> str:

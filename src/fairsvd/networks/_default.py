@@ -20,6 +20,7 @@ from ..arrays import LabelledRows
 from ._layout import laid_out
 from ._modules import MLP, ConvNet
 from ._settled import MANY_ROWS, fit_until_settled
+from ._weighted import drawing_by_weight
 
 __all__ = ["RowDataset", "channel_statistics", "default_net", "fit_net", "train_default"]
 
@@ -86,20 +87,27 @@ def collate(batch: Any) -> Any:
 def channel_statistics(rows: LabelledRows, block: int = 1024) -> tuple[Tensor, Tensor]:
     """Compute mean and scale of every feature (or image channel) in one pass, in float64.
 
+    Rows count as often as their weights say.
+
     A constant feature has scale 1, so that it becomes zero instead of infinity.
     """
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
     shift: Tensor | None = None
-    batches = rows.X.astype(torch.float64)
+    batches, start = rows.X.astype(torch.float64), 0
     for X in map(Tensor.double, batches.blocks(batches.block_size(block))):
         axes = [0, *range(2, X.ndim)]
         if shift is None:
             # Sums of squares around a value near the mean lose no digits.
             shift = X.mean(dim=axes, keepdim=True)
         centred = X - shift
-        total = total + centred.sum(dim=axes)
-        squares = squares + centred.square().sum(dim=axes)
-        count += X.numel() // X.shape[1]
+        weighted, mass = centred, float(len(X))
+        if rows.weights is not None:
+            own = rows.weights[start : start + len(X)]
+            weighted, mass = centred * own.reshape(-1, *[1] * (X.ndim - 1)), float(own.sum())
+        start += len(X)
+        total = total + weighted.sum(dim=axes)
+        squares = squares + (weighted * centred).sum(dim=axes)
+        count += mass * (X[0].numel() // X.shape[1])
     offset = total / count
     deviation = (squares / count - offset.square()).clamp_min(0).sqrt()
     mean = offset + (shift.flatten() if shift is not None else 0)
@@ -170,7 +178,7 @@ def train_default(net: NeuralNetClassifier, rows: LabelledRows, rng: np.random.G
         buffer = net.module.get_buffer(name)
         buffer.copy_(values.to(buffer.dtype).reshape(buffer.shape))
     rows = replace(rows, X=laid_out(net.module, rows.X))
-    with one_torch_thread() if is_table(rows) else nullcontext():
+    with one_torch_thread() if is_table(rows) else nullcontext(), drawing_by_weight(net, rows):
         net.initialize()
         generator = torch_generator(rng)
 

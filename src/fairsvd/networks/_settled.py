@@ -14,7 +14,7 @@ from ..arrays import LabelledRows, to_device
 from ._inference import fast_logits
 from ._plain import first_parameter
 
-__all__ = ["MANY_ROWS", "STEPS_A_LOOK", "LeastLoss", "fit_until_settled"]
+__all__ = ["MANY_ROWS", "STEPS_A_LOOK", "LeastLoss", "fit_until_settled", "mean_loss"]
 
 # Up to so many rows a training has a fixed number of steps. With more, twenty passes take longer
 # than the network needs to learn what it can.
@@ -89,7 +89,15 @@ def _held_loss(net: Any, held: LabelledRows) -> float:
     def run(X: Tensor) -> Tensor:
         return module(to_device(X, like.device, like.dtype))
 
-    return float(nn.functional.cross_entropy(fast_logits(run, held.X).double(), held.y))
+    return mean_loss(fast_logits(run, held.X), held.y, held.weights)
+
+
+def mean_loss(logits: Tensor, codes: Tensor, weights: Tensor | None) -> float:
+    """Compute the mean cross-entropy of rows, which may have weights."""
+    if weights is None:
+        return float(nn.functional.cross_entropy(logits.double(), codes))
+    losses = nn.functional.cross_entropy(logits.double(), codes, reduction="none")
+    return float((losses * weights).sum() / weights.sum())
 
 
 class LeastLoss:

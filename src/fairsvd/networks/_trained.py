@@ -24,6 +24,7 @@ from ._copy import unwrapped
 from ._default import RowDataset, default_net, fit_net, train_default
 from ._plain import first_parameter
 from ._usable import check_usable
+from ._weighted import drawing_by_weight
 
 __all__ = ["train_own_net", "train_users_net"]
 
@@ -80,7 +81,8 @@ def train_users_net(
             given = _in_dtype_of(net.module_, rows)
             # The labels again, since the net's own split may stratify by them.
             X = _array_of(given) if _in_memory(given) else RowDataset(given, labels)
-            fit_net(net, X, labels.numpy())
+            with drawing_by_weight(net, given):
+                fit_net(net, X, labels.numpy())
 
     def initialize() -> None:
         with seeded_globally(seed, net.device):

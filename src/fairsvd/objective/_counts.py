@@ -19,7 +19,8 @@ def count_table(
     groups: NDArray[np.integer],
     n_classes: int,
     n_groups: int,
-) -> NDArray[np.int64]:
+    weights: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Count the rows of every (group, true class, predicted class).
 
     Parameters
@@ -30,10 +31,12 @@ def count_table(
         Group codes in [0, n_groups); rows with code -1 are left out.
     n_classes, n_groups : int
         Sizes of the table.
+    weights : ndarray of shape (n,), optional
+        How often each row counts; None: once.
 
     Returns
     -------
-    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
+    counts : ndarray of shape (n_groups, n_classes, n_classes), int64, or float64 with weights
         Indexed [group, true, predicted].
 
     Raises
@@ -51,7 +54,9 @@ def count_table(
                 "wanted: encode the labels first, or give the right number of classes and groups."
             )
     cells = (codes[0] * n_classes + codes[1]) * n_classes + codes[2]
-    return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
+    if weights is not None:
+        weights = np.asarray(weights, dtype=np.float64)[has_group]
+    return np.bincount(cells, weights, minlength=int(np.prod(shape))).reshape(shape)
 
 
 def divide(top: NDArray[Any], bottom: NDArray[Any]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,15 +15,8 @@ from torch import Tensor
 
 from ..groups import cell_codes
 from ._constraint import Constraint, ask_utility, chance_utility, utility_from_counts
-from ._sweep import Cuts, as_pairs, or_infinite, pooled, sweep
-from ._verdict import (
-    MAX_MARGIN,
-    Curves,
-    Verdict,
-    best_cut,
-    margin_of_threshold,
-    steady_cut,
-)
+from ._sweep import Cuts, as_pairs, or_infinite, pooled, quantiles, sweep
+from ._verdict import MAX_MARGIN, Curves, Verdict, best_cut, margin_of_threshold, steady_cut
 
 __all__ = ["GapJudge", "Judge"]
 
@@ -55,6 +48,8 @@ class Judge(ABC):
     constraint : Constraint
     floor : float
         Smallest utility of a candidate that may be chosen.
+    weights : ndarray of shape (n,), float64, optional
+        How often each row counts; None: once.
     """
 
     y: NDArray[np.int64]
@@ -64,6 +59,7 @@ class Judge(ABC):
     n_groups: int
     constraint: Constraint
     floor: float = -np.inf
+    weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def curves(self, logits: Tensor | Curves) -> Curves:
@@ -100,11 +96,11 @@ class Judge(ABC):
         for_utility : bool, default=False
             Whatever the gap.
         """
-        constraint, floor = self.constraint, -np.inf if for_utility else self.floor
-        bounds = {"limit": np.inf, "target": np.inf}
-        if not for_utility:
-            bounds = {"limit": constraint.limit, "target": constraint.target}
-        return steady_cut(self.curves(logits), margin, self.noise, floor=floor, **bounds)
+        asked = self.constraint.limit, self.constraint.target, self.floor
+        bounds = (np.inf, np.inf, -np.inf) if for_utility else asked
+        # What a user has required is met wherever a threshold meets it.
+        strict = bool(self.constraint.requirements)
+        return steady_cut(self.curves(logits), margin, self.noise, *bounds, strict=strict)
 
     @cached_property
     def noise(self) -> float:
@@ -116,14 +112,19 @@ class Judge(ABC):
         return float(np.sqrt(0.5 / max(1, cells[cells > 0].min(initial=len(self.y)))))
 
     def against(self, logits: Tensor | Curves) -> Judge:
-        """Set the floor: chance plus half of the untouched network's lead over chance."""
-        rows = self.utility_rows
-        y, groups = self.y[rows], self.groups[rows]
+        """Set the floor: chance plus half of the untouched network's lead over chance.
+
+        Where the worst cell counts, chance is a coin if the network beats it, not a constant.
+        """
+        y, groups = self.y[self.utility_rows], self.groups[self.utility_rows]
         cells = cell_codes(y, groups, self.n_groups)
-        table = np.bincount(cells, minlength=self.n_classes * self.n_groups)
+        weights = None if self.weights is None else self.weights[self.utility_rows]
+        table = np.bincount(cells, weights, minlength=self.n_classes * self.n_groups)
         table = table.reshape(self.n_classes, self.n_groups)
         chance = chance_utility(y, groups, table, self.constraint.utility)
         best = self.for_utility(logits).utility
+        if self.constraint.utility in OF_CELLS and best > 1 / self.n_classes:
+            chance = max(chance, 1 / self.n_classes)
         return replace(self, floor=chance + max(0.0, best - chance) / 2)
 
     def referring(self, logits: Tensor) -> Self:
@@ -189,10 +190,10 @@ class Judge(ABC):
         of_group = self.parts * self.n_groups + self.groups
         return (of_group * self.n_classes + self.y) * self.n_classes
 
-    def _count(self, predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _count(self, predictions: NDArray[np.int64]) -> NDArray[Any]:
         """Count [part, group, true, predicted]."""
         shape = (2, self.n_groups, self.n_classes, self.n_classes)
-        counts = np.bincount(self._places + predictions, minlength=math.prod(shape))
+        counts = np.bincount(self._places + predictions, self.weights, minlength=math.prod(shape))
         return counts.reshape(shape)
 
 
@@ -206,7 +207,7 @@ class GapJudge(Judge):
         Hold validation and editing rows to the limit separately, and measure the utility on
         validation rows alone, for networks that are over-fitted to the editing rows. False: do so
         only for over-fitted candidates, if validation cells are large enough to tell.
-    y, groups, parts, n_classes, n_groups, constraint, floor
+    y, groups, parts, n_classes, n_groups, constraint, floor, weights
         See :class:`Judge`.
     """
 
@@ -270,11 +271,12 @@ class GapJudge(Judge):
             # Parts that are judged together share one table, which halves the counting.
             parts = self.parts if self.separate else np.zeros_like(self.parts)
             n_parts = 2 if self.separate else 1
-            yield from sweep(margins, self.y, self.groups, parts, self.n_groups, n_parts)
+            codes = self.y, self.groups, parts
+            yield from sweep(margins, *codes, self.n_groups, n_parts, self.weights)
             return
         cuts = [margin_of_threshold(self.constraint.threshold or 0.5)]
         if tuned:
-            cuts = np.quantile(margins, np.linspace(0, 1, N_CALLABLE_CUTS)).tolist()
+            cuts = quantiles(margins, np.linspace(0, 1, N_CALLABLE_CUTS), self.weights).tolist()
         for cut in cuts:
             yield Cuts(np.array([cut]), self._count((margins > cut).astype(np.int64))[None])
 
@@ -285,7 +287,7 @@ class GapJudge(Judge):
             return utility_from_counts(counts, name)
         return np.array([ask_utility(name, *as_pairs(table)) for table in counts])
 
-    def _gap(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _gap(self, counts: NDArray[Any]) -> NDArray[np.float64]:
         if self.n_groups < 2:
             return np.zeros(len(counts))
         measure, before = self.constraint.measure, self.constraint.reference

@@ -160,7 +160,7 @@ def bin_counts(
     bins: NDArray[np.int64],
     n_cells: int,
     n_cuts: int,
-    weights: NDArray[np.int64] | None = None,
+    weights: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
     """Count the rows of every cell that each of many cuts predicts negative and positive.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from ._verdict import MAX_MARGIN, Curves, Verdict, margin_of_threshold
 
 __all__ = ["PhiCurves", "PhiJudge", "make_judge"]
 
-Counter = Callable[[NDArray[np.int64] | None], NDArray[np.float64]]
+Counter = Callable[[NDArray[Any] | None], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PhiJudge(Judge):
 
     Attributes
     ----------
-    y, groups, parts, n_classes, n_groups, constraint, floor
+    y, groups, parts, n_classes, n_groups, constraint, floor, weights
         As of :class:`Judge`; the constraint must have its ``phi``. All rows count, whatever their
         part, so they must be validation rows.
     """
@@ -86,10 +87,11 @@ class PhiJudge(Judge):
         if not np.isfinite(values).all():
             return Curves(np.empty(0), np.empty(0), np.empty(0))
         cuts, count = self._counter(values)
-        utility, gaps = self._measure(count(None))
+        utility, gaps = self._measure(count(self.weights))
         total, n_resamples = np.zeros(len(cuts)), 0
-        for weights in resamples(len(self.y), self.objective):
-            rho, bias = self._measure(count(weights))
+        for drawn in resamples(len(self.y), self.objective):
+            times = drawn if self.weights is None else drawn * self.weights
+            rho, bias = self._measure(count(times))
             total += np.where(bias < self.objective.limit, rho, 0.0)
             n_resamples += 1
         return PhiCurves(cuts, utility, gaps, total / n_resamples)
@@ -118,18 +120,17 @@ class PhiJudge(Judge):
         return np.concatenate([[-MAX_MARGIN], np.log(grid / (1 - grid)), [MAX_MARGIN]])
 
     def _count_cuts(
-        self, bins: NDArray[np.int64], n_cuts: int, weights: NDArray[np.int64] | None
+        self, bins: NDArray[np.int64], n_cuts: int, weights: NDArray[Any] | None
     ) -> NDArray[np.float64]:
         n_cells = 2 * self.n_groups
         counts = bin_counts(self.groups * 2 + self.y, bins, n_cells, n_cuts, weights)
         return np.moveaxis(counts.reshape(self.n_groups, 2, 2, n_cuts), -1, 0)
 
     def _count_classes(
-        self, predicted: NDArray[np.int64], weights: NDArray[np.int64] | None
+        self, predicted: NDArray[np.int64], weights: NDArray[Any] | None
     ) -> NDArray[np.float64]:
-        times = np.ones(len(self.y), dtype=np.int64) if weights is None else weights
-        y, codes, groups = (np.repeat(each, times) for each in (self.y, predicted, self.groups))
-        counts = count_table(y, codes, groups, self.n_classes, self.n_groups)
+        sizes = self.n_classes, self.n_groups
+        counts = count_table(self.y, predicted, self.groups, *sizes, weights)
         return counts[None].astype(np.float64)
 
     def _measure(
@@ -150,7 +151,8 @@ def make_judge(
     n_classes: int,
     n_groups: int,
     constraint: Constraint,
+    weights: NDArray[np.float64] | None = None,
 ) -> Judge:
     """Make the judge that a constraint asks for; see :class:`Judge` for the arguments."""
     kind = GapJudge if constraint.phi is None else PhiJudge
-    return kind(y, groups, parts, n_classes, n_groups, constraint)
+    return kind(y, groups, parts, n_classes, n_groups, constraint, weights=weights)

@@ -58,6 +58,7 @@ def solve_rules(
     pos: int | None,
     utility: str,
     alphas: Sequence[float] = ALPHAS,
+    weights: NDArray[np.float64] | None = None,
 ) -> list[FairRule]:
     """Find the decisions of highest expected utility under each of some limits on the gap.
 
@@ -66,7 +67,7 @@ def solve_rules(
     cells : ndarray of shape (n, n_cells), float64
         Predicted probabilities of the (label, group) cells, ``y * n_groups + group``.
     counts : ndarray of shape (n_classes, n_groups)
-        Rows of each cell, of which the shares are estimated.
+        Rows (or weights) of each cell, of which the shares are estimated.
     gap : str
         One of ``GAPS``.
     pos : int or None
@@ -75,6 +76,8 @@ def solve_rules(
         "accuracy"; "balanced_accuracy"; any other name weighs the cells alike.
     alphas : sequence of float
         Limits, from the loosest on.
+    weights : ndarray of shape (n,), optional
+        How often each row counts; None: once.
 
     Returns
     -------
@@ -96,9 +99,9 @@ def solve_rules(
     features = _features(shares, np.asarray(counts) > 0, gap, pos)
     rules, multipliers = [], np.zeros(features.shape[:2])
     for alpha in alphas:
-        multipliers = _solve(cells, gains, features, alpha, multipliers)
-        weights = gains + np.einsum("ia,iakc->kc", multipliers, features)
-        rules.append(FairRule(weights, float(alpha)))
+        multipliers = _solve(cells, gains, features, alpha, multipliers, weights)
+        slopes = gains + np.einsum("ia,iakc->kc", multipliers, features)
+        rules.append(FairRule(slopes, float(alpha)))
     return rules
 
 
@@ -179,15 +182,18 @@ def _solve(
     features: NDArray[np.float64],
     alpha: float,
     start: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Minimise the smoothed dual over multipliers (n_rates, n_groups) that add up to 0 a rate."""
     comparable = np.abs(features).sum(axis=(2, 3)) > 0
     comparable &= comparable.sum(axis=1, keepdims=True) > 1
-    width = SMOOTHING * max(float((cells @ gains).std()), 1e-12)
+    plain, n_rows = cells @ gains, len(cells)
+    # Of mean 1; without weights no number is multiplied.
+    times = None if weights is None else weights[:, None] / weights.mean()
+    width = SMOOTHING * max(_spread(plain, times), 1e-12)
     # A column for each rate and group, a row for each decision of each row.
     parts = np.tensordot(cells, features, axes=(1, 2)).transpose(0, 3, 1, 2)
     parts = np.ascontiguousarray(parts).reshape(-1, comparable.size)
-    plain, n_rows = cells @ gains, len(cells)
     number = np.maximum(comparable.sum(axis=1, keepdims=True), 1)
 
     def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,6 +204,8 @@ def _solve(
         multipliers = centred(flat.reshape(comparable.shape))
         scores = plain + np.einsum("rm,m->r", parts, multipliers.ravel()).reshape(plain.shape)
         largest, decided = _smoothed_maximum(scores / width)
+        if times is not None:
+            largest, decided = largest * times[:, 0], decided * times
         size = np.sqrt(multipliers**2 + width**2)
         value = width * largest.mean() + alpha / 2 * size.sum()
         slope = np.einsum("r,rm->m", decided.ravel(), parts).reshape(size.shape) / n_rows
@@ -205,6 +213,14 @@ def _solve(
 
     found = minimize(dual, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return centred(found.x.reshape(comparable.shape))
+
+
+def _spread(values: NDArray[np.float64], times: NDArray[np.float64] | None) -> float:
+    """Compute the standard deviation of all values of rows, which may count several times."""
+    if times is None:
+        return float(values.std())
+    centred = values - (times * values).mean()
+    return float(np.sqrt((times * centred**2).mean()))
 
 
 def _smoothed_maximum(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cuts", "as_pairs", "or_infinite", "pooled", "sweep"]
+__all__ = ["Cuts", "as_pairs", "or_infinite", "pooled", "quantiles", "sweep"]
 
 # Elements of one chunk of the table of counts: 512 KiB of int64 stay in the cache, and in memory
 # that the process keeps. Half as many took a tenth longer, an eighth two thirds longer.
@@ -24,12 +24,12 @@ class Cuts:
     ----------
     thresholds : ndarray of shape (n_cuts,), float64
         Rows above are predicted to be of class 1.
-    counts : ndarray of shape (n_cuts, n_parts, n_groups, 2, 2), int64
+    counts : ndarray of shape (n_cuts, n_parts, n_groups, 2, 2), int64, or float64 of weighted rows
         Indexed [cut, part, group, true, predicted].
     """
 
     thresholds: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    counts: NDArray[Any]
 
 
 def sweep(
@@ -39,6 +39,7 @@ def sweep(
     parts: NDArray[np.int64],
     n_groups: int,
     n_parts: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> Iterator[Cuts]:
     """Cut the margins between every two neighbouring values, and beyond both ends.
 
@@ -51,6 +52,8 @@ def sweep(
     y, groups, parts : ndarray of shape (n,), int64
         Codes in {0, 1}, [0, n_groups) and [0, n_parts).
     n_groups, n_parts : int
+    weights : ndarray of shape (n,), float64, optional
+        How often each row counts; None: once.
 
     Yields
     ------
@@ -63,24 +66,30 @@ def sweep(
     n_cells = n_parts * n_groups * 2
     codes = np.arange(n_cells + 1, dtype=np.min_scalar_type(n_cells))
     cells = codes[(parts * n_groups + groups) * 2 + y]
-    totals = np.bincount(cells, minlength=n_cells)[:, None]
     # Row i lies above cut i but not above cut i - 1; no row lies above the first cut.
     added = np.concatenate([codes[-1:], cells.take(order)])
+    mass = None if weights is None else np.concatenate([[0.0], weights.take(order)])
+    # In the order of the sums below, so that weights leave no rest at the last cut.
+    totals = np.bincount(added, mass, minlength=n_cells + 1)[:n_cells, None]
     thresholds, distinct = _between(margins)
     size = max(1, CHUNK // n_cells)
-    reached = np.zeros((n_cells, 1), dtype=np.int64)
+    reached = np.zeros((n_cells, 1), dtype=np.int64 if mass is None else np.float64)
     for start in range(0, len(added), size):
         # Cuts last in memory: later sums over cells then run along the cuts, which are many.
-        positive = np.cumsum(
-            added[start : start + size] == codes[:-1, None], axis=1, dtype=np.int64
-        )
-        positive += reached
+        hits = added[start : start + size] == codes[:-1, None]
+        if mass is None:
+            positive = np.cumsum(hits, axis=1, dtype=np.int64)
+            positive += reached
+        else:
+            weighted = hits * mass[start : start + size]
+            weighted[:, :1] += reached
+            positive = np.cumsum(weighted, axis=1)
         reached = positive[:, -1:].copy()
         chosen = np.flatnonzero(distinct[start : start + size])
         if not len(chosen):
             # A long run of equal margins, say of a constant network.
             continue
-        counts = np.empty((2, n_cells, len(chosen)), dtype=np.int64)
+        counts = np.empty((2, n_cells, len(chosen)), dtype=positive.dtype)
         # The indices are in range; numpy would check them by writing to a copy first.
         positive.take(chosen, axis=1, out=counts[1], mode="clip")
         np.subtract(totals, counts[1], out=counts[0])
@@ -116,7 +125,7 @@ def _between(margins: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return thresholds, above != below
 
 
-def pooled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def pooled(counts: NDArray[Any]) -> NDArray[Any]:
     """Add up the parts of tables [cut, part, group, true, predicted]."""
     return counts[:, 0] if counts.shape[1] == 1 else counts.sum(axis=1)
 
@@ -132,3 +141,20 @@ def as_pairs(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     flat = table.sum(axis=0).ravel()
     true, predicted = np.divmod(np.arange(n_classes**2), n_classes)
     return np.repeat(true, flat), np.repeat(predicted, flat)
+
+
+def quantiles(
+    values: NDArray[np.float64], shares: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Compute quantiles as numpy does; of weighted values those of values that are repeated."""
+    if weights is None:
+        return np.asarray(np.quantile(values, shares))
+    order = np.argsort(values, kind="stable")
+    ends = np.cumsum(weights[order])
+    places = shares * max(ends[-1] - 1, 0.0)
+    first = np.floor(places)
+    low, high = (
+        values[order][np.minimum(np.searchsorted(ends, at, side="right"), len(values) - 1)]
+        for at in (first, first + 1)
+    )
+    return np.asarray(low + (places - first) * (high - low))

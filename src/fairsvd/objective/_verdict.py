@@ -74,7 +74,14 @@ def best_cut(curves: Curves, limit: float, target: float, floor: float) -> Verdi
 
 
 def steady_cut(
-    curves: Curves, margin: float, noise: float, *, limit: float, target: float, floor: float
+    curves: Curves,
+    margin: float,
+    noise: float,
+    limit: float,
+    target: float,
+    floor: float,
+    *,
+    strict: bool = False,
 ) -> Verdict:
     """Keep a threshold unless the best one is better by more than noise.
 
@@ -87,6 +94,9 @@ def steady_cut(
         Values that differ by no more count as equal.
     limit, target, floor : float
         As in :func:`best_cut`.
+    strict : bool, default=False
+        Leave the threshold for any that is feasible if it is not; False: being feasible by less
+        than noise counts for nothing, either.
     """
     best = best_cut(curves, limit, target, floor)
     if not len(curves.thresholds):
@@ -95,7 +105,7 @@ def steady_cut(
     above = bool(curves.utility[i] >= floor)
     value = float(_values(curves, target)[i]) if above else -np.inf
     kept = _verdict(curves, i, value, above and bool(curves.gaps[i] <= limit))
-    if best.feasible and not kept.feasible:
+    if strict and best.feasible and not kept.feasible:
         return best
     return best if best.value - kept.value > noise else kept
 

@@ -32,11 +32,8 @@ MASK_RATE = 1e-2
 # Share of the steps before anything is removed.
 BEFORE = 0.6
 
-# Looks at a path that removes nothing, each at averaged values and at the latest.
-HALVES = 2
-
-# Candidates of a path: averaged values and the latest, before and after the removal.
-LOOKS = 4
+# Candidates of a path: at half of its steps and at the end, or before and after the removal.
+LOOKS = 2
 
 
 def run_brief_masks(path: MaskingPath[M]) -> Iterator[Candidate]:
@@ -59,19 +56,13 @@ def run_brief_masks(path: MaskingPath[M]) -> Iterator[Candidate]:
     rates = [RATE] * len(scales) + of_entries + [RATE] * len(plain)
     average = Average([*scales, *(entry for entry, _ in entries), *plain.values()])
     if path.max_removed is None:
-        whole: Iterator[tuple[int, bool, M]] = tune_averaged(
-            replace(path, n_candidates=HALVES),
-            edit.state,
-            edit.detached,
-            average,
-            [],
-            rngs[0],
-            rates,
+        whole: Iterator[tuple[int, M]] = tune_averaged(
+            path, edit.state, edit.detached, average, [], rngs[0], rates
         )
         yield from _judged(path, "nothing removed", whole, 0)
         return
     first = replace(path, n_steps=max(1, round(BEFORE * path.n_steps)), n_candidates=1)
-    shown: Iterator[tuple[int, bool, M]] = tune_averaged(
+    shown: Iterator[tuple[int, M]] = tune_averaged(
         first, edit.state, edit.detached, average, [], rngs[0], rates
     )
     yield from _judged(path, "nothing removed", shown, 0)
@@ -85,7 +76,7 @@ def _masked(
     average: Average,
     rng: np.random.Generator,
     rates: list[float],
-) -> Iterator[tuple[int, bool, M]]:
+) -> Iterator[tuple[int, M]]:
     """Learn masks while everything goes on moving."""
     masks = mask_variables(path.whole.units())
 
@@ -102,9 +93,9 @@ def _masked(
 
 
 def _judged(
-    path: MaskingPath[M], stage: str, shown: Iterator[tuple[int, bool, M]], before: int
+    path: MaskingPath[M], stage: str, shown: Iterator[tuple[int, M]], before: int
 ) -> Iterator[Candidate]:
-    for step, averaged, edit in shown:
+    for step, edit in shown:
         logits, curves = path.measure(edit)
-        yield path.candidate(edit, stage, before + step, logits, curves, averaged=averaged)
+        yield path.candidate(edit, stage, before + step, logits, curves)
         del edit

@@ -51,6 +51,11 @@ class Budget:
     step_rows: int
 
     @property
+    def asked(self) -> float:
+        """Visits of a step that ask the untouched network, too."""
+        return FORWARD * self.step_rows
+
+    @property
     def look(self) -> float:
         """Visits that judging one candidate costs."""
         return FORWARD * self.n_judged
@@ -63,8 +68,8 @@ class Budget:
         """Count the candidates that can be judged: at least 1, at most ``most``."""
         return max(1, min(most, int(JUDGING * self.visits / max(self.look, 1e-9))))
 
-    def count_steps(self, n_looks: int, a_step: float | None = None) -> int:
-        """Count the steps that are left beside the candidates, at least 1.
+    def count_steps(self, n_looks: int, a_step: float | None = None, asked: float = 0.0) -> int:
+        """Count the steps that are left beside the candidates: as many before each, at least 1.
 
         Parameters
         ----------
@@ -72,9 +77,13 @@ class Budget:
             Candidates to be judged.
         a_step : float, optional
             Visits of a step; None: one for each of :attr:`step_rows`.
+        asked : float, default=0.0
+            Visits of a step that only ask the untouched network; the most passes leave them out.
         """
-        visits = min(self.visits - n_looks * self.look, MOST_EPOCHS * self.n_editing)
-        return max(1, math.floor(visits / (self.step_rows if a_step is None else a_step)))
+        a_step = self.step_rows if a_step is None else a_step
+        afforded = (self.visits - n_looks * self.look) / (a_step + asked)
+        n_steps = math.floor(min(afforded, MOST_EPOCHS * self.n_editing / a_step))
+        return max(1, n_steps - n_steps % n_looks)
 
     def shrink(
         self, n_steps: int, n_candidates: int, a_step: float, n_paths: int

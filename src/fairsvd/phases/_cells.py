@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._rng import seeded_globally, torch_generator
-from ..arrays import to_device
+from ..arrays import LabelledRows, to_device
 from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
@@ -56,6 +57,12 @@ class CellTask:
     joint: str
     seed: np.random.SeedSequence
     max_epochs: int = MAX_EPOCHS
+
+    @property
+    def rows(self) -> LabelledRows:
+        """Rows to train on, some perhaps of unknown group."""
+        data = self.task.data
+        return data.editing if data.partly is None else data.partly
 
     @property
     def n_cells(self) -> int:
@@ -224,7 +231,7 @@ def _is_large_table(data: EditData) -> bool:
 def _plan(cells: CellTask) -> Plan:
     """Plan passes over the rows, with a look after each, and after a part of each of many rows."""
     data = cells.task.data
-    n_rows = len(data.editing)
+    n_rows = len(cells.rows)
     batch_size = SMALL_BATCH if n_rows < FEW_ROWS else LARGE_BATCH
     an_epoch = -(-n_rows // batch_size)
     if _is_large_table(data) and cells.joint != "head":
@@ -245,7 +252,7 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
         for leaf in leaves:
             leaf.requires_grad_(True)
     batches = RowBatches(
-        data.editing,
+        cells.rows,
         batch_size=plan.batch_size,
         generator=torch_generator(rng),
         device=data.device,
@@ -255,7 +262,8 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     with seeded_globally(int(rng.integers(2**31 - 1))):
         best = LeastLoss(network, plan.patience, held_out.loss(network))
         network.train(cells.joint == "refit")
-        for _ in _epochs(network, leaves, batches, data.n_groups, plan):
+        loss = partial(_cell_loss if data.partly is None else _partial_loss, network, data.n_groups)
+        for _ in _epochs(loss, leaves, batches, plan):
             network.eval()
             if best.settles(held_out.loss(network)):
                 break
@@ -263,13 +271,22 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     return best.state
 
 
-def _epochs(
-    network: nn.Module, leaves: Sequence[Tensor], batches: RowBatches, n_groups: int, plan: Plan
-) -> Iterator[int]:
-    def loss(batch: Batch) -> Tensor:
-        codes = cell_codes(batch.y, batch.groups, n_groups)
-        return nn.functional.cross_entropy(network(batch.X), codes)
+def _cell_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
+    codes = cell_codes(batch.y, batch.groups, n_groups)
+    return nn.functional.cross_entropy(network(batch.X), codes)
 
+
+def _partial_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
+    """Compute the mean of -log p(label, group), and of -log p(label) where the group is unknown."""
+    shares = torch.log_softmax(network(batch.X), dim=1).unflatten(1, (-1, n_groups))
+    of_label = shares[torch.arange(len(batch.y), device=batch.y.device), batch.y]
+    of_cell = of_label.gather(1, batch.groups.clamp(min=0)[:, None])[:, 0]
+    return -torch.where(batch.groups < 0, of_label.logsumexp(dim=1), of_cell).mean()
+
+
+def _epochs(
+    loss: Callable[[Batch], Tensor], leaves: Sequence[Tensor], batches: RowBatches, plan: Plan
+) -> Iterator[int]:
     return tune(
         loss,
         leaves,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..arrays import Batches, to_device
 from ..base import EditData
 from ..groups import cell_codes
-from ..networks import MANY_ROWS, fast_logits
+from ..networks import MANY_ROWS, fast_logits, mean_loss
 
 __all__ = ["HeldOut"]
 
@@ -21,11 +21,12 @@ MOST_LOOKED_AT = 10_000
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The validation rows and the codes of their cells, which stop a training."""
+    """The validation rows, the codes of their cells and their weights, which stop a training."""
 
     data: EditData
     rows: Batches
     codes: Tensor
+    weights: Tensor | None = None
 
     @classmethod
     def of(cls, data: EditData) -> HeldOut:
@@ -36,7 +37,8 @@ class HeldOut:
             # Evenly spaced, since a table may be sorted.
             rows = rows[:: -(-len(rows) // MOST_LOOKED_AT)]
         codes = torch.as_tensor(cell_codes(judge.y[rows], judge.groups[rows], data.n_groups))
-        return cls(data, data.judged.subset(rows), codes)
+        weights = None if judge.weights is None else torch.as_tensor(judge.weights[rows])
+        return cls(data, data.judged.subset(rows), codes, weights)
 
     def loss(self, network: nn.Module) -> float:
         """Compute the mean cross-entropy of the cells."""
@@ -44,5 +46,4 @@ class HeldOut:
         def run(X: Tensor) -> Tensor:
             return network(to_device(X, self.data.device, self.data.dtype))
 
-        logits = fast_logits(run, self.rows)
-        return float(nn.functional.cross_entropy(logits.double(), self.codes))
+        return mean_loss(fast_logits(run, self.rows), self.codes, self.weights)

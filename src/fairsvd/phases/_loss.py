@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from ..base import Task
 from ..objective import SHARPNESS, edit_loss, imitation_loss, make_shift
@@ -28,6 +30,7 @@ def make_loss(
     gap_weight: float = 0.0,
     share: float = 1.0,
     sharpness: float = SHARPNESS,
+    loyalty: float = 0.0,
     teacher: Teacher | None = None,
     extra: ExtraLoss | None = None,
 ) -> Callable[[Batch], Tensor]:
@@ -45,6 +48,10 @@ def make_loss(
         Operating threshold, in units of the logit margin.
     gap_weight, share, sharpness : float
         As in :func:`fairsvd.objective.edit_loss`.
+    loyalty : float, default=0.0
+        Weight of the divergence from the untouched network's probabilities, which keeps what it
+        knows (learning without forgetting, arXiv:1606.09282). It is asked anew in every step, since
+        rows may be augmented.
     teacher : Teacher, optional
         Its lessons are the batches.
     extra : callable, optional
@@ -63,6 +70,11 @@ def make_loss(
         else:
             settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **weights}
             value = edit_loss(logits, batch, task.constraint, **settings)
+        if loyalty:
+            with torch.no_grad():
+                given = data.forward(task.module, {}, batch.X).log_softmax(dim=1)
+            apart = kl_div(logits.log_softmax(dim=1), given, log_target=True, reduction="batchmean")
+            value = value + loyalty * apart
         return value if extra is None else value + extra(entries, logits, batch)
 
     return loss

@@ -89,10 +89,10 @@ def _plan(
     else:
         weights = brief_weights(data, gap_weight)
         n_candidates = budget.count_looks(looks)
-        n_steps = budget.count_steps(n_candidates)
+        n_steps = budget.count_steps(n_candidates, asked=budget.asked)
         n_steps = n_steps if max_steps is None else min(max_steps, n_steps)
     fields = {"n_steps": n_steps, "n_candidates": n_candidates, "rows": budget.step_rows}
-    return Plan(weights, {**fields, "shows_both": n_candidates >= LOOKS})
+    return Plan(weights, fields)
 
 
 def mask_and_tune(
@@ -199,7 +199,7 @@ def count_masked(
     n_steps, n_candidates = plan.counts
     if not imitates:
         if budget is not None and refines:
-            return LOOKS if plan.fields["shows_both"] else LOOKS // 2
+            return LOOKS if max_removed is not None else count_best(1, n_steps, n_candidates, 1)
         return count_best(len(plan.weights), n_steps, n_candidates, 3 if refines else 1)
     beside = count_best(1, n_steps, n_candidates, int(refines and not is_table(task.data)))
     beside += count_settling(n_steps) if refines and settles(task.data) else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,20 +19,25 @@ def find_privileged(data: EditData) -> int | None:
         return None
     judge = data.judge
     predicted = shift_logits(data.untouched, data.margin).argmax(dim=1).numpy()
-    return privileged_group(judge.y, predicted, judge.groups, data.n_groups)
+    return privileged_group(judge.y, predicted, judge.groups, data.n_groups, judge.weights)
 
 
 def privileged_group(
-    y: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int
+    y: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    n_groups: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> int:
     """Find the group whose mean recall over the classes leads most over the rest pooled."""
-    counts = count_table(y, predicted, groups, 1 + max(y.max(), predicted.max()), n_groups)
+    n_classes = 1 + max(y.max(), predicted.max())
+    counts = count_table(y, predicted, groups, n_classes, n_groups, weights)
     right, total = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)
     leads = _recall(right, total) - _recall(right.sum(axis=0) - right, total.sum(axis=0) - total)
     return int(np.nanargmax(leads)) if np.isfinite(leads).any() else 0
 
 
-def _recall(right: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
+def _recall(right: NDArray[Any], total: NDArray[Any]) -> NDArray[np.float64]:
     """Average the recall over the classes that have rows, for counts (n_groups, n_classes)."""
     seen = total > 0
     rates = np.divide(right, total, out=np.zeros(total.shape), where=seen)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._rng import torch_generator
-from ..arrays import Batches, read_ahead, send_together, to_device
+from ..arrays import Batches, draw_order, read_ahead, send_together, to_device
 from ..base import EditData, Task
 from ..networks import fast_logits
 from ..objective import FairRule, Verdict, margin_of_threshold, shift_logits, solve_rules
@@ -95,10 +95,10 @@ def judge_rules(
     # The networks were stopped early, so that they have memorised no rows.
     judge = data.judge.together()
     free = replace(judge, constraint=replace(constraint, threshold=None))
-    counts = data.editing.count_cells(data.n_classes, data.n_groups).numpy()
+    counts = data.count_cells()
     utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
     pos = constraint.pos if data.n_classes == 2 else None
-    rules = solve_rules(cells, counts, constraint.gap, pos, utility)
+    rules = solve_rules(cells, counts, constraint.gap, pos, utility, weights=data.judge.weights)
     # Without groups nothing is compared, so that every limit has the same rule.
     for rule in rules if data.has_groups else rules[:1]:
         scores = torch.as_tensor(rule.scores(cells))
@@ -152,6 +152,8 @@ class Lessons:
     generator : torch.Generator
     device : torch.device
     dtype : torch.dtype
+    weights : Tensor of shape (n_rows,), optional
+        How often each row comes; None: all come once in a pass.
     """
 
     def __init__(
@@ -164,8 +166,9 @@ class Lessons:
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
+        weights: Tensor | None = None,
     ) -> None:
-        self.rows, self.teacher = rows, teacher
+        self.rows, self.teacher, self.weights = rows, teacher, weights
         self.batch_size, self.ahead = min(batch_size, len(rows)), ahead
         self.generator, self.device, self.dtype = generator, device, dtype
 
@@ -189,7 +192,7 @@ class Lessons:
     def _draw(self) -> Iterator[Draw]:
         """Draw, for the rows of each answer, their positions and how they are mixed."""
         while True:
-            order = torch.randperm(len(self.rows), generator=self.generator)
+            order = draw_order(len(self.rows), self.weights, self.generator)
             for positions in order.split(self.batch_size * self.ahead):
                 seed = self.rows.draw_seed(self.generator)
                 yield positions, seed, self._draw_mixture(len(positions))
@@ -228,4 +231,5 @@ def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> 
         generator=torch_generator(rng),
         device=data.device,
         dtype=data.dtype,
+        weights=data.lesson_weights,
     )

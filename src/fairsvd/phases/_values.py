@@ -16,7 +16,7 @@ from ._path import TuningPath, tune_edit
 
 __all__ = ["VALUE_LOOKS", "Values", "run_brief_values", "tune_from", "tune_values"]
 
-# Looks at a path under a budget, each at averaged values and at the latest.
+# Looks at a path under a budget.
 VALUE_LOOKS = 2
 
 
@@ -81,6 +81,6 @@ def run_brief_values(
     rates, rng = [rate] * len(leaves.tensors()), np.random.default_rng(path.seed.spawn(1)[0])
     average = Average(leaves.tensors())
     shown = tune_averaged(path, leaves.state, leaves.detached, average, [], rng, rates)
-    for step, averaged, edit in shown:
-        yield path.candidate(edit, "tune", step, *path.measure(edit), averaged=averaged)
+    for step, edit in shown:
+        yield path.candidate(edit, "tune", step, *path.measure(edit))
         del edit

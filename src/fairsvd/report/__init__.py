@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._fit import chosen_candidate, removed_frame, utility_name
 from ._page import FairnessReport
 from ._plot import plot_tradeoff
-from ._plot_autophagy import plot_autophagy
+from ._plot_autophagy import plot_autophagy, plot_feedback
 from ._plot_cells import plot_cells
 from ._plot_groups import plot_errors
 from ._plot_mask import plot_mask
@@ -25,6 +25,7 @@ __all__ = [
     "plot_autophagy",
     "plot_cells",
     "plot_errors",
+    "plot_feedback",
     "plot_mask",
     "plot_tradeoff",
     "removed_frame",

@@ -1,4 +1,4 @@
-"""The plot of an autophagy audit: losses from generation to generation."""
+"""The plots of audits: what is lost from generation to generation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["plot_autophagy"]
+__all__ = ["plot_autophagy", "plot_feedback"]
 
 # Okabe and Ito's palette, distinguishable by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
@@ -30,6 +30,15 @@ LABELS: dict[str, tuple[str, float | None]] = {
     "extinct_categories": ("extinct categories", 0.0),
     "detector_auc": ("AUC of a detector", 0.5),
     "extinct": ("extinct (1) or not (0)", 0.0),
+}
+FEEDBACK_LABELS: dict[str, tuple[str, float | None]] = {
+    "selection_rate": ("selection rate", None),
+    "tpr": ("true positive rate", None),
+    "fpr": ("false positive rate", None),
+    "accuracy": ("accuracy", None),
+    "share": ("share of the training rows", None),
+    "equalized_odds": ("equalized odds gap", 0.0),
+    "demographic_parity": ("demographic parity gap", 0.0),
 }
 
 
@@ -75,17 +84,63 @@ def plot_autophagy(
     >>> [ax.get_ylabel() for ax in plot_autophagy(audit, measures=["variance_ratio"])]
     ['variance, relative to the real one']
     """
-    unknown = [name for name in measures if name not in LABELS]
+    title = f"Trained on its own samples: {audit.mode}, cells {audit.conditions}"
+    return _plot_panels(audit.summary, measures, LABELS, title, axes)
+
+
+def plot_feedback(
+    audit: Any,
+    *,
+    measures: Sequence[str] = ("selection_rate", "accuracy", "share", "equalized_odds"),
+    axes: Any = None,
+) -> NDArray[Any]:
+    """Plot the summary of a feedback audit, one panel per measure.
+
+    A line is the median over loops, the band around it spans the quantiles of the audit.
+
+    Parameters
+    ----------
+    audit : Bunch
+        Result of :func:`fairsvd.feedback_audit`.
+    measures : sequence of str
+        Some measures of ``audit.summary``. "share" is drawn for (label, group) pairs.
+    axes : sequence of matplotlib Axes, default=None
+        Axes to draw into, one per measure. None: a new figure of pyplot, ``axes[0].figure``.
+
+    Returns
+    -------
+    axes : ndarray of Axes, of shape (n_measures,)
+
+    Raises
+    ------
+    ValueError
+        If a measure is unknown, or the numbers of axes and measures differ.
+    """
+    summary = audit.summary
+    # The shares of groups never change by labels.
+    whole_groups = (summary["measure"] == "share") & summary["label"].isna()
+    title = f"Trained on the labels of its predecessor: intervention {audit.intervention}"
+    return _plot_panels(summary[~whole_groups], measures, FEEDBACK_LABELS, title, axes)
+
+
+def _plot_panels(
+    summary: pd.DataFrame,
+    measures: Sequence[str],
+    labels: dict[str, tuple[str, float | None]],
+    title: str,
+    axes: Any,
+) -> NDArray[Any]:
+    unknown = [name for name in measures if name not in labels]
     if unknown or not len(measures):
-        raise ValueError(f"measures={list(measures)}: wanted some of {', '.join(LABELS)}.")
+        raise ValueError(f"measures={list(measures)}: wanted some of {', '.join(labels)}.")
     axes = _new_axes(len(measures)) if axes is None else np.asarray(axes, dtype=object).reshape(-1)
     if len(axes) != len(measures):
         raise ValueError(f"axes holds {len(axes)} Axes for {len(measures)} measures: pass as many.")
     for ax, name in zip(axes, measures, strict=True):
-        shown = audit.summary[audit.summary["measure"] == name]
+        shown = summary[summary["measure"] == name]
         _draw(ax, shown[shown["cell"] != "all"] if name in ONLY_CELLS else shown)
-        _dress(ax, name)
-    _explain(axes, audit)
+        _dress(ax, *labels[name])
+    _explain(axes, title)
     return np.asarray(axes)
 
 
@@ -119,10 +174,9 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
         ax.fill_between(rows["generation"], low, high, color=color, alpha=0.13, lw=0)
 
 
-def _dress(ax: Axes, name: str) -> None:
+def _dress(ax: Axes, label: str, ideal: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    label, ideal = LABELS[name]
     if ideal is not None:
         ax.axhline(ideal, color=PALE, lw=1, ls=(0, (4, 3)), zorder=0)
     ax.set_xlabel("generation")
@@ -133,8 +187,7 @@ def _dress(ax: Axes, name: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _explain(axes: Any, audit: Any) -> None:
-    title = f"Trained on its own samples: {audit.mode}, cells {audit.conditions}"
+def _explain(axes: Any, title: str) -> None:
     axes[0].set_title(title, loc="left", fontsize=10, weight="bold")
     # From the panel with most lines, since not all show the whole table.
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda h: len(h[1]))

@@ -38,7 +38,7 @@ def generate_rows(
     rows : LabelledRows
     """
     rng = np.random.default_rng(seed)
-    rows = data.editing
+    rows = data.editing.repeated(data.n_groups)
     row_bytes = math.prod(rows.X.item_shape) * rows.X.dtype.itemsize
     most = max(2, MOST_BYTES // max(1, row_bytes))
     cells = rows.cells(data.n_groups).numpy()

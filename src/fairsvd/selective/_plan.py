@@ -119,7 +119,7 @@ class Plan(Task):
 
     def scores(self) -> tuple[Gradients, Gradients]:
         """Compute absolute differences of mean gradients: real to biased, biased to balanced."""
-        data, real = self.data, self.data.editing
+        data, real = self.data, self.data.editing.repeated(self.data.n_groups)
         equal = torch.full((len(real),), 1 / len(real), dtype=torch.float64)
         (of_real,) = compute_mean_gradients(self.module, data, real, [equal])
         weights = [self._cell_weights(None)]

@@ -52,7 +52,8 @@ def estimate_shares(
         Adds up to 1; a class has its share of the real rows.
     """
     rng = np.random.default_rng(seed)
-    real, y = _features(module, data, data.editing, rng)
+    rows = data.editing.repeated(data.n_groups)
+    real, y = _features(module, data, rows, rng)
     generated, cells = _features(module, data, synthetic, rng, n_groups)
     means = np.zeros((data.n_classes * n_groups, generated.shape[1]))
     for cell in np.unique(cells):
@@ -61,7 +62,7 @@ def estimate_shares(
     spread = np.atleast_2d(spread)
     spread += RIDGE * max(np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
     whiten = np.linalg.cholesky(np.linalg.inv(spread)).T
-    counts = np.bincount(data.editing.y.numpy(), minlength=data.n_classes) / len(data.editing)
+    counts = np.bincount(rows.y.numpy(), minlength=data.n_classes) / len(rows)
     shares = np.zeros((data.n_classes, n_groups))
     for k in np.flatnonzero(counts):
         group_means = whiten @ means[k * n_groups : (k + 1) * n_groups].T

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arrays import LabelledRows, read_ahead, to_device
+from ..arrays import LabelledRows, draw_order, read_ahead, to_device
 
 __all__ = ["AHEAD", "Batch", "CellBatches", "RowBatches", "cell_shares"]
 
@@ -90,7 +90,7 @@ class CellBatches:
 
     So every step sees the small cells; weights restore the shares. If there are more cells than
     ``batch_size``, each batch holds one row of that many cells. A batch has at most as many rows as
-    there are.
+    there are. Within a cell a row is drawn as often as its weight says.
 
     Parameters
     ----------
@@ -120,12 +120,14 @@ class CellBatches:
     ) -> None:
         cells = rows.cells(n_groups)
         counts = torch.bincount(cells, minlength=n_classes * n_groups)
-        table = counts.reshape(n_classes, n_groups).numpy()
+        table = rows.count_cells(n_classes, n_groups).numpy()
         self.rows, self.generator, self.device, self.dtype = rows, generator, device, dtype
         self.order = torch.argsort(cells, stable=True)
         self.present = torch.nonzero(counts).flatten()
         self.counts = counts[self.present]
         self.starts = counts.cumsum(0)[self.present] - self.counts
+        # Of the rows in their order: the weight of each and of all before it.
+        self.reached = None if rows.weights is None else rows.weights[self.order].cumsum(0)
         batch_size = min(batch_size, len(rows))
         self.n_cells = min(len(self.present), batch_size)
         self.per_cell = max(1, batch_size // len(self.present))
@@ -152,9 +154,18 @@ class CellBatches:
     def _draw(self) -> tuple[Tensor, Tensor, int | None]:
         cells = self._draw_cells()
         draws = torch.rand(len(cells), generator=self.generator, dtype=torch.float64)
-        within = (draws * self.counts[cells]).long()
-        positions = self.order[self.starts[cells] + within]
-        return cells, positions, self.rows.X.draw_seed(self.generator)
+        return cells, self.order[self._place(cells, draws)], self.rows.X.draw_seed(self.generator)
+
+    def _place(self, cells: Tensor, draws: Tensor) -> Tensor:
+        """Find the rows of cells, by their place in the order, for draws from [0, 1)."""
+        starts, counts = self.starts[cells], self.counts[cells]
+        if self.reached is None:
+            return starts + (draws * counts).long()
+        ends = torch.cat([self.reached.new_zeros(1), self.reached])
+        before, upto = ends[starts], ends[starts + counts]
+        found = torch.searchsorted(self.reached, before + draws * (upto - before), right=True)
+        # Rounding may step over the end of a cell.
+        return found.clamp(min=starts, max=starts + counts - 1)
 
     def _draw_cells(self) -> Tensor:
         cells = torch.arange(len(self.present))
@@ -180,6 +191,7 @@ class RowBatches:
     Parameters
     ----------
     rows : LabelledRows
+        In every pass a row occurs as often as its own weight says, rounded down or up at random.
     batch_size : int
         Rows per batch; the last batch of a pass has the rest.
     generator : torch.Generator
@@ -187,7 +199,7 @@ class RowBatches:
     dtype : torch.dtype
         Of X and of the weights.
     weights : Tensor of shape (n_rows,), optional
-        Weight of each row in the cross-entropy; None: all are 1.
+        Further weight of each row in the cross-entropy; None: all are 1.
     """
 
     def __init__(
@@ -229,7 +241,7 @@ class RowBatches:
                 yield Batch(next(X), y[at], groups[at], of_loss, alike)
 
     def _draw_pass(self) -> list[Tensor]:
-        order = torch.randperm(len(self.rows), generator=self.generator)
+        order = draw_order(len(self.rows), self.rows.weights, self.generator)
         steps = list(order.split(self.batch_size))
         if len(steps[-1]) == 1 < len(order):
             # A row alone has no deviation to be normalised by; the first one keeps it company.

@@ -1,7 +1,8 @@
-"""An audit of a generator that is trained on its own samples."""
+"""Audits of generators and classifiers that are trained on their own output."""
 
 from __future__ import annotations
 
 from ._audit import autophagy_audit
+from ._feedback import feedback_audit
 
-__all__ = ["autophagy_audit"]
+__all__ = ["autophagy_audit", "feedback_audit"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,10 @@ from sklearn.utils import Bunch
 
 from ..._parallel import in_parallel
 from ..._rng import resolve_seed
-from ...base import progress_bar
 from ..cells import cell_of_rows, read_rows
 from ._loop import Loop, Rows, resolve_conditions
 from ._measures import MEASURES
+from ._summary import check_counts, check_quantiles, summarise, with_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +112,7 @@ def autophagy_audit(
     See Also
     --------
     fairsvd.report.plot_autophagy : Plot the summary.
+    fairsvd.feedback_audit : The same for classifiers that label each other's training rows.
 
     Notes
     -----
@@ -158,9 +159,12 @@ def autophagy_audit(
         detector,
     )
     seeds = np.random.SeedSequence(resolve_seed(random_state)).spawn(n_seeds)
-    records = _with_bar(in_parallel(loop.run, list(enumerate(seeds)), n_jobs), n_seeds, verbose)
+    loops = in_parallel(loop.run, list(enumerate(seeds)), n_jobs)
+    records = with_bar(loops, n_seeds, verbose, "autophagy_audit")
     runs = _make_table(records, loop.keys, pairs=loop.pairs, has_labels=y is not None)
-    return Bunch(runs=runs, summary=_summarise(runs, quantiles), mode=mode, conditions=resolved)
+    return Bunch(
+        runs=runs, summary=summarise(runs, MEASURES, quantiles), mode=mode, conditions=resolved
+    )
 
 
 def _check(
@@ -172,28 +176,14 @@ def _check(
     n_samples: Any,
     quantiles: tuple[float, float],
 ) -> None:
-    counts = {"n_generations": n_generations, "n_seeds": n_seeds, "n_samples": n_samples}
-    for name, value in counts.items():
-        if name == "n_samples" and value is None:
-            continue
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: wanted an integer of at least 1.")
+    counts = {"n_generations": n_generations, "n_seeds": n_seeds}
+    check_counts(**counts, **({} if n_samples is None else {"n_samples": n_samples}))
     for name, value, choices in (("mode", mode, MODES), ("conditions", conditions, CONDITIONS)):
         if value not in choices:
             raise ValueError(f"{name}={value!r}: wanted one of {', '.join(choices)}.")
     if not 0 <= real_share <= 1:
         raise ValueError(f"real_share={real_share!r}: wanted a share in [0, 1].")
-    if len(quantiles) != 2 or not 0 <= quantiles[0] <= quantiles[1] <= 1:
-        raise ValueError(f"quantiles={quantiles!r}: wanted two numbers in [0, 1], in order.")
-
-
-def _with_bar(runs: Iterable[Any], n_seeds: int, verbose: int) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    with progress_bar(verbose, "autophagy_audit", unit=" loops", total=n_seeds) as progress:
-        for run in runs:
-            records += run
-            progress()
-    return records
+    check_quantiles(quantiles)
 
 
 def _make_table(
@@ -219,27 +209,3 @@ def _make_table(
     table.insert(3, "label", column_of(labels, None))
     table.insert(4, "group", column_of(groups, None))
     return table
-
-
-def _summarise(runs: pd.DataFrame, quantiles: tuple[float, float]) -> pd.DataFrame:
-    """Summarise every measure over loops, for each generation and cell."""
-    import pandas as pd
-
-    rows = []
-    for (generation, cell), part in runs.groupby(["generation", "cell"], sort=False):
-        first = {"generation": generation, "cell": cell}
-        first |= {name: part[name].iloc[0] for name in ("label", "group")}
-        for name in MEASURES:
-            values = part[name].to_numpy(dtype=np.float64)
-            rows.append(first | {"measure": name} | _summarise_loops(values, quantiles))
-    return pd.DataFrame(rows)
-
-
-def _summarise_loops(values: Any, quantiles: tuple[float, float]) -> dict[str, float]:
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return {"median": np.nan, "low": np.nan, "high": np.nan, "mean": np.nan, "n_seeds": 0}
-    # Without interpolation, since a share ratio may be infinite.
-    low, high = np.quantile(defined, quantiles, method="inverted_cdf")
-    summary = {"median": float(np.median(defined)), "low": float(low), "high": float(high)}
-    return summary | {"mean": float(defined.mean()), "n_seeds": len(defined)}
