@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairsvd.objective import GAPS, count_table, gap, soft_gap
+from fairsvd.objective import GAPS, RunningMeans, count_table, gap, soft_gap
+from fairsvd.objective._soft_gap import GapTerms, gap_of
 from helpers import EXACT, draw
 
 
@@ -150,3 +151,35 @@ def test_nothing_to_compare_is_zero_with_a_zero_gradient(name):
     assert value.item() == 0
     assert (logits.grad == 0).all()
     assert value.dtype == torch.float32
+
+
+def followed(running, positive, group):
+    """Measure the gap of rows that are all positive, three groups, and its gradient."""
+    values = torch.tensor(positive, dtype=torch.float64)
+    probabilities = torch.stack([1 - values, values], dim=1).requires_grad_()
+    y = torch.ones(len(group), dtype=torch.int64)
+    sizes = 2, 3
+    terms = GapTerms.of(y, torch.tensor(group), None, "equal_opportunity", 1, sizes, torch.float64)
+    value = gap_of(probabilities, terms, running)
+    value.backward()
+    return [value.item(), *probabilities.grad[:, 1].tolist()]
+
+
+def test_running_means_name_the_extreme_groups_and_the_batch_has_the_gradient():
+    running = RunningMeans()
+    # Of the first batch alone, as without running means.
+    first = followed(running, [0.8, 1.0, 0.5, 0.1], [0, 0, 1, 2])
+    assert first == pytest.approx([0.8, 0.5, 0.5, 0.0, -1.0])
+    assert followed(None, [0.8, 1.0, 0.5, 0.1], [0, 0, 1, 2]) == first
+    # Means .7, .55, .2 of both batches: group 0 leads, though group 1 does in this batch.
+    second = followed(running, [0.5, 0.6, 0.2, 0.4], [0, 1, 2, 2])
+    assert second == pytest.approx([0.5, 1.0, 0.0, -0.5, -0.5])
+    # Group 2 is not in the third batch: it is neither compared nor drawn to anything.
+    third = followed(running, [0.1, 0.7], [0, 1])
+    assert third == pytest.approx([0.6 - 0.5, -1.0, 1.0])
+    assert running.values[0, :, 0].tolist() == pytest.approx([0.5, 0.6, 0.2])
+    for _ in range(20):
+        followed(running, [0.5, 0.6, 0.2], [0, 1, 2])
+    # From the tenth batch on the newest weighs a tenth.
+    followed(running, [1.0, 0.6, 0.2], [0, 1, 2])
+    assert running.values[0, 0, 0].item() == pytest.approx(0.9 * 0.5 + 0.1)

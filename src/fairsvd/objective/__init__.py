@@ -23,6 +23,7 @@ from ._requirement import Requirement, Seen
 from ._requirements import CountLimit, GapLimit, MinimumRate, NoHarm, RatioLimit
 from ._resampling import resampled_counts
 from ._rule import ALPHAS, FairRule, solve_rules
+from ._soft_gap import RunningMeans
 from ._soft_statistic import SoftRows
 from ._statistics import OF_ALL_CLASSES, STATISTICS, class_mean, statistic, statistic_rows
 from ._uncertainty import GapEstimate, estimate_gaps, estimate_spread
@@ -52,6 +53,7 @@ __all__ = [
     "Rates",
     "RatioLimit",
     "Requirement",
+    "RunningMeans",
     "Seen",
     "SoftRows",
     "Verdict",

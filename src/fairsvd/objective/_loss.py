@@ -8,7 +8,7 @@ from torch import Tensor
 from ..arrays import to_device
 from ..training import Batch
 from ._constraint import Constraint
-from ._soft_gap import GapTerms, gap_of
+from ._soft_gap import GapTerms, RunningMeans, gap_of
 from ._soft_statistic import SoftRows
 
 __all__ = ["SHARPNESS", "edit_loss", "imitation_loss", "make_shift", "shift_logits"]
@@ -49,6 +49,7 @@ def edit_loss(
     n_groups: int,
     share: float = 1.0,
     sharpness: float = SHARPNESS,
+    running: RunningMeans | None = None,
 ) -> Tensor:
     """Add ``share`` times the weighted cross-entropy and ``gap_weight`` times the soft gap.
 
@@ -69,6 +70,8 @@ def edit_loss(
         Weight of the cross-entropy.
     sharpness : float, default=SHARPNESS
         Factor of the logits in the soft gap; 1: the network's own probabilities.
+    running : RunningMeans, optional
+        Say which groups are the extremes of a gap that is no requirement; None: the batch does.
     """
     logits = shift_logits(logits, margin)
     losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none")
@@ -85,7 +88,7 @@ def edit_loss(
         terms = batch.remembered(
             (gap, pos, sizes, dtype), lambda: GapTerms.of(*columns, gap, pos, sizes, dtype)
         )
-        return loss + gap_weight * gap_of(probabilities, terms)
+        return loss + gap_weight * gap_of(probabilities, terms, running)
     rows = SoftRows(probabilities, *columns, constraint.pos, n_groups)
     for requirement in constraint.requirements:
         excess = requirement.soft(rows, constraint.before)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from ..base import Task
-from ..objective import SHARPNESS, edit_loss, imitation_loss, make_shift
+from ..objective import SHARPNESS, RunningMeans, edit_loss, imitation_loss, make_shift
 from ..training import Batch
 from ._teacher import Teacher
 
@@ -31,6 +31,7 @@ def make_loss(
     share: float = 1.0,
     sharpness: float = SHARPNESS,
     loyalty: float = 0.0,
+    running: RunningMeans | None = None,
     teacher: Teacher | None = None,
     extra: ExtraLoss | None = None,
 ) -> Callable[[Batch], Tensor]:
@@ -46,7 +47,7 @@ def make_loss(
         Returns the replaced entries of the module's state; called for every batch.
     margin : float
         Operating threshold, in units of the logit margin.
-    gap_weight, share, sharpness : float
+    gap_weight, share, sharpness, running
         As in :func:`fairsvd.objective.edit_loss`.
     loyalty : float, default=0.0
         Weight of the divergence from the untouched network's probabilities, which keeps what it
@@ -59,7 +60,7 @@ def make_loss(
     """
     data = task.data
     shift = make_shift(margin, data.device, data.dtype)
-    weights = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness}
+    terms = {"gap_weight": gap_weight, "share": share, "sharpness": sharpness, "running": running}
 
     def loss(batch: Batch) -> Tensor:
         entries = state()
@@ -68,7 +69,7 @@ def make_loss(
             scale = teacher.sharpness
             value = imitation_loss(logits, batch.targets, margin=shift, sharpness=scale)
         else:
-            settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **weights}
+            settings: dict[str, Any] = {"margin": shift, "n_groups": data.n_groups, **terms}
             value = edit_loss(logits, batch, task.constraint, **settings)
         if loyalty:
             with torch.no_grad():

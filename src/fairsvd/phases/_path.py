@@ -17,11 +17,7 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread
 from ..base import Candidate, EditData, Task
 from ..networks import explaining
-from ..objective import (
-    Curves,
-    Judge,
-    Verdict,
-)
+from ..objective import Curves, Judge, RunningMeans, Verdict
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
@@ -169,10 +165,11 @@ class TuningPath(Task, Generic[E]):
             batches = make_batches(self.data, balance, rng, size=self.rows)
         else:
             schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
-        weights = {"gap_weight": self.gap_weight, "share": self.share}
+        weights: dict[str, Any] = {"gap_weight": self.gap_weight, "share": self.share}
         if self.rows is not None:
             weights["sharpness"] = BRIEF_SHARPNESS
             weights["loyalty"] = self.loyalty if self.teacher is None else 0.0
+            weights["running"] = RunningMeans()
         if self.rate_scale != 1:
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
             rate = [each * self.rate_scale for each in rates]
