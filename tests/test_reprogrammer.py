@@ -74,7 +74,7 @@ def expected_rows(X, editor, kind):
 KINDS = {
     "additive": (table, {}),
     "columns": (table, {"trigger": "patch", "columns": [4, 1]}),
-    "patch": (images, {"size": 2}),
+    "patch": (images, {"trigger": "patch", "size": 2}),
     "border": (images, {"trigger": "border", "size": 0.17}),
 }
 
@@ -192,7 +192,7 @@ def test_a_patch_covers_the_shortcut_of_images():
 
     rows, new = draw(600, 0.95, 2), draw(1200, 0.5, 1)
     network = trained(convolutions(), draw(600, 0.95, 0), n_steps=80)
-    _, editor = fit(rows, network, FairReprogrammer, size=2, max_steps=30)
+    _, editor = fit(rows, network, FairReprogrammer, trigger="patch", size=2, max_steps=30)
 
     class Untouched:
         def predict(self, X):
@@ -280,7 +280,7 @@ def test_what_takes_no_trigger_is_refused_with_the_reason():
         (table(), {"trigger": "border"}, "X is a table: pass one of additive, patch"),
         (table(), {"trigger": "patch"}, "name them in columns="),
         (table(), {"trigger": "patch", "columns": ["a"]}, "columns has 'a', but X has 6 columns"),
-        (images(), {"trigger": "tokens"}, "X is images: pass one of patch, border, additive"),
+        (images(), {"trigger": "tokens"}, "X is images: pass one of border, patch, additive"),
         (images(), {"trigger": "border", "size": 3}, "leaves nothing of images of 6 x 6"),
         (images(), {"columns": [1]}, "X are images, which have none"),
     ]:

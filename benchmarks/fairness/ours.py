@@ -224,7 +224,7 @@ OURS = {
     "trigger-adversary": own(
         "FairReprogrammer", "trigger on the input, adversary", objective="adversary"
     ),
-    "trigger-border": own("FairReprogrammer", "trigger: border of the image", trigger="border"),
+    "trigger-patch": own("FairReprogrammer", "trigger: patch in a corner", trigger="patch"),
     "trigger-additive": own("FairReprogrammer", "trigger: added to the image", trigger="additive"),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -74,8 +74,8 @@ class FairReprogrammer(TuningEditor):
         of each channel's range. "patch": the columns named in ``columns`` are replaced by
         constants, or a square in the upper left corner of an image by pixels. "border": the image
         is made smaller, and a frame of pixels is put around it. "tokens": vectors are appended to
-        the embedded tokens of a text. "auto": "additive" for tables, "patch" for images, "tokens"
-        for texts.
+        the embedded tokens of a text. "auto": "additive" for tables, "border" for images,
+        "tokens" for texts.
     size : int, float in (0, 1) or None, default=None
         Side of the patch or width of the border, in pixels or as a share of the image's shorter
         side; number of tokens; bound of an additive trigger of images. None: 30/224, 20/224, 5
@@ -287,6 +287,11 @@ class TriggerPath(TuningPath[TriggerEdit]):
     trigger: Trigger
     adversary_weight: float | None
     rate: float
+
+    @cached_property
+    def loyalty(self) -> float:
+        """Return 0: behind the trigger that it starts with the network is not the untouched one."""
+        return 0.0
 
     def candidate(self, *args: Any, **record: Any) -> Candidate:
         """Judge an edit; the record has the adversary's weight, if there is one."""
