@@ -16,6 +16,9 @@ export FAIRSVD_DATA := $(abspath ../shared/data)
 endif
 endif
 
+# Every process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 

@@ -1,5 +1,6 @@
 """Sphinx configuration: prose, a gallery of examples, and a page for every public name."""
 
+import os
 import sys
 import warnings
 
@@ -23,6 +24,17 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+# Links into the pages of other projects need their inventories, which are on the network: a build
+# makes none unless it is asked to, so that it works and looks the same everywhere.
+if os.environ.get("FAIRSVD_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "python": ("https://docs.python.org/3", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
 extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]

@@ -435,6 +435,6 @@ CHECKED = [
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
-@parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures, xfail_strict=True)
+@parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures)
 def test_scikit_learn_check(estimator, check):
     check(estimator)

@@ -261,6 +261,20 @@ def test_the_table_of_local_law_144_counts_selections(report):
     assert "'=b" in frame["group"].tolist()  # no formula for a spreadsheet
 
 
+def test_local_law_144_where_nobody_is_selected():
+    rows = table(120)
+    never = mlp()
+    never[-1].weight.data *= 0.0
+    never[-1].bias.data = torch.tensor([5.0, 0.0])
+    editor = FairLRFTransformer(never, sparsity=0, refine=None, threshold=0.5, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FairsvdWarning)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    report = FairnessReport(editor, rows.X, rows.y, rows.group)
+    frame = pd.read_csv(StringIO(report.to_ll144_csv()))
+    assert frame["selected"].tolist() == [0, 0] and frame["impact_ratio"].isna().all()
+
+
 def test_markdown_has_the_sections_of_skops_cards(report):
     from skops.card import Card
 

@@ -119,13 +119,15 @@ def find_columns(
     if missing:
         raise ValueError(
             f"there is no column {listed(missing)}; it has {listed(columns, 20)}."
-            f"{did_you_mean(missing[0], columns)}{_hint_of_headings(columns, headings)}"
+            f"{did_you_mean(missing[0], columns)}{_hint_of_form(columns, headings)}"
         )
     return [column for column in found if column is not None]
 
 
-def _hint_of_headings(columns: Sequence[str], headings: bool) -> str:
-    """Say what to pass if the first line is a row and no headings."""
+def _hint_of_form(columns: Sequence[str], headings: bool) -> str:
+    """Say what to pass if the separator was not found, or the first line is a row."""
+    if len(columns) == 1:
+        return ' The lines were read as one column: pass --sep, such as --sep " ".'
     if headings and any(_is_number(name) for name in columns):
         return (
             " If its first line holds no headings, pass --no-header: columns are then named 1, 2 "

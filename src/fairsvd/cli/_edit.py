@@ -200,7 +200,9 @@ def _write(folder: Path, model: Pipeline, card: Card, report: FairnessReport) ->
     """Write the model first and its card last, so that a folder with a card is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     persistence.save(model, folder / MODEL, overwrite=True)
-    write_reports(report, {name: folder / file for name, file in REPORTS.items()})
+    # With more than two classes nothing is a selection, which the last of them counts.
+    formats = [name for name in REPORTS if name != "ll144" or len(card.classes) == 2]
+    write_reports(report, {name: folder / REPORTS[name] for name in formats})
     checksum = digest((folder / MODEL).read_bytes())
     write_card(folder, Card(**{**vars(card), "model_sha256": checksum}))
 

@@ -6,7 +6,7 @@ import argparse
 import csv
 import gzip
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
@@ -23,6 +23,8 @@ __all__ = ["read_file"]
 SEPARATORS = (",", ";", "\t", "|")
 # Records by which the separator is found.
 SAMPLE = 50
+# Share of the records that have as many cells as the first one, where the separator is clear.
+CLEAR = 0.5
 DECIMAL_COMMA = r"\s*[+-]?\d+,\d+\s*"
 
 # Kinds of columns that stay as they are: numbers, booleans and dates.
@@ -167,19 +169,36 @@ def _find_separator(path: Path, encoding: str) -> str:
     with each separator, quotes included.
     """
 
-    def worth(separator: str) -> tuple[float, int]:
+    def widths_by(separator: str) -> list[int]:
         with _open_text(path, encoding) as lines:
             records = islice(csv.reader(lines, delimiter=separator, skipinitialspace=True), SAMPLE)
-            widths = [len(record) for record in records if record]
+            return [len(record) for record in records if record]
+
+    def worth(widths: list[int]) -> tuple[float, int]:
         if not widths or widths[0] < 2:
             return 0.0, 0
         return Counter(widths)[widths[0]] / len(widths), widths[0]
 
     try:
-        best = max(SEPARATORS, key=worth)
-        return best if worth(best)[1] else ","
+        found = {separator: widths_by(separator) for separator in SEPARATORS}
     except csv.Error as error:
         raise ValueError(f"it is no table of text ({error})") from error
+    best = max(found, key=lambda separator: worth(found[separator]))
+    share, width = worth(found[best])
+    if share < CLEAR:
+        _refuse_title(found.values())
+    return best if width else ","
+
+
+def _refuse_title(found: Iterable[list[int]]) -> None:
+    """Refuse a file whose first line alone has another number of cells, such as a title."""
+    for widths in found:
+        others = set(widths[1:])
+        if len(widths) > 2 and others not in ({1}, set(widths[:1])) and len(others) == 1:
+            raise ValueError(
+                f"its first line is no row of the table, since all others have {others.pop()} "
+                "cells: remove that line"
+            )
 
 
 @contextmanager
