@@ -15,6 +15,8 @@ from fairsvd import BlindPostProcessor, FairLRFTransformer, FairLRFTransformerCV
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import Task
 from fairsvd.phases import train_cells
+from fairsvd.phases._cells import _partial_loss
+from fairsvd.training import Batch
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, skorch_net, table, trained
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
@@ -93,6 +95,13 @@ def test_a_cell_network_learns_labels_from_all_rows_and_groups_from_those_that_h
     alone = replace(task.data, partly=None)
     (few,) = train_cells(replace(task, data=alone), "refit", [np.random.SeedSequence(0)])
     assert fingerprint(few) != fingerprint(network)
+
+
+def test_a_row_without_a_group_costs_the_probability_of_its_label():
+    shares = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
+    y, groups, ones = torch.tensor([1, 0]), torch.tensor([-1, 1]), torch.ones(2)
+    loss = _partial_loss(torch.log, 2, Batch(shares, y, groups, ones, ones))
+    assert np.isclose(float(loss), -(np.log(0.7) + np.log(0.3)) / 2)
 
 
 def test_shares_of_cells_take_labels_from_all_rows():

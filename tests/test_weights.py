@@ -27,8 +27,8 @@ from fairsvd import (
 )
 from fairsvd.arrays import draw_order, repeat_rows
 from fairsvd.exceptions import NetworkError
-from fairsvd.metrics import read_weights
-from fairsvd.objective import count_moves, make_judge, solve_rules
+from fairsvd.metrics import gap_table, read_weights
+from fairsvd.objective import _sweep, count_moves, make_judge, solve_rules
 from fairsvd.training import CellBatches, RowBatches
 from helpers import IGNORE_SMALL_DATA, Rows, fingerprint, mlp, skorch_net, table, trained
 
@@ -93,6 +93,14 @@ def test_the_judge_decides_as_with_repeated_rows(changes, apart):
     assert weighted[:2] == plain[:2]
     assert np.array_equal(weighted[2], plain[2]) and np.array_equal(weighted[3], plain[3])
     assert weighted[4] == plain[4]
+
+
+def test_weights_are_added_up_over_chunks_of_thresholds(monkeypatch):
+    (judge, logits), _ = judges()
+    whole = judge.curves(logits)
+    monkeypatch.setattr(_sweep, "CHUNK", 40)
+    parts = judge.curves(logits)
+    assert np.array_equal(whole.utility, parts.utility) and np.array_equal(whole.gaps, parts.gaps)
 
 
 def test_weights_with_fractions_leave_no_rest_at_the_ends():
@@ -356,3 +364,11 @@ def test_the_search_of_its_own_scores_weighted_rows():
     zero, removed, weighted = (search.cv_results_["mean_test_utility"] for search in searches)
     assert np.array_equal(zero, removed)
     assert not np.array_equal(zero, weighted)
+
+
+def test_the_table_of_gaps_counts_weights():
+    predicted = np.where(np.arange(160) % 3 == 0, 1 - ROWS.y, ROWS.y)
+    weighted = gap_table(ROWS.y, predicted, ROWS.group, sample_weight=TIMES)
+    columns = (np.repeat(each, TIMES) for each in (ROWS.y, predicted, ROWS.group))
+    assert np.allclose(weighted, gap_table(*columns))
+    assert not np.allclose(weighted, gap_table(ROWS.y, predicted, ROWS.group))

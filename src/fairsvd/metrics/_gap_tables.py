@@ -48,6 +48,7 @@ def gap_table(
     pos_label: Any = None,
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
+    sample_weight: Any = None,
 ) -> pd.DataFrame:
     """Tabulate every gap as a difference and as a ratio.
 
@@ -60,6 +61,8 @@ def gap_table(
     labels : sequence or None, default=None
         As in :func:`group_table`.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
+        As in :func:`group_table`.
+    sample_weight : array-like of shape (n_samples,), default=None
         As in :func:`group_table`.
 
     Returns
@@ -88,5 +91,6 @@ def gap_table(
         pos_label=pos_label,
         labels=labels,
         missing_group=missing_group,
+        sample_weight=sample_weight,
     )
     return gaps_frame(counts, pos)

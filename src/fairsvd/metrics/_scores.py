@@ -13,7 +13,7 @@ from ..groups import Groups, encode_groups
 from ..objective import GAPS, NoHarm, Requirement, count_table, gap, ratio
 from ._labels import check_table_size, encode_labels
 from ._measured import Rows, measure_groups
-from ._read import read_rows
+from ._read import read_rows, read_weights
 from ._registry import MEASURES, NAMES
 
 __all__ = [
@@ -131,7 +131,8 @@ def hard_counts(
     pos_label: Any = None,
     labels: Sequence[Any] | None = None,
     missing_group: str = "raise",
-) -> tuple[NDArray[np.int64], int | None, Groups]:
+    sample_weight: Any = None,
+) -> tuple[NDArray[Any], int | None, Groups]:
     """Count rows by group, true and predicted class.
 
     Parameters
@@ -144,11 +145,13 @@ def hard_counts(
         As in :func:`group_table`.
     missing_group : {"raise", "ignore", "own_group"}, default="raise"
         As in :func:`group_table`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        As in :func:`group_table`.
 
     Returns
     -------
     counts : ndarray of shape (n_groups, n_classes, n_classes), int64
-        Rows by [group, true, predicted].
+        Rows by [group, true, predicted]; float64 with weights.
     pos : int or None
         Code of the positive class; None for more than two.
     groups : Groups
@@ -158,7 +161,8 @@ def hard_counts(
     groups = encode_groups(sensitive_features, len(true), missing=missing_group)
     sizes = len(classes), groups.n_groups
     check_table_size(*sizes)
-    return count_table(true, predicted, groups.codes, *sizes), pos, groups
+    weights = None if sample_weight is None else read_weights(sample_weight, len(true))
+    return count_table(true, predicted, groups.codes, *sizes, weights), pos, groups
 
 
 def fairness_score(
