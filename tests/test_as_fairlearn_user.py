@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -277,11 +279,33 @@ def test_our_scorer_in_a_search_over_their_mitigators(credit, name, routed):
     assert search.best_index_ == 0
 
 
-def test_an_editor_in_their_reduction_is_not_possible(credit):
-    """Reductions weigh rows, and an editor's ``fit`` takes no weights."""
+@pytest.mark.parametrize("source", ["none", "a column", "a position"])
+def test_an_editor_in_their_reduction(credit, source):
+    """Reductions weigh rows; an editor among their estimators reads groups out of X or has none."""
     X, y, sex = credit
-    reduction = ExponentiatedGradient(
-        FairLRFTransformer(NET, max_steps=1, random_state=0), DemographicParity(), max_iter=1
+    columns = {"none": None, "a column": "sex", "a position": 3}[source]
+    if source != "none":
+        X = X.assign(sex=sex == "male")
+    editor = FairLRFTransformer(
+        NET,
+        # The gap of their constraint: what a reduction makes of the labels may leave cells empty.
+        constraint="demographic_parity",
+        sensitive_columns=columns,
+        sparsity=0,
+        refine=None,
+        random_state=0,
     )
-    with pytest.raises(TypeError, match="sample_weight"):
+    X = X.to_numpy(dtype=float) if source == "a position" else X
+    reduction = ExponentiatedGradient(editor, DemographicParity(), max_iter=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingSensitiveFeaturesWarning)
         reduction.fit(X, y, sensitive_features=sex)
+        alone = editor.fit(X, y).predict(X)
+    fair = reduction.predict(X, random_state=0)
+    weighted = [any("sample_weight" in n for n in p.report_.notes) for p in reduction.predictors_]
+    assert any(weighted)
+    before, after = (
+        demographic_parity_difference(y, predicted, sensitive_features=sex)
+        for predicted in (alone, fair)
+    )
+    assert before > 0.3 and after < before / 2

@@ -30,6 +30,7 @@ from fairsvd import (
     save,
 )
 from fairsvd.conformance import ConformanceConstraints
+from fairsvd.conformance import _constraints as constraints
 from fairsvd.conformance._cells import Columns
 from fairsvd.conformance._constraints import densest
 from fairsvd.exceptions import GroupError, MissingSensitiveFeaturesWarning
@@ -105,13 +106,17 @@ def test_a_sum_that_is_constant_is_the_strictest_constraint():
     assert off[1] > 0.4
 
 
-def test_the_densest_rows_are_those_of_a_kernel_density_without_the_row_itself():
+def test_the_densest_rows_are_those_of_a_kernel_density_without_the_row_itself(monkeypatch):
+    """Among 25 drawn rows, where a row that is drawn must not count for itself."""
+    monkeypatch.setattr(constraints, "MOST", 25)
     rows = np.random.default_rng(0).random((60, 2))
+    among = np.random.default_rng(1).choice(60, size=25, replace=False)
     density = [
-        KernelDensity(bandwidth=0.1).fit(np.delete(rows, i, 0)).score_samples(rows[[i]])[0]
+        KernelDensity(bandwidth=0.1).fit(rows[among[among != i]]).score_samples(rows[[i]])[0]
+        + np.log((among != i).sum())
         for i in range(60)
     ]
-    kept = densest(rows, 0.3, np.random.default_rng(0))
+    kept = densest(rows, 0.3, np.random.default_rng(1))
     np.testing.assert_array_equal(kept, rows[np.argsort(-np.array(density))[:18]])
 
 
@@ -375,6 +380,20 @@ def test_it_works_in_a_pipeline_and_a_search(kind, skewed):
     search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.predict(X).shape == y.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_with_metadata_routing_passes_the_groups(kind, skewed, routing):
+    X, y, group = skewed
+    search = GridSearchCV(
+        kind(random_state=0),
+        {"density": [0.2, 0.9]},
+        scoring=fairness_scorer("demographic_parity_difference"),
+        cv=JointStratifiedKFold(2),
+        error_score="raise",
+    )
+    search.fit(X, y, sensitive_features=group)
+    assert search.best_estimator_.groups_ == [0, 1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

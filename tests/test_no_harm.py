@@ -16,7 +16,10 @@ from fairsvd.comparison import _fine_tuning as fine_tuning
 from fairsvd.comparison._select import NEEDED
 from helpers import IGNORE_SMALL_DATA, mlp, table, trained
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
+]
 
 # Balanced accuracy and gap in each of three folds, and the number of groups that lose.
 VALUES = {

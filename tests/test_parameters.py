@@ -217,6 +217,7 @@ SHARED = {
     "utility": ["auc"],
     "threshold": [0, 1, "best"],
     "missing_group": ["drop"],
+    "flip_rate": [-0.1, 1],
     "validation": [0, 1],
     "batch_size": [0],
     "output": ["labels"],

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fairsvd.base import Candidate, Task, apply_to_copy
-from fairsvd.base._task import apply_candidate, without_gradients
+from fairsvd.base._apply import apply_candidate
+from fairsvd.base._task import without_gradients
 from fairsvd.phases import judge_state
 from helpers import fingerprint
 from tasks import small_task, smooth_net

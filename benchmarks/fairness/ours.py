@@ -207,6 +207,17 @@ OURS = {
         )
         for rank in RANKS
     },
+    "fairlrf-bases": own("FairLRFTransformer", "FairLRF, bases turn, too", refine="bases"),
+    "fairlrf-spectrum-only": own(
+        "FairLRFTransformer", "FairLRF, nothing removed", criterion="magnitude", sparsity=0.0
+    ),
+    "fairlrf-bases-only": own(
+        "FairLRFTransformer",
+        "FairLRF, nothing removed, bases turn, too",
+        criterion="magnitude",
+        sparsity=0.0,
+        refine="bases",
+    ),
     "trigger-soft-gap": own(
         "FairReprogrammer", "trigger on the input, soft gap", objective="soft_gap"
     ),

@@ -15,6 +15,7 @@ _HOMES = {
     "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
+    "AttentionTemper": "intraprocessing",
     "BiasMaskFineTuner": "masking",
     "BlindPostProcessor": "postprocessing",
     "CellSampler": "generative",

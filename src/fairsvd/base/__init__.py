@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._apply import apply_to_copy
 from ._choice import choose
 from ._editor import NetworkEditor
 from ._export import Scores
@@ -25,7 +26,7 @@ from ._registry import EDITORS, QUICK, register_editor
 from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
-from ._task import Candidate, EditData, Task, apply_to_copy
+from ._task import Candidate, EditData, Task
 from ._untouched import report_on, untouched_logits
 
 __all__ = [

@@ -22,7 +22,8 @@ from ..objective import (
     count_table,
     rows_needed,
 )
-from ._task import Candidate, EditData, apply_to_copy
+from ._apply import apply_to_copy
+from ._task import Candidate, EditData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -34,6 +34,7 @@ from ..networks import (
     share_weights,
 )
 from ..objective import Constraint
+from ._apply import apply_candidate
 from ._choice import Outcome, choose
 from ._complaints import warn_about
 from ._html import editor_html
@@ -48,7 +49,7 @@ from ._restore import restored_on_failure
 from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
-from ._task import Candidate, Task, apply_candidate, without_gradients
+from ._task import Candidate, Task, without_gradients
 from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             held = inputs.rows.subset(ready.parts.validation)
             made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
-            self._report = describe(*made, shift=self.shift_probabilities)
+            self._report = describe(*made, shift=self.shift_probabilities, flip_rate=self.flip_rate)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")

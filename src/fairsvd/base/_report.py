@@ -16,7 +16,9 @@ from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
 from ._inputs import FitInputs
-from ._report_data import ReportData, Weighted
+from ._report_data import ReportData
+from ._report_flips import say_flips
+from ._report_weights import Weighted
 from ._task import EditData
 
 __all__ = ["describe"]
@@ -38,6 +40,7 @@ def describe(
     seed: int,
     *,
     shift: bool = True,
+    flip_rate: float | None = None,
 ) -> ReportData:
     """Count the network's predictions for the validation rows, before and after the edit.
 
@@ -55,6 +58,8 @@ def describe(
         Seed of the bootstrap.
     shift : bool, default=True
         Whether the probabilities are shifted by the threshold.
+    flip_rate : float, optional
+        Share of the rows of a cell whose group may be another one; None: the groups are certain.
     """
     y, groups = held.y.numpy(), held.groups.numpy()
     sizes = len(inputs.classes), inputs.n_groups
@@ -94,7 +99,10 @@ def describe(
         certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
         weighted=Weighted.of(rows, old, new),
+        flip_rate=flip_rate,
     )
+    if flip_rate is not None:
+        report.notes.append(say_flips(report.after, constraint.gap, constraint.pos, flip_rate))
     if weights is not None:
         report.notes.append(WEIGHTED)
     report.notes.extend(_say_asked(constraint))

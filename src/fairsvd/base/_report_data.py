@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,53 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..metrics import (
-    MEASURES,
-    Compared,
-    GroupValues,
-    Rows,
-    effective_counts,
-    interval,
-    measure_counts,
-)
+from ..metrics import Compared, interval
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
+from ._report_flips import add_flips
+from ._report_measures import compare
+from ._report_weights import Weighted
 from ._summary import OVERALL, RATE_NAMES, THRESHOLD_ONLY, FairnessReport
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReportData", "Weighted"]
+__all__ = ["ReportData"]
 
 RATES = ("selection_rate", "tpr", "fpr", "accuracy")
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """What sums of weights do not tell of the rows; every array as the counts of a report.
-
-    Attributes
-    ----------
-    plain : ndarray, int64
-        Rows under the chosen network.
-    effective : ndarray, int64
-        The same in rows of equal weight that tell as much, group by group.
-    squares : (ndarray, ndarray), float64
-        Squared weights, of the untouched and the chosen network.
-    """
-
-    plain: NDArray[np.int64]
-    effective: NDArray[np.int64]
-    squares: tuple[NDArray[np.float64], NDArray[np.float64]]
-
-    @classmethod
-    def of(cls, rows: Rows, before: NDArray[np.int64], after: NDArray[np.int64]) -> Weighted | None:
-        """Count rows under both predictions; None if the rows have no weights."""
-        if rows.weights is None:
-            return None
-        old, new = (replace(rows, predicted=codes) for codes in (before, after))
-        plain = replace(new, weights=None).counts
-        return cls(plain, effective_counts(new.counts, new.squares), (old.squares, new.squares))
 
 
 @dataclass(frozen=True)
@@ -92,6 +59,8 @@ class ReportData:
         What the rows are, as the summary says it.
     weighted : Weighted or None
         None: all rows weigh the same.
+    flip_rate : float or None
+        Share of the rows of a cell whose group may be another one.
     """
 
     before: NDArray[Any]
@@ -109,6 +78,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     rows: str = "validation "
     weighted: Weighted | None = None
+    flip_rate: float | None = None
 
     @property
     def plain(self) -> NDArray[np.int64]:
@@ -204,10 +174,9 @@ class ReportData:
             for counts in (self.before, self.after, self.threshold_only)
         )
         number = self.plain.sum(axis=(1, 2))
-        total = number.sum(keepdims=True)
         frames = [
-            self._rate_frame(before, after, total, [OVERALL]),
-            self._rate_frame(before, alone, total, [THRESHOLD_ONLY]),
+            self._rate_frame(before, after, number.sum(), [OVERALL]),
+            self._rate_frame(before, alone, number.sum(), [THRESHOLD_ONLY]),
         ]
         if self.has_groups:
             labels = [str(label) for label in self.labels]
@@ -218,7 +187,7 @@ class ReportData:
         self,
         before: NDArray[Any],
         after: NDArray[Any],
-        number: NDArray[np.int64],
+        number: Any,
         labels: list[str],
     ) -> pd.DataFrame:
         import pandas as pd
@@ -250,6 +219,8 @@ class ReportData:
         met = (frame["after"] <= self.constraint.tolerance) & (not self.is_constant)
         frame["tolerance"] = np.where(asked, self.constraint.tolerance, np.nan)
         frame["met"] = [bool(each) if own else None for each, own in zip(met, asked, strict=True)]
+        if self.flip_rate is not None:
+            add_flips(frame, self.after, self.constraint.pos, self.flip_rate)
         return frame
 
     def constraint_frame(self) -> pd.DataFrame:
@@ -278,25 +249,10 @@ class ReportData:
     @cached_property
     def compared(self) -> tuple[Compared, Compared]:
         """Every measure of every group, before and after."""
-        pos, n = self.constraint.pos, len(self.labels)
         squares = (None, None) if self.weighted is None else self.weighted.squares
         tables = zip((self.before, self.after), squares, self.scores, strict=True)
-        found = []
-        for counts, square, scores in tables:
-            both = _with_overall(counts)
-            own_squares = None if square is None else _with_overall(square)
-            of_all = {
-                name: measure_counts(name, both, pos, own_squares)
-                if line.of_scores is None
-                else GroupValues(*scores[name])
-                for name, line in MEASURES.items()
-                if line.of_scores is None or name in scores
-            }
-            own = {name: GroupValues(*(each[:n] for each in v)) for name, v in of_all.items()}
-            overall = {name: GroupValues(*(each[-1:] for each in v)) for name, v in of_all.items()}
-            effective = None if square is None else effective_counts(counts, square)
-            found.append(Compared(own, overall, self.labels, pos, counts, effective))
-        return found[0], found[1]
+        first, second = (compare(*each, self.labels, self.constraint.pos) for each in tables)
+        return first, second
 
     def measure_frame(self) -> pd.DataFrame:
         """Every measure of every group, before and after, with the interval of the latter."""
@@ -328,8 +284,3 @@ class ReportData:
             about = (each.change, each.lost, each.gained, each.rows, verdict)
             rows.append((self.name(each.group), self.rate_in_words(each), *about))
         return pd.DataFrame(rows, columns=columns).set_index(["group", "rate"])
-
-
-def _with_overall(counts: NDArray[Any]) -> NDArray[Any]:
-    """Add the rows of all groups as one more group."""
-    return np.concatenate([counts, counts.sum(axis=0, keepdims=True)])

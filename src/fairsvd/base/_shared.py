@@ -71,6 +71,11 @@ class SharedParameters:
     missing_group : {"raise", "ignore", "keep", "own_group"}, default="raise"
         What happens to rows whose group is missing: an error; they are left out; they are kept for
         what needs no group (see the guide on partly known groups); or they are a group "missing".
+    flip_rate : float in [0, 1) or None, default=None
+        For groups that are a proxy, or a record with errors: the share of the rows of every group
+        and label that may belong to another group. The report then says so, and what the gaps
+        between the true groups may be; the edit does not change. See
+        :func:`fairsvd.metrics.noisy_gap`.
     validation : float in (0, 1) or splitter, default=0.25
         Rows on which candidates are chosen: a share of every (label, group) cell, or a splitter
         of exactly one split.
@@ -135,6 +140,7 @@ class SharedParameters:
     missing_group: str = parameter(
         StrOptions({"raise", "ignore", "keep", "own_group"}), default="raise"
     )
+    flip_rate: float | None = parameter(fraction(closed="left"), None, default=None)
     validation: Any = parameter(fraction(closed="neither"), Splitter(), default=0.25)
     batch_size: int = parameter(positive_int(), default=256)
     device: Any = parameter(str, torch.device, None, default=None)

@@ -38,7 +38,8 @@ class FairnessReport(Bunch):
     gaps : DataFrame
         Every gap before, with the threshold only, and after; ``low`` and ``high``, a 95 % interval
         of the gap after; ``upper``, a one-sided 95 % bound; ``noise_floor``, the mean gap of equal
-        treatment on that many rows; ``tolerance``; ``met``. Empty without groups.
+        treatment on that many rows; ``tolerance``; ``met``; with ``flip_rate=`` ``true_low`` and
+        ``true_high``, bounds of the gap between the true groups. Empty without groups.
     constraints : DataFrame
         Everything that was asked, by its name: measured before and after, where smaller is better,
         the limit, and whether it is met. Empty without groups.

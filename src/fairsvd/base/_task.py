@@ -22,7 +22,6 @@ from ..networks import (
     check_rows,
     copied,
     fast_logits,
-    own_weights,
     share_weights,
     to_logits,
 )
@@ -34,8 +33,6 @@ __all__ = [
     "Candidate",
     "EditData",
     "Task",
-    "apply_candidate",
-    "apply_to_copy",
     "without_gradients",
 ]
 
@@ -294,20 +291,3 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def apply_to_copy(module: nn.Module, candidate: Candidate) -> nn.Module:
-    """Build the chosen network: a copy with the candidate's state, in evaluation mode."""
-    return apply_candidate(copied(module), candidate)
-
-
-def apply_candidate(module: nn.Module, candidate: Candidate) -> nn.Module:
-    """Give the module its own weights and the candidate's state and structure; evaluation mode."""
-    own_weights(module)
-    with torch.no_grad():
-        current = module.state_dict()
-        for name, value in candidate.state.items():
-            current[name].copy_(value)
-    if candidate.finish is not None:
-        module = candidate.finish(module)
-    return module.eval()

@@ -64,7 +64,7 @@ def plot_changes(table: pd.DataFrame, constraint: str, ax: Axes | None) -> Axes:
         label = f"{name}, {row['groups_lost']:.2g} groups lose"
         _draw_method(ax, str(name), row, number, ("fairness_change", "utility_change"), label)
     reference = table.index[table["quadrant"] == "reference"][0]
-    ax.plot(0, 0, "s", ms=7, color=INK, zorder=4, label=f"{reference} (reference)")
+    ax.plot(0, 0, "*", ms=13, color=INK, zorder=4, label=f"{reference} (reference)")
     text = "Against the reference, means over the folds with 95 % intervals. Shaded: no harm."
     dress(ax, constraint, "change of balanced accuracy", "Help and harm", text)
     ax.set_xlabel(f"fall of the {constraint.replace('_', ' ')} gap (difference of rates)")

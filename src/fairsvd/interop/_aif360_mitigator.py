@@ -18,6 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Bunch
 
+from ..base import NetworkEditor
 from ._aif360 import from_aif360, to_aif360
 from ._resample import resample_by_weight
 
@@ -64,9 +65,10 @@ class AIF360Mitigator(Transformer):
     If the editor's ``pos_label`` is None, it becomes the dataset's favourable label. ``fit`` runs
     under metadata routing, so that the groups reach the editor through a Pipeline or a search.
 
-    ``fit`` of an editor takes no weights. If the instance weights are not all equal, for instance
-    after ``Reweighing``, rows are drawn by weight; see :func:`resample_by_weight`, also for what
-    copies of rows mean for the editor's validation rows.
+    If the instance weights are not all equal, for instance after ``Reweighing``, an editor gets
+    them as ``sample_weight``. For a Pipeline or a search, whose other parts may take no weights,
+    rows are drawn by weight instead; see :func:`resample_by_weight`, also for what copies of rows
+    mean for the editor's validation rows.
 
     Examples
     --------
@@ -117,11 +119,14 @@ class AIF360Mitigator(Transformer):
         """
         d = from_aif360(dataset)
         X, y, groups = d.X, d.y, self._groups(d)
-        if np.ptp(d.sample_weight) > 0:
-            X, y, groups = resample_by_weight(X, y, groups, d.sample_weight, self.random_state)
         editor = _with_favorable(clone(self.editor), d.pos_label)
+        weights: dict[str, Any] = {}
+        if np.ptp(d.sample_weight) > 0 and isinstance(editor, NetworkEditor):
+            weights = {"sample_weight": d.sample_weight}
+        elif np.ptp(d.sample_weight) > 0:
+            X, y, groups = resample_by_weight(X, y, groups, d.sample_weight, self.random_state)
         with sklearn.config_context(enable_metadata_routing=True):
-            self.editor_ = editor.fit(X, y, sensitive_features=groups)
+            self.editor_ = editor.fit(X, y, sensitive_features=groups, **weights)
         return self
 
     def predict(self, dataset: BinaryLabelDataset) -> BinaryLabelDataset:

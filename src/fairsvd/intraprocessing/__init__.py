@@ -12,11 +12,13 @@ from ._layerwise import LayerwiseOptimizer
 from ._minimal_change import MinimalChangeTuner
 from ._perturbation import RandomPerturbation
 from ._reprogrammer import FairReprogrammer
+from ._temper import AttentionTemper
 
 __all__ = [
     "AdapterFineTuner",
     "AdversarialDebiasing",
     "AdversarialFineTuner",
+    "AttentionTemper",
     "DirectEffectFineTuner",
     "FairReprogrammer",
     "GapFineTuner",

@@ -165,7 +165,7 @@ def _make_tokens(
         )
     length = fields.shapes[names.index("input_ids")][0] if fields is not None else 0
     n_tokens = _count_tokens(module, length, size)
-    embed: Any = module.get_input_embeddings  # type: ignore[operator]
+    embed: Any = module.get_input_embeddings
     words = embed().weight.detach()
     drawn = torch.as_tensor(rng.spawn(1)[0].integers(len(words), size=n_tokens))
     centre = words[drawn.to(words.device)].to(first_parameter(module).dtype)

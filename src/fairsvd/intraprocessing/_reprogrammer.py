@@ -216,7 +216,8 @@ class FairReprogrammer(TuningEditor):
             n_steps, n_candidates = budget.count_lessons(n_steps, n_candidates, rows)
             return weights, {"n_steps": n_steps, "n_candidates": n_candidates}
         looks = budget.count_looks(FEW_LOOKS)
-        bought = budget.count_steps(looks, (1 + BACKWARDS * opposes) * budget.step_rows)
+        a_step = (1 + BACKWARDS * opposes) * budget.step_rows
+        bought = budget.count_steps(looks, a_step, budget.asked)
         n_steps = bought if self.max_steps is None else min(bought, self.max_steps)
         fields = {"n_steps": n_steps, "n_candidates": looks, "rows": budget.step_rows}
         return weights[len(weights) // 2 :][:1], fields

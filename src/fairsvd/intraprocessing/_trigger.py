@@ -127,7 +127,7 @@ class TokenTrigger(Trigger):
         """Embed the tokens, append the trigger, and let every token attend to it."""
         inputs = dict(X) if isinstance(X, Mapping) else {"input_ids": X}
         ids = inputs.pop("input_ids")
-        embed: Any = network.get_input_embeddings  # type: ignore[operator]
+        embed: Any = network.get_input_embeddings
         embedded = embed()(ids)
         own = self.value().to(embedded.dtype).expand(len(ids), -1, -1)
         beside = [len(ids), self.weight.shape[0]]
@@ -157,8 +157,9 @@ class Triggered(nn.Module):
 
     def forward(self, X: Tensor | None = None, **inputs: Tensor) -> Any:
         """Map rows, or rows by the names of the network's inputs, to the network's output."""
-        fields = None if X is None else fields_of(self.network)
+        rows: Inputs = inputs if X is None else X
+        fields = fields_of(self.network)
         if X is not None and fields is not None:
-            X, inputs = None, fields.unpack(X)
-        made = self.trigger(inputs if X is None else X, self.network)
+            rows = fields.unpack(X)
+        made = self.trigger(rows, self.network)
         return self.network(**made) if isinstance(made, Mapping) else self.network(made)

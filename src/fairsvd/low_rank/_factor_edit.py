@@ -18,7 +18,7 @@ from ..masks import MaskVariables, removed_fraction
 from ..phases import MaskedEdit
 from ._rebuild import rebuild
 
-__all__ = ["FactorEdit", "keep_all", "untouched_attributes"]
+__all__ = ["FactorEdit", "compress_all", "keep_all", "untouched_attributes"]
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,15 @@ class FactorEdit(MaskedEdit):
 
     def finish(self) -> Callable[[nn.Module], nn.Module] | None:
         """Return the compression of the chosen network, if requested."""
-        return partial(_compress, factors=self.factors) if self.compress else None
+        return partial(compress_all, factors=self.factors) if self.compress else None
 
 
 def _weight(f: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
     return f.masked(keep_u, keep_v).weight()
 
 
-def _compress(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+def compress_all(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+    """Leave the factors in the network where that is smaller."""
     for name, f in factors.items():
         compress_layer(module, name, f)
     return module

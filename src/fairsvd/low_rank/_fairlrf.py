@@ -40,6 +40,7 @@ from ..phases import (
     find_privileged,
     mask_and_tune,
 )
+from ._bases import TurnedEdit
 from ._factor_edit import FactorEdit, keep_all, untouched_attributes
 
 __all__ = ["FactorSettings", "FairLRFTransformer"]
@@ -63,13 +64,14 @@ class FactorSettings(TuningEditor):
         Diagonal curvature: empirical Fisher, or label-free generalised Gauss-Newton.
     n_rounds : int, default=1
         Rounds of removal by curvature, re-scored before each.
-    refine : {"spectrum"} or None, default="spectrum"
-        Tune singular values and biases, too. In imitation of a teacher they and the output layer
-        move together with learned masks, or after a removal by scores. Under the soft gap they are
-        tuned after the removal; with learned masks they and the output layer are also tuned with
-        nothing removed, for networks that lose too much by any removal. Under a budget
+    refine : {"spectrum", "bases"} or None, default="spectrum"
+        "spectrum": tune singular values and biases, too. In imitation of a teacher they and the
+        output layer move together with learned masks, or after a removal by scores. Under the soft
+        gap they are tuned after the removal; with learned masks they and the output layer are also
+        tuned with nothing removed, for networks that lose too much by any removal. Under a budget
         (``max_epochs``) singular vectors move, too, and masks are learned only if ``sparsity``
-        caps them.
+        caps them. "bases": beside these the leading 64 singular vectors of each side turn among
+        themselves, under a budget instead of moving freely; entries are removed before they turn.
     max_steps : int or None, default=None
         Cap on the steps of each phase. None: in imitation of a teacher one step for 25 rows, at
         least 400 and at most 500; under the soft gap ``min(300, max(30, n_rows))``, and for images
@@ -90,7 +92,7 @@ class FactorSettings(TuningEditor):
     )
     hessian: str = parameter(StrOptions({"fisher", "ggn"}), default="fisher")
     n_rounds: int = parameter(positive_int(), default=1)
-    refine: str | None = parameter(StrOptions({"spectrum"}), None, default="spectrum")
+    refine: str | None = parameter(StrOptions({"spectrum", "bases"}), None, default="spectrum")
     max_steps: int | None = parameter(positive_int(), None, default=None)
     svd_solver: str = parameter(StrOptions({"auto", "full", "randomized"}), default="auto")
     compress: bool = parameter("boolean", default=False)
@@ -135,6 +137,9 @@ class FairLRFTransformer(FactorSettings):
     balance_ : {"cells", "classes"} or None
     objective_ : {"teacher", "soft_gap"}
         What the edit followed.
+    rotations_ : dict of layer name to dict of {"U", "V"} to ndarray of shape (k, k)
+        With ``refine="bases"`` only: how the first k singular vectors turned, with a leading
+        dimension where ``masks_`` has one; empty if nothing turned.
     module_, threshold_, offset_, classes_, groups_, group_counts_, report_, history_
         See :class:`NetworkEditor`.
 
@@ -159,6 +164,11 @@ class FairLRFTransformer(FactorSettings):
     ``rank`` and ``compress`` make a small network in the same passes. The loss then also holds on
     to the untouched network's probabilities, the more the better it is, and the threshold moves
     only where that gains more than noise.
+
+    The rotations of ``refine="bases"`` follow SODA (arXiv:2405.21050), which adapts spectrum and
+    basis of diffusion models. Deviations: rotations are Cayley maps of skew matrices, tuned by
+    Adam; both sides turn, within the space that their singular vectors span; one rotation of 64
+    vectors at most stands for the paper's Kronecker products. Without turns it is "spectrum".
 
     With a teacher, masks, singular values and output layer imitate the fair Bayes rule (see
     :class:`BlindPostProcessor`) for 400 to 500 steps; 150 small steps under labels and the soft gap
@@ -198,6 +208,8 @@ class FairLRFTransformer(FactorSettings):
         ranks = resolve_ranks(task.module, names, self.rank)
         measured = factors_of(task.module, ranks, self.svd_solver, task.data.cache)
         whole = keep_all({n: f.truncated(ranks[n]) for n, f in measured.items()}, self.compress)
+        if self.refine == "bases":
+            whole = TurnedEdit.of(whole)
         privileged = find_privileged(task.data)
         by_score = self.criterion != "learned" or self.sparsity == 0
         tunes = self.refine is not None or not by_score
@@ -208,6 +220,8 @@ class FairLRFTransformer(FactorSettings):
         }
         full = resolve_ranks(task.module, names, None)
         untouched = {**shared, **untouched_attributes(whole.factors, full)}
+        if self.refine == "bases":
+            untouched["rotations_"] = {}
         yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None

@@ -87,7 +87,8 @@ def splits_of(cv: Any, inputs: FitInputs) -> list[tuple[NDArray[np.int64], NDArr
         labels = y if inputs.passed is None else inputs.passed.labels
         splits = check_cv(cv, labels, classifier=True).split(np.zeros((len(labels), 1)), labels)
         if inputs.passed is not None:
-            splits = [tuple(map(inputs.passed.within, split)) for split in splits]
+            within = inputs.passed.within
+            splits = ((within(train), within(test)) for train, test in splits)
     has_group = codes >= 0
     kept = np.ones_like(has_group) if inputs.keeps else has_group
     return [(train[kept[train]], test[has_group[test]]) for train, test in splits]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
 from ._gap_tables import gap_table, gaps_frame
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
+from ._noisy import NoisyGap, noisy_gap
 from ._read import read_weights
 from ._registry import MEASURES, METRICS, Measure
 from ._scorer import fairness_scorer
@@ -17,6 +18,7 @@ __all__ = [
     "Compared",
     "GroupValues",
     "Measure",
+    "NoisyGap",
     "Rows",
     "disparity_frame",
     "disparity_table",
@@ -31,6 +33,7 @@ __all__ = [
     "measure_counts",
     "measure_groups",
     "measures_frame",
+    "noisy_gap",
     "rates_frame",
     "read_weights",
 ]

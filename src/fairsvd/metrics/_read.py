@@ -58,6 +58,15 @@ def read_rows(
 def read_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
     """Read one weight a row.
 
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_rows,)
+    n_rows : int
+
+    Returns
+    -------
+    weights : ndarray of shape (n_rows,), float64
+
     Raises
     ------
     ValueError

@@ -12,6 +12,7 @@ from ._constraint import (
     utility_from_counts,
 )
 from ._counts import count_table
+from ._flips import FLIPPABLE, bound_under_flips
 from ._gap_names import compared
 from ._gaps import GAPS, Rates, gap, rates, ratio, soft_gap
 from ._harm import Change, Moves, count_moves, judged_rates
@@ -31,6 +32,7 @@ from ._verdict import Curves, Verdict, margin_of_threshold
 
 __all__ = [
     "ALPHAS",
+    "FLIPPABLE",
     "GAPS",
     "OF_ALL_CLASSES",
     "SHARPNESS",
@@ -62,6 +64,7 @@ __all__ = [
     "bound_ratio",
     "bound_shares",
     "bound_statistic",
+    "bound_under_flips",
     "class_mean",
     "compared",
     "count_moves",

@@ -164,7 +164,8 @@ def count_moves(
         tables = (np.stack(each) for each in (lost, gained, [positive, total - positive, total]))
         return [each[..., columns] for each in tables]
 
+    lost, gained, rows = moves(mass)
     if mass is None:
-        return Moves(*moves(None))
-    lost, gained, _ = moves(mass**2)
-    return Moves(*moves(mass), squares=lost + gained)
+        return Moves(lost, gained, rows)
+    squares = moves(mass**2)
+    return Moves(lost, gained, rows, squares[0] + squares[1])

@@ -270,9 +270,8 @@ class GapJudge(Judge):
         if tuned and self.constraint.swept:
             # Parts that are judged together share one table, which halves the counting.
             parts = self.parts if self.separate else np.zeros_like(self.parts)
-            n_parts = 2 if self.separate else 1
-            codes = self.y, self.groups, parts
-            yield from sweep(margins, *codes, self.n_groups, n_parts, self.weights)
+            codes, sizes = (self.y, self.groups, parts), (self.n_groups, 1 + int(self.separate))
+            yield from sweep(margins, *codes, *sizes, self.weights)
             return
         cuts = [margin_of_threshold(self.constraint.threshold or 0.5)]
         if tuned:

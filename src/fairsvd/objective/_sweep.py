@@ -78,7 +78,7 @@ def sweep(
         # Cuts last in memory: later sums over cells then run along the cuts, which are many.
         hits = added[start : start + size] == codes[:-1, None]
         if mass is None:
-            positive = np.cumsum(hits, axis=1, dtype=np.int64)
+            positive: NDArray[Any] = np.cumsum(hits, axis=1, dtype=np.int64)
             positive += reached
         else:
             weighted = hits * mass[start : start + size]

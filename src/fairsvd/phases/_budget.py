@@ -27,6 +27,9 @@ BRIEF_ROWS = 64
 # fell by several points.
 BRIEF_WEIGHT = 1.0
 
+# Visits of the few rows on which a network is tried before it is edited.
+TRIED = 64
+
 # At most this share of a budget is spent on judging, so that few rows are learned from enough.
 JUDGING = 1 / 3
 
@@ -154,4 +157,4 @@ def find_budget(
         return None
     n_editing, n_judged = len(data.editing), len(data.judged)
     rows = min(BRIEF_ROWS, data.batch_size, n_editing)
-    return Budget(epochs * n_editing, n_editing, n_judged, rows).less(FORWARD * n_judged)
+    return Budget(epochs * n_editing, n_editing, n_judged, rows).less(FORWARD * n_judged + TRIED)

@@ -331,7 +331,7 @@ def _loosen(path: MaskingPath[M], start: M, *, head: bool) -> tuple[M, list[Tens
     tuned = start.plain
     plain = {n: tuned[n].clone().requires_grad_() if n in tuned else v for n, v in plain.items()}
     edit, scales = start.loosen(plain)
-    rate = rate_for_depth(len(scales))
+    rate = rate_for_depth(len(path.whole.weights()))
     slow = HEAD_RATE if path.teacher is not None else rate
     rates = [slow if name in layer_parameters(module, output_layer) else rate for name in plain]
     return edit, [*scales, *plain.values()], [rate] * len(scales) + rates

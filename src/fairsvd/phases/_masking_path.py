@@ -46,6 +46,7 @@ class MaskingPath(TuningPath[M]):
         return {
             # By value: another solver has other factors of equal shape.
             "entries": self.whole.entries(),
+            "edit": type(self.whole).__name__,
             "aim": aim,
             "refines": self.refines,
             "margin": self.data.margin,
