@@ -24,7 +24,7 @@ from fairsvd import ConvNet, GapFineTuner
 from fairsvd.datasets import load_fairface, make_biased_images
 from fairsvd.report import FairnessReport
 
-N_EDIT, N_TEST, EPOCHS, MAX_STEPS = 1400, 3000, 8, 60
+N_EDIT, N_TEST, EPOCHS, MAX_STEPS = 2000, 3000, 10, 60
 NETWORK = Path(os.environ.get("FAIRSVD_DATA", "")) / "nets" / "gender_net.py"
 FACES = NETWORK.parents[1] / "fairface" / "labels.csv"
 

@@ -171,5 +171,8 @@ print(table.round(3))
 
 ax = table.plot.barh(figsize=(7, 3), color=["#0072B2", "#E69F00"])
 ax.invert_yaxis()
-ax.set_xlabel("friendly sentences taken for unfriendly ones")
+ax.set_xlabel("share of friendly sentences taken for unfriendly ones")
+ax.legend(title=None, loc="lower right")
+for bars in ax.containers:
+    ax.bar_label(bars, fmt="%.2f", padding=3)
 plt.tight_layout()
