@@ -214,7 +214,7 @@ def test_adult_is_split_within_cells_and_sex_is_no_feature():
 def test_the_demo_on_digits(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("fairsvd.networks._default.MAX_STEPS", 300)
     plot = tmp_path / "digits.png"
-    status, out, err = run(capsys, "demo", "--data", "digits", "--plot", plot, "--max-steps", 40)
+    status, out, err = run(capsys, "demo", "--data", "digits", "--plot", plot, "--max-steps", 80)
     assert (status, err) == (0, "")
     assert plot.stat().st_size > 10_000
     untouched, _, edited = tables(out)[""][1:]
