@@ -280,7 +280,7 @@ def test_what_takes_no_trigger_is_refused_with_the_reason():
         (table(), {"trigger": "border"}, "X is a table: pass one of additive, patch"),
         (table(), {"trigger": "patch"}, "name them in columns="),
         (table(), {"trigger": "patch", "columns": ["a"]}, "columns has 'a', but X has 6 columns"),
-        (images(), {"trigger": "tokens"}, "X is images: pass one of border, patch, additive"),
+        (images(), {"trigger": "tokens"}, "X is images: pass one of additive, border, patch"),
         (images(), {"trigger": "border", "size": 3}, "leaves nothing of images of 6 x 6"),
         (images(), {"columns": [1]}, "X are images, which have none"),
     ]:

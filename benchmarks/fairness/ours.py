@@ -225,7 +225,7 @@ OURS = {
         "FairReprogrammer", "trigger on the input, adversary", objective="adversary"
     ),
     "trigger-patch": own("FairReprogrammer", "trigger: patch in a corner", trigger="patch"),
-    "trigger-additive": own("FairReprogrammer", "trigger: added to the image", trigger="additive"),
+    "trigger-border": own("FairReprogrammer", "trigger: border of the image", trigger="border"),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

@@ -58,7 +58,7 @@ def make_trigger(
             raise ValueError(f"trigger={kind!r}, but the network reads tokens: pass 'tokens'.")
         return _make_tokens(module, data, size, rng)
     shape = tuple(X.item_shape)
-    legal = {1: ("additive", "patch"), 3: ("border", "patch", "additive")}.get(len(shape))
+    legal = {1: ("additive", "patch"), 3: ("additive", "border", "patch")}.get(len(shape))
     if legal is None:
         raise NetworkError(
             f"FairReprogrammer has triggers for tables, images and texts, but X has rows of the "

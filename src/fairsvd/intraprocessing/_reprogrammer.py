@@ -74,8 +74,8 @@ class FairReprogrammer(TuningEditor):
         of each channel's range. "patch": the columns named in ``columns`` are replaced by
         constants, or a square in the upper left corner of an image by pixels. "border": the image
         is made smaller, and a frame of pixels is put around it. "tokens": vectors are appended to
-        the embedded tokens of a text. "auto": "additive" for tables, "border" for images,
-        "tokens" for texts.
+        the embedded tokens of a text. "auto": "additive" for tables and
+        images, "tokens" for texts.
     size : int, float in (0, 1) or None, default=None
         Side of the patch or width of the border, in pixels or as a share of the image's shorter
         side; number of tokens; bound of an additive trigger of images. None: 30/224, 20/224, 5
