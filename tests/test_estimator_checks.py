@@ -10,6 +10,7 @@ from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from editors import registered
+from expected_failures import fails
 
 # The checks know nothing of sensitive features; no other warning is allowed.
 pytestmark = [
@@ -27,18 +28,6 @@ FIRST = QUICK.pop("FairLRFTransformer")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("networks")
-
-
-# The one check that no editor passes; with weights of 0 alone it would (test_weights.py).
-BY_DRAWS = {
-    "check_sample_weight_equivalence_on_dense_data": "which rows are set apart for validation, and "
-    "which are drawn in a training step, depends on the number of rows that are passed: rows of "
-    "weight 2 and repeated rows give equal networks in expectation only"
-}
-
-
-def fails(estimator):
-    return BY_DRAWS
 
 
 @parametrize_with_checks([FIRST], expected_failed_checks=fails)

@@ -98,7 +98,8 @@ PLAIN = [
 def test_single_values(through, value):
     again = through(value)
     assert type(again) is type(value)
-    assert repr(again) == repr(value)
+    # The order of a set is no part of it.
+    assert repr(again) == repr(value) or isinstance(value, (set, frozenset))
     if value is not pd.NA and value is not pd.NaT:
         assert again == value
 

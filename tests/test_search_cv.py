@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from expected_failures import fails
 from fairsvd import (
     FairLRFTransformer,
     FairLRFTransformerCV,
@@ -296,7 +297,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("networks")
 
 
-@parametrize_with_checks([CHECKED])
+@parametrize_with_checks([CHECKED], expected_failed_checks=fails)
 @pytest.mark.filterwarnings("ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning")
 def test_it_keeps_every_promise_of_an_estimator(estimator, check, folder):
     check(clone(estimator).set_params(memory=folder))

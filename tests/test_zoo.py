@@ -64,6 +64,8 @@ KINDS = {
 # Three steps are too few for a mask to reach zero.
 IDLE = ("FairPruner",)
 MAIN = ("ResNet", "depthwise", "ViT")
+# Their module holds the network, behind a trigger.
+TRIGGERED = ("FairReprogrammer", "FairReprogrammer, adversary")
 
 
 @cache
@@ -104,7 +106,20 @@ def test_a_rule_is_put_behind_a_network_of_the_same_kind(name):
     assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "BlindPostProcessor"])
+@pytest.mark.parametrize("kind", TRIGGERED)
+@pytest.mark.parametrize("name", MAIN)
+def test_a_trigger_is_put_before_the_network_itself(name, kind):
+    module = network(name)
+    before, process = fingerprint(module), global_state()
+    editor = fit(make(kind, module))
+    assert (fingerprint(module), global_state()) == (before, process)
+    assert fingerprint(editor.module_.network) == before
+    with torch.no_grad():
+        codes = editor.to_module()(X).argmax(1).numpy()
+    assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"BlindPostProcessor", *TRIGGERED}))
 @pytest.mark.parametrize("name", MAIN)
 def test_every_editor_edits(name, kind):
     module = network(name)
@@ -250,11 +265,17 @@ def test_features_are_what_enters_the_head(name):
     np.testing.assert_allclose(editor.transform(ROWS.X), features[0], atol=1e-5)
 
 
+def inside(module):
+    """The edited network, where the module holds it behind a trigger or below a rule."""
+    module = module.networks[0] if hasattr(module, "networks") else module
+    return getattr(module, "network", module)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("AIM-Fair", "SWiFT")])
 def test_tied_weights_stay_tied(kind):
     """They are edited once; both names of a state hold the same numbers."""
     editor = fit(make(kind, network("tied")))
-    for module in (editor.module_, editor.to_module(), copy.deepcopy(editor.module_)):
+    for module in map(inside, (editor.module_, editor.to_module(), copy.deepcopy(editor.module_))):
         assert module.second.weight is module.first.weight
         state = module.state_dict()
         assert torch.equal(state["second.weight"], state["first.weight"])
