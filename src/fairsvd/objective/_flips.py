@@ -52,12 +52,8 @@ def bound_under_flips(
     )
     low, high = np.moveaxis(bounds, -1, 0)
     if name == "equalized_odds":
-        return float(np.nanmean(_fmax(low))), float(np.nanmean(_fmax(high)))
+        low, high = np.fmax.reduce(low), np.fmax.reduce(high)
     return _mean(low), _mean(high)
-
-
-def _fmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.fmax.reduce(values, axis=0))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from ._edit import M
 from ._leaves import copy_head_and_biases
 from ._loss import State
 from ._masking_path import MaskingPath
+from ._path import judge_edits
 
 __all__ = ["LOOKS", "run_brief_masks"]
 
@@ -55,19 +56,17 @@ def run_brief_masks(path: MaskingPath[M]) -> Iterator[Candidate]:
     of_entries = [RATE / max(1.0, reach) for _, reach in entries]
     rates = [RATE] * len(scales) + of_entries + [RATE] * len(plain)
     average = Average([*scales, *(entry for entry, _ in entries), *plain.values()])
-    if path.max_removed is None:
-        whole: Iterator[tuple[int, M]] = tune_averaged(
-            path, edit.state, edit.detached, average, [], rngs[0], rates
-        )
-        yield from _judged(path, "nothing removed", whole, 0)
-        return
-    first = replace(path, n_steps=max(1, round(BEFORE * path.n_steps)), n_candidates=1)
+    first, capped = path, path.max_removed is not None
+    if capped:
+        first = replace(path, n_steps=max(1, round(BEFORE * path.n_steps)), n_candidates=1)
     shown: Iterator[tuple[int, M]] = tune_averaged(
         first, edit.state, edit.detached, average, [], rngs[0], rates
     )
-    yield from _judged(path, "nothing removed", shown, 0)
-    rest = replace(first, n_steps=max(1, path.n_steps - first.n_steps))
-    yield from _judged(path, "masks", _masked(rest, edit, average, rngs[1], rates), first.n_steps)
+    yield from judge_edits(path, "nothing removed", shown)
+    if capped:
+        rest = replace(first, n_steps=max(1, path.n_steps - first.n_steps))
+        masked = _masked(rest, edit, average, rngs[1], rates)
+        yield from judge_edits(path, "masks", masked, first.n_steps)
 
 
 def _masked(
@@ -90,12 +89,3 @@ def _masked(
 
     all_rates = [*rates, *[MASK_RATE] * len(masks.leaves)]
     return tune_averaged(path, state, shown, average, masks.leaves, rng, all_rates, masks.clamp)
-
-
-def _judged(
-    path: MaskingPath[M], stage: str, shown: Iterator[tuple[int, M]], before: int
-) -> Iterator[Candidate]:
-    for step, edit in shown:
-        logits, curves = path.measure(edit)
-        yield path.candidate(edit, stage, before + step, logits, curves)
-        del edit

@@ -31,6 +31,7 @@ __all__ = [
     "TuningPath",
     "count_best",
     "count_settling",
+    "judge_edits",
     "run_best",
     "run_paths",
     "run_phases",
@@ -397,9 +398,16 @@ def run_phases(
     if beside is not None and start is None:
         phases.append((beside[0], beside[1](path, rngs[2])))
     for name, edits in phases:
-        for step, edit in edits:
-            yield path.candidate(edit, name, step, *path.measure(edit))
-            del edit
+        yield from judge_edits(path, name, edits)
+
+
+def judge_edits(
+    path: TuningPath[E], stage: str, edits: Iterable[tuple[int, E]], before: int = 0
+) -> Iterator[Candidate]:
+    """Judge the edits (step, edit) of a stage, which begins after some steps."""
+    for step, edit in edits:
+        yield path.candidate(edit, stage, before + step, *path.measure(edit))
+        del edit
 
 
 def tune_edit(

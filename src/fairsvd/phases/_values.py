@@ -12,7 +12,7 @@ from ..base import Candidate
 from ..layers import Factors
 from ._brief import Average, tune_averaged
 from ._edit import Edit
-from ._path import TuningPath, tune_edit
+from ._path import TuningPath, judge_edits, tune_edit
 
 __all__ = ["VALUE_LOOKS", "Values", "run_brief_values", "tune_from", "tune_values"]
 
@@ -81,6 +81,4 @@ def run_brief_values(
     rates, rng = [rate] * len(leaves.tensors()), np.random.default_rng(path.seed.spawn(1)[0])
     average = Average(leaves.tensors())
     shown = tune_averaged(path, leaves.state, leaves.detached, average, [], rng, rates)
-    for step, edit in shown:
-        yield path.candidate(edit, "tune", step, *path.measure(edit))
-        del edit
+    yield from judge_edits(path, "tune", shown)
