@@ -21,6 +21,7 @@ from ..networks import (
     OutputKey,
     check_rows,
     copied,
+    entering,
     fast_logits,
     share_weights,
     to_logits,
@@ -222,6 +223,23 @@ class EditData:
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
         return with_state(module, state, call) if state else call()
+
+    def head_inputs(
+        self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what enters the output layer, (n_rows, width), and the logits in the same pass.
+
+        Both are in single precision or wider, on the CPU.
+        """
+
+        def run(X: Tensor) -> Tensor:
+            with entering(module, self.output_layer) as collected:
+                logits = self.to_logits(module(to_device(X, self.device, self.dtype)))
+            both = torch.cat([collected[-1].reshape(len(X), -1), logits], dim=1)
+            return both.to(torch.promote_types(both.dtype, torch.float32))
+
+        both = with_state(module, state, partial(fast_logits, run, rows))
+        return both[:, : -self.n_classes], both[:, -self.n_classes :]
 
 
 @dataclass(frozen=True)

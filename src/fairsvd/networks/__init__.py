@@ -8,7 +8,7 @@ from ._default import channel_statistics
 from ._explain import explaining
 from ._fields import Inputs, called_by_fields, fields_of, take_packed
 from ._finite import check_finite
-from ._inference import all_features, all_logits, fast_logits
+from ._inference import all_features, all_logits, entering, fast_logits
 from ._layout import laid_out
 from ._look import probe_rows
 from ._modules import MLP, ConvNet
@@ -44,6 +44,7 @@ __all__ = [
     "check_rows",
     "checked_logits",
     "copied",
+    "entering",
     "explaining",
     "fast_logits",
     "fewer_rows",

@@ -67,6 +67,12 @@ class Budget:
         """Take visits away."""
         return replace(self, visits=max(0.0, self.visits - visits))
 
+    def keep_features(self) -> tuple[Budget, bool]:
+        """Add a pass over the editing rows to every look, if one look can be paid; say whether."""
+        kept = replace(self, n_judged=self.n_judged + self.n_editing)
+        affordable = kept.look <= JUDGING * self.visits
+        return (kept if affordable else self), affordable
+
     def count_looks(self, most: int) -> int:
         """Count the candidates that can be judged: at least 1, at most ``most``."""
         return max(1, min(most, int(JUDGING * self.visits / max(self.look, 1e-9))))

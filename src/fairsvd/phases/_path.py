@@ -89,6 +89,8 @@ class TuningPath(Task, Generic[E]):
     rows : int, optional
         Rows of a step under a budget; a threshold is then moved only where that gains more than
         noise. None: there is no budget.
+    head : bool, default=False
+        Under a budget, tune the output layer of every candidate alone before it is judged.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -103,6 +105,7 @@ class TuningPath(Task, Generic[E]):
     n_candidates: int = 10
     rate_scale: float = 1.0
     rows: int | None = None
+    head: bool = False
 
     @cached_property
     def margin(self) -> float:
