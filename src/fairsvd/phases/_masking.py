@@ -89,7 +89,9 @@ def _plan(
     else:
         weights = brief_weights(data, gap_weight)
         n_candidates = budget.count_looks(looks)
-        n_steps = budget.count_steps(n_candidates, asked=budget.asked)
+        n_steps = budget.count_steps(
+            n_candidates, asked=budget.asked(MaskingPath.find_loyalty(data))
+        )
         n_steps = n_steps if max_steps is None else min(max_steps, n_steps)
     fields = {"n_steps": n_steps, "n_candidates": n_candidates, "rows": budget.step_rows}
     return Plan(weights, fields)
