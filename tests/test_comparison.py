@@ -28,7 +28,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fairsvd.comparison._fold as folds
+from attending import NEED_ATTENTION
 from fairsvd import (
+    AttentionNet,
     Comparison,
     ConvNet,
     FairLRFTransformer,
@@ -381,8 +383,14 @@ def test_every_name_runs(monkeypatch):
         monkeypatch.setitem(EDITORS, name, partial(kind, **PARAMETERS[name]))
     rows = table(120)
     found = compared(names(), rows)
-    assert found["error"].tolist() == [""] * len(found)
+    errors = found.set_index("method")["error"]
+    for name in NEED_ATTENTION:
+        assert errors.pop(name).str.contains("MLP has no attention layer").all()
+    assert set(errors) == {""}
     assert found.groupby("method").size().to_dict() == dict.fromkeys(names(), 2)
+    network = AttentionNet(6, 2, generator=torch.Generator().manual_seed(0))
+    attends = compared(list(NEED_ATTENTION), rows, base=skorch_net(network))
+    assert set(attends["error"]) == {""}
 
 
 def test_instances_of_fairlearn_and_aif360(task, base):

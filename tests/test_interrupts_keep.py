@@ -126,6 +126,7 @@ UNTRAINED = {
     "FairPruner, units",
     "LayerwiseOptimizer",
     "RandomPerturbation",
+    "AttentionTemper",
 }
 
 

@@ -15,6 +15,7 @@ from ._columns import Rows
 from ._demo import check_plot
 from ._features import Features
 from ._labels import as_label, known_groups, say_positive
+from ._no_harm import no_harm_content, say_no_harm
 from ._output import as_json, check_ending, say, write_table
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
     Parameters
     ----------
     options : argparse.Namespace
-        file, methods, constraints, tolerance, folds, pos_label, missing_group, seed, jobs, out,
-        json, plot.
+        file, methods, constraints, tolerance, folds, pos_label, missing_group, reference, seed,
+        jobs, out, json, plot.
     rows : Rows
     features : Features
 
@@ -78,6 +79,7 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
         constraints=constraints,
         tolerance=options.tolerance,
         pos_label=as_label(classes, options.pos_label),
+        reference=options.reference,
         n_jobs=options.jobs,
         random_state=options.seed,
         verbose=1,
@@ -89,6 +91,8 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
     if options.json:
         summary = comparison.summary().reset_index()
         content = {"about": comparison.about, "summary": summary.to_dict("records")}
+        if options.reference is not None:
+            content["no_harm"] = no_harm_content(comparison, options.reference)
         print(as_json(content), end="")
         return 0
     say(f"{options.file}: {comparison.about}")
@@ -111,9 +115,18 @@ def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
         say(f"\n{constraint.replace('_', ' ')}, means over {options.folds} folds\n")
         say(format_table(table))
         say(f"\nNo other method has more balanced accuracy and a smaller gap: {', '.join(best)}")
+        if options.reference is not None:
+            say_no_harm(comparison, constraint, options.reference)
     say(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
     say("harm: the largest fall, beyond noise, of a group's true positive or true negative rate")
     say("or, under demographic parity, of its selection rate.")
+    if options.reference is not None:
+        say("utility: the rise of balanced accuracy, fairness: the fall of the gap, both against")
+        say(f"{options.reference} in the same folds, with 95 % intervals; clear: neither holds 0.")
+        say(
+            "groups that lose: for which a rate fell beyond noise; distance: to balanced accuracy 1"
+        )
+        say("and gap 0. A method helps without harm where both go up and no group loses.")
     failures = comparison[comparison.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
         say(f"\nFailed: {method}: {error}")

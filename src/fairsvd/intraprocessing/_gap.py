@@ -218,7 +218,8 @@ class GapFineTuner(TuningEditor):
         frees_head = frees_head and has_free_head(task)
         budget, head = budget.keep_features() if frees_head else (budget, False)
         looks = budget.count_looks(VALUE_LOOKS)
-        n_steps = budget.count_steps(looks, asked=budget.asked)
+        loyalty = TuningPath.find_loyalty(task.data, self._settings(task.data, False)[1])
+        n_steps = budget.count_steps(looks, asked=budget.asked(loyalty))
         return {
             "n_steps": n_steps if self.max_steps is None else min(n_steps, self.max_steps),
             "n_candidates": looks,

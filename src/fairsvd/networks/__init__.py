@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes
+from ._attention_net import AttentionNet
 from ._copy import copied
 from ._default import channel_statistics
 from ._explain import explaining
@@ -28,6 +29,7 @@ __all__ = [
     "PROBABILITIES",
     "STEPS_A_LOOK",
     "AdoptedNetwork",
+    "AttentionNet",
     "ConvNet",
     "Inputs",
     "LayerWeight",

@@ -53,10 +53,15 @@ class Budget:
     n_judged: int
     step_rows: int
 
-    @property
-    def asked(self) -> float:
-        """Visits of a step that ask the untouched network, too."""
-        return FORWARD * self.step_rows
+    def asked(self, loyalty: float) -> float:
+        """Count the visits of a step that ask the untouched network, which the loss holds on to.
+
+        Parameters
+        ----------
+        loyalty : float
+            Weight of what the untouched network says in the loss; with 0 it is not asked.
+        """
+        return FORWARD * self.step_rows if loyalty else 0.0
 
     @property
     def look(self) -> float:

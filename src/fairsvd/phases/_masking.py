@@ -92,7 +92,9 @@ def _plan(
         weights = brief_weights(data, gap_weight)
         budget, head = budget.keep_features() if head else (budget, False)
         n_candidates = budget.count_looks(looks)
-        n_steps = budget.count_steps(n_candidates, asked=budget.asked)
+        n_steps = budget.count_steps(
+            n_candidates, asked=budget.asked(MaskingPath.find_loyalty(data))
+        )
         n_steps = n_steps if max_steps is None else min(max_steps, n_steps)
     common = {"rows": budget.step_rows, "head": head and not imitates}
     return Plan(weights, {"n_steps": n_steps, "n_candidates": n_candidates, **common})
