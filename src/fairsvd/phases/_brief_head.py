@@ -44,8 +44,12 @@ STEPS = 100
 REACH = 0.15
 
 # Weights in the loss: of the worst cell, of the soft gap as a share of the path's, and of how far
-# the logits move, in mean square. Twice the first or none of the second changed little.
-WORST, GAP_SHARE, STILL = 0.5, 0.3, 1.0
+# the logits move, in mean square. Twice the first, none of the second, and a third or three times the last changed
+# little.
+WORST, GAP_SHARE, STILL = 0.5, 0.3, 0.3
+
+# What a layer returns whose softmax or sigmoid the network returns.
+BEFORE_SOFTMAX = {"probabilities": "logits", "one_probability": "one_logit"}
 
 # A cell of fewer rows may be the worst by chance.
 FEWEST_ROWS = 20
@@ -110,6 +114,7 @@ def tune_head(
     local = {id(value): name for name, value in head.named_parameters()}
     own = layer_parameters(path.module, data.output_layer)
     of_head = {name: local[id(value)] for name, value in own.items()}
+    kind = BEFORE_SOFTMAX.get(data.kind, data.kind)
     rows = _sample(data.editing, head.in_features, rng)
     features, whole = data.head_inputs(path.module, state, rows.X)
     if features.shape[1] != head.in_features:
@@ -117,12 +122,13 @@ def tune_head(
 
     def logits(entries: Mapping[str, Tensor]) -> Tensor:
         values = {of_head[name]: value for name, value in entries.items()}
-        return to_logits(functional_call(head, values, (features,)), data.kind)
+        return to_logits(functional_call(head, values, (features,)), kind)
 
     given = {name: state[name].detach().to(features) for name in own}
     before = logits(given)
-    # What follows the layer, such as a scale, shows in the logits.
-    if before.shape != whole.shape or not torch.allclose(before, whole, 1e-3, 1e-3):
+    # What follows the layer, such as a scale, shows in the logits; a softmax shifts those of a row.
+    alike = before.shape == whole.shape
+    if not alike or not torch.allclose(centred(before), centred(whole), 1e-3, 1e-3):
         return None
     leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
     batch = _whole_batch(path, rows, features)
@@ -133,13 +139,20 @@ def tune_head(
         values = logits(leaves)
         value = edit_loss(values, everyone, path.constraint, **terms)
         worst = worst_cell(shift_logits(values, shift), everyone, data.n_groups)
-        return value - WORST * worst + STILL * (values - before).square().sum(dim=1).mean()
+        moved = (everyone.gap_weights * (values - before).square().sum(dim=1)).mean()
+        return value - WORST * worst + STILL * moved
 
-    rate = REACH / max(1.0, float(features.square().mean(dim=0).sqrt().sum()))
+    size = (batch.gap_weights[:, None] * features.square()).mean(dim=0).sqrt().sum()
+    rate = REACH / max(1.0, float(size))
     settings: dict[str, Any] = {"n_steps": STEPS, "every": STEPS, "schedule": "cosine"}
     steps = tune(loss, list(leaves.values()), repeat(batch), learning_rate=rate, **settings)
     deque(steps, maxlen=0)
     return {name: leaf.detach().to(state[name]) for name, leaf in leaves.items()}
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Shift the logits of each row to the mean 0, which changes no probability."""
+    return logits - logits.mean(dim=1, keepdim=True)
 
 
 def worst_cell(logits: Tensor, batch: Batch, n_groups: int) -> Tensor:
