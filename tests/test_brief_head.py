@@ -144,7 +144,7 @@ def test_which_output_layers_are_free(
 
 @pytest.mark.parametrize("kind", [FairLRFTransformer, GapFineTuner])
 def test_edits_of_images_end_with_the_output_layer(kind: Any) -> None:
-    """With the layer edited otherwise (factors, a scope without it) the layer is not tuned alone."""
+    """A layer that is factored, or beyond the scope, is not tuned alone."""
     rows = planted(240)
     X = rows.X.astype(np.float32)[:, None, :, None]
     module = nn.Sequential(nn.Flatten(), *network().float())

@@ -90,7 +90,7 @@ def test_a_smaller_budget_is_kept_and_no_budget_costs_more(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "parameters", "n_steps"),
     [
-        (GapFineTuner, {}, 2),
+        (GapFineTuner, {"scope": "bias"}, 2),
         (GapFineTuner, {"mode": "descent"}, 4),
         (FairReprogrammer, {}, 4),
     ],

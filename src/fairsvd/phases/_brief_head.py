@@ -44,8 +44,8 @@ STEPS = 100
 REACH = 0.15
 
 # Weights in the loss: of the worst cell, of the soft gap as a share of the path's, and of how far
-# the logits move, in mean square. Twice the first, none of the second, and a third or three times the last changed
-# little.
+# the logits move, in mean square. Twice the first, none of the second, and a third or three times
+# the last changed little.
 WORST, GAP_SHARE, STILL = 0.5, 0.3, 0.3
 
 # What a layer returns whose softmax or sigmoid the network returns.
