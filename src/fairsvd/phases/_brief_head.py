@@ -133,7 +133,11 @@ def tune_head(
     leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
     batch = _whole_batch(path, rows, features)
     shift = make_shift(path.margin, features.device, features.dtype)
-    terms = {"margin": shift, "gap_weight": GAP_SHARE * path.gap_weight, "n_groups": data.n_groups}
+    terms: dict[str, Any] = {
+        "margin": shift,
+        "gap_weight": GAP_SHARE * path.gap_weight,
+        "n_groups": data.n_groups,
+    }
 
     def loss(everyone: Batch) -> Tensor:
         values = logits(leaves)
