@@ -119,8 +119,16 @@ def test_a_trigger_is_put_before_the_network_itself(name, kind):
     assert np.array_equal(editor.classes_[codes], editor.predict(ROWS.X))
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"BlindPostProcessor", *TRIGGERED}))
-@pytest.mark.parametrize("name", MAIN)
+# What edits layer by layer meets every kind of layer; the others get all weights as they are.
+BY_LAYER = ("BMFT", "BiasMask", "FairLRF", "FairPruner", "Layerwise", "SWiFT")
+EDITED = [
+    (name, kind)
+    for kind in sorted(KINDS.keys() - {"BlindPostProcessor", *TRIGGERED})
+    for name in (MAIN if kind.startswith(BY_LAYER) else ("depthwise", "ViT"))
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), EDITED)
 def test_every_editor_edits(name, kind):
     module = network(name)
     before, process = fingerprint(module), global_state()
