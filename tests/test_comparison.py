@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -380,9 +379,10 @@ def test_every_name_runs(monkeypatch):
     for name, kind in list(EDITORS.items()):
         monkeypatch.setitem(EDITORS, name, partial(kind, **PARAMETERS[name]))
     rows = table(120)
-    found = compared(names(), rows)
+    split = next(JointStratifiedKFold(2).split(rows.X, rows.y, sensitive_features=rows.group))
+    found = compared(names(), rows, cv=[split])
     assert found["error"].tolist() == [""] * len(found)
-    assert found.groupby("method").size().to_dict() == dict.fromkeys(names(), 2)
+    assert found.groupby("method").size().to_dict() == dict.fromkeys(names(), 1)
 
 
 def test_instances_of_fairlearn_and_aif360(task, base):
@@ -526,12 +526,3 @@ def test_verbose_shows_a_bar(task, base, capsys):
     assert capsys.readouterr() == ("", "")
     compared(Stub(), task, base=base, verbose=1)
     assert "6/6" in capsys.readouterr().err
-
-
-def test_importing_it_leaves_other_packages_alone():
-    import subprocess
-
-    code = "import sys; from fairsvd import compare; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    late = {"aif360", "fairlearn", "matplotlib", "fairsvd.comparison._table"}
-    assert set(done.stdout.split()) & late == set()

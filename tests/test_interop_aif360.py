@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -450,7 +448,3 @@ def test_the_mitigator_is_imported_when_it_is_asked_for():
         interop.AIF360Mitigater  # noqa: B018
     assert fairsvd.interop.AIF360Mitigator is interop.AIF360Mitigator
     assert set(interop.__all__) <= set(dir(interop))
-    code = "import fairsvd.interop, sys; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert {b"aif360", b"fairlearn"} & {*loaded.stdout.split()} == set()
-    assert b"torch" in loaded.stdout.split()
