@@ -64,14 +64,14 @@ def network():
     return trained(mlp(), table(120))
 
 
-def search(name, editor, **settings):
+def search(name, editor, cv=None, **settings):
     """Search an editor behind a scaler."""
     grid = {f"editor__{key}": values for key, values in CONFIGURATIONS[name].grid.items()}
     return GridSearchCV(
         Pipeline([("scale", StandardScaler()), ("editor", editor)]),
         grid,
         scoring={"utility": "balanced_accuracy", "gap": fairness_scorer(GAP, **settings)},
-        cv=JointStratifiedKFold(2, **settings),
+        cv=JointStratifiedKFold(2, **settings) if cv is None else cv,
         refit=best_under_gap("utility", "gap", limit=0.5),
         error_score="raise",
     )
@@ -87,7 +87,9 @@ def check_search(found, X):
 
 def test_a_search_with_routing(routing, name, network, frame):
     X, y, sex = frame
-    check_search(search(name, make(name, network)).fit(X, y, sensitive_features=sex), X)
+    # That the groups reach the splitter is no matter of the editor: one fold is enough for most.
+    cv = None if name in TEMPLATES else [(np.arange(60), np.arange(60, 120))]
+    check_search(search(name, make(name, network), cv).fit(X, y, sensitive_features=sex), X)
 
 
 @some_editors
