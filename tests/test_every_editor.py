@@ -127,15 +127,14 @@ def test_forms_of_a_network(name):
         assert np.array_equal(editor.classes_[codes.numpy()], editor.predict(rows.X))
 
 
-@pytest.mark.parametrize("kind", ["images", "three classes", "three groups"])
+@pytest.mark.parametrize("kind", ["images", "three classes and groups"])
 def test_forms_of_data(name, kind):
     rows = {
         "images": images,
-        "three classes": lambda: table(150, n_classes=3),
-        "three groups": lambda: table(150, n_groups=3),
+        "three classes and groups": lambda: table(180, n_classes=3, n_groups=3),
     }[kind]()
     X = rows.X
-    if kind == "three groups" and name in TEMPLATES:
+    if kind != "images" and name in TEMPLATES:
         X = TensorDataset(torch.tensor(rows.X))
     n_classes = len(np.unique(rows.y))
     network = trained(mlp(n_classes) if rows.X.ndim == 2 else convolutions(n_classes), rows)
