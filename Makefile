@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-fast test-lowest test-newest test-simulated-cuda test-simulated-cuda-all \
-	test-torchvision fuzz lint types unit doctest torture docs examples bench clean
+	test-torchvision fuzz lint types unit doctest torture docs examples bench clean beside-unit
 
 help:
 	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | examples | bench | clean"
@@ -52,7 +52,13 @@ $(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/fairsvd demo
 
-test: lint types unit doctest test-simulated-cuda
+# The tests in one lane, all that needs one process in another: no core waits.
+test: $(VENV)/.for-test
+	$(MAKE) --no-print-directory -j2 unit beside-unit
+
+beside-unit: $(VENV)/.for-test
+	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory WORKERS=0 doctest test-simulated-cuda
 
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test

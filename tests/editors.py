@@ -134,6 +134,18 @@ BESIDE = {
 # Sorted: every process of a run must collect the same tests in the same order.
 CONFIGURATIONS: dict[str, Configuration] = dict(sorted({**registered(), **BESIDE}.items()))
 
+# One configuration for each way to make candidates, for what the template does for all of them:
+# networks behind the given one, paths of factors, units that go, a trigger before the network,
+# states without training, and epochs on generated rows.
+TEMPLATES = (
+    "BlindPostProcessor",
+    "FairLRFTransformer",
+    "FairPruner, units",
+    "FairReprogrammer",
+    "RandomPerturbation",
+    "SelectiveFineTuner",
+)
+
 
 def make(name: str, network: Any = None, **parameters: Any) -> NetworkEditor:
     """Make an editor by the name of its configuration, for a quick fit.
