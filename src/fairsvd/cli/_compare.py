@@ -90,7 +90,8 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
         _save_plot(comparison, options.plot)
     if options.json:
         summary = comparison.summary().reset_index()
-        content = {"about": comparison.about, "summary": summary.to_dict("records")}
+        content: dict[str, Any] = {"about": comparison.about}
+        content["summary"] = summary.to_dict("records")
         if options.reference is not None:
             content["no_harm"] = no_harm_content(comparison, options.reference)
         print(as_json(content), end="")
