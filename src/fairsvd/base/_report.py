@@ -100,6 +100,7 @@ def describe(
         n_judged=len(outcome.history) if outcome.interrupted else None,
         weighted=Weighted.of(rows, old, new),
         flip_rate=flip_rate,
+        names=inputs.names,
     )
     if flip_rate is not None:
         report.notes.append(say_flips(report.after, constraint.gap, constraint.pos, flip_rate))
@@ -125,10 +126,18 @@ def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArra
 
 def _say_asked(constraint: Constraint) -> list[str]:
     """Say what of several requirements guided the edit, and what was only checked."""
+    notes = []
+    if any(each.members is not None for each in constraint.requirements):
+        notes.append(
+            "Attributes alone were asked about: the choice, soft gaps and a teacher follow these; "
+            "what else follows a gap by its name compares the intersections."
+        )
     if not constraint.requirements or constraint.has_rule:
-        return []
+        return notes
     names = ", ".join(each.name for each in constraint.requirements)
     return [
+        *notes,
         f"No fair rule is known for {names}: methods that imitate one followed the soft form "
-        "instead, where it has one. Candidates and thresholds were chosen by the constraint itself."
+        "instead, where it has one. Candidates and thresholds were chosen by the constraint "
+        "itself.",
     ]

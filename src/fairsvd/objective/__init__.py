@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attributes import EachAttribute, OneAttribute, again_on, merge_groups, on_groups
 from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
@@ -43,6 +44,7 @@ __all__ = [
     "Constraint",
     "CountLimit",
     "Curves",
+    "EachAttribute",
     "FairRule",
     "GapEstimate",
     "GapJudge",
@@ -51,6 +53,7 @@ __all__ = [
     "MinimumRate",
     "Moves",
     "NoHarm",
+    "OneAttribute",
     "PhiObjective",
     "Rates",
     "RatioLimit",
@@ -59,6 +62,7 @@ __all__ = [
     "Seen",
     "SoftRows",
     "Verdict",
+    "again_on",
     "ask_utility",
     "bound_gap",
     "bound_ratio",
@@ -79,6 +83,8 @@ __all__ = [
     "make_judge",
     "make_shift",
     "margin_of_threshold",
+    "merge_groups",
+    "on_groups",
     "rates",
     "ratio",
     "resampled_counts",
