@@ -76,7 +76,6 @@ def describe(
     module, offset = after
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
-    alone = predict(data.untouched, offset)
     weights = None if held.weights is None else held.weights.numpy()
     rows = Rows(y, groups, *sizes, constraint.pos, weights=weights)
 
@@ -94,7 +93,7 @@ def describe(
         classes=inputs.classes,
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos, weights),
-        threshold_only=count(alone),
+        threshold_only=count(predict(data.untouched, offset)),
         scores=(scores[0], scores[1]),
         certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,

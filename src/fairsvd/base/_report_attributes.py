@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,15 +14,17 @@ from ..objective import GAPS, estimate_gaps, gap, merge_groups
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ._report_data import ReportData
-
 __all__ = ["tables_by_attribute"]
 
 
-def tables_by_attribute(data: ReportData) -> dict[str, pd.DataFrame]:
+def tables_by_attribute(data: Any) -> dict[str, pd.DataFrame]:
     """Make ``groups_by_attribute`` and ``gaps_by_attribute`` of a report.
 
     Both are empty for a single attribute. Marginal groups are sums of intersections.
+
+    Parameters
+    ----------
+    data : ReportData
     """
     import pandas as pd
 
@@ -38,7 +40,7 @@ def tables_by_attribute(data: ReportData) -> dict[str, pd.DataFrame]:
     }
 
 
-def _rates(data: ReportData, division: Groups) -> pd.DataFrame:
+def _rates(data: Any, division: Groups) -> pd.DataFrame:
     before, after, plain = (
         merge_groups(counts, division.codes.tolist(), 0)
         for counts in (data.before, data.after, data.plain)
@@ -49,7 +51,7 @@ def _rates(data: ReportData, division: Groups) -> pd.DataFrame:
     return frame
 
 
-def _gaps(data: ReportData, division: Groups) -> pd.DataFrame:
+def _gaps(data: Any, division: Groups) -> pd.DataFrame:
     import pandas as pd
 
     members, pos = division.codes.tolist(), data.constraint.pos

@@ -102,10 +102,7 @@ def run_audit(options: argparse.Namespace, rows: Rows) -> int:
     }
     counts, pos, groups = hard_counts(*data, **how)
     require_two_groups(groups)
-    plain, effective = counts, None
-    if weights is not None:
-        counts, squares = (hard_counts(*data, **how, sample_weight=w)[0] for w in _powers(weights))
-        effective = effective_counts(counts, squares)
+    plain, (counts, effective) = counts, _weigh(counts, weights, data, how)
     table = rates_frame(counts, pos, groups.labels, groups.names).assign(n=plain.sum(axis=(1, 2)))
     gaps = gap_estimates(counts, pos, stage_rng(options.seed, "bootstrap"), effective)
     gaps["ratio"] = gaps_frame(counts, pos)["ratio"]
@@ -136,8 +133,18 @@ def run_audit(options: argparse.Namespace, rows: Rows) -> int:
     return _judge(float(gaps.loc[options.gap, "difference"]), options)
 
 
-def _powers(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return weights, weights**2
+def _weigh(
+    plain: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    data: tuple[Any, Any, Any],
+    how: dict[str, Any],
+) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Add up the weights, and count rows of equal weight that tell as much."""
+    if weights is None:
+        return plain, None
+    powers = weights, weights**2
+    counts, squares = (hard_counts(*data, **how, sample_weight=each)[0] for each in powers)
+    return counts, effective_counts(counts, squares)
 
 
 def _measure(

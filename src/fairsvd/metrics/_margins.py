@@ -39,7 +39,15 @@ def divisions(read: Read, margins: bool) -> list[tuple[Rows, Groups]]:
 def margins_of(groups: Groups) -> Iterator[Groups]:
     """Yield the groups of every attribute alone, then of some of them, without all of them.
 
-    Their labels have an entry for every attribute, which is ``ALL`` where it is not looked at.
+    Parameters
+    ----------
+    groups : Groups
+        Of several attributes.
+
+    Yields
+    ------
+    groups : Groups
+        Their labels have an entry for every attribute, which is ``ALL`` where it is not looked at.
     """
     places = range(len(groups.names))
     for size in places[1:]:
@@ -54,7 +62,13 @@ def margins_of(groups: Groups) -> Iterator[Groups]:
 
 
 def name_attributes(groups: Groups) -> str:
-    """Name the attributes that the groups differ in."""
+    """Name the attributes that the groups differ in.
+
+    Parameters
+    ----------
+    groups : Groups
+        From :func:`margins_of`, or of all attributes.
+    """
     if len(groups.names) < 2:
         return groups.names[0]
     kept = [n for k, n in enumerate(groups.names) if groups.labels[0][k] is not ALL]

@@ -35,7 +35,15 @@ FEWEST_ROWS = 100
 
 
 def group_index(labels: Sequence[Any], names: Sequence[str]) -> pd.Index[Any]:
-    """Make an index of the labels of groups, with a level for each attribute."""
+    """Make an index of the labels of groups, with a level for each attribute.
+
+    Parameters
+    ----------
+    labels : sequence
+        Labels of the groups; tuples if there are several names.
+    names : sequence of str
+        Names of the attributes.
+    """
     import pandas as pd
 
     if len(names) > 1:

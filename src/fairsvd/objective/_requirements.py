@@ -22,12 +22,8 @@ from ._statistics import STATISTICS, statistic
 __all__ = ["CountLimit", "GapLimit", "MinimumRate", "NoHarm", "RatioLimit"]
 
 # The gap whose fair rule closes the difference of a statistic.
-RULED = {
-    "selection_rate": "demographic_parity",
-    "tpr": "equal_opportunity",
-    "fnr": "equal_opportunity",
-    "accuracy": "accuracy_parity",
-}
+RULED = dict.fromkeys(("tpr", "fnr"), "equal_opportunity")
+RULED |= {"selection_rate": "demographic_parity", "accuracy": "accuracy_parity"}
 HARMED = ("tpr", "tnr")
 
 
