@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._calibration import calibration_frame, calibration_table
 from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
 from ._gap_tables import gap_table, gaps_frame
 from ._margins import margins_of, name_attributes
@@ -21,6 +22,8 @@ __all__ = [
     "Measure",
     "NoisyGap",
     "Rows",
+    "calibration_frame",
+    "calibration_table",
     "disparity_frame",
     "disparity_table",
     "effective_counts",
