@@ -142,12 +142,11 @@ def _bounds(
     if not aim.requirements:
         found = estimate_gaps(counts, [aim.gap], pos, rng)[aim.gap]
         return dict(zip(names, found, strict=True))
-    asked = [
-        each.requirement if isinstance(each, OneAttribute) else each for each in aim.requirements
-    ]
-    if all(isinstance(each, GapLimit) for each in asked):
+    asked = [e.requirement if isinstance(e, OneAttribute) else e for e in aim.requirements]
+    limits = [each for each in asked if isinstance(each, GapLimit)]
+    if len(limits) == len(asked):
         bounds = []
-        for each, limit in zip(aim.requirements, asked, strict=True):
+        for each, limit in zip(aim.requirements, limits, strict=True):
             table = counts if each.members is None else merge_groups(counts, each.members, 0)
             of_gap = estimate_gaps(table, [limit.gap], pos, rng)[limit.gap]
             bounds.append(np.array(of_gap) - limit.limit + tolerance)
