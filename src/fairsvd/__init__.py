@@ -31,6 +31,7 @@ _HOMES = {
     "FairPruner": "masking",
     "FairReprogrammer": "intraprocessing",
     "GapFineTuner": "intraprocessing",
+    "EachAttribute": "objective",
     "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from .networks import AttentionNet as AttentionNet
     from .networks import ConvNet as ConvNet
     from .objective import CountLimit as CountLimit
+    from .objective import EachAttribute as EachAttribute
     from .objective import GapLimit as GapLimit
     from .objective import MinimumRate as MinimumRate
     from .objective import NoHarm as NoHarm

@@ -157,11 +157,14 @@ class EditData:
         taken from the others.
         """
         counts = self.editing.count_cells(self.n_classes, self.n_groups).numpy()
-        if self.partly is None:
-            return counts
-        of_label = self.partly.count_labels(self.n_classes).numpy()
-        known = np.maximum(counts.sum(axis=1), 1e-12)
-        return counts * (of_label / known)[:, None]
+        return counts if self.partly is None else counts * self.rows_a_group.numpy()[:, None]
+
+    @property
+    def rows_a_group(self) -> Tensor:
+        """Rows of each label, (n_classes,), for each of them whose group is known."""
+        known = self.editing.count_labels(self.n_classes).double()
+        every = known if self.partly is None else self.partly.count_labels(self.n_classes)
+        return torch.where(known > 0, every / known, 0.0)
 
     @property
     def lesson_rows(self) -> Batches:
