@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..networks import PROBABILITIES, Inputs, raw_output
 
-__all__ = ["CellNetwork", "average_cells"]
+__all__ = ["CellNetwork", "average_cells", "reset"]
 
 
 class CellNetwork(nn.Module):
@@ -43,3 +43,13 @@ class CellNetwork(nn.Module):
 def average_cells(networks: Iterable[nn.Module], X: Inputs) -> Tensor:
     """Average the probabilities (n, n_cells) that networks of the cells give rows."""
     return torch.stack([torch.softmax(network(X), dim=1) for network in networks]).mean(dim=0)
+
+
+def reset(module: nn.Module) -> bool:
+    """Initialise every parameter anew; tell whether all layers know how."""
+    layers = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    if not all(hasattr(layer, "reset_parameters") for layer in layers):
+        return False
+    for layer in layers:
+        layer.reset_parameters()  # type: ignore[operator]
+    return True
