@@ -197,7 +197,6 @@ class EditData:
         Differentiable. The pass runs in mixed precision and in parts if requested; the result is in
         full precision. ``tapped``: other tensors than the logits are taken out of the pass.
         """
-
         alone = not (tapped or X.requires_grad)
 
         def run(x: Tensor, entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
