@@ -208,9 +208,9 @@ class _Model:
         # Beyond these a value is surely too small, or too large.
         reach = REACH * spread + 4 / np.nanmin(np.where(self.rows > 0, self.rows, np.nan))
         ends = max(0.0, self.measured - floor - reach), self.measured + reach
-        # Rates of few rows are multiples of 1 / rows; the noise is not. Without half a row two groups
-        # that show no gap at all would leave no room for one; the lower bound needs none, and with
-        # it intervals of few rows covered too often.
+        # Rates of few rows are multiples of 1 / rows; the noise is not. Without half a row two
+        # groups that show no gap at all would leave no room for one. The lower bound needs none:
+        # with it intervals of few rows covered too often.
         slack = 0.5 / np.nanmax(self.rows)
 
         @cache
