@@ -28,7 +28,7 @@ from ..networks import (
 )
 from ..objective import Constraint, Judge, Verdict
 from ._lazy_state import LazyState
-from ._passes import run_pass, with_state
+from ._passes import in_parts, run_pass, with_state
 
 __all__ = [
     "Candidate",
@@ -126,6 +126,8 @@ class EditData:
         Editing rows together with those of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
+    micro_batch_size : int or None
+        Rows whose activations a step holds at once.
     """
 
     editing: LabelledRows
@@ -149,6 +151,7 @@ class EditData:
     unlabelled_weights: Tensor | None = None
     partly: LabelledRows | None = None
     certifying: LabelledRows | None = None
+    micro_batch_size: int | None = None
 
     def count_cells(self) -> NDArray[Any]:
         """Count the rows of every cell, (n_classes, n_groups); a label's share is that of all rows.
@@ -195,18 +198,22 @@ class EditData:
     ) -> Tensor:
         """Compute the module's logits for a loss, with some entries of its state replaced.
 
-        Differentiable. The pass runs in mixed precision if requested; the result is in full
-        precision. ``tapped``: other tensors than the logits are taken out of the pass.
+        Differentiable. The pass runs in mixed precision and in parts if requested; the result is in
+        full precision. ``tapped``: other tensors than the logits are taken out of the pass.
         """
+        alone = not (tapped or X.requires_grad)
 
-        def run(entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+        def run(x: Tensor, entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
             with nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype):
-                output = functional_call(module, dict(entries), (X,)) if entries else module(X)
+                output = functional_call(module, dict(entries), (x,)) if entries else module(x)
                 logits = self.to_logits(output)
-            check_rows(logits, len(X))
+            check_rows(logits, len(x))
             return logits.to(self.dtype)
 
-        return run_pass(run, module, state, self.autocast, alone=not (tapped or X.requires_grad))
+        def one(x: Tensor) -> Tensor:
+            return run_pass(partial(run, x), module, state, self.autocast, alone=alone)
+
+        return in_parts(one, X, self.micro_batch_size if alone else None)
 
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) of all editing rows in order, for passes without training.

@@ -29,6 +29,7 @@ from ..layers import chosen_weights, select_layers
 from ..masks import MaskVariables, removed_fraction
 from ..phases import (
     SPARSITIES,
+    Deferred,
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
@@ -187,7 +188,7 @@ class FairPruner(TuningEditor):
             **self._followed(task, imitates),
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
         }
-        untouched = {**shared, **whole.attributes()}
+        untouched = Deferred(shared, whole.attributes)
         yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None

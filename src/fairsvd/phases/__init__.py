@@ -19,7 +19,7 @@ from ._brief_head import has_free_head
 from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
-from ._edit import Edit, MaskedEdit, judge_state
+from ._edit import Deferred, Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
 from ._loss import make_loss
@@ -51,6 +51,7 @@ __all__ = [
     "Average",
     "Best",
     "Budget",
+    "Deferred",
     "Edit",
     "MaskedEdit",
     "MaskingPath",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..base import Candidate, Task
 from ..layers import chosen_weights, layer_parameters
-from ..masks import harden, mask_variables
+from ..masks import harden, mask_variables, packed
 from ._batches import (
     count_candidates,
     count_lessons,
@@ -243,7 +243,9 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     cache = path.cache_for(sum(value.nbytes for unit in units for value in unit.values()))
     for step, masks in cache.stream("masks", path.key() if cache.keeps else {}, train):
         hard = harden(masks, path.max_removed)
-        yield step, path.whole.remove({n: mask.to(path.data.device) for n, mask in hard.items()})
+        kept = {n: mask.to(path.data.device) for n, mask in hard.items()}
+        del hard
+        yield step, path.whole.remove(packed(kept))
 
 
 def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tuple[int, M]]:
@@ -282,7 +284,9 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
             for k, leaf in enumerate(leaves):
                 leaf.copy_(reached[f"leaf/{k}"])
         masks = harden({name: reached[f"mask/{name}"] for name in values}, path.max_removed)
-        hardened = edit.remove({n: mask.to(path.data.device) for n, mask in masks.items()})
+        kept = {n: mask.to(path.data.device) for n, mask in masks.items()}
+        hardened = edit.remove(packed(kept))
+        del masks, kept
         if not capped:
             yield step, hardened.detached()
     if capped:
