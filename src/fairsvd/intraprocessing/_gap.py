@@ -128,6 +128,9 @@ class GapFineTuner(TuningEditor):
     deep networks; the loss at the operating threshold, cell-stratified batches and the two phases
     are ours. Without sensitive features plain fine-tuning runs in either mode.
 
+    Under a budget, the default for images, the scopes "all" and "head" end with the output layer
+    alone, tuned for the worst cell as in :class:`FairLRFTransformer`.
+
     A shift adds a multiple of a ridge regression of the group on the output layer's input to the
     weights of a class; multiples up to one standard deviation of the logits are tried for each
     group and class in turn. Shifts are left out if the last layer is no ``nn.Linear``, or if there

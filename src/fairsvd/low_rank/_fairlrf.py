@@ -165,7 +165,9 @@ class FairLRFTransformer(FactorSettings):
     steps, and candidates are averages over some 100 steps; the factors keep their rank, so that
     ``rank`` and ``compress`` make a small network in the same passes. The loss then also holds on
     to the untouched network's probabilities, the more the better it is, and the threshold moves
-    only where that gains more than noise.
+    only where that gains more than noise. At last a linear output layer is tuned alone for the
+    worst (label, group) cell, on features that are kept of all rows, after last-layer retraining
+    (arXiv:2204.02937).
 
     The rotations of ``refine="bases"`` follow SODA (arXiv:2405.21050), which adapts spectrum and
     basis of diffusion models. Deviations: rotations are Cayley maps of skew matrices, tuned by

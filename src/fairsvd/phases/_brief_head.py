@@ -15,7 +15,7 @@ the worst cells of each class.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, TypeVar
@@ -109,41 +109,26 @@ def tune_head(
         The output layer's, as they are in ``state``; None if something other than a known output
         follows the layer.
     """
-    data, head = path.data, path.module.get_submodule(path.data.output_layer)
+    head = path.module.get_submodule(path.data.output_layer)
     assert isinstance(head, nn.Linear), "asked for without a free head"
-    local = {id(value): name for name, value in head.named_parameters()}
-    own = layer_parameters(path.module, data.output_layer)
-    of_head = {name: local[id(value)] for name, value in own.items()}
-    kind = BEFORE_SOFTMAX.get(data.kind, data.kind)
-    rows = _sample(data.editing, head.in_features, rng)
-    features, whole = data.head_inputs(path.module, state, rows.X)
-    if features.shape[1] != head.in_features:
+    rows = _sample(path.data.editing, head.in_features, rng)
+    found = _read_head(path, head, state, rows)
+    if found is None:
         return None
-
-    def logits(entries: Mapping[str, Tensor]) -> Tensor:
-        values = {of_head[name]: value for name, value in entries.items()}
-        return to_logits(functional_call(head, values, (features,)), kind)
-
-    given = {name: state[name].detach().to(features) for name in own}
-    before = logits(given)
-    # What follows the layer, such as a scale, shows in the logits; a softmax shifts those of a row.
-    alike = before.shape == whole.shape
-    if not alike or not torch.allclose(centred(before), centred(whole), 1e-3, 1e-3):
-        return None
-    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
-    batch = _whole_batch(path, rows, features)
+    features, run = found
+    given = {n: state[n].detach() for n in layer_parameters(path.module, path.data.output_layer)}
+    leaves = {name: value.to(features).clone().requires_grad_() for name, value in given.items()}
+    before, batch = run(leaves).detach(), _whole_batch(path, rows, features)
     shift = make_shift(path.margin, features.device, features.dtype)
-    terms: dict[str, Any] = {
-        "margin": shift,
-        "gap_weight": GAP_SHARE * path.gap_weight,
-        "n_groups": data.n_groups,
-    }
+    weight, n_groups = GAP_SHARE * path.gap_weight, path.data.n_groups
 
     def loss(everyone: Batch) -> Tensor:
-        values = logits(leaves)
-        value = edit_loss(values, everyone, path.constraint, **terms)
-        worst = worst_cell(shift_logits(values, shift), everyone, data.n_groups)
-        moved = (everyone.gap_weights * (values - before).square().sum(dim=1)).mean()
+        logits = run(leaves)
+        value = edit_loss(
+            logits, everyone, path.constraint, margin=shift, gap_weight=weight, n_groups=n_groups
+        )
+        worst = worst_cell(shift_logits(logits, shift), everyone, n_groups)
+        moved = (everyone.gap_weights * (logits - before).square().sum(dim=1)).mean()
         return value - WORST * worst + STILL * moved
 
     size = (batch.gap_weights[:, None] * features.square()).mean(dim=0).sqrt().sum()
@@ -151,7 +136,35 @@ def tune_head(
     settings: dict[str, Any] = {"n_steps": STEPS, "every": STEPS, "schedule": "cosine"}
     steps = tune(loss, list(leaves.values()), repeat(batch), learning_rate=rate, **settings)
     deque(steps, maxlen=0)
-    return {name: leaf.detach().to(state[name]) for name, leaf in leaves.items()}
+    return {name: leaf.detach().to(given[name]) for name, leaf in leaves.items()}
+
+
+def _read_head(
+    path: TuningPath[Any], head: nn.Linear, state: Mapping[str, Tensor], rows: LabelledRows
+) -> tuple[Tensor, Callable[[Mapping[str, Tensor]], Tensor]] | None:
+    """Compute what enters the output layer, and make what computes the rows' logits from that.
+
+    None: the network's logits are not the layer's, or it does not get one vector for every row.
+    """
+    data = path.data
+    local = {id(value): name for name, value in head.named_parameters()}
+    own = layer_parameters(path.module, data.output_layer)
+    of_head = {name: local[id(value)] for name, value in own.items()}
+    kind = BEFORE_SOFTMAX.get(data.kind, data.kind)
+    features, whole = data.head_inputs(path.module, state, rows.X)
+
+    def run(entries: Mapping[str, Tensor]) -> Tensor:
+        values = {of_head[name]: entries[name] for name in of_head}
+        return to_logits(functional_call(head, values, (features,)), kind)
+
+    if features.shape[1] != head.in_features:
+        return None
+    alone = run({name: state[name].detach().to(features) for name in of_head})
+    # What follows the layer, such as a scale, shows in the logits; a softmax shifts those of a row.
+    alike = alone.shape == whole.shape
+    if not alike or not torch.allclose(centred(alone), centred(whole), 1e-3, 1e-3):
+        return None
+    return features, run
 
 
 def centred(logits: Tensor) -> Tensor:
