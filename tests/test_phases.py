@@ -21,7 +21,6 @@ from fairsvd.phases import (
     TuningPath,
     make_batches,
     make_loss,
-    run_best,
     run_paths,
     run_phases,
 )
@@ -290,30 +289,6 @@ def test_a_beaten_candidate_is_left_out_but_for_its_record(n_jobs):
         assert (candidate.attributes != {}) == (candidate.finish is not None) == whole
         assert (candidate.logits is not None) == whole
         assert candidate.verdict is not None or candidate.params["p"] is None
-
-
-class Trial(SimpleNamespace):
-    """A path that shows a value when it is tried, and one more in each further candidate."""
-
-    def shortened(self):
-        return self
-
-
-@pytest.mark.parametrize("n_jobs", [None, 2])
-def test_the_path_of_the_best_trial_runs_to_its_end(n_jobs):
-    def whole(trial):
-        return candidates_of([trial.value, trial.value + 1])
-
-    def brief(trial):
-        return candidates_of([trial.value])
-
-    paths = [Trial(value=value) for value in (0.5, 0.75, 0.75, 0.25)]
-    with parallel_config("threading"):
-        found = list(run_best(paths, whole, brief, n_jobs))
-    # Of two equal trials the first counts; the record does not say which path it was.
-    values = [0.5, 0.75, 0.75, 0.25, 0.75, 1.75]
-    assert [candidate.params for candidate in found] == [{"p": value} for value in values]
-    assert [c.params["p"] for c in run_best(paths[:1], whole, brief, n_jobs)] == [0.5, 1.5]
 
 
 def test_paths_run_under_one_torch_thread():
