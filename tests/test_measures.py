@@ -264,6 +264,13 @@ def test_margins_and_intersections_stand_in_one_table_and_small_cells_are_named(
         assert gaps.loc[(name, "tpr"), "difference"] == own
 
 
+@pytest.mark.parametrize(("n_rows", "few"), [(99, "label 0: 99, label 1: 99"), (100, "")])
+def test_a_rate_of_a_hundred_rows_is_not_of_few(n_rows, few):
+    y = np.repeat([0, 1, 0, 1], [n_rows, n_rows, 200, 200])
+    group = np.repeat(["f", "m"], [2 * n_rows, 400])
+    assert group_table(y, y, group, level=0.9)["few_rows"].tolist() == [few, ""]
+
+
 def test_disparity_table_says_what_fairness_score_says():
     y, predicted, score, group, _ = draw(seed=8)
     table = disparity_table(y, predicted, group, y_score=score)
