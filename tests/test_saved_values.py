@@ -151,7 +151,7 @@ def test_masked_arrays(through):
 
 
 def test_a_masked_array_of_which_nothing_is_masked_stays_one(through):
-    """scikit-learn's tables of a search hold them: a mask of False alone is another array."""
+    """A mask that is False everywhere makes another array."""
     value = np.ma.MaskedArray([1.0, 2.0])
     assert value.mask is np.ma.nomask
     assert through(value).mask is np.ma.nomask
