@@ -55,6 +55,16 @@ def test_within_the_limit_comes_before_value(verdicts, winner):
     assert chosen(candidates).candidate.params.get("number") == winner
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_an_edit_that_could_not_predict_every_row_is_never_chosen(value):
+    """Its own verdict may come from rows on which it is finite."""
+    spoiled = torch.tensor([[0.0, 1.0], [0.0, value]])
+    candidates = [edit(0.5, 0), edit(0.9, 1, verdict=verdict(0.9), logits=spoiled)]
+    outcome = chosen(candidates)
+    assert outcome.candidate.params == {"number": 0}
+    assert [row["value"] for row in outcome.history] == [0.6, 0.5, 0.9]
+
+
 def test_every_candidate_is_a_row_of_the_record():
     candidates = [edit(0.2, 7, verdict=Verdict(-1.5, 0.7, 0.04, True, 0.66)), edit(0.4, 8)]
     outcome = chosen(candidates)

@@ -158,18 +158,40 @@ def test_an_imitation_is_judged_on_all_rows_together():
 
 def test_only_the_path_of_the_best_trial_runs_to_its_end():
     task = small_task()
-    shared = {"n_steps": 30, "seed": np.random.SeedSequence(0), "attributes": {}}
-    paths = [TuningPath.of(task, gap_weight=w, **shared) for w in (0.3, 1.0, 3.0)]
+
+    def path_for(gap_weight):
+        seed = np.random.SeedSequence(0)
+        return TuningPath.of(task, gap_weight=gap_weight, n_steps=30, seed=seed, attributes={})
+
+    paths = [path_for(gap_weight) for gap_weight in (0.3, 1.0, 3.0)]
     worth = {0.3: 0.5, 1.0: 0.9, 3.0: 0.7}
 
     def run(path):
         params = {"gap_weight": path.gap_weight, "n_steps": path.n_steps, "every": path.every}
+        # The draws of a path are the same whether it was tried in this process or not at all.
+        assert path.seed.spawn(1)[0].spawn_key == (0,)
         value = worth[path.gap_weight]
         yield Candidate({}, params, verdict=Verdict(0.0, value, 0.0, True, value))
 
     found = [tuple(c.params.values()) for c in run_best(paths, run, run, None)]
     assert found == [(0.3, 10, 2), (1.0, 10, 2), (3.0, 10, 2), (1.0, 30, 3)]
-    assert [tuple(c.params.values()) for c in run_best(paths[:1], run, run, None)] == [(0.3, 30, 3)]
+    alone = list(run_best([path_for(0.3)], run, run, None))
+    assert [tuple(c.params.values()) for c in alone] == [(0.3, 30, 3)]
+
+
+def test_an_imitation_under_a_budget_follows_its_teacher_alone():
+    """It is not held to the untouched network, as an edit under labels is."""
+    task = small_task()
+    ends = []
+    for rows in (None, 16):
+        bias = torch.tensor([0.4, -0.9], requires_grad=True)
+        shared = {"n_steps": 5, "seed": np.random.SeedSequence(0), "attributes": {}}
+        path = TuningPath.of(task, teacher=teacher_of(task), rows=rows, **shared)
+        assert path.rows is None or path.loyalty > 0.05
+        rng = np.random.default_rng(0)
+        list(path.steps(lambda leaf=bias: {"4.bias": leaf}, [bias], 0.0, rng, 0.02))
+        ends.append(bias.detach())
+    assert torch.equal(*ends)
 
 
 def test_steps_of_images_are_five_passes_and_of_lessons_one_for_25_rows():

@@ -24,7 +24,8 @@ from fairsvd import (
     fairness_scorer,
     group_table,
 )
-from fairsvd.metrics import MEASURES, disparity_table
+from fairsvd.metrics import MEASURES, Compared, disparity_table
+from fairsvd.objective import estimate_spread
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -262,6 +263,25 @@ def test_margins_and_intersections_stand_in_one_table_and_small_cells_are_named(
     for name, groups in (("sex", sensitive["sex"]), ("sex x old", sensitive)):
         own = fairness_score("tpr_difference", y, predicted, sensitive_features=groups)
         assert gaps.loc[(name, "tpr"), "difference"] == own
+
+
+@pytest.mark.parametrize(("n_rows", "few"), [(99, "label 0: 99, label 1: 99"), (100, "")])
+def test_a_rate_of_a_hundred_rows_is_not_of_few(n_rows, few):
+    y = np.repeat([0, 1, 0, 1], [n_rows, n_rows, 200, 200])
+    group = np.repeat(["f", "m"], [2 * n_rows, 400])
+    assert group_table(y, y, group, level=0.9)["few_rows"].tolist() == [few, ""]
+
+
+def test_a_ratio_is_bounded_with_half_a_row_more_of_either_outcome():
+    """3 of 20 rows and 30 of 60 are found: the logarithm's error is that of the moved shares."""
+    hits, rows = np.array([3.0, 30.0]), np.array([20.0, 60.0])
+    compared = Compared({"tpr": (hits / rows, np.zeros(2), rows)}, {}, ["f", "m"], 1)
+    low, high = compared.bound_ratio("tpr", np.random.default_rng(0), 0.9)
+    shares = (hits + 0.5) / (rows + 1)
+    errors = np.sqrt((1 - shares) / shares / (rows + 1))
+    spread = estimate_spread(np.log(shares), errors, np.random.default_rng(0), level=0.9)
+    assert (low, high) == pytest.approx((np.exp(-spread.high), np.exp(-spread.low)))
+    assert low < 0.3 < high
 
 
 def test_disparity_table_says_what_fairness_score_says():

@@ -19,6 +19,7 @@ from fairsvd.phases import (
     Best,
     MaskingPath,
     TuningPath,
+    judge_removals,
     make_batches,
     make_loss,
     run_paths,
@@ -247,6 +248,40 @@ def test_a_second_phase_starts_from_the_best_under_three_fifths_of_the_tolerance
     draws = [np.random.default_rng(each) for each in np.random.SeedSequence(1).spawn(3)]
     wanted = [rng.integers(2**40) for rng in draws]
     assert [given[name] for name in ("first", "second", "beside")] == wanted
+
+
+class Removed(Pair):
+    """An edit that removes weights, with the utility and the gap that it has."""
+
+    def state(self):
+        return self
+
+    def pack(self, params, attributes, verdict, logits):
+        return params["sparsity"], verdict.rank
+
+
+def test_a_tuning_starts_from_the_best_removal_under_three_fifths_of_the_tolerance():
+    pairs = [(0.9, 0.07), (0.8, 0.055), (0.8, 0.05), (0.7, 0.01)]
+
+    class Judging:
+        def curves(self, logits):
+            return logits
+
+        def __call__(self, pair, limit=0.1):
+            return SimpleNamespace(rank=(pair[1] <= limit, pair[0]))
+
+    removal = SimpleNamespace(
+        edits=lambda: (({"sparsity": k}, Removed(pair)) for k, pair in enumerate(pairs)),
+        data=SimpleNamespace(judge=Judging(), logits=lambda module, state: state),
+        module=None,
+        constraint=SimpleNamespace(tolerance=0.1),
+        attributes={},
+    )
+    start = Best()
+    found = list(judge_removals(removal, start))
+    # A candidate is judged at the tolerance itself.
+    assert found == [(k, (True, pair[0])) for k, pair in enumerate(pairs)]
+    assert start.value == (0.8, 0.055)
 
 
 def test_a_start_takes_the_place_of_the_first_phase_and_nothing_runs_beside_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 
 from benchmark_files import load
 from fairsvd import BlindPostProcessor, CountLimit, GapLimit, MinimumRate, NoHarm, PhiObjective
+from fairsvd.base._certificate import Ladder
 from fairsvd.exceptions import ConstraintNotMetWarning
 from fairsvd.objective import (
     GAPS,
@@ -24,10 +26,12 @@ from fairsvd.objective import (
     count_moves,
     count_table,
     gap,
+    make_judge,
     ratio,
     rows_needed,
     statistic,
 )
+from tasks import small_task
 
 pytestmark = [
     pytest.mark.slow,
@@ -220,6 +224,25 @@ def test_the_certifying_rows_have_no_part_in_the_choice(promises):
     assert second.report_.certificate.n_tested == 1
     assert second.report_.certificate.rows_needed == np.inf
     assert "no number of such rows" in str(second.report_.certificate)
+
+
+def test_rungs_are_stricter_by_what_the_bound_adds_on_the_rows_of_the_choice():
+    """Half of the judged rows are validation rows; the editing rows tell nothing of the error."""
+    task = small_task(n_rows=800)
+    judge, data = task.data.judge, task.data
+    constraint = replace(task.constraint, confidence=0.9)
+    parts = np.arange(800) % 2
+    judge = make_judge(judge.y, judge.groups, parts, 2, 2, constraint)
+    held = parts == 0
+    margins = (data.untouched[:, 1] - data.untouched[:, 0]).numpy()
+    predicted = (margins > data.margin).astype(int)
+    counts = count_table(judge.y[held], predicted[held], judge.groups[held], 2, 2)
+    asked = counts, "equalized_odds", 1
+    error = bound_gap(*asked, 0.9) - float(gap(*asked))
+    assert error > 0.05
+    *limits, last = Ladder(replace(data, judge=judge)).limits
+    assert limits == pytest.approx([0.1 - share * error for share in (1.6, 1.2, 0.9, 0.6, 0.3)])
+    assert last is None  # the constraint's own limit and target
 
 
 def test_too_few_rows_say_how_many_it_would_take(promises):

@@ -162,6 +162,28 @@ def test_one_row_is_chosen_feasible_then_by_value_then_the_earlier_candidate(fit
     assert history["chosen"].tolist().index(True) == ranks.index(max(ranks))
 
 
+def test_the_threshold_alone_is_that_of_the_edit_on_the_untouched_network():
+    rows = table(400)
+    network = trained(mlp(), rows)
+    held = np.arange(400) % 2 == 0
+    editor = RandomPerturbation(
+        network,
+        n_trials=4,
+        threshold=0.7,
+        validation=PredefinedSplit(np.where(held, 0, -1)),
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FairsvdWarning)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    with torch.no_grad():
+        shares = network(torch.tensor(rows.X[held])).softmax(dim=1)[:, 1].numpy()
+    row = editor.report_.groups.loc["threshold only"]
+    for state, threshold in (("before", 0.5), ("after", 0.7)):
+        assert row["selection_rate", state] == (shares > threshold).mean()
+        assert row["tpr", state] == (shares > threshold)[rows.y[held] == 1].mean()
+
+
 @pytest.mark.parametrize("place", [0, 2])
 def test_the_chosen_candidate_is_the_row_that_says_so(place):
     chosen = [k == place for k in range(3)]

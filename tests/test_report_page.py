@@ -127,6 +127,17 @@ def test_the_headline_is_by_the_attribute_of_the_fit():
     assert (one.main, one.attributes) == ("half", ())
 
 
+def test_the_attribute_of_the_fit_is_known_where_a_group_has_no_row():
+    rows = table(600, n_groups=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FairsvdWarning)
+        editor = GapFineTuner(trained(mlp(), rows), max_steps=2, n_teachers=1, random_state=0)
+        editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    here = rows.group < 2
+    given = pd.DataFrame({"half": np.arange(here.sum()) % 2 + 7, "group": rows.group[here]})
+    assert evaluate(editor, rows.X[here], rows.y[here], given).main == "group"
+
+
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20)])
 def test_intervals_of_shares_are_wilsons(hits, n):
     wanted = binomtest(hits, n).proportion_ci(method="wilson")

@@ -150,6 +150,13 @@ def test_masked_arrays(through):
     assert repr(again) == repr(value)
 
 
+def test_a_masked_array_of_which_nothing_is_masked_stays_one(through):
+    """A mask that is False everywhere makes another array."""
+    value = np.ma.MaskedArray([1.0, 2.0])
+    assert value.mask is np.ma.nomask
+    assert through(value).mask is np.ma.nomask
+
+
 TENSORS = [
     torch.arange(6).reshape(2, 3),
     torch.tensor(1.5, dtype=torch.bfloat16),
