@@ -123,6 +123,8 @@ class EditData:
         Weights of these; None: they weigh the same.
     partly : LabelledRows, optional
         Editing rows together with those of unknown group (-1); None: there are none of these.
+    unknown : LabelledRows, optional
+        Validation rows of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
     """
@@ -147,6 +149,7 @@ class EditData:
     unlabelled: Batches | None = None
     unlabelled_weights: Tensor | None = None
     partly: LabelledRows | None = None
+    unknown: LabelledRows | None = None
     certifying: LabelledRows | None = None
 
     def count_cells(self) -> NDArray[Any]:
