@@ -15,6 +15,7 @@ _HOMES = {
     "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
+    "AttentionNet": "networks",
     "AttentionTemper": "intraprocessing",
     "BiasMaskFineTuner": "masking",
     "BlindPostProcessor": "postprocessing",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from .model_selection import JointStratifiedKFold as JointStratifiedKFold
     from .model_selection import best_under_gap as best_under_gap
     from .networks import MLP as MLP
+    from .networks import AttentionNet as AttentionNet
     from .networks import ConvNet as ConvNet
     from .objective import CountLimit as CountLimit
     from .objective import EachAttribute as EachAttribute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._apply import apply_to_copy
 from ._choice import choose
+from ._classifying import ClassifiesByLogits
 from ._editor import NetworkEditor
 from ._export import Scores
 from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
@@ -34,6 +35,7 @@ __all__ = [
     "EDITORS",
     "QUICK",
     "Candidate",
+    "ClassifiesByLogits",
     "EditData",
     "FitInputs",
     "HasMethods",

@@ -16,6 +16,7 @@ from ._columns import Rows, split_list
 from ._demo import check_plot
 from ._features import Features
 from ._labels import as_label, known_groups, say_positive
+from ._no_harm import no_harm_content, say_no_harm
 from ._options import CONSTRAINTS
 from ._output import as_json, check_ending, say, write_table
 
@@ -45,7 +46,7 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
     ----------
     options : argparse.Namespace
         file, methods, constraints, each_attribute, tolerance, folds, pos_label, missing_group,
-        measures, seed, jobs, out, json, plot.
+        measures, reference, seed, jobs, out, json, plot.
     rows : Rows
     features : Features
 
@@ -85,6 +86,7 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
         constraints=constraints,
         tolerance=options.tolerance,
         pos_label=as_label(classes, options.pos_label),
+        reference=options.reference,
         sample_weight=None if weights is None else weights[known.to_numpy()],
         measures="all" if measures == ["all"] else measures,
         n_jobs=options.jobs,
@@ -97,10 +99,13 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
         _save_plot(comparison, options.plot)
     if options.json:
         summary = comparison.summary().reset_index()
-        content = {"about": comparison.about, "summary": summary.to_dict("records")}
+        content: dict[str, Any] = {"about": comparison.about}
+        content["summary"] = summary.to_dict("records")
         if measures is not None:
             far = comparison.disparities().reset_index()
             content["disparities"] = far.to_dict("records")
+        if options.reference is not None:
+            content["no_harm"] = no_harm_content(comparison, options.reference)
         print(as_json(content), end="")
         return 0
     say(f"{options.file}: {comparison.about}")
@@ -123,9 +128,18 @@ def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
             say("\nHow far groups differ, and the group farthest from the best value\n")
             far = comparison.disparities(constraint).droplevel("constraint")
             say(format_table(far[["difference", "ratio", "worst_group", "worst"]]))
+        if options.reference is not None:
+            say_no_harm(comparison, constraint, options.reference)
     say(f"\npsi: balanced accuracy - max(0, gap - {options.tolerance:g}), with a 95 % interval.")
     say("harm: the largest fall, beyond noise, of a group's true positive or true negative rate")
     say("or, under demographic parity, of its selection rate.")
+    if options.reference is not None:
+        say("utility: the rise of balanced accuracy, fairness: the fall of the gap, both against")
+        say(f"{options.reference} in the same folds, with 95 % intervals; clear: neither holds 0.")
+        say(
+            "groups that lose: for which a rate fell beyond noise; distance: to balanced accuracy 1"
+        )
+        say("and gap 0. A method helps without harm where both go up and no group loses.")
     failures = comparison[comparison.failed].drop_duplicates(["method", "error"])
     for method, error in zip(failures["method"], failures["error"], strict=True):
         say(f"\nFailed: {method}: {error}")

@@ -182,6 +182,12 @@ def _compare(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_each_attribute(compare)
     add_tolerance(compare)
+    compare.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="the method that the others are judged against by the no-harm protocol, added if it "
+        "is missing: fine-tuning is the network tuned as well but for nothing else",
+    )
     compare.add_argument("--folds", type=int, default=5, metavar="N", help="(default: %(default)s)")
     add_classes(compare)
     add_weights(compare)

@@ -185,7 +185,7 @@ def _shares_of(rows: Rows) -> NDArray[np.float64]:
 
 def _errors(rows: Rows, mapped: NDArray[np.float64]) -> NDArray[np.float64]:
     """Measure the calibration error of groups all of whose rows could be mapped."""
-    missing = np.asarray(np.isnan(mapped).any(axis=1))
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(mapped).any(axis=1))
     errors = measure_groups("calibration_error", replace(rows, shares=np.nan_to_num(mapped))).values
     lacking = [bool(missing[own].any()) or not len(own) for own in rows.of_groups]
     return np.where(lacking, np.nan, errors)

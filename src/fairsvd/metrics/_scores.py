@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import did_you_mean
-from ..groups import Groups, encode_groups
-from ..objective import GAPS, Requirement, count_table, gap, on_groups, ratio
-from ._labels import check_table_size, encode_labels
+from ..groups import Groups
+from ..objective import GAPS, Requirement, gap, on_groups, ratio
 from ._measured import Rows, measure_groups
-from ._read import read_rows, read_weights
+from ._read import read_rows
 from ._registry import MEASURES, NAMES
 
 __all__ = [
@@ -142,13 +141,7 @@ def hard_counts(
     ----------
     y_true, y_pred, sensitive_features : array-like
         As in :func:`group_table`.
-    pos_label : label or None, default=None
-        As in :func:`group_table`.
-    labels : sequence or None, default=None
-        As in :func:`group_table`.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As in :func:`group_table`.
-    sample_weight : array-like of shape (n_samples,), default=None
+    pos_label, labels, missing_group, sample_weight : optional
         As in :func:`group_table`.
 
     Returns
@@ -159,13 +152,16 @@ def hard_counts(
         Code of the positive class; None for more than two.
     groups : Groups
     """
-    arrays = {"y_true": y_true, "y_pred": y_pred}
-    classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
-    groups = encode_groups(sensitive_features, len(true), missing=missing_group)
-    sizes = len(classes), groups.n_groups
-    check_table_size(*sizes)
-    weights = None if sample_weight is None else read_weights(sample_weight, len(true))
-    return count_table(true, predicted, groups.codes, *sizes, weights), pos, groups
+    rows, groups, _ = read_rows(
+        y_true,
+        y_pred,
+        sensitive_features,
+        pos_label=pos_label,
+        labels=labels,
+        missing_group=missing_group,
+        sample_weight=sample_weight,
+    )
+    return rows.counts, rows.pos, groups
 
 
 def fairness_score(

@@ -11,7 +11,7 @@ from ..groups import cell_codes
 from ..networks import PROBABILITIES, Inputs, raw_output
 from ..training import Batch
 
-__all__ = ["CellNetwork", "average_cells", "cell_loss", "partial_loss"]
+__all__ = ["CellNetwork", "average_cells", "cell_loss", "partial_loss", "reset"]
 
 
 class CellNetwork(nn.Module):
@@ -66,3 +66,13 @@ def partial_loss(network: nn.Module, n_groups: int, times: Tensor, batch: Batch)
     whole = of_label.logsumexp(dim=1)
     of_group = torch.where(batch.groups < 0, 0.0, times[batch.y] * (of_cell - whole))
     return -(whole + of_group).mean()
+
+
+def reset(module: nn.Module) -> bool:
+    """Initialise every parameter anew; tell whether all layers know how."""
+    layers = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    if not all(hasattr(layer, "reset_parameters") for layer in layers):
+        return False
+    for layer in layers:
+        layer.reset_parameters()  # type: ignore[operator]
+    return True
