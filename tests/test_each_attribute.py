@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import equalized_odds_difference
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GridSearchCV
 
 from fairsvd import (
     BlindPostProcessor,
@@ -16,14 +19,17 @@ from fairsvd import (
     GapLimit,
     MinimumRate,
     NoHarm,
+    best_under_gap,
     fairness_score,
     fairness_scorer,
     group_table,
     load,
     save,
 )
+from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.exceptions import GroupError
 from fairsvd.groups import encode_groups
+from fairsvd.low_rank._grid import _scores
 from fairsvd.objective import (
     Constraint,
     Seen,
@@ -331,6 +337,59 @@ def test_scorers_and_assertions_understand_attributes():
         assert_met(model, X, y, people, tight, None)
     with pytest.raises(ValueError, match="NoHarm compares"):
         fairness_scorer(EachAttribute(NoHarm()))
+
+
+def test_a_search_scores_its_folds_by_what_is_asked():
+    people, y, old = table_of(np.random.default_rng(9))
+    groups = encode_groups(people, len(y))
+    new = np.where(people["race"] == "b", 0, old)
+    columns = torch.as_tensor(y), torch.as_tensor(groups.codes)
+    held = LabelledRows(as_batches(np.zeros((len(y), 1), np.float32)), *columns)
+    sizes = 2, groups.n_groups
+    for each, value in (
+        (EachAttribute("equalized_odds", "sex"), None),
+        (EachAttribute(NoHarm(0.0), "race"), (old[(people["race"] == "b") & (y == 1)]).mean()),
+    ):
+        (asked,) = on_groups([each], groups)
+        utility, size = _scores((new, old), held, sizes, constraint_of(asked))
+        if value is None:
+            value = equalized_odds_difference(y, new, sensitive_features=people["sex"])
+        assert size == pytest.approx(value, abs=1e-12)
+        assert utility == pytest.approx(balanced_accuracy_score(y, new))
+    plain, _ = _scores((new, None), held, sizes, constraint_of(GapLimit("tpr")))
+    assert plain == utility
+
+
+class Cut(ClassifierMixin, BaseEstimator):
+    """Selects scores above a cut."""
+
+    def __init__(self, cut=0.5):
+        self.cut = cut
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return (X["score"] > self.cut).to_numpy().astype(int)
+
+
+@pytest.mark.parametrize(("attribute", "best"), [("sex", -1.0), ("race", 0.5), (None, -1.0)])
+def test_a_search_takes_the_best_utility_whose_attributes_are_met(attribute, best):
+    """The score is the label, which one sex has more often; selecting all has no gap."""
+    people, *_ = table_of(np.random.default_rng(10), 600)
+    rate = np.where(people["sex"] == "m", 0.7, 0.3)
+    y = (np.random.default_rng(11).random(600) < rate).astype(int)
+    asked = EachAttribute(GapLimit("demographic_parity", 0.2), attribute)
+    gap_of = fairness_scorer(asked, sensitive_columns=["sex", "race"])
+    search = GridSearchCV(
+        Cut(),
+        {"cut": [0.5, -1.0]},
+        scoring={"utility": "balanced_accuracy", "gap": gap_of},
+        cv=2,
+        refit=best_under_gap("utility", "gap", limit=0.0),
+    )
+    assert search.fit(people.assign(score=y), y).best_params_ == {"cut": best}
 
 
 def test_own_functions_get_the_counts_of_the_values():

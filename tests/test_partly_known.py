@@ -11,11 +11,19 @@ import torch
 from sklearn.base import clone
 
 from edit_data import edit_data
-from fairsvd import BlindPostProcessor, FairLRFTransformer, FairLRFTransformerCV
+from fairsvd import (
+    BlindPostProcessor,
+    FairLRFTransformer,
+    FairLRFTransformerCV,
+    NoHarm,
+    PhiObjective,
+)
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import Task
-from fairsvd.phases import train_cells
+from fairsvd.objective import Constraint, make_judge
+from fairsvd.phases import judge_rules, train_cells, with_unknown
 from fairsvd.phases._cell_network import cell_loss, partial_loss
+from fairsvd.phases._unknown import can_guess
 from fairsvd.training import Batch
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, skorch_net, table, trained
 
@@ -164,3 +172,80 @@ def test_what_takes_no_such_rows_refuses():
         CellSampler(missing_group="keep").fit(ROWS.X, ROWS.y, sensitive_features=GROUPS)
     with pytest.raises(ValueError, match="missing_group='keep'"):
         fitted(POSTPROCESSOR, network=trained(mlp(), ROWS))
+
+
+def judged_task(y, group, cells, known, constraint):
+    """A task whose judge has the known rows, and the others as validation rows without a group."""
+    task, *_ = cell_task(lambda g: g)
+    rows = np.flatnonzero(known)
+    judge = make_judge(y[rows], group[rows], 0 * rows, 2, 2, constraint)
+    hidden = np.flatnonzero(~known)
+    X = as_batches(np.zeros((len(y), 1), np.float32))
+    unknown = LabelledRows(X, torch.tensor(y), torch.full((len(y),), -1)).subset(hidden)
+    data = replace(task.data, judge=judge, unknown=unknown)
+    return Task(task.module, data, constraint), cells[rows], cells[hidden]
+
+
+def test_a_rule_is_chosen_on_rows_without_a_group_by_the_chance_of_each():
+    """Where the network is sure of the group, the choice is that on rows that are all known."""
+    rng = np.random.default_rng(1)
+    n = 500
+    y, group = rng.integers(2, size=n), rng.integers(2, size=n)
+    chance = 0.2 + 0.5 * y + 0.2 * group
+    guess = np.where(rng.random(n) < chance, 0.7, 0.3)
+    # Cells y * 2 + group, of the right group alone.
+    cells = np.zeros((n, 4))
+    cells[np.arange(n), group], cells[np.arange(n), 2 + group] = 1 - guess, guess
+    cells += 1e-9 * rng.random((n, 4))
+    constraint = Constraint("demographic_parity", 0.1, 0.4, "accuracy", None, 1, None)
+    known = rng.random(n) < 0.4
+    task, of_known, of_hidden = judged_task(y, group, cells, known, constraint)
+    every, of_all, _ = judged_task(y, group, cells, known | True, constraint)
+    whole = make_judge(y, group, 0 * y, 2, 2, constraint)
+    judge = with_unknown(task.data.judge, task.data.unknown, of_hidden)
+    scores = torch.tensor(rng.normal(size=(n, 2)))
+    own, hidden = scores[torch.tensor(known)], scores[torch.tensor(~known)]
+    found, wanted = judge(torch.cat([own, hidden, hidden])), whole(scores)
+    assert found.utility == pytest.approx(wanted.utility, abs=1e-6)
+    assert found.gap == pytest.approx(wanted.gap, abs=1e-6)
+    assert found.margin == pytest.approx(wanted.margin)
+    assert task.data.judge(own).utility != pytest.approx(wanted.utility, abs=1e-3)
+    # Rules are solved on the rows with a group, and judged on all.
+    rules = list(judge_rules(task, of_known, of_hidden))
+    for rule, shown, verdict in rules:
+        assert len(shown) == known.sum()
+        of_rule = whole(torch.as_tensor(rule.scores(of_all)).float())
+        assert verdict.utility == pytest.approx(of_rule.utility, abs=1e-6)
+        assert verdict.gap == pytest.approx(of_rule.gap, abs=1e-6)
+    alone = list(judge_rules(task, of_known))
+    assert any(a[2].utility != r[2].utility for a, r in zip(alone, rules, strict=True))
+    assert every.data.judge.y.shape == (n,)
+
+
+def test_rows_without_a_group_weigh_what_the_network_gives_each_group():
+    y, group = np.array([0, 1, 1]), np.array([0, 1, 0])
+    cells = np.array([[0.1, 0.3, 0.5, 0.1], [0.4, 0.1, 0.05, 0.45], [0.0, 0.0, 1.0, 0.0]])
+    judge = make_judge(
+        y, group, 0 * y, 2, 2, Constraint("accuracy_parity", 0, 1, "accuracy", 0.5, 1, None)
+    )
+    rows = LabelledRows(
+        as_batches(np.zeros((3, 1), np.float32)), torch.tensor(y), torch.full((3,), -1)
+    )
+    more = with_unknown(judge, rows, cells)
+    np.testing.assert_allclose(more.weights, [1, 1, 1, 0.25, 0.1, 1.0, 0.75, 0.9, 0.0])
+    assert more.groups.tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 1]
+    assert more.y.tolist() == y.tolist() * 3
+    twice = replace(rows, weights=torch.tensor([2.0, 1.0, 1.0]).double())
+    assert with_unknown(judge, twice, cells).weights[3] == 0.5
+
+
+def test_what_needs_whole_rows_is_chosen_on_those_with_a_group():
+    y = np.array([0, 1] * 20)
+    plain = Constraint("demographic_parity", 0.1, 0.4, "accuracy", None, 1, None)
+    for change, able in (
+        ({}, True),
+        ({"utility": lambda true, predicted: 0.0}, False),
+        ({"requirements": (NoHarm(),)}, False),
+        ({"phi": PhiObjective()}, False),
+    ):
+        assert can_guess(make_judge(y, y, 0 * y, 2, 2, replace(plain, **change))) == able

@@ -75,8 +75,9 @@ def _say_kept(n_kept: int, n_rows: int) -> str:
     return (
         f"{n_kept} of {n_rows} rows have no group (missing_group='keep'). They serve the training "
         "of a network that came untrained; a network of the cells, where the editor has one, which "
-        "learns their labels; and the rows of an imitation. Whatever compares groups (a soft gap, "
-        "the choice of candidate and threshold, the report) uses the other rows alone."
+        "learns their labels, and by which validation rows without a group count in the choice of "
+        "a fair rule; and the rows of an imitation. Whatever else compares groups (a soft gap, the "
+        "choice of other candidates, the report) uses the other rows alone."
     )
 
 

@@ -160,6 +160,7 @@ def make_data(
         certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),
         partly=of_fit.subset(parts.training) if len(parts.ungrouped[0]) else None,
+        unknown=of_fit.subset(parts.ungrouped[1]) if len(parts.ungrouped[1]) else None,
         unlabelled=lessons.X,
         unlabelled_weights=lessons.weights,
         judged=judged.X,

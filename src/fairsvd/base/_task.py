@@ -124,6 +124,8 @@ class EditData:
         Weights of these; None: they weigh the same.
     partly : LabelledRows, optional
         Editing rows together with those of unknown group (-1); None: there are none of these.
+    unknown : LabelledRows, optional
+        Validation rows of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
     micro_batch_size : int or None
@@ -150,6 +152,7 @@ class EditData:
     unlabelled: Batches | None = None
     unlabelled_weights: Tensor | None = None
     partly: LabelledRows | None = None
+    unknown: LabelledRows | None = None
     certifying: LabelledRows | None = None
     micro_batch_size: int | None = None
 

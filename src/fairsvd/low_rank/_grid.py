@@ -26,7 +26,7 @@ from ..base import (
 )
 from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork, all_logits, explaining
-from ..objective import Constraint, ask_utility, count_table, gap, utility_from_counts
+from ..objective import Constraint, ask_utility, count_table, utility_from_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,8 +196,11 @@ def _point(
     logits = all_logits(module, held.X, state=state, **adopted.reading).double().numpy()
     if data.n_classes == 2:
         logits[:, 1] -= outcome.verdict.margin
+    before = None
+    if constraint.compares:
+        before = all_logits(adopted.module, held.X, **adopted.reading).argmax(dim=1).numpy()
     shape = data.n_classes, data.n_groups
-    utility, size = _scores(logits.argmax(axis=1), held, shape, constraint)
+    utility, size = _scores((logits.argmax(axis=1), before), held, shape, constraint)
     return Point(
         split=split,
         index=index,
@@ -211,20 +214,25 @@ def _point(
 
 
 def _scores(
-    predicted: NDArray[np.int64],
+    predictions: tuple[NDArray[np.int64], NDArray[np.int64] | None],
     held: LabelledRows,
     shape: tuple[int, int],
     constraint: Constraint,
 ) -> tuple[float, float]:
-    """Score predicted codes by utility and gap; without groups there is no gap."""
+    """Score predicted codes by utility and the judge's gap; without groups there is no gap.
+
+    The second ones are the untouched network's, where the constraint compares with it.
+    """
     y, groups = held.y.numpy(), held.groups.numpy()
     weights = None if held.weights is None else held.weights.numpy()
+    predicted, former = predictions
     counts = count_table(y, predicted, groups, *shape, weights)
+    before = None if former is None else count_table(y, former, groups, *shape, weights)
     name = constraint.utility
     utility = (
         ask_utility(name, y, predicted) if callable(name) else utility_from_counts(counts, name)
     )
-    size = gap(counts, constraint.gap, constraint.pos) if shape[1] > 1 else 0.0
+    size = constraint.measure(counts, before) if shape[1] > 1 else 0.0
     return float(utility), float(size)
 
 

@@ -37,7 +37,15 @@ from ._path import (
 )
 from ._privileged import find_privileged, privileged_group
 from ._removal import SPARSITIES, ScoredRemoval, judge_removals
-from ._teacher import Teacher, cell_probabilities, find_teacher, judge_rules, make_lessons
+from ._teacher import (
+    Teacher,
+    cell_probabilities,
+    find_teacher,
+    judge_rules,
+    make_lessons,
+    unknown_probabilities,
+)
+from ._unknown import with_unknown
 from ._values import VALUE_LOOKS, Values, run_brief_values, tune_from, tune_values
 
 __all__ = [
@@ -98,4 +106,6 @@ __all__ = [
     "tune_edit",
     "tune_from",
     "tune_values",
+    "unknown_probabilities",
+    "with_unknown",
 ]

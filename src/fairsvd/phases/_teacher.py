@@ -23,8 +23,16 @@ from ._batches import is_table
 from ._budget import Budget
 from ._cell_network import average_cells
 from ._cells import train_cells
+from ._unknown import can_guess, with_unknown
 
-__all__ = ["Lessons", "Teacher", "cell_probabilities", "find_teacher", "judge_rules"]
+__all__ = [
+    "Lessons",
+    "Teacher",
+    "cell_probabilities",
+    "find_teacher",
+    "judge_rules",
+    "unknown_probabilities",
+]
 
 # Factor of the teacher's scores, which have a standard deviation of about 1, in its probabilities:
 # steep enough to place the boundary, flat enough for gradients beside it.
@@ -72,7 +80,7 @@ class Teacher:
 
 
 def judge_rules(
-    task: Task, cells: NDArray[np.float64]
+    task: Task, cells: NDArray[np.float64], unknown: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[FairRule, Tensor, Verdict]]:
     """Solve the rule under several limits and judge each, the strictest last.
 
@@ -81,6 +89,9 @@ def judge_rules(
     task : Task
     cells : ndarray of shape (n_judged, n_cells)
         Probabilities of the cells of the judged rows.
+    unknown : ndarray of shape (n_unknown, n_cells), optional
+        The same of the validation rows of unknown group, which then count in the choice of the cut
+        and in the verdicts as :func:`with_unknown` says.
 
     Yields
     ------
@@ -94,6 +105,9 @@ def judge_rules(
     data, constraint = task.data, task.constraint
     # The networks were stopped early, so that they have memorised no rows.
     judge = data.judge.together()
+    more = 0
+    if unknown is not None and data.unknown is not None and can_guess(judge):
+        judge, more = with_unknown(judge, data.unknown, unknown), data.n_groups
     free = replace(judge, constraint=replace(constraint, threshold=None))
     counts = data.count_cells()
     utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
@@ -109,13 +123,14 @@ def judge_rules(
     )
     # Without groups nothing is compared, so that every limit has the same rule.
     for rule in rules if data.has_groups else rules[:1]:
-        scores = torch.as_tensor(rule.scores(cells))
-        scale = spread(scores)
+        parts = [cells] if unknown is None else [cells, *[unknown] * more]
+        scores = torch.as_tensor(rule.scores(np.concatenate(parts)))
+        scale = spread(scores[: len(cells)])
         rule, scores = replace(rule, weights=rule.weights / scale), scores / scale
         if constraint.threshold is not None and data.n_classes == 2:
             cut = free(scores).margin - margin_of_threshold(constraint.threshold)
             rule, scores = rule.shifted(cut), shift_logits(scores, cut)
-        yield rule, scores.float(), judge(scores.float())
+        yield rule, scores[: len(cells)].float(), judge(scores.float())
 
 
 def find_teacher(
@@ -128,7 +143,7 @@ def find_teacher(
     """Train the networks of the cells and take the rule that the judge likes best."""
     networks = train_cells(task, joint, seed.spawn(n_teachers), budget)
     cells = cell_probabilities(networks, task.data)
-    judged = judge_rules(task, cells)
+    judged = judge_rules(task, cells, unknown_probabilities(networks, task.data))
     rule, _, verdict = max(judged, key=lambda each: each[2].rank)
     return Teacher(networks, rule.shifted(verdict.margin), STEEPNESS / spread(task.data.untouched))
 
@@ -145,6 +160,15 @@ def cell_probabilities(networks: Sequence[nn.Module], data: EditData) -> NDArray
         return average_cells(networks, to_device(X, data.device, data.dtype))
 
     return fast_logits(run, data.judged).double().numpy()
+
+
+def unknown_probabilities(
+    networks: Sequence[nn.Module], data: EditData
+) -> NDArray[np.float64] | None:
+    """Average the networks' probabilities of the validation rows of unknown group, if any."""
+    if data.unknown is None:
+        return None
+    return cell_probabilities(networks, replace(data, judged=data.unknown.X))
 
 
 class Lessons:

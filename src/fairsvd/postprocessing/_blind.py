@@ -27,6 +27,7 @@ from ..phases import (
     count_teachers,
     judge_rules,
     train_cells,
+    unknown_probabilities,
 )
 
 __all__ = ["BlindPostProcessor", "RuleNetwork"]
@@ -97,7 +98,9 @@ class BlindPostProcessor(NetworkEditor):
             task, self.joint, seed.spawn(count_teachers(self.n_teachers, task.data))
         )
         reading = {"kind": "logits", "output_layer": "rule", "output_key": None, "net": None}
-        for rule, scores, verdict in judge_rules(task, cell_probabilities(networks, task.data)):
+        judged = cell_probabilities(networks, task.data)
+        unknown = unknown_probabilities(networks, task.data)
+        for rule, scores, verdict in judge_rules(task, judged, unknown):
             finish = partial(_build, networks=networks, rule=rule)
             params = {"stage": "rule", "alpha": rule.alpha}
             yield Candidate({}, params, {"rule_": rule}, finish, verdict, scores, reading)
