@@ -66,10 +66,10 @@ class Rebuild(torch.autograd.Function):
                 masked = U * kept[f"{name}/U"][..., at]
                 if needed:
                     own.append((of_left * masked).sum(dim=1))
-                parts[f"{name}/U"][..., at] = of_left.mul_(scale).mul_(U)
+                _multiply(of_left.mul_(scale), U, parts[f"{name}/U"][..., at])
                 del of_left
                 of_right = (masked.mul_(scale).mT @ of_product).mT
-                parts[f"{name}/V"][..., at] = of_right.mul_(V)
+                _multiply(of_right, V, parts[f"{name}/V"][..., at])
                 del masked, of_right
             of_values.append(torch.cat(own, dim=1) if needed else None)
         return gradient, None, None, *of_values
@@ -80,6 +80,14 @@ def _spans(variables: Tensor, f: Factors) -> list[slice]:
     if variables.dtype == f.U.dtype:
         return [slice(None)]
     return [slice(k, k + COLUMNS) for k in range(0, f.S.shape[1], COLUMNS)]
+
+
+def _multiply(left: Tensor, right: Tensor, into: Tensor) -> None:
+    """Multiply in one launch, or where the result is in half precision in two."""
+    if left.dtype == into.dtype:
+        torch.mul(left, right, out=into)
+    else:
+        into.copy_(left.mul_(right))
 
 
 def rebuild(block: MaskBlock, factors: dict[str, Factors]) -> dict[str, Tensor]:
