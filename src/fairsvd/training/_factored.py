@@ -46,7 +46,7 @@ class FactoredRMS(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, rate: float) -> None:
         state = self.state[parameter]
         if not state:
-            settings = {"dtype": torch.float32, "device": parameter.device}
+            settings: Any = {"dtype": torch.float32, "device": parameter.device}
             state["steps"] = 0
             state["rows"] = torch.zeros(len(parameter), 1, **settings)
             state["columns"] = torch.zeros(1, parameter.shape[1], **settings)
