@@ -283,3 +283,18 @@ def test_a_factored_step_is_that_of_adam_where_squares_are_a_product():
     torch.testing.assert_close(*ends, rtol=0, atol=1e-4)
     assert (ends[0] - start).abs().mean() > 0.05
     assert sum(held) == 605
+
+
+def test_large_matrices_are_decomposed_in_single_precision(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Linear(96, 80)
+    whole = factorise(layer, 80)
+    monkeypatch.setattr("fairsvd.layers._factors.LARGE", 80 * 96 - 1)
+    found = factorise(layer, 80)
+    assert not torch.equal(found.S, whole.S)
+    assert found.U.dtype == found.V.dtype == torch.float32
+    torch.testing.assert_close(found.S, whole.S, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.weight(), layer.weight.detach(), rtol=0, atol=3e-6)
+    wide = factorise(layer.double(), 80)
+    torch.testing.assert_close(wide.weight(), layer.weight.detach(), rtol=0, atol=1e-14)
