@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from torch import nn
 
 import fairsvd.phases
 from editors import CONFIGURATIONS, make
-from fairsvd.masks import packed
+from fairsvd.layers import factorise, full_rank
+from fairsvd.low_rank._factor_edit import keep_all
+from fairsvd.masks import mask_variables, packed
+from fairsvd.training import FactoredRMS
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, table, trained
 
 pytestmark = [
@@ -198,3 +202,99 @@ def test_a_fit_holds_few_copies_of_a_large_weight(name, counted):
     settings = {"objective": "soft_gap", "max_steps": 8} if name == "GapFineTuner" else {}
     make(name, network, **settings).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
     assert 1 <= Watched.most - 1 <= MOST[name]
+
+
+VAST = {
+    "teacher": MASKED["teacher"],
+    "teacher, capped": MASKED["teacher, capped"],
+    "soft gap": MASKED["soft gap"],
+}
+
+
+@pytest.mark.parametrize("settings", VAST)
+def test_masks_of_vast_factors_are_learned_in_half_precision(settings, monkeypatch):
+    kinds = []
+    made = fairsvd.masks.MaskVariables
+
+    def noted(blocks):
+        kinds.extend((block.leaf.dtype, block.leaf.ndim, len(block.shapes)) for block in blocks)
+        return made(blocks)
+
+    monkeypatch.setattr("fairsvd.masks._variables.MaskVariables", noted)
+    masked("FairLRFTransformer", VAST[settings])
+    assert {kind[:2] for kind in kinds} == {(torch.float32, 1)}
+    kinds.clear()
+    monkeypatch.setattr("fairsvd.low_rank._factor_edit.VAST_BYTES", 0)
+    found = masked("FairLRFTransformer", VAST[settings])
+    assert set(kinds) == {(torch.bfloat16, 2, 2)}
+    assert found == masked("FairLRFTransformer", VAST[settings])
+
+
+def test_the_gradients_of_lean_variables_are_those_of_others(monkeypatch):
+    monkeypatch.setattr("fairsvd.low_rank._rebuild.COLUMNS", 3)
+    layers = {"0": nn.Linear(9, 7), "2": nn.Linear(7, 5)}
+    factors = {name: factorise(layer, full_rank(layer)) for name, layer in layers.items()}
+    factors = {n: replace(f, S=f.S.requires_grad_(), parameter=n) for n, f in factors.items()}
+    edit = keep_all(factors, compress=False)
+    found = []
+    for lean in (False, True):
+        variables = mask_variables(edit.units(), lean=lean)
+        drawn = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for value in variables.by_name().values():
+                value.copy_(torch.rand(value.shape, generator=drawn) - 0.3)
+        state = edit.masked_state(variables)
+        loss = sum(
+            (w * torch.arange(w.numel()).reshape(w.shape)).square().sum() for w in state.values()
+        )
+        of_values = torch.autograd.grad(loss, [f.S for f in factors.values()], retain_graph=True)
+        leaves = torch.autograd.grad(loss, variables.leaves)
+        blocks = zip(variables.blocks, leaves, strict=True)
+        named = {n: v.float() for block, leaf in blocks for n, v in block.cut(leaf).items()}
+        found.append((state, of_values, named))
+    (state, of_values, named), (other, values, near) = found
+    torch.testing.assert_close(other, state, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(values, of_values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(near, named, rtol=2**-8, atol=1e-6)
+
+
+def test_a_factored_step_is_that_of_adam_where_squares_are_a_product():
+    """Of gradients whose squares are a row times a column the second moment is known exactly."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(600, 5, generator=generator)
+    size = torch.rand(600, 1, generator=generator) * torch.rand(1, 5, generator=generator)
+    signs = [torch.randn(600, 5, generator=generator).sign() for _ in range(6)]
+    ends = []
+    for make_ in (
+        lambda p: torch.optim.Adam([p], lr=0.1, betas=(0.0, 0.999)),
+        lambda p: FactoredRMS([p], lr=0.1),
+    ):
+        parameter = start.clone().requires_grad_()
+        optimizer = make_(parameter)
+        for factor, sign in enumerate(signs, start=1):
+            parameter.grad = factor * size * sign
+            optimizer.step()
+        ends.append(parameter.detach())
+        held = [
+            value.numel()
+            for value in optimizer.state[parameter].values()
+            if hasattr(value, "numel")
+        ]
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-4)
+    assert (ends[0] - start).abs().mean() > 0.05
+    assert sum(held) == 605
+
+
+def test_large_matrices_are_decomposed_in_single_precision(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Linear(96, 80)
+    whole = factorise(layer, 80)
+    monkeypatch.setattr("fairsvd.layers._factors.LARGE", 80 * 96 - 1)
+    found = factorise(layer, 80)
+    assert not torch.equal(found.S, whole.S)
+    assert found.U.dtype == found.V.dtype == torch.float32
+    torch.testing.assert_close(found.S, whole.S, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.weight(), layer.weight.detach(), rtol=0, atol=3e-6)
+    wide = factorise(layer.double(), 80)
+    torch.testing.assert_close(wide.weight(), layer.weight.detach(), rtol=0, atol=1e-14)

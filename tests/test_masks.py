@@ -268,3 +268,19 @@ def test_of_equal_scores_the_first_go_and_no_more_than_asked():
     assert lowest_masks(scores, 0.6)["a"].tolist() == [True, False, False, False, True]
     assert lowest_masks(scores, 0.0)["a"].all()
     assert not lowest_masks(scores, 1.0)["a"].any()
+
+
+@pytest.mark.parametrize("cap", [0.0, 0.01, 0.2, 0.37, 0.6, 1.0])
+def test_a_cap_removes_the_lowest_and_of_equal_ones_the_first(cap):
+    generator = torch.Generator().manual_seed(0)
+    variables = {
+        name: ((torch.rand(shape, generator=generator) - 0.6) * 8).round() / 8
+        for name, shape in {"a": (5, 7), "b": (2, 3, 4), "c": (11,)}.items()
+    }
+    flat = torch.cat([value.flatten() for value in variables.values()])
+    removed = min(int(cap * len(flat) + 1e-6), int((flat <= 0).sum()))
+    wanted = torch.ones_like(flat, dtype=torch.bool)
+    wanted[torch.sort(flat, stable=True).indices[:removed]] = False
+    found = harden(variables, cap)
+    assert torch.equal(torch.cat([mask.flatten() for mask in found.values()]), wanted)
+    assert [mask.shape for mask in found.values()] == [v.shape for v in variables.values()]

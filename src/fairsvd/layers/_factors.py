@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from ..networks import LayerWeight, layer_weights
@@ -12,6 +13,10 @@ from ._svd import exact_svd, in_float64, randomised_pays, randomised_svd
 __all__ = ["Factors", "factorise", "full_rank", "resolve_solver"]
 
 SOLVERS = ("auto", "full", "randomized")
+
+# Full decompositions of larger matrices run in float32: in float64 they take sixteen times the
+# memory of the float32 weight while they last, which is more than all other parts of an edit.
+LARGE = 2**22
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,10 @@ def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -
     """Factor a layer's weight as U S V^T, truncated to ``rank``.
 
     The decomposition runs in float64 on the weight's device (on the CPU if the device has no
-    float64) and is returned in the weight's dtype. The randomised one has its own generator, so
-    equal weights, ranks and solvers give equal factors for every ``random_state`` of an editor.
+    float64) and is returned in the weight's dtype. A full one of more than 4 million entries runs in
+    float32; its product is right to some 1e-6 of the largest singular value. The randomised one has
+    its own generator, so equal weights, ranks and solvers give equal factors for every
+    ``random_state`` of an editor.
 
     Parameters
     ----------
@@ -126,8 +133,8 @@ def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -
     value = weight.value
     randomised = resolve_solver(weight, rank, solver) == "randomized"
     decompose = randomised_svd if randomised else exact_svd
-    U, S, V = (
-        side.to(value.device, value.dtype)
-        for side in decompose(in_float64(weight.matrices()), rank)
-    )
+    matrices = weight.matrices()
+    lean = not randomised and matrices[0].numel() > LARGE and value.dtype != torch.float64
+    matrices = matrices.float() if lean else in_float64(matrices)
+    U, S, V = (side.to(value.device, value.dtype) for side in decompose(matrices, rank))
     return Factors(U, S, V.contiguous(), tuple(value.shape), weight.parameter)

@@ -21,6 +21,11 @@ from ._rebuild import masked_product, rebuild
 __all__ = ["FactorEdit", "compress_all", "keep_all", "untouched_attributes"]
 
 
+# Masks of factors of more bytes (128 MiB) are learned in half precision, with averages of squared
+# gradients for rows and columns alone: with Adam they would take six copies of such a network.
+VAST_BYTES = 2**27
+
+
 @dataclass(frozen=True)
 class FactorEdit(MaskedEdit):
     """Factors, the entries removed from them, and the parameters tuned beside them.
@@ -44,6 +49,12 @@ class FactorEdit(MaskedEdit):
     compress: bool
     plain: Mapping[str, Tensor] = field(default_factory=dict)
     pending: bool = False
+
+    @property
+    def optimizer(self) -> str:
+        """Return what learns the masks: Adam, unless the factors are very large."""
+        size = sum(f.U.nbytes + f.V.nbytes for f in self.stored.values())
+        return "factored" if size > VAST_BYTES else "adam"
 
     @property
     def factors(self) -> dict[str, Factors]:
@@ -123,8 +134,7 @@ class FactorEdit(MaskedEdit):
         if not self.pending or any(value.requires_grad for value in moving):
             return super().kept_state()
         weights = {
-            f.parameter: partial(_weight, f, self.masks[f"{name}/U"], self.masks[f"{name}/V"])
-            for name, f in self.stored.items()
+            f.parameter: partial(_weight, f, self.masks, name) for name, f in self.stored.items()
         }
         return LazyState({**weights, **self.plain})
 
@@ -147,8 +157,8 @@ class FactorEdit(MaskedEdit):
         return partial(compress_all, factors=self.factors) if self.compress else None
 
 
-def _weight(f: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
-    return f.masked(keep_u, keep_v).weight()
+def _weight(f: Factors, masks: Mapping[str, Tensor], name: str) -> Tensor:
+    return f.masked(masks[f"{name}/U"], masks[f"{name}/V"]).weight()
 
 
 def compress_all(module: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:

@@ -169,6 +169,10 @@ class FairLRFTransformer(FactorSettings):
     worst (label, group) cell, on features that are kept of all rows, after last-layer retraining
     (arXiv:2204.02937).
 
+    Masks of factors of more than 128 MiB are learned without Adam's moments: the variables are in
+    bfloat16, and squared gradients are averaged for rows and columns alone (Adafactor,
+    arXiv:1804.04235).
+
     The rotations of ``refine="bases"`` follow SODA (arXiv:2405.21050), which adapts spectrum and
     basis of diffusion models. Deviations: rotations are Cayley maps of skew matrices, tuned by
     Adam; both sides turn, within the space that their singular vectors span; one rotation of 64

@@ -17,6 +17,10 @@ from ..masks import MaskBlock
 __all__ = ["masked_product", "rebuild"]
 
 
+# Singular vectors that are multiplied at once where masks are learned in half precision.
+COLUMNS = 256
+
+
 class Rebuild(torch.autograd.Function):
     """Multiply out masked factors; a mask's gradient passes to its variable unchanged.
 
@@ -34,9 +38,14 @@ class Rebuild(torch.autograd.Function):
         kept = block.cut(variables > 0)
         weights = []
         for (name, f), values in zip(layers.items(), S, strict=True):
-            left = (f.U * kept[f"{name}/U"]).mul_(values.unsqueeze(1))
-            weights.append((left @ (f.V * kept[f"{name}/V"]).mT).reshape(f.shape))
-            del left
+            weight: Tensor | None = None
+            for at in _spans(variables, f):
+                left = (f.U[..., at] * kept[f"{name}/U"][..., at]).mul_(values[:, None, at])
+                right = (f.V[..., at] * kept[f"{name}/V"][..., at]).mT
+                weight = left @ right if weight is None else weight.baddbmm_(left, right)
+                del left, right
+            assert weight is not None
+            weights.append(weight.reshape(f.shape))
         return tuple(weights)
 
     @staticmethod
@@ -50,14 +59,35 @@ class Rebuild(torch.autograd.Function):
             ctx.layers.items(), S, of_weights, ctx.needs_input_grad[3:], strict=True
         ):
             of_product = of_weight.reshape(len(f.U), f.U.shape[1], f.V.shape[1])
-            of_left = torch.matmul(of_product, f.V * kept[f"{name}/V"], out=parts[f"{name}/U"])
-            U = f.U * kept[f"{name}/U"]
-            of_values.append((of_left * U).sum(dim=1) if needed else None)
-            of_left.mul_(values.unsqueeze(1)).mul_(f.U)
-            right = U.mul_(values.unsqueeze(1)).mT @ of_product
-            torch.mul(right.mT, f.V, out=parts[f"{name}/V"])
-            del U, right
+            own = []
+            for at in _spans(variables, f):
+                U, V, scale = f.U[..., at], f.V[..., at], values[:, None, at]
+                of_left = of_product @ (V * kept[f"{name}/V"][..., at])
+                masked = U * kept[f"{name}/U"][..., at]
+                if needed:
+                    own.append((of_left * masked).sum(dim=1))
+                _multiply(of_left.mul_(scale), U, parts[f"{name}/U"][..., at])
+                del of_left
+                of_right = (masked.mul_(scale).mT @ of_product).mT
+                _multiply(of_right, V, parts[f"{name}/V"][..., at])
+                del masked, of_right
+            of_values.append(torch.cat(own, dim=1) if needed else None)
         return gradient, None, None, *of_values
+
+
+def _spans(variables: Tensor, f: Factors) -> list[slice]:
+    """Cut the singular vectors into parts, if memory counts more than time: variables are lean."""
+    if variables.dtype == f.U.dtype:
+        return [slice(None)]
+    return [slice(k, k + COLUMNS) for k in range(0, f.S.shape[1], COLUMNS)]
+
+
+def _multiply(left: Tensor, right: Tensor, into: Tensor) -> None:
+    """Multiply in one launch, or where the result is in half precision in two."""
+    if left.dtype == into.dtype:
+        torch.mul(left, right, out=into)
+    else:
+        into.copy_(left.mul_(right))
 
 
 def rebuild(block: MaskBlock, factors: dict[str, Factors]) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ._lowest import lowest
+
 __all__ = ["harden", "removed_fraction", "share_of"]
 
 
@@ -39,14 +41,13 @@ def harden(variables: Mapping[str, Tensor], max_removed: float | None = None) ->
     allowed = share_of(max_removed, sum(mask.numel() for mask in kept.values()))
     if count_removed(kept) <= allowed:
         return kept
-    flat = torch.cat([variable.detach().flatten() for variable in variables.values()])
-    mask = torch.ones_like(flat, dtype=torch.bool)
-    mask[torch.argsort(flat, stable=True)[:allowed]] = False
-    parts = torch.split(mask, [variable.numel() for variable in variables.values()])
-    return {
-        name: part.reshape(variable.shape)
-        for (name, variable), part in zip(variables.items(), parts, strict=True)
-    }
+    # Only what would be removed competes, so that little is ordered and copied.
+    values = [variable.detach()[~kept[name]] for name, variable in variables.items()]
+    still = ~lowest(torch.cat(values), allowed)
+    parts = still.split([len(each) for each in values])
+    for mask, part in zip(kept.values(), parts, strict=True):
+        mask[~mask] = part
+    return kept
 
 
 def count_removed(masks: Mapping[str, Tensor]) -> int:

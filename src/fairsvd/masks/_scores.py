@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._harden import share_of
+from ._lowest import lowest
 
 __all__ = ["curvature_scores", "lowest_masks", "magnitude_scores", "random_scores"]
 
@@ -80,22 +81,8 @@ def lowest_masks(
         if kept is not None:
             removed = torch.cat([~kept[name].flatten() for name in names])
             flat = flat.masked_fill(removed, -torch.inf)
-        mask = ~_lowest(flat, share_of(fraction, len(flat)))
+        mask = ~lowest(flat, share_of(fraction, len(flat)))
         parts = torch.split(mask, [scores[name].numel() for name in names])
         for name, part in zip(names, parts, strict=True):
             masks[name] = part.reshape(scores[name].shape)
     return {name: masks[name] for name in scores}
-
-
-def _lowest(flat: Tensor, count: int) -> Tensor:
-    """Mark the ``count`` lowest values; the first of equal ones, so that masks are nested.
-
-    Selects instead of sorting, which would be the slowest step for a large network.
-    """
-    if count == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    last = flat.kthvalue(count).values
-    lowest = flat < last
-    equal = torch.nonzero(flat == last).flatten()
-    lowest[equal[: count - int(lowest.sum())]] = True
-    return lowest

@@ -27,7 +27,7 @@ class MaskBlock:
     ----------
     shapes : dict of name to torch.Size
         Of the tensors, in the order in which their variables are stored.
-    leaf : Tensor of shape (n,)
+    leaf : Tensor of shape (n,), or (n / r, r) if lean
         All variables; requires gradients and is changed in place.
     """
 
@@ -36,7 +36,7 @@ class MaskBlock:
 
     def cut(self, flat: Tensor) -> dict[str, Tensor]:
         """View a tensor (n,) as one of each name's shape."""
-        parts = flat.split([shape.numel() for shape in self.shapes.values()])
+        parts = flat.flatten().split([shape.numel() for shape in self.shapes.values()])
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.view(shape) for (name, shape), part in named}
 
@@ -76,17 +76,20 @@ class MaskVariables:
                 leaf.clamp_(-1, 1)
 
 
-def mask_variables(units: Iterable[Mapping[str, Tensor]]) -> MaskVariables:
+def mask_variables(units: Iterable[Mapping[str, Tensor]], *, lean: bool = False) -> MaskVariables:
     """Make one trainable mask variable for every entry of every tensor.
 
     Parameters
     ----------
     units : iterable of mapping of name to Tensor
         What is masked; the tensors of a unit, which have one type, stay in one block.
+    lean : bool, default=False
+        Store the variables in bfloat16, a unit in a block, as a matrix with a column for each place
+        in the last dimension, which all tensors of the unit then share.
     """
     groups: list[list[Mapping[str, Tensor]]] = []
     for unit in units:
-        if not groups or not _fits([*groups[-1], unit]):
+        if lean or not groups or not _fits([*groups[-1], unit]):
             groups.append([])
         groups[-1].append(unit)
     blocks = []
@@ -94,7 +97,9 @@ def mask_variables(units: Iterable[Mapping[str, Tensor]]) -> MaskVariables:
         values = {name: value for unit in group for name, value in unit.items()}
         first = next(iter(values.values()))
         n = sum(value.numel() for value in values.values())
-        leaf = torch.full((n,), START, dtype=first.dtype, device=first.device).requires_grad_()
+        shape, dtype = ((-1, first.shape[-1]), torch.bfloat16) if lean else ((n,), first.dtype)
+        leaf = torch.full((n,), START, dtype=dtype, device=first.device).view(shape)
+        leaf.requires_grad_()
         blocks.append(MaskBlock({name: value.shape for name, value in values.items()}, leaf))
     return MaskVariables(blocks)
 

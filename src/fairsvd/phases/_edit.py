@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import Candidate, Task
-from ..masks import MaskVariables, removed_fraction
+from ..masks import MaskVariables, mask_variables, removed_fraction
 from ..objective import Verdict
 
 __all__ = ["Deferred", "Edit", "M", "MaskedEdit", "judge_state"]
@@ -114,6 +114,15 @@ class MaskedEdit(Edit):
 
     masks: Mapping[str, Tensor]
     plain: Mapping[str, Tensor]
+
+    @property
+    def optimizer(self) -> str:
+        """Return what learns the masks: "adam", or "factored" where that takes too much memory."""
+        return "adam"
+
+    def variables(self) -> MaskVariables:
+        """Make a variable for each removable entry."""
+        return mask_variables(self.units(), lean=self.optimizer == "factored")
 
     @abstractmethod
     def entries(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..base import Candidate, Task
 from ..layers import chosen_weights, layer_parameters
-from ..masks import harden, mask_variables, packed
+from ..masks import harden, packed
 from ._batches import (
     count_candidates,
     count_lessons,
@@ -232,12 +232,13 @@ def learn_masks(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[tupl
     step, edit
         With hardened masks, whenever a candidate is due.
     """
-    units = path.whole.units()
+    units, optimizer = path.whole.units(), path.whole.optimizer
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(units)
+        masks = path.whole.variables()
         state = partial(path.whole.masked_state, masks)
-        for step in path.steps(state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp):
+        moving = (state, masks.leaves, path.margin, rng, MASK_RATE, masks.clamp, optimizer)
+        for step in path.steps(*moving):
             yield step, masks.by_name()
 
     cache = path.cache_for(sum(value.nbytes for unit in units for value in unit.values()))
@@ -269,12 +270,13 @@ def imitate_masked(path: MaskingPath[M], rng: np.random.Generator) -> Iterator[t
         edit, leaves, rates = _loosen(path, path.whole, head=True)
 
     def train() -> Iterator[tuple[int, dict[str, Tensor]]]:
-        masks = mask_variables(edit.units())
+        masks = edit.variables()
         state, moving = partial(edit.masked_state, masks), [*masks.leaves, *leaves]
         each = [MASK_RATE] * len(masks.leaves) + rates
+        kinds = [edit.optimizer] * len(masks.leaves) + ["adam"] * len(leaves)
         named = {f"mask/{name}": mask for name, mask in masks.by_name().items()}
         named |= {f"leaf/{k}": leaf for k, leaf in enumerate(leaves)}
-        for step in first.steps(state, moving, path.data.margin, rng, each, masks.clamp):
+        for step in first.steps(state, moving, path.data.margin, rng, each, masks.clamp, kinds):
             yield step, named
 
     cache = path.cache_for(sum(tensor.nbytes for tensor in [*values.values(), *leaves]))

@@ -161,6 +161,7 @@ class TuningPath(Task, Generic[E]):
         rng: np.random.Generator,
         rate: float | Sequence[float],
         after_step: Callable[[], None] | None = None,
+        optimizer: str | Sequence[str] = "adam",
     ) -> Iterator[int]:
         """Minimise the path's loss over the leaves that the state depends on.
 
@@ -195,6 +196,7 @@ class TuningPath(Task, Generic[E]):
             learning_rate=rate,
             every=self.every,
             schedule=schedule,
+            optimizer=optimizer,
             after_step=after_step,
         )
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ._factored import FactoredRMS
+
 __all__ = ["tune"]
 
 B = TypeVar("B")
@@ -27,7 +29,7 @@ def tune(
     learning_rate: float | Sequence[float],
     every: int,
     schedule: str = "constant",
-    optimizer: str = "adam",
+    optimizer: str | Sequence[str] = "adam",
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     update_masks: Sequence[Tensor | None] | None = None,
@@ -51,7 +53,8 @@ def tune(
         Steps between two candidates; the last step always is a candidate.
     schedule : {"constant", "cosine"}, default="constant"
         "cosine": the rates fall to 0 along half a cosine wave.
-    optimizer : {"adam", "sgd"}, default="adam"
+    optimizer : {"adam", "sgd", "factored"} or a sequence of these, default="adam"
+        One for all parameters, or one for each. "factored" is :class:`FactoredRMS`, for matrices.
     momentum : float in [0, 1), default=0.9
         Of "sgd".
     weight_decay : float, default=0.0
@@ -72,11 +75,12 @@ def tune(
     masks = update_masks or [None] * len(parameters)
     rates = learning_rate if isinstance(learning_rate, Sequence) else [learning_rate] * len(masks)
     each = list(zip(parameters, rates, masks, strict=True))
-    large = sum(parameter.nbytes for parameter in parameters) > LARGE_BYTES
-    updates = [
-        _Update.make(part, optimizer, momentum, weight_decay)
-        for part in ([[one] for one in each] if large else [each])
-    ]
+    kinds = [optimizer] * len(each) if isinstance(optimizer, str) else list(optimizer)
+    large = sum(parameter.nbytes for parameter in parameters) > LARGE_BYTES or len(set(kinds)) > 1
+    parts = [([one], kind) for one, kind in zip(each, kinds, strict=True)]
+    if not large:
+        parts = [(each, kinds[0])]
+    updates = [_Update.make(part, kind, momentum, weight_decay) for part, kind in parts]
     hooks = []
     if large:
         hooks = [
@@ -149,6 +153,8 @@ def _make_optimizer(
     momentum: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
+    if name == "factored":
+        return FactoredRMS(parameters, lr=rates[0])
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     settings: dict[str, Any] = {"weight_decay": weight_decay, "fused": fused}
     # One group for each rate: a fused step is a call for each group.
