@@ -121,3 +121,14 @@ def test_forms_of_a_network(form, name, tables):
     found = fit(name, network, rows, device=DEVICE if form == "net" else None)
     assert on_device(found)
     check_exports(found, rows.X)
+
+
+def test_parts_of_a_step_give_the_edit_of_whole_steps_but_for_rounding():
+    rows = table(200)
+    network = trained(mlp(), rows)
+    settings = {"device": DEVICE, "max_steps": 6, "objective": "soft_gap"}
+    whole = fit("GapFineTuner", network, rows, rows.X, **settings)
+    parts = fit("GapFineTuner", network, rows, rows.X, micro_batch_size=16, **settings)
+    np.testing.assert_allclose(
+        parts.predict_proba(rows.X), whole.predict_proba(rows.X), rtol=2e-3, atol=2e-4
+    )

@@ -138,6 +138,7 @@ UNTRAINED = {
     "FairPruner, units",
     "LayerwiseOptimizer",
     "RandomPerturbation",
+    "AttentionTemper",
 }
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import fairsvd.phases
 from editors import CONFIGURATIONS, make
+from fairsvd.masks import packed
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, table, trained
 
 pytestmark = [
@@ -30,6 +32,64 @@ def test_weights_updated_one_by_one_get_the_same_bits(name, monkeypatch):
     wanted = outcome(name)
     monkeypatch.setattr("fairsvd.training._tune.LARGE_BYTES", 0)
     assert outcome(name) == wanted
+
+
+MASKED = {
+    "teacher": {"objective": "teacher", "gap_weight": None},
+    "teacher, capped": {"objective": "teacher", "gap_weight": None, "sparsity": 0.02},
+    "soft gap": {"objective": "soft_gap", "gap_weight": 1.0},
+    "soft gap, budget": {"objective": "soft_gap", "max_epochs": 6, "sparsity": 0.1},
+}
+
+
+def masked(name, settings):
+    editor = make(name, NETWORK, max_steps=6, random_state=0, **settings)
+    editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    masks = [array.tobytes() for _, array in sorted(flat(editor.masks_))]
+    return fingerprint(editor.module_), editor.history_.to_json(), editor.threshold_, masks
+
+
+def flat(masks):
+    for name, value in masks.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        yield from ((f"{name}/{side}", array) for side, array in inner)
+
+
+@pytest.mark.parametrize("name", ["FairLRFTransformer", "FairPruner"])
+@pytest.mark.parametrize("settings", MASKED)
+def test_masks_kept_as_bits_give_the_same_bits(name, settings, monkeypatch):
+    wanted = masked(name, MASKED[settings])
+    monkeypatch.setattr("fairsvd.masks._packed.FEW_ENTRIES", 0)
+    assert masked(name, MASKED[settings]) == wanted
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (3, 5), (2, 4, 9)])
+def test_a_packed_mask_is_an_eighth_and_comes_back(shape, monkeypatch):
+    monkeypatch.setattr("fairsvd.masks._packed.FEW_ENTRIES", 0)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    kept = packed({"a": mask, "b": ~mask})
+    assert list(kept) == ["a", "b"]
+    assert torch.equal(kept["a"], mask)
+    assert torch.equal(kept["b"], ~mask)
+    assert kept.bits["a"].nbytes == -(-mask.numel() // 8)
+
+
+def test_a_vast_network_of_a_table_is_taught_by_a_small_one(monkeypatch):
+    taught = []
+    found = fairsvd.phases.train_cells
+
+    def noted(*args):
+        networks = found(*args)
+        taught.extend(type(network.network).__name__ for network in networks)
+        return networks
+
+    monkeypatch.setattr("fairsvd.phases._teacher.train_cells", noted)
+    masked("FairLRFTransformer", MASKED["teacher"])
+    assert set(taught) == {"Sequential"}
+    taught.clear()
+    monkeypatch.setattr("fairsvd.phases._cells.VAST_BYTES", 0)
+    masked("FairLRFTransformer", MASKED["teacher"])
+    assert set(taught) == {"MLP"}
 
 
 def fit(network, **settings):

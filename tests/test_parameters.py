@@ -220,6 +220,7 @@ SHARED = {
     "flip_rate": [-0.1, 1],
     "validation": [0, 1],
     "batch_size": [0],
+    "micro_batch_size": [0, 0.5],
     "output": ["labels"],
     "precision": ["half"],
     "on_interrupt": ["stop"],

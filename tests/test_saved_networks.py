@@ -12,6 +12,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 import fairsvd
+from attending import NEED_ATTENTION, Attending
 from fairsvd import MLP, BlindPostProcessor, ConvNet, GapFineTuner, LowRankLinear
 from fairsvd.base import EDITORS, QUICK
 from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
@@ -41,8 +42,11 @@ def test_every_editor(kind, tmp_path):
     quick = dict(QUICK[kind.__name__])
     if "max_steps" in kind._parameter_constraints:
         quick["max_steps"] = 2
-    editor = fitted(toy_network(6), kind, **quick)
-    again = check(editor, tmp_path)
+    network, how = toy_network(6), {}
+    if kind.__name__ in NEED_ATTENTION:
+        network, how = Attending(network), {"trusted": ["attending.Attending"]}
+    editor = fitted(network, kind, **quick)
+    again = check(editor, tmp_path, **how)
     own = {name for name in vars(editor) if name.endswith("_")}
     assert all(repr(getattr(again, n)) == repr(getattr(editor, n)) for n in own - {"module_"})
     X, y, _ = toy_rows()

@@ -262,3 +262,13 @@ def test_an_empty_group_is_left_out(name):
     alone, beside = (estimate(c, name, n_draws=5000) for c in (BIASED, counts))
     np.testing.assert_allclose(alone[:3], beside[:3], atol=0.01)
     assert alone.noise_floor == pytest.approx(beside.noise_floor, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [40, 100, 400])
+def test_groups_that_show_no_gap_leave_room_for_one(rows):
+    counts = np.array([[[0, 0], [rows // 2, rows // 2]]] * 2)
+    found = estimate_gaps(counts, ["equal_opportunity"], 1, np.random.default_rng(0))
+    error = np.sqrt(2 * 0.25 / rows)
+    assert found["equal_opportunity"].low == 0
+    assert found["equal_opportunity"].high > 0.5 * error
+    assert found["equal_opportunity"].upper > 0.5 * error

@@ -2,16 +2,19 @@ r"""Low-rank edits of a pretrained network: which layers, which rank, and what c
 
 The task is ``faces-gender`` of ``bench_images.py``. Every row is one edit by FairLRFTransformer
 whose chosen layers keep their factors (``compress=True``), so that size and speed are those of what
-a user would run. Numbers are means over seeds.
+a user would run; the first row is the untouched network. Numbers are means over seeds. Every edit
+is written as a line of JSON when it ends, and a run that was cut goes on where it stopped.
 
-    python benchmarks/fairness/bench_low_rank.py --seeds 3 --table low_rank.md
+    python benchmarks/fairness/bench_low_rank.py --seeds 3 --out low_rank.jsonl --table low_rank.md
 
-``--dev`` measures on rows of the training folder that are not edited on.
+``--dev`` measures on rows of the training folder that are not edited on. ``--max-epochs`` is the
+budget of an edit; at 15, the default of the editor, an edit takes minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
@@ -57,7 +60,23 @@ def seconds_of(module: nn.Module, X: np.ndarray) -> float:
     return min(times)
 
 
-def measure(context: Context, problem: Any, layers: Any, rank: float) -> dict[str, float]:
+def measured(
+    module: nn.Module, predicted: np.ndarray, context: Context, problem: Any
+) -> dict[str, float]:
+    """Measure a network and its predictions of the test rows."""
+    scores = evaluate(predicted, problem.test, CONSTRAINT, context.before)
+    return {
+        "accuracy": scores["accuracy"],
+        "gap": scores[f"{CONSTRAINT}_difference"],
+        "worst cell": scores["worst_cell"],
+        "weights": count_weights(module),
+        "ms for 1,024 rows": 1000 * seconds_of(module, problem.test.X[:1024]),
+    }
+
+
+def edit(
+    context: Context, problem: Any, layers: Any, rank: float, max_epochs: float
+) -> dict[str, float]:
     """Edit, compress and measure."""
     from sklearn.model_selection import PredefinedSplit
 
@@ -72,47 +91,79 @@ def measure(context: Context, problem: Any, layers: Any, rank: float) -> dict[st
         rank=rank,
         compress=True,
         constraint=CONSTRAINT,
+        max_epochs=max_epochs,
         validation=PredefinedSplit(fold),
         random_state=context.seed,
     )
+    started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a gap over the tolerance is what is measured
         editor.fit(X, y, sensitive_features=np.asarray(context.groups)[g])
-    scores = evaluate(editor.predict(problem.test.X), problem.test, CONSTRAINT, context.before)
-    rows = problem.test.X[:1024]
-    return {
-        "accuracy": scores["accuracy"],
-        "gap": scores[f"{CONSTRAINT}_difference"],
-        "worst cell": scores["worst_cell"],
-        "weights": count_weights(editor.module_),
-        "ms for 1,024 rows": 1000 * seconds_of(editor.module_, rows),
-    }
+    seconds = time.process_time() - started
+    found = measured(editor.module_, editor.predict(problem.test.X), context, problem)
+    return {**found, "seconds of the edit": seconds}
+
+
+def run_seed(args: argparse.Namespace, seed: int) -> None:
+    """Make the rows of a seed that the file lacks, and append each when it is done."""
+    done = {(row["seed"], row["layers"], row["rank"]) for row in read_rows(args.out)}
+    wanted: list[tuple[str, float]] = [("none", 1.0)]
+    wanted += [(name, rank) for rank in args.ranks for name in args.layers]
+    missing = [each for each in wanted if (seed, *each) not in done]
+    if not missing:
+        return
+    problem = load_problem("faces-gender", "as-is", seed, dev=args.dev, quick=args.quick)
+    context = prepare(problem)
+    for name, rank in missing:
+        if name == "none":
+            given = in_blocks(context.network, problem.test.X).argmax(dim=1).numpy()
+            row = measured(context.network, given, context, problem)
+        else:
+            row = edit(context, problem, LAYERS[name], rank, args.max_epochs)
+        with args.out.open("a") as file:
+            file.write(json.dumps({"seed": seed, "layers": name, "rank": rank, **row}) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read what was measured before."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write means over seeds, a line for each choice of layers and rank."""
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["layers"], row["rank"]), []).append(row)
+    columns = [c for c in rows[-1] if c not in ("seed", "layers", "rank")]
+    lines = ["| layers | rank | seeds | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (3 + len(columns)) + "|")
+    order = ["none", *LAYERS]
+    for (name, rank), each in sorted(found.items(), key=lambda i: (order.index(i[0][0]), -i[0][1])):
+        cells = []
+        for column in columns:
+            values = [row[column] for row in each if column in row]
+            mean = float(np.mean(values)) if values else float("nan")
+            cells.append("-" if not values else f"{mean:.3f}" if mean < 1 else f"{mean:,.0f}")
+        lines.append(f"| {name} | {rank:g} | {len(each)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every choice of layers and rank, and write one table."""
     made = argparse.ArgumentParser(description="Low-rank edits of a pretrained network.")
-    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
+    made.add_argument("--ranks", nargs="+", type=float, default=list(RANKS))
+    made.add_argument("--max-epochs", type=float, default=15.0)
     made.add_argument("--dev", action="store_true", help="test on rows of the training folder")
     made.add_argument("--quick", action="store_true", help="a few hundred rows: to see it run")
+    made.add_argument("--out", type=Path, default=Path("low_rank.jsonl"))
     made.add_argument("--table", type=Path, default=None)
     args = made.parse_args(arguments)
     torch.set_num_threads(1)
-    found: dict[tuple[str, float], list[dict[str, float]]] = {}
     for seed in range(args.seeds):
-        problem = load_problem("faces-gender", "as-is", seed, dev=args.dev, quick=args.quick)
-        context = prepare(problem)
-        for name, layers in LAYERS.items():
-            for rank in RANKS:
-                row = measure(context, problem, layers, rank)
-                found.setdefault((name, rank), []).append(row)
-    columns = list(next(iter(found.values()))[0])
-    lines = ["| layers | rank | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
-    for (name, rank), rows in found.items():
-        means = [float(np.mean([row[column] for row in rows])) for column in columns]
-        cells = [f"{mean:.3f}" if mean < 1 else f"{mean:.0f}" for mean in means]
-        lines.append(f"| {name} | {rank:g} | " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
+        run_seed(args, seed)
+    text = table(read_rows(args.out))
     if args.table is None:
         print(text)
     else:

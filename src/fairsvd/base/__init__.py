@@ -29,6 +29,7 @@ from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
 from ._task import Candidate, EditData, Task
 from ._untouched import report_on, untouched_logits
+from ._weights import read_fit_weights
 
 __all__ = [
     "EDITORS",
@@ -62,6 +63,7 @@ __all__ = [
     "prepare",
     "progress_bar",
     "read_fit_inputs",
+    "read_fit_weights",
     "read_predict_inputs",
     "register_editor",
     "report_on",

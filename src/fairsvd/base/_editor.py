@@ -25,6 +25,7 @@ from ..arrays import as_batches
 from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
+    MLP,
     AdoptedNetwork,
     Portable,
     all_features,
@@ -100,6 +101,7 @@ class NetworkEditor(
 
     # Metadata routing passes sensitive_features to fit without a call of set_fit_request.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
+    _of_table: ClassVar[type[nn.Module]] = MLP  # what is trained for a table without a network
 
     @abstractmethod
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterable[Candidate]:

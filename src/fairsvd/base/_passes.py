@@ -1,4 +1,4 @@
-"""Passes of a network with other entries of its state, and in float16 with scaled gradients.
+"""Passes of a network with other entries of its state, in parts, in float16 with scaled gradients.
 
 A float16 is 0 below 6e-8, as many gradients are. The usual loss scale is one number of a whole
 training, found by trial; here each backward pass is scaled by its own largest gradient in the
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["AUTOCAST", "run_pass", "with_state"]
+__all__ = ["AUTOCAST", "in_parts", "run_pass", "with_state"]
 
 # Types of the passes of an edit under the editor's ``precision``.
 AUTOCAST = {"full": None, "mixed": torch.bfloat16, "mixed_float16": torch.float16}
@@ -68,6 +69,26 @@ def run_pass(
     }
     logits: Tensor = _Scaled.apply(run(entries, dtype), scale)
     return logits
+
+
+def in_parts(run: Callable[[Tensor], Tensor], X: Tensor, most: int | None) -> Tensor:
+    """Run a pass over rows in parts whose activations are not kept, but computed again backward.
+
+    Whatever the loss makes of the logits of all rows, its gradients are those of one pass over
+    them, up to rounding.
+
+    Parameters
+    ----------
+    run : callable
+        Maps rows to logits (n, n_classes), each row by itself.
+    X : Tensor of shape (n, ...)
+    most : int or None
+        Rows of a part; None: one pass.
+    """
+    if most is None or len(X) <= most or not torch.is_grad_enabled():
+        return run(X)
+    parts = X.tensor_split(-(-len(X) // most))
+    return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])
 
 
 class _Around(nn.Module):

@@ -98,6 +98,7 @@ def prepare(
         cache=cache,
         output_key=editor.output_key,
         output_kind=editor.output_kind,
+        of_table=editor._of_table,
     )
     share_weights(adopted.module, editor.network)
     with one_torch_thread():
@@ -118,7 +119,7 @@ def make_data(
     Parameters
     ----------
     editor : NetworkEditor
-        Holds ``batch_size`` and ``precision``.
+        Holds ``batch_size``, ``micro_batch_size`` and ``precision``.
     inputs, parts, adopted, constraint
         Results of the earlier steps of a fit.
     cache : Cache
@@ -140,7 +141,11 @@ def make_data(
     weights = None if judged.weights is None else judged.weights.numpy()
     columns = judged.y.numpy(), judged.groups.numpy(), of_part
     judge = make_judge(*columns, n_classes, inputs.n_groups, constraint, weights)
-    cache = _of_network(cache, adopted, probe.device.type, editor.precision)
+    passes = editor.precision
+    if editor.micro_batch_size is not None:
+        # Sums of parts are rounded otherwise.
+        passes += f", {editor.micro_batch_size} rows at once"
+    cache = _of_network(cache, adopted, probe.device.type, passes)
     # Marked, since np.union1d takes as long as a pass over the rows.
     used = np.zeros(len(of_fit), dtype=bool)
     for each in (parts.editing, parts.validation, *parts.ungrouped):
@@ -169,6 +174,7 @@ def make_data(
         group_labels=inputs.group_labels,
         margin=facts["margin"],
         batch_size=int(editor.batch_size),
+        micro_batch_size=editor.micro_batch_size,
         device=probe.device,
         dtype=first_parameter(adopted.module).dtype,
         autocast=AUTOCAST[editor.precision],

@@ -41,8 +41,8 @@ class SharedParameters:
         The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity", or a statistic of :class:`GapLimit`; a
         :class:`GapLimit`, :class:`RatioLimit`, :class:`MinimumRate`, :class:`NoHarm` or
-        :class:`CountLimit`; a list of these, all of which are to be met; or a
-        :class:`PhiObjective`.
+        :class:`CountLimit`, of several attributes alone in an :class:`EachAttribute`; a list of
+        these, all of which are to be met; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The accepted gap, a difference of rates, where ``constraint`` names a gap.
     confidence : float in [0.5, 1) or None, default=None
@@ -82,6 +82,13 @@ class SharedParameters:
     batch_size : int, default=256
         Rows of a training step of the base network and of a step of an edit; on tables a step of an
         edit uses up to four times as many. No step uses more rows than there are to edit on.
+    micro_batch_size : int or None, default=None
+        For networks whose activations of a whole step do not fit into memory: at most so many rows
+        pass at once, and pass again on the way back (activation checkpointing), so that a step
+        takes about a third longer. Gradients are those of the whole step up to rounding, the gap
+        of all its rows included, which a smaller ``batch_size`` would measure on fewer. It holds
+        for the steps of the edit, not for a training of the base network or a teacher, nor for
+        steps that need features or gradients of the rows. None: all rows at once.
     device : str, torch.device or None, default=None
         Where the copy of the network is edited; None: on the network's own device.
     output : {"features", "logits", "probabilities"}, default="features"
@@ -143,6 +150,7 @@ class SharedParameters:
     flip_rate: float | None = parameter(fraction(closed="left"), None, default=None)
     validation: Any = parameter(fraction(closed="neither"), Splitter(), default=0.25)
     batch_size: int = parameter(positive_int(), default=256)
+    micro_batch_size: int | None = parameter(positive_int(), None, default=None)
     device: Any = parameter(str, torch.device, None, default=None)
     output: str = parameter(StrOptions(set(OUTPUTS)), default="features")
     output_key: str | int | None = parameter(str, Integral, None, default=None)

@@ -21,13 +21,14 @@ from ..networks import (
     OutputKey,
     check_rows,
     copied,
+    entering,
     fast_logits,
     share_weights,
     to_logits,
 )
 from ..objective import Constraint, Judge, Verdict
 from ._lazy_state import LazyState
-from ._passes import run_pass, with_state
+from ._passes import in_parts, run_pass, with_state
 
 __all__ = [
     "Candidate",
@@ -125,6 +126,8 @@ class EditData:
         Editing rows together with those of unknown group (-1); None: there are none of these.
     certifying : LabelledRows, optional
         Rows that nothing is chosen on, for a promise with a confidence.
+    micro_batch_size : int or None
+        Rows whose activations a step holds at once.
     """
 
     editing: LabelledRows
@@ -148,6 +151,7 @@ class EditData:
     unlabelled_weights: Tensor | None = None
     partly: LabelledRows | None = None
     certifying: LabelledRows | None = None
+    micro_batch_size: int | None = None
 
     def count_cells(self) -> NDArray[Any]:
         """Count the rows of every cell, (n_classes, n_groups); a label's share is that of all rows.
@@ -156,11 +160,14 @@ class EditData:
         taken from the others.
         """
         counts = self.editing.count_cells(self.n_classes, self.n_groups).numpy()
-        if self.partly is None:
-            return counts
-        of_label = self.partly.count_labels(self.n_classes).numpy()
-        known = np.maximum(counts.sum(axis=1), 1e-12)
-        return counts * (of_label / known)[:, None]
+        return counts if self.partly is None else counts * self.rows_a_group.numpy()[:, None]
+
+    @property
+    def rows_a_group(self) -> Tensor:
+        """Rows of each label, (n_classes,), for each of them whose group is known."""
+        known = self.editing.count_labels(self.n_classes).double()
+        every = known if self.partly is None else self.partly.count_labels(self.n_classes)
+        return torch.where(known > 0, every / known, 0.0)
 
     @property
     def lesson_rows(self) -> Batches:
@@ -191,18 +198,22 @@ class EditData:
     ) -> Tensor:
         """Compute the module's logits for a loss, with some entries of its state replaced.
 
-        Differentiable. The pass runs in mixed precision if requested; the result is in full
-        precision. ``tapped``: other tensors than the logits are taken out of the pass.
+        Differentiable. The pass runs in mixed precision and in parts if requested; the result is in
+        full precision. ``tapped``: other tensors than the logits are taken out of the pass.
         """
+        alone = not (tapped or X.requires_grad)
 
-        def run(entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+        def run(x: Tensor, entries: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
             with nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype):
-                output = functional_call(module, dict(entries), (X,)) if entries else module(X)
+                output = functional_call(module, dict(entries), (x,)) if entries else module(x)
                 logits = self.to_logits(output)
-            check_rows(logits, len(X))
+            check_rows(logits, len(x))
             return logits.to(self.dtype)
 
-        return run_pass(run, module, state, self.autocast, alone=not (tapped or X.requires_grad))
+        def one(x: Tensor) -> Tensor:
+            return run_pass(partial(run, x), module, state, self.autocast, alone=alone)
+
+        return in_parts(one, X, self.micro_batch_size if alone else None)
 
     def editing_batches(self, size: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, y, groups) of all editing rows in order, for passes without training.
@@ -222,6 +233,23 @@ class EditData:
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
         return with_state(module, state, call) if state else call()
+
+    def head_inputs(
+        self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what enters the output layer, (n_rows, width), and the logits in the same pass.
+
+        Both are in single precision or wider, on the CPU.
+        """
+
+        def run(X: Tensor) -> Tensor:
+            with entering(module, self.output_layer) as collected:
+                logits = self.to_logits(module(to_device(X, self.device, self.dtype)))
+            both = torch.cat([collected[-1].reshape(len(X), -1), logits], dim=1)
+            return both.to(torch.promote_types(both.dtype, torch.float32))
+
+        both = with_state(module, state, partial(fast_logits, run, rows))
+        return both[:, : -self.n_classes], both[:, -self.n_classes :]
 
 
 @dataclass(frozen=True)

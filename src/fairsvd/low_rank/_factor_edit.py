@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..base import LazyState
 from ..layers import Factors, compress_layer
-from ..masks import MaskVariables, removed_fraction
+from ..masks import MaskVariables, PackedMasks, removed_fraction
 from ..phases import MaskedEdit
-from ._rebuild import rebuild
+from ._rebuild import masked_product, rebuild
 
 __all__ = ["FactorEdit", "compress_all", "keep_all", "untouched_attributes"]
 
@@ -75,14 +75,20 @@ class FactorEdit(MaskedEdit):
         return state
 
     def applied(self) -> FactorEdit:
-        """Zero the removed entries of the factors for all later steps."""
-        return replace(self, stored=self.factors, pending=False)
+        """Zero the removed entries for all later steps, unless the factors are large."""
+        return self if self._lean else replace(self, stored=self.factors, pending=False)
+
+    @property
+    def _lean(self) -> bool:
+        """Whether entries are zeroed anew in every step, to hold no copy of large factors."""
+        return self.pending and isinstance(self.masks, PackedMasks)
 
     def loosen(self, plain: Mapping[str, Tensor]) -> tuple[FactorEdit, list[Tensor]]:
         """Make the singular values trainable."""
         S = {name: f.S.clone().requires_grad_() for name, f in self.stored.items()}
-        stored = {name: replace(f, S=S[name]) for name, f in self._each()}
-        return replace(self, stored=stored, plain=plain, pending=False), list(S.values())
+        edit = self.applied()
+        stored = {name: replace(f, S=S[name]) for name, f in edit.stored.items()}
+        return replace(edit, stored=stored, plain=plain), list(S.values())
 
     def free(
         self, plain: Mapping[str, Tensor]
@@ -100,6 +106,11 @@ class FactorEdit(MaskedEdit):
 
     def weights(self) -> dict[str, Tensor]:
         """Multiply out the weights, by their names in the state dict."""
+        if self._lean:
+            return {
+                f.parameter: masked_product(f, self.masks[f"{name}/U"], self.masks[f"{name}/V"])
+                for name, f in self.stored.items()
+            }
         return {f.parameter: f.weight() for _, f in self._each()}
 
     def state(self) -> dict[str, Tensor]:

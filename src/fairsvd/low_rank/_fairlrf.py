@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from re import Pattern
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..layers import (
 )
 from ..phases import (
     SPARSITIES,
+    Deferred,
     ScoredRemoval,
     TuningEditor,
     count_masked,
@@ -200,6 +202,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            layers=select_layers(task.module, self.layers, task.data.output_layer),
             budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 
@@ -219,9 +222,9 @@ class FairLRFTransformer(FactorSettings):
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
         }
         full = resolve_ranks(task.module, names, None)
-        untouched = {**shared, **untouched_attributes(whole.factors, full)}
-        if self.refine == "bases":
-            untouched["rotations_"] = {}
+        known = {**shared, "rotations_": {}} if self.refine == "bases" else shared
+        # Masks of the whole network's size are made only if it stays as it was.
+        untouched = Deferred(known, partial(untouched_attributes, whole.stored, full))
         yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None

@@ -1,4 +1,8 @@
-"""Weights from masked factors, differentiable in the mask variables and the singular values."""
+"""Weights from masked factors, differentiable in the mask variables and the singular values.
+
+What is masked and scaled on the way is computed again in the backward pass, in the same order as
+autograd would have, so that the values are the same to the bit and less is held between the passes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from torch import Tensor
 from ..layers import Factors
 from ..masks import MaskBlock
 
-__all__ = ["rebuild"]
+__all__ = ["masked_product", "rebuild"]
 
 
 class Rebuild(torch.autograd.Function):
@@ -46,11 +50,10 @@ class Rebuild(torch.autograd.Function):
             ctx.layers.items(), S, of_weights, ctx.needs_input_grad[3:], strict=True
         ):
             of_product = of_weight.reshape(len(f.U), f.U.shape[1], f.V.shape[1])
+            of_left = torch.matmul(of_product, f.V * kept[f"{name}/V"], out=parts[f"{name}/U"])
             U = f.U * kept[f"{name}/U"]
-            of_left = of_product @ (f.V * kept[f"{name}/V"])
             of_values.append((of_left * U).sum(dim=1) if needed else None)
-            torch.mul(of_left.mul_(values.unsqueeze(1)), f.U, out=parts[f"{name}/U"])
-            del of_left
+            of_left.mul_(values.unsqueeze(1)).mul_(f.U)
             right = U.mul_(values.unsqueeze(1)).mT @ of_product
             torch.mul(right.mT, f.V, out=parts[f"{name}/V"])
             del U, right
@@ -75,3 +78,36 @@ def rebuild(block: MaskBlock, factors: dict[str, Factors]) -> dict[str, Tensor]:
     layers = {name: factors[name] for name in names}
     weights = Rebuild.apply(block.leaf, block, layers, *(f.S for f in layers.values()))
     return {f.parameter: w for f, w in zip(layers.values(), weights, strict=True)}
+
+
+class MaskedProduct(torch.autograd.Function):
+    """Multiply out factors with fixed masks, differentiably in the singular values alone."""
+
+    @staticmethod
+    def forward(ctx: Any, S: Tensor, f: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
+        """Return the weight."""
+        ctx.factors, ctx.kept = f, (keep_u, keep_v)
+        left = (f.U * keep_u).mul_(S.unsqueeze(1))
+        return (left @ (f.V * keep_v).mT).reshape(f.shape)
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the singular values."""
+        f, (keep_u, keep_v) = ctx.factors, ctx.kept
+        of_product = of_weight.reshape(len(f.U), f.U.shape[1], f.V.shape[1])
+        of_left = of_product @ (f.V * keep_v)
+        return of_left.mul_(f.U).mul_(keep_u).sum(dim=1), None, None, None
+
+
+def masked_product(factors: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
+    """Multiply out factors without the entries that masks remove.
+
+    Parameters
+    ----------
+    factors : Factors
+        With nothing removed; only the singular values may require gradients.
+    keep_u, keep_v : boolean Tensor of the shapes of U and V
+        True where an entry is kept.
+    """
+    weight: Tensor = MaskedProduct.apply(factors.S, factors, keep_u, keep_v)
+    return weight

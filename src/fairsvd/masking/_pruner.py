@@ -29,6 +29,7 @@ from ..layers import chosen_weights, select_layers
 from ..masks import MaskVariables, removed_fraction
 from ..phases import (
     SPARSITIES,
+    Deferred,
     MaskedEdit,
     ScoredRemoval,
     TuningEditor,
@@ -172,6 +173,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            layers=select_layers(task.module, self.layers, task.data.output_layer),
             budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 
@@ -186,7 +188,7 @@ class FairPruner(TuningEditor):
             **self._followed(task, imitates),
             "privileged_group_": None if privileged is None else task.data.group_labels[privileged],
         }
-        untouched = {**shared, **whole.attributes()}
+        untouched = Deferred(shared, whole.attributes)
         yield self._first_candidate(task, {"removed_fraction": 0.0}, untouched, imitates=imitates)
         teacher = self._find_teacher(task, rng) if imitates else None
         removal = None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._messages import did_you_mean
 from ..groups import Groups
-from ..objective import GAPS, NoHarm, Requirement, gap, ratio
+from ..objective import GAPS, Requirement, gap, on_groups, ratio
 from ._measured import Rows, measure_groups
 from ._read import read_rows
 from ._registry import MEASURES, NAMES
@@ -58,12 +58,14 @@ def check_asked(name: Asked) -> None:
         split_name(name)
         return
     for each in _entries(name):
-        if not isinstance(each, Requirement) or isinstance(each, NoHarm):
+        if isinstance(each, Requirement):
+            each.check()
+        if not isinstance(each, Requirement) or each.compares:
             raise ValueError(
                 f"{each!r} cannot be scored: wanted the name of a metric, GapLimit, RatioLimit, "
-                "MinimumRate or CountLimit (NoHarm compares with a network that is not there)."
+                "MinimumRate, CountLimit or EachAttribute of one of these (NoHarm compares with a "
+                "network that is not there)."
             )
-        each.check()
 
 
 def _entries(name: Requirement | Sequence[Requirement]) -> list[Requirement]:
@@ -85,10 +87,11 @@ def farthest(values: NDArray[np.float64], best: float) -> int | None:
     return int(np.nanargmax(np.abs(values - best)))
 
 
-def measure(rows: Rows, name: Asked) -> float:
+def measure(rows: Rows, name: Asked, groups: Groups) -> float:
     """Compute a metric of ``NAMES``, or the largest excess over the limits of requirements."""
     if not isinstance(name, str):
-        found = [float(r.measure(rows.counts, rows.pos)) - r.limit for r in _entries(name)]
+        asked = on_groups(_entries(name), groups)
+        found = [float(each.measure(rows.counts, rows.pos)) - each.limit for each in asked]
         return float(np.max([*found, 0.0]))
     stem, kind = split_name(name)
     if kind == "worst":
@@ -247,4 +250,4 @@ def fairness_score(
         missing_group=missing_group,
         sample_weight=sample_weight,
     )
-    return measure(read.rows, name)
+    return measure(read.rows, name, read.groups)

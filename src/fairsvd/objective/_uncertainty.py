@@ -33,6 +33,8 @@ PRIOR = 2.0
 # shares of that range.
 REACH = 8.0
 PRECISION = 0.002
+# Gaps that differ by less are equal.
+ROUNDING = 1e-9
 # How much wider than all values and their noise the range is that is mapped to shares in [0, 1].
 UNIT = 40.0
 # The name of a gap that compares one rate; which one does not matter to the bounds.
@@ -206,8 +208,10 @@ class _Model:
         # Beyond these a value is surely too small, or too large.
         reach = REACH * spread + 4 / np.nanmin(np.where(self.rows > 0, self.rows, np.nan))
         ends = max(0.0, self.measured - floor - reach), self.measured + reach
-        # Rates of few rows are multiples of 1 / rows; the noise is not.
-        slack = 0.5 / np.nanmax(self.rows) + 1e-9
+        # Rates of few rows are multiples of 1 / rows; the noise is not. Without half a row two
+        # groups that show no gap at all would leave no room for one. The lower bound needs none:
+        # with it intervals of few rows covered too often.
+        slack = 0.5 / np.nanmax(self.rows)
 
         @cache
         def show(value: float) -> NDArray[np.float64]:
@@ -218,11 +222,11 @@ class _Model:
             return float((equal >= value).mean())
 
         def not_below(value: float) -> float:
-            return float((show(value) <= self.measured + slack).mean())
+            return float((show(value) <= self.measured + slack + ROUNDING).mean())
 
         def too_small(value: float) -> float:
             tail = alpha / 2 * (1 + within(value))
-            return tail - float((show(value) >= self.measured - slack).mean())
+            return tail - float((show(value) >= self.measured - ROUNDING).mean())
 
         def not_too_large(tail: float) -> Callable[[float], float]:
             return lambda value: not_below(value) - tail * (1 - within(value))

@@ -15,10 +15,11 @@ from ._batches import (
 )
 from ._best import Best
 from ._brief import Average, tune_averaged
+from ._brief_head import has_free_head
 from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
-from ._edit import Edit, MaskedEdit, judge_state
+from ._edit import Deferred, Edit, MaskedEdit, judge_state
 from ._editor import TuningEditor
 from ._leaves import copy_biases, float_parameters
 from ._loss import make_loss
@@ -50,6 +51,7 @@ __all__ = [
     "Average",
     "Best",
     "Budget",
+    "Deferred",
     "Edit",
     "MaskedEdit",
     "MaskingPath",
@@ -75,6 +77,7 @@ __all__ = [
     "find_privileged",
     "find_teacher",
     "float_parameters",
+    "has_free_head",
     "is_table",
     "judge_removals",
     "judge_rules",

@@ -15,7 +15,6 @@ from ..arrays import LabelledRows, to_device
 from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
-from ..groups import cell_codes
 from ..networks import (
     MANY_ROWS,
     MLP,
@@ -28,7 +27,7 @@ from ..networks import (
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
 from ._budget import FORWARD, Budget
-from ._cell_network import CellNetwork
+from ._cell_network import CellNetwork, cell_loss, partial_loss, reset
 from ._held_out import HeldOut
 
 __all__ = ["JOINTS", "count_teachers", "train_cells"]
@@ -47,6 +46,10 @@ SMALL_BATCH, LARGE_BATCH, FEW_ROWS = 64, 256, 5000
 # Bank the validation loss and psi were those of twice as many epochs at a constant rate; with
 # batches of 512 rows psi was lower.
 FALLING_RATE, FALLING_EPOCHS = 3e-3, 8
+
+
+# Networks of tables with more weights than this (64 MiB) are not trained anew as teachers.
+VAST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,15 @@ def _train(cells: CellTask) -> nn.Module:
 def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
     """Make the untrained network: a copy of the task's with another last layer.
 
-    To be trained anew, a network whose copy cannot be the package's own instead.
+    To be trained anew, a network whose copy cannot be, or a very large one of a table, is the
+    package's own instead.
     """
     data, seed = cells.task.data, int(rng.integers(2**31 - 1))
     # The package has no network for named inputs: the copy keeps its weights.
     named = data.editing.X.fields is not None
     with seeded_globally(seed):
-        network = _with_cells(cells)
-        if cells.joint == "refit" and (network is None or not _reset(network)) and not named:
+        network = None if cells.joint == "refit" and _is_vast(cells.task) else _with_cells(cells)
+        if cells.joint == "refit" and (network is None or not reset(network)) and not named:
             network = CellNetwork(_default_network(data, cells.n_cells), "logits", None)
             network = network.to(data.device, data.dtype)
     if network is None:
@@ -161,6 +165,12 @@ def _build(cells: CellTask, rng: np.random.Generator) -> CellNetwork:
             "joint='refit', or another network."
         )
     return network
+
+
+def _is_vast(task: Task) -> bool:
+    """Tell whether a table's network is so large that the package's own, small one teaches."""
+    fits = is_table(task.data) and task.data.editing.X.fields is None
+    return fits and sum(p.nbytes for p in task.module.parameters()) > VAST_BYTES
 
 
 def _with_cells(cells: CellTask) -> CellNetwork | None:
@@ -183,16 +193,6 @@ def _with_cells(cells: CellTask) -> CellNetwork | None:
     except Exception:  # whatever a user's network does with other outputs
         return None
     return network if shape == (len(X), cells.n_cells) else None
-
-
-def _reset(module: nn.Module) -> bool:
-    """Initialise every parameter anew; tell whether all layers know how."""
-    layers = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
-    if not all(hasattr(layer, "reset_parameters") for layer in layers):
-        return False
-    for layer in layers:
-        layer.reset_parameters()  # type: ignore[operator]
-    return True
 
 
 def _default_network(data: EditData, n_cells: int) -> nn.Module:
@@ -262,26 +262,16 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     with seeded_globally(int(rng.integers(2**31 - 1))):
         best = LeastLoss(network, plan.patience, held_out.loss(network))
         network.train(cells.joint == "refit")
-        loss = partial(_cell_loss if data.partly is None else _partial_loss, network, data.n_groups)
+        loss = partial(cell_loss, network, data.n_groups)
+        if data.partly is not None:
+            times = to_device(data.rows_a_group, data.device, data.dtype)
+            loss = partial(partial_loss, network, data.n_groups, times)
         for _ in _epochs(loss, leaves, batches, plan):
             network.eval()
             if best.settles(held_out.loss(network)):
                 break
             network.train(cells.joint == "refit")
     return best.state
-
-
-def _cell_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
-    codes = cell_codes(batch.y, batch.groups, n_groups)
-    return nn.functional.cross_entropy(network(batch.X), codes)
-
-
-def _partial_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
-    """Compute the mean of -log p(label, group), and of -log p(label) where the group is unknown."""
-    shares = torch.log_softmax(network(batch.X), dim=1).unflatten(1, (-1, n_groups))
-    of_label = shares[torch.arange(len(batch.y), device=batch.y.device), batch.y]
-    of_cell = of_label.gather(1, batch.groups.clamp(min=0)[:, None])[:, 0]
-    return -torch.where(batch.groups < 0, of_label.logsumexp(dim=1), of_cell).mean()
 
 
 def _epochs(

@@ -14,7 +14,7 @@ from ..base import Candidate, Task
 from ..masks import MaskVariables, removed_fraction
 from ..objective import Verdict
 
-__all__ = ["Edit", "M", "MaskedEdit", "judge_state"]
+__all__ = ["Deferred", "Edit", "M", "MaskedEdit", "judge_state"]
 
 
 class Edit(ABC):

@@ -89,6 +89,8 @@ class TuningPath(Task, Generic[E]):
     rows : int, optional
         Rows of a step under a budget; a threshold is then moved only where that gains more than
         noise. None: there is no budget.
+    head : bool, default=False
+        Under a budget, tune the output layer of every candidate alone before it is judged.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -103,17 +105,25 @@ class TuningPath(Task, Generic[E]):
     n_candidates: int = 10
     rate_scale: float = 1.0
     rows: int | None = None
+    head: bool = False
 
     @cached_property
     def margin(self) -> float:
         """The threshold of the losses of a phase that starts from the untouched network."""
         return self.data.margin if self.rows is None else brief_margin(self.data)
 
-    @cached_property
-    def loyalty(self) -> float:
-        """Weight of the divergence from the untouched network, under a budget."""
-        value = self.judge.steady(self.data.untouched, self.margin).value
-        return LOYALTY * self.share * min(1.0, max(0.0, value))
+    @classmethod
+    def find_loyalty(cls, data: EditData, share: float = 1.0) -> float:
+        """Find the weight of the divergence from the untouched network, under a budget.
+
+        Parameters
+        ----------
+        data : EditData
+        share : float, default=1.0
+            Weight of the cross-entropy in the loss.
+        """
+        value = data.judge.steady(data.untouched, brief_margin(data)).value
+        return LOYALTY * share * min(1.0, max(0.0, value))
 
     @property
     def every(self) -> int:
@@ -169,7 +179,8 @@ class TuningPath(Task, Generic[E]):
         weights: dict[str, Any] = {"gap_weight": self.gap_weight, "share": self.share}
         if self.rows is not None:
             weights["sharpness"] = BRIEF_SHARPNESS
-            weights["loyalty"] = self.loyalty if self.teacher is None else 0.0
+            follows = self.teacher is None
+            weights["loyalty"] = self.find_loyalty(self.data, self.share) if follows else 0.0
             weights["running"] = RunningMeans()
         if self.rate_scale != 1:
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
