@@ -26,6 +26,7 @@ from fairsvd.phases import (
     run_phases,
 )
 from fairsvd.phases._masking import learn_masks, tune_rest, tune_whole
+from fairsvd.phases._path import judge_edits
 from tasks import small_task
 
 HIDDEN = ("0.weight", "2.weight")
@@ -294,6 +295,15 @@ def test_a_start_takes_the_place_of_the_first_phase_and_nothing_runs_beside_it()
     assert given["second"] == other["second"]  # its draws do not depend on who went before
     path, phases, given = ranked()
     assert [s for s, _, _ in run_phases(path, phases["first"], None)] == ["one"] * 4
+
+
+def test_the_steps_of_a_stage_are_counted_from_those_before_it():
+    path, _, _ = ranked()
+    edits = [(1, (0.5, 0.0)), (4, (0.6, 0.0))]
+    assert list(judge_edits(path, "two", edits, before=7)) == [
+        ("two", 8, (0.5, 0.0)),
+        ("two", 11, (0.6, 0.0)),
+    ]
 
 
 def test_the_best_is_the_first_of_equals():

@@ -278,7 +278,8 @@ for number in range(400):
     if child == 0:
         for k in range(10**6):
             fairsvd.save(editors[k % 2], path, overwrite=True)
-    time.sleep(rng.uniform(0, 4 * took))
+    # Longer and longer: on a busy machine a child may not get to write in so short a time.
+    time.sleep(rng.uniform(0, 4 + number / 5) * took)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     seen.add(wanted.index(fairsvd.load(path).predict_proba(X).tolist()))
