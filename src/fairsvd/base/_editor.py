@@ -36,6 +36,7 @@ from ..networks import (
 )
 from ..objective import Constraint
 from ._apply import apply_candidate
+from ._candidate import Candidate
 from ._choice import Outcome, choose
 from ._complaints import warn_about
 from ._html import editor_html
@@ -50,7 +51,7 @@ from ._restore import restored_on_failure
 from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
-from ._task import Candidate, Task, without_gradients
+from ._task import Task, without_gradients
 from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
@@ -246,9 +247,8 @@ class NetworkEditor(
         self._adopted = replace(adopted, module=nn.Identity(), **outcome.candidate.reading)
         self._probe = probe_rows(self.module_, inputs.rows.X)
         self._history = outcome.table
-        row = as_batches(self._probe[:1], self._probe.dtype)
-        entering = all_features(self.module_, row, self._adopted.output_layer)
-        self._feature_width = entering.shape[1]
+        row, layer = as_batches(self._probe[:1], self._probe.dtype), self._adopted.output_layer
+        self._feature_width = all_features(self.module_, row, layer).shape[1]
         self._fitted_threshold = self.threshold
         for name, value in outcome.candidate.attributes.items():
             setattr(self, name, value)

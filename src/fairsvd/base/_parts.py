@@ -40,6 +40,14 @@ class Parts:
         kept = self.ungrouped[0]
         return np.sort(np.concatenate([self.editing, kept])) if len(kept) else self.editing
 
+    def lessons(self, n_rows: int) -> NDArray[np.int64]:
+        """List the editing and validation rows, with a group or not, ascending."""
+        # Marked, since np.union1d takes as long as a pass over the rows.
+        used = np.zeros(n_rows, dtype=bool)
+        for each in (self.editing, self.validation, *self.ungrouped):
+            used[each] = True
+        return np.flatnonzero(used)
+
 
 def make_parts(validation: Any, inputs: FitInputs, seed: int) -> Parts:
     """Split the rows; those whose group is missing are left out, or parts of their own."""

@@ -146,16 +146,12 @@ def make_data(
         # Sums of parts are rounded otherwise.
         passes += f", {editor.micro_batch_size} rows at once"
     cache = _of_network(cache, adopted, probe.device.type, passes)
-    # Marked, since np.union1d takes as long as a pass over the rows.
-    used = np.zeros(len(of_fit), dtype=bool)
-    for each in (parts.editing, parts.validation, *parts.ungrouped):
-        used[each] = True
     parts_of_key = {"rows": rows, "parts": of_part, "constraint": vars(constraint)}
     entry = cache.fetch("judgement", parts_of_key, lambda: _judged(judge, judged.X, adopted, probe))
     facts = entry.facts
     judge = replace(judge.apart() if facts["separate"] else judge, floor=facts["floor"])
     judge = judge.referring(entry.tensors["logits"])
-    lessons = of_fit.subset(np.flatnonzero(used))
+    lessons = of_fit.subset(parts.lessons(len(of_fit)))
     return EditData(
         certifying=of_fit.subset(parts.certifying) if len(parts.certifying) else None,
         editing=of_fit.subset(parts.editing),

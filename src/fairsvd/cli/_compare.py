@@ -62,10 +62,7 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
     OSError
         If a file cannot be written.
     """
-    methods, names = map(split_list, (options.methods, options.constraints))
-    if unknown := [name for name in names if name not in CONSTRAINTS]:
-        raise ValueError(f"--constraints {unknown[0]}: wanted names among {', '.join(CONSTRAINTS)}")
-    constraints = [EachAttribute(name) for name in names] if options.each_attribute else names
+    methods, constraints = split_list(options.methods), _read_constraints(options)
     measures = None if options.measures is None else split_list(options.measures)
     if options.plot is not None:
         check_plot(options.plot)
@@ -114,6 +111,14 @@ def run_compare(options: argparse.Namespace, rows: Rows, features: Features) -> 
         say(line)
     _print_tables(comparison, options)
     return 0
+
+
+def _read_constraints(options: argparse.Namespace) -> list[Any]:
+    """Read the gaps, between the intersections or of each attribute alone."""
+    names = split_list(options.constraints)
+    if unknown := [name for name in names if name not in CONSTRAINTS]:
+        raise ValueError(f"--constraints {unknown[0]}: wanted names among {', '.join(CONSTRAINTS)}")
+    return [EachAttribute(name) for name in names] if options.each_attribute else names
 
 
 def _print_tables(comparison: Comparison, options: argparse.Namespace) -> None:
