@@ -22,12 +22,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # More torch threads than cores make small networks slower, most of all beside other workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-fast test-lowest test-simulated-cuda test-simulated-cuda-all \
-	test-torchvision fuzz lint types unit doctest torture docs examples bench clean
+.PHONY: help demo test test-fast test-lowest test-newest test-simulated-cuda test-simulated-cuda-all \
+	test-torchvision fuzz lint types unit doctest torture docs examples bench clean beside-unit
 
 help:
 	@echo "make demo | test | test-fast | fuzz | torture | lint | docs | examples | bench | clean"
-	@echo "make test-simulated-cuda | test-torchvision | test-lowest"
+	@echo "make test-simulated-cuda | test-torchvision | test-lowest | test-newest"
 
 # A stamp inside the environment says what it holds; a changed requirement makes it stale.
 $(BIN)/python:
@@ -52,7 +52,13 @@ $(VENV)/.for-bench: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.for-demo
 	$(BIN)/fairsvd demo
 
-test: lint types unit doctest test-simulated-cuda
+# The tests in one lane, all that needs one process in another: no core waits.
+test: $(VENV)/.for-test
+	$(MAKE) --no-print-directory -j2 unit beside-unit
+
+beside-unit: $(VENV)/.for-test
+	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory WORKERS=0 doctest test-simulated-cuda
 
 # What one runs while working: under two minutes on two cores.
 test-fast: $(VENV)/.for-test
@@ -127,6 +133,13 @@ test-lowest:
 		-c constraints-lowest.txt -e ".[test]"
 	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" \
 		-W default
+
+# In the environment of torchvision, with the newest versions that pip finds, torch's excepted: what a
+# later release of a dependency breaks or deprecates.
+test-newest: $(VISION)/.for-test
+	$(VISION)/bin/python -m pip --disable-pip-version-check -qq install --upgrade \
+		--upgrade-strategy eager -e ".[test]" torch==2.14.1 torchvision==0.29.1
+	$(VISION)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" -W default
 
 bench: $(VENV)/.for-bench
 	@set -e; for script in benchmarks/*/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done

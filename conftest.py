@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,20 @@ import sklearn
 
 # Before matplotlib is imported: no window, whatever screen there is.
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests without the garbage collector, and let it pass over what they import.
+
+    Else it looks through the same 700,000 objects again and again: a quarter of the time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """How often a promise with a confidence is broken, where the truth is known.
 
-    python benchmarks/promises.py --populations 500
+    python benchmarks/promises.py --populations 500 --out promises.jsonl
 
 Populations are drawn at random: two or three groups, their shares, base rates, and how well and how
 differently a score separates their labels. In each an editor shifts the groups' scores by several
@@ -12,15 +12,17 @@ the truth exceeds its limit. Beside it stands what confidence=None reports as me
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.stats import norm
 
@@ -134,9 +136,10 @@ def run(name: str, n_rows: int, confidence: float | None, seed: int) -> dict[str
         "asked": name,
         "validation rows": n_rows,
         "confidence": confidence,
-        "given": given,
-        "broken": given and not met,
-        "could be": met,
+        "seed": seed,
+        "given": bool(given),
+        "broken": bool(given and not met),
+        "could be": bool(met),
         "balanced accuracy": float(np.mean(np.diagonal(recall) / recall.sum(axis=1))),
         "rows needed": np.nan if certificate is None else certificate.rows_needed,
     }
@@ -157,23 +160,29 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Print one line for each request, size and confidence."""
+    """Print one line for each request, size and confidence; go on where a file of rows ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--populations", type=int, default=500)
     parser.add_argument("--asked", nargs="*", default=list(ASKED), choices=list(ASKED))
     parser.add_argument("--confidences", nargs="*", type=float, default=[0.9, 0.95])
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("promises.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    calls = (
-        delayed(run)(name, n_rows, confidence, seed)
-        for name in options.asked
-        for n_rows in ROWS
-        for confidence in (None, *options.confidences)
-        for seed in range(options.populations)
-    )
-    table = summarise(pd.DataFrame(Parallel(n_jobs=options.jobs)(calls)))
-    print(table.to_string(index=False, float_format="{:.3f}".format))
+    rows = []
+    if options.out.exists():
+        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+    key = ("seed", "asked", "validation rows", "confidence")
+    done = {tuple(row[name] for name in key) for row in rows}
+    # Population by population, so that a run that is cut short has as many of every request.
+    confidences = (None, *options.confidences)
+    todo = product(range(options.populations), options.asked, ROWS, confidences)
+    with options.out.open("a") as out:
+        for seed, name, n_rows, confidence in todo:
+            if (seed, name, n_rows, confidence) not in done:
+                rows.append(run(name, n_rows, confidence, seed))
+                out.write(json.dumps(rows[-1]) + "\n")
+                out.flush()
+    print(summarise(pd.DataFrame(rows)).to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

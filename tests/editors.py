@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import fairsvd.comparison  # noqa: F401  (editors are registered once their families are imported)
+from attending import NEED_ATTENTION, attending
 from fairsvd import (
     AdapterFineTuner,
     BiasMaskFineTuner,
@@ -26,6 +27,7 @@ OWN_GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "AdapterFineTuner": {"variant": ["plain", "orthogonal"]},
     "AdversarialDebiasing": {"alpha": [0.3, 3.0]},
     "AdversarialFineTuner": {"gap_weight": [1.0, 20.0]},
+    "AttentionTemper": {"granularity": ["model", "head"]},
     "BiasMaskFineTuner": {"tuned_fraction": [0.1, 1.0]},
     "DirectEffectFineTuner": {"effect_weight": [0.0, 10.0]},
     "FairLRFTransformer": {"sparsity": [0.0, 0.1]},
@@ -132,8 +134,24 @@ BESIDE = {
 # Sorted: every process of a run must collect the same tests in the same order.
 CONFIGURATIONS: dict[str, Configuration] = dict(sorted({**registered(), **BESIDE}.items()))
 
+# One configuration for each way to make candidates, for what the template does for all of them:
+# networks behind the given one, paths of factors, units that go, a trigger before the network,
+# states without training, and epochs on generated rows.
+TEMPLATES = (
+    "BlindPostProcessor",
+    "FairLRFTransformer",
+    "FairPruner, units",
+    "FairReprogrammer",
+    "RandomPerturbation",
+    "SelectiveFineTuner",
+)
+
 
 def make(name: str, network: Any = None, **parameters: Any) -> NetworkEditor:
-    """Make an editor by the name of its configuration, for a quick fit."""
+    """Make an editor by the name of its configuration, for a quick fit.
+
+    An editor that needs attention gets the network behind a layer of it.
+    """
     kind, quick, _ = CONFIGURATIONS[name]
+    network = attending(network) if name in NEED_ATTENTION else network
     return kind(network, **{**quick, "random_state": 0, **parameters})

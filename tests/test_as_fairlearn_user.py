@@ -219,7 +219,7 @@ def test_fairlearns_metrics_as_scorers_of_a_search_over_an_editor(routing, credi
     }
     for scorer in scoring.values():
         scorer.set_score_request(sensitive_features=True)
-    editor = GapFineTuner(NET, constraint="demographic_parity", random_state=0)
+    editor = clone(EDITORS["gap"]).set_params(validation=0.25, n_teachers=1)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), editor),
         {"gapfinetuner__scope": ["all", "head"]},
@@ -257,8 +257,14 @@ MITIGATORS = {
 }
 
 
-@pytest.mark.parametrize("routed", [False, True], ids=["by column", "by routing"])
-@pytest.mark.parametrize("name", MITIGATORS)
+@pytest.mark.parametrize(
+    ("name", "routed"),
+    [
+        ("ThresholdOptimizer", False),
+        ("ThresholdOptimizer", True),
+        ("ExponentiatedGradient", False),
+    ],
+)
 def test_our_scorer_in_a_search_over_their_mitigators(credit, name, routed):
     X, y, sex = credit
     mitigator, constraints = MITIGATORS[name]
@@ -279,12 +285,12 @@ def test_our_scorer_in_a_search_over_their_mitigators(credit, name, routed):
     assert search.best_index_ == 0
 
 
-@pytest.mark.parametrize("source", ["none", "a column", "a position"])
+@pytest.mark.parametrize("source", ["none", "a column"])
 def test_an_editor_in_their_reduction(credit, source):
     """Reductions weigh rows; an editor among their estimators reads groups out of X or has none."""
     X, y, sex = credit
-    columns = {"none": None, "a column": "sex", "a position": 3}[source]
-    if source != "none":
+    columns = {"none": None, "a column": "sex"}[source]
+    if source == "a column":
         X = X.assign(sex=sex == "male")
     editor = FairLRFTransformer(
         NET,
@@ -295,7 +301,6 @@ def test_an_editor_in_their_reduction(credit, source):
         refine=None,
         random_state=0,
     )
-    X = X.to_numpy(dtype=float) if source == "a position" else X
     reduction = ExponentiatedGradient(editor, DemographicParity(), max_iter=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingSensitiveFeaturesWarning)

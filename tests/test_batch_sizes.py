@@ -35,7 +35,12 @@ class Counted(nn.Module):
 
 
 # What takes no step on rows of X, or runs layer by layer.
-GRADIENT_FREE = ("BlindPostProcessor", "LayerwiseOptimizer", "RandomPerturbation")
+GRADIENT_FREE = (
+    "AttentionTemper",
+    "BlindPostProcessor",
+    "LayerwiseOptimizer",
+    "RandomPerturbation",
+)
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGURATIONS if n not in GRADIENT_FREE])

@@ -170,6 +170,12 @@ def test_the_verdict_pairs_our_best_with_the_best_rival() -> None:
     assert blind[5].startswith("**+0.020**")  # on the seed that both have
     assert seen[3] == "REJECT-OPTION"
     assert seen[5].startswith("**-0.100**")
+    lines = verdict.against(rows, labels, "b").splitlines()
+    assert lines[0] == "### Psi less that of B"
+    # A is .1 and .2 ahead blind, and B was not measured with the group.
+    assert lines[4] == "| A | +0.150 (+0.100 to +0.200) | - | 2 |"
+    assert lines[5] == "| OXONFAIR-INFERRED | +0.080 | - | 1 |"
+    assert not any(line.startswith(("| B ", "| REJECT")) for line in lines)
 
 
 def test_removal_as_it_is_leaves_the_network_alone_and_removes() -> None:

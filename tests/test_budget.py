@@ -29,6 +29,8 @@ def test_steps_get_what_the_looks_leave_and_at_most_ten_passes() -> None:
     # What only asks the untouched network costs, but is no pass over the rows.
     assert BUDGET.count_steps(4, asked=2.0) == 100
     assert BUDGET.less(500.0).count_steps(4, asked=6.0) == 48
+    assert BUDGET.asked(0.3) == pytest.approx(10 / 3)
+    assert BUDGET.asked(0.0) == 0.0
 
 
 def test_an_imitation_gets_a_third_and_pays_for_the_teacher_s_answers() -> None:

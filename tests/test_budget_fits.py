@@ -87,6 +87,24 @@ def test_a_smaller_budget_is_kept_and_no_budget_costs_more(kind: Any) -> None:
     assert epochs_of(kind, **without)[1] > 15
 
 
+@pytest.mark.parametrize(
+    ("kind", "parameters", "n_steps"),
+    [
+        (GapFineTuner, {"scope": "bias"}, 2),
+        (GapFineTuner, {"mode": "descent"}, 4),
+        (FairReprogrammer, {}, 4),
+    ],
+)
+def test_who_does_not_ask_the_untouched_network_does_not_pay_for_it(
+    kind: Any, parameters: Any, n_steps: int
+) -> None:
+    # 4 x 120 visits less 64 and three looks at 160 rows are 256: 3 steps of 64 rows that ask, of
+    # which 2 go before two looks, and 4 that do not.
+    editor, epochs = epochs_of(kind, max_epochs=4, **parameters)
+    assert editor.history_["step"].max() == n_steps
+    assert epochs <= 4
+
+
 def test_a_number_of_steps_leaves_images_without_a_budget() -> None:
     # Without a budget several weights of the soft gap are tried, with one a single weight is.
     editor, _ = epochs_of(GapFineTuner, max_steps=2)

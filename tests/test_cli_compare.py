@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,3 +183,59 @@ def test_the_default_methods_are_known():
 
     options = make_parser().parse_args(["compare", "x.csv", "--target", "y", "--sensitive", "g"])
     assert set(options.methods.split(",")) <= set(names())
+
+
+def test_the_no_harm_protocol_in_text_and_json(capsys, people, csv):
+    more = ["--reference", "fine-tuning", "--constraints", "equalized_odds,demographic_parity"]
+    status, text, _ = run(capsys, *asked(csv, *more))
+    assert status == 0
+    read = pd.read_csv(csv)
+    expected = compare(
+        PEERS.split(","),
+        read.drop(columns=["y", "sex"]),
+        read["y"],
+        read["sex"],
+        cv=2,
+        constraints=["equalized_odds", "demographic_parity"],
+        reference="fine-tuning",
+        random_state=0,
+    )
+    # The last table of the text is that of the last constraint's quadrants.
+    judged = expected.no_harm("demographic_parity").droplevel("constraint")
+    section = text[text.index("demographic parity, against fine-tuning") :]
+    printed = {row[0]: row[1:] for row in tables(section)["method"][1:]}
+    assert list(printed) == judged.index.tolist()
+    for name, row in judged.iterrows():
+        assert printed[name][0] == row["quadrant"]
+        assert printed[name][2] == f"{row['groups_lost']:.3f}"
+        for place, what in ((3, "utility"), (4, "fairness")):
+            mean, low, high = (row[f"{what}_change{end}"] for end in ("", "_low", "_high"))
+            assert printed[name][place] == f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    assert text.index("equalized odds, against fine-tuning") < text.index("demographic parity, me")
+    assert "A method helps without harm where both go up and no group loses." in text
+
+    found = json.loads(run(capsys, *asked(csv, *more, "--json"))[1])["no_harm"]
+    assert found["reference"] == "fine-tuning"
+    table = expected.no_harm().reset_index()
+    assert [row["quadrant"] for row in found["methods"]] == table["quadrant"].tolist()
+    assert [row["fairness_change"] for row in found["methods"]] == pytest.approx(
+        table["fairness_change"].tolist()
+    )
+    for name, part in table[table["quadrant"] != "reference"].groupby("constraint"):
+        counts = found["counts"][name]
+        assert {q: c["methods"] for q, c in counts.items()} == dict(part["quadrant"].value_counts())
+        assert sum(c["clear"] for c in counts.values()) == part["clear"].sum()
+        free = (part["groups_lost"] == 0).sum()
+        assert sum(c["no_loss"] for c in counts.values()) == free
+        for quadrant, each in counts.items():
+            clear = f"{each['clear']} clear, {each['no_loss']} without a loss"
+            assert f"{quadrant}: {each['methods']} ({clear})" in text
+
+
+def test_without_a_reference_nothing_is_said_of_harm_against_one(capsys, csv):
+    text = run(capsys, *asked(csv, methods="threshold"))[1]
+    assert "against" not in text and "quadrant" not in text
+    out = run(capsys, *asked(csv, "--json", methods="threshold"))[1]
+    assert "no_harm" not in json.loads(out)
+    err = run(capsys, *asked(csv, "--reference", "tuning", methods="threshold"))[2]
+    assert "reference='tuning' is no method of the comparison" in err

@@ -170,7 +170,7 @@ def written(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-@all_backends
+@most_backends
 def test_workers_share_a_cache(spread: Spread, wanted: GridSearchCV, tmp_path: Path) -> None:
     """A search in this process then trains nothing, so it writes nothing: equal keys."""
     with spread():

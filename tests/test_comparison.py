@@ -1,9 +1,6 @@
-"""compare: the folds, the shared base network, every kind of method, and what a row says."""
+"""compare: the folds, the shared base network, the inputs, and what a row says."""
 
 from __future__ import annotations
-
-import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,10 +14,7 @@ from fairlearn.metrics import (
     true_positive_rate,
 )
 from fairlearn.postprocessing import ThresholdOptimizer
-from fairlearn.reductions import DemographicParity, ExponentiatedGradient
 from scipy.stats import binomtest
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
@@ -28,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fairsvd.comparison._fold as folds
+from comparison_rows import PEERS, QUICK, Stub, compared, rows_of
 from fairsvd import (
     Comparison,
     ConvNet,
@@ -37,9 +32,6 @@ from fairsvd import (
     PhiObjective,
     compare,
 )
-from fairsvd.base import EDITORS
-from fairsvd.base import QUICK as PARAMETERS
-from fairsvd.comparison._methods import names
 from fairsvd.interop import GroupAwareWrapper
 from helpers import EXACT, IGNORE_SMALL_DATA, images, mlp, skorch_net, table, trained
 
@@ -47,24 +39,7 @@ pytestmark = [
     pytest.mark.slow,
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
 ]
-
-QUICK = GapFineTuner(max_steps=3, n_teachers=1)
 TIMES = ["seconds"]
-
-
-class Stub(ClassifierMixin, BaseEstimator):
-    """Predicts 1 where a column is above 0; remembers nothing."""
-
-    def __init__(self, column=0, random_state=None):
-        self.column = column
-        self.random_state = random_state
-
-    def fit(self, X, y):
-        self.classes_ = np.unique(y)
-        return self
-
-    def predict(self, X):
-        return self.classes_[(np.asarray(X)[:, self.column] > 0).astype(int)]
 
 
 class Told(Stub):
@@ -109,11 +84,6 @@ def base(task):
     return trained(mlp(), task)
 
 
-def compared(methods, rows, **settings):
-    settings = {"cv": 2, "random_state": 0, **settings}
-    return compare(methods, rows.X, rows.y, rows.group, **settings)
-
-
 def harm_of(y, before, after, groups, constraint):
     """The largest fall of a rate by the exact test of McNemar, for all rates together."""
     kinds = {"tpr": (y == 1, 1), "tnr": (y == 0, 0)}
@@ -128,10 +98,6 @@ def harm_of(y, before, after, groups, constraint):
         if chance * len(cells) < 0.05 and (lost - gained) / mask.sum() > 0.02:
             falls.append((lost - gained) / mask.sum())
     return max(falls)
-
-
-def rows_of(found, method):
-    return found[found["method"] == method]
 
 
 # What a row says
@@ -323,105 +289,6 @@ def test_other_classifiers_get_the_groups_where_they_take_them(task, base):
     assert (rows_of(found, "told")["demographic_parity_difference"] == 1).all()
 
 
-# Names
-
-
-PEERS = ["ThresholdOptimizer", "ExponentiatedGradient", "Reweighing", "EqOddsPostprocessing"]
-
-
-def test_peers_by_name_close_the_gap_that_is_there():
-    rows = table(600)
-    net = skorch_net(mlp(), optimizer=torch.optim.Adam, lr=0.01, max_epochs=20)
-    settings = {"base": net, "cv": 2, "constraints": ["equalized_odds", "demographic_parity"]}
-    found = compared([*PEERS, "threshold"], rows, **settings)
-    assert found["error"].tolist() == [""] * len(found)
-    summary = found.summary("demographic_parity").droplevel("constraint")
-    assert summary.loc["untouched", "gap"] > 0.15  # the positive control
-    for name in ("ThresholdOptimizer", "ExponentiatedGradient"):
-        assert summary.loc[name, "gap"] < 0.6 * summary.loc["untouched", "gap"]
-    assert summary["needs_group"][summary["needs_group"]].index.sort_values().tolist() == [
-        "EqOddsPostprocessing", "ThresholdOptimizer",
-    ]  # fmt: skip
-    odds = found.summary("equalized_odds").droplevel("constraint")
-    balanced = odds["balanced_accuracy"]
-    assert balanced["threshold"] > balanced["untouched"] - 0.02
-
-
-def test_threshold_optimizer_is_fairlearns_own(task, base):
-    """The row equals what fairlearn predicts around the same network on the same rows."""
-    cv = JointStratifiedKFold(2, shuffle=True, random_state=0)
-    found = compared("ThresholdOptimizer", task, base=base, cv=cv)
-    assert not found.failed.any()
-    (train, test), *_ = cv.split(task.X, task.y, sensitive_features=task.group)
-    net = FrozenEstimator(skorch_net(base).initialize())
-    net.estimator.module_ = base
-
-    class Scores(Stub):
-        def predict_proba(self, X):
-            with torch.no_grad():
-                return base(torch.tensor(np.asarray(X))).double().softmax(1).numpy()
-
-    peer = ThresholdOptimizer(
-        estimator=Scores().fit(task.X, task.y),
-        constraints="equalized_odds",
-        objective="balanced_accuracy_score",
-        prefit=True,
-        predict_method="predict_proba",
-    ).fit(task.X[train], task.y[train], sensitive_features=task.group[train])
-    seed = folds.fold_seed(0, 0)
-    predicted = peer.predict(task.X[test], sensitive_features=task.group[test], random_state=seed)
-    expected = equalized_odds_difference(
-        task.y[test], predicted, sensitive_features=task.group[test]
-    )
-    assert rows_of(found, "ThresholdOptimizer")["gap"].iloc[0] == pytest.approx(expected, abs=1e-12)
-
-
-def test_every_name_runs(monkeypatch):
-    for name, kind in list(EDITORS.items()):
-        monkeypatch.setitem(EDITORS, name, partial(kind, **PARAMETERS[name]))
-    rows = table(120)
-    found = compared(names(), rows)
-    assert found["error"].tolist() == [""] * len(found)
-    assert found.groupby("method").size().to_dict() == dict.fromkeys(names(), 2)
-
-
-def test_instances_of_fairlearn_and_aif360(task, base):
-    from aif360.algorithms.postprocessing import EqOddsPostprocessing
-    from aif360.algorithms.preprocessing import Reweighing
-
-    roles = [{"sex": 0}], [{"sex": 1}]
-    sex = pd.Series(task.group, name="sex")
-    methods = {
-        "optimizer": ThresholdOptimizer(),
-        "own estimator": ThresholdOptimizer(estimator=LogisticRegression()),
-        "reduction": ExponentiatedGradient(LogisticRegression(), DemographicParity(), max_iter=5),
-        "odds": EqOddsPostprocessing(*roles, seed=0),
-        "weights": Reweighing(*roles),
-    }
-    settings = {"cv": 2, "random_state": 0, "constraints": "demographic_parity"}
-    found = compare(methods, task.X, task.y, sex, base=skorch_net(mlp()), **settings)
-    assert found["error"].tolist() == [""] * 12
-    assert methods["optimizer"].estimator is None
-    fixed = compare(methods, task.X, task.y, sex, base=base, **settings)
-    assert rows_of(fixed, "weights")["error"].str.contains("base came trained").all()
-
-
-@pytest.mark.parametrize(
-    ("methods", "complaint"),
-    [
-        ("FairLRF", "Unknown method 'FairLRF'.*Did you mean .*'FairLRFTransformer'"),
-        (["Threshold"], "Did you mean 'threshold'"),
-        ([QUICK, "GapFineTuner"], "GapFineTuner more than once: pass a dict"),
-        ([GapFineTuner], "the class GapFineTuner"),
-        ({"untouched": QUICK}, "base network's own name"),
-        ([3], "hold a int: wanted a name"),
-    ],
-)
-def test_what_is_no_method(task, methods, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        compared(methods, task)
-
-
 # Inputs
 
 
@@ -526,12 +393,3 @@ def test_verbose_shows_a_bar(task, base, capsys):
     assert capsys.readouterr() == ("", "")
     compared(Stub(), task, base=base, verbose=1)
     assert "6/6" in capsys.readouterr().err
-
-
-def test_importing_it_leaves_other_packages_alone():
-    import subprocess
-
-    code = "import sys; from fairsvd import compare; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    late = {"aif360", "fairlearn", "matplotlib", "fairsvd.comparison._table"}
-    assert set(done.stdout.split()) & late == set()

@@ -10,7 +10,7 @@ from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from editors import registered
-from expected_failures import fails
+from sklearn_checks import checks_of_edits, fails
 
 # The checks know nothing of sensitive features; no other warning is allowed.
 pytestmark = [
@@ -35,7 +35,7 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks(list(QUICK.values()), expected_failed_checks=fails)
+@pytest.mark.parametrize(("estimator", "check"), checks_of_edits(QUICK.values()))
 def test_scikit_learn_check_of_the_other_editors(estimator, check, folder):
     check(clone(estimator).set_params(memory=folder, random_state=0))
 

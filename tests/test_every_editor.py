@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
-from editors import CONFIGURATIONS, make
+from editors import CONFIGURATIONS, TEMPLATES, make
 from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.exceptions import FairsvdWarning, MissingSensitiveFeaturesWarning
 from helpers import (
@@ -45,6 +45,10 @@ def name(request):
     return request.param
 
 
+# Reading and writing are the template's: an editor adds nothing to them.
+some_editors = pytest.mark.parametrize("name", TEMPLATES)
+
+
 @pytest.fixture(scope="module")
 def frame():
     """Numbers as a DataFrame, string labels, and the attribute beside them."""
@@ -60,14 +64,14 @@ def network():
     return trained(mlp(), table(120))
 
 
-def search(name, editor, **settings):
+def search(name, editor, cv=None, **settings):
     """Search an editor behind a scaler."""
     grid = {f"editor__{key}": values for key, values in CONFIGURATIONS[name].grid.items()}
     return GridSearchCV(
         Pipeline([("scale", StandardScaler()), ("editor", editor)]),
         grid,
         scoring={"utility": "balanced_accuracy", "gap": fairness_scorer(GAP, **settings)},
-        cv=JointStratifiedKFold(2, **settings),
+        cv=JointStratifiedKFold(2, **settings) if cv is None else cv,
         refit=best_under_gap("utility", "gap", limit=0.5),
         error_score="raise",
     )
@@ -83,9 +87,12 @@ def check_search(found, X):
 
 def test_a_search_with_routing(routing, name, network, frame):
     X, y, sex = frame
-    check_search(search(name, make(name, network)).fit(X, y, sensitive_features=sex), X)
+    # That the groups reach the splitter is no matter of the editor: one fold is enough for most.
+    cv = None if name in TEMPLATES else [(np.arange(60), np.arange(60, 120))]
+    check_search(search(name, make(name, network), cv).fit(X, y, sensitive_features=sex), X)
 
 
+@some_editors
 def test_a_search_without_routing_by_the_index_of_y(name, network, frame):
     X, y, sex = frame
     labels = y.set_axis(pd.Index(sex, name="sex"))
@@ -93,6 +100,7 @@ def test_a_search_without_routing_by_the_index_of_y(name, network, frame):
     check_search(found.fit(X, labels), X)
 
 
+@some_editors
 def test_by_a_column_of_x_and_by_the_step_s_name(name, network, frame):
     X, y, sex = frame
     editor = make(name, network, sensitive_columns="sex").fit(X.assign(sex=sex), y)
@@ -104,15 +112,12 @@ def test_by_a_column_of_x_and_by_the_step_s_name(name, network, frame):
 
 def test_forms_of_a_network(name):
     rows = table()
-    net = skorch_net(mlp()).fit(rows.X, rows.y)
-    one = binary_net(mlp(1)).fit(rows.X, rows.y.astype(np.float32))
-    for network in (
-        FrozenEstimator(net),
-        FrozenEstimator(one),
-        trained(mlp(), rows),
-        trained(mlp(1), rows),
-        skorch_net(mlp()),
-    ):
+    networks = [trained(mlp(1), rows), skorch_net(mlp())]
+    if name in TEMPLATES:
+        net = skorch_net(mlp()).fit(rows.X, rows.y)
+        one = binary_net(mlp(1)).fit(rows.X, rows.y.astype(np.float32))
+        networks += [FrozenEstimator(net), FrozenEstimator(one), trained(mlp(), rows)]
+    for network in networks:
         editor = make(name, network).fit(rows.X, rows.y, sensitive_features=rows.group)
         shares = editor.predict_proba(rows.X)
         assert np.array_equal(editor.classes_[shares.argmax(axis=1)], editor.predict(rows.X))
@@ -122,15 +127,15 @@ def test_forms_of_a_network(name):
         assert np.array_equal(editor.classes_[codes.numpy()], editor.predict(rows.X))
 
 
-@pytest.mark.parametrize("kind", ["images", "three classes", "three groups", "data set"])
+@pytest.mark.parametrize("kind", ["images", "three classes and groups"])
 def test_forms_of_data(name, kind):
     rows = {
         "images": images,
-        "three classes": lambda: table(150, n_classes=3),
-        "three groups": lambda: table(150, n_groups=3),
-        "data set": table,
+        "three classes and groups": lambda: table(180, n_classes=3, n_groups=3),
     }[kind]()
-    X = TensorDataset(torch.tensor(rows.X)) if kind == "data set" else rows.X
+    X = rows.X
+    if kind != "images" and name in TEMPLATES:
+        X = TensorDataset(torch.tensor(rows.X))
     n_classes = len(np.unique(rows.y))
     network = trained(mlp(n_classes) if rows.X.ndim == 2 else convolutions(n_classes), rows)
     before, state = fingerprint(network), global_state()
@@ -166,6 +171,7 @@ def test_without_sensitive_features_one_warning(name):
     assert editor.groups_ == []
 
 
+@some_editors
 def test_a_failed_fit_loses_nothing(name):
     rows = table()
     editor = make(name, trained(mlp(), rows))

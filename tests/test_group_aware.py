@@ -26,6 +26,7 @@ from fairsvd import JointStratifiedKFold, best_under_gap, fairness_scorer
 from fairsvd.exceptions import GroupError
 from fairsvd.interop import GroupAwareWrapper
 from helpers import IGNORE_SMALL_DATA, mlp, quick, skorch_net, table, trained
+from sklearn_checks import checks_of_edits
 
 pytestmark = [
     pytest.mark.slow,
@@ -416,25 +417,29 @@ class ByTurns(ThresholdOptimizer):
 
 
 def expected_failures(estimator):
-    if isinstance(estimator.estimator, ExponentiatedGradient):
-        return {}
     return {
         "check_fit_idempotent": "new rows of a continuous column are new groups, and refused",
         "check_estimators_nan_inf": "so are they here, before anything else is looked at",
     }
 
 
-# The last column, kept: the checks count the columns and look at the first one.
-CHECKED = [
-    GroupAwareWrapper(mitigator, -1, drop=False, random_state=0)
-    for mitigator in (
-        exponentiated_gradient(max_iter=2, eps=1, run_linprog_step=False),
-        ByTurns(estimator=LogisticRegression()),
-    )
-]
+def around(mitigator):
+    # The last column, kept: the checks count the columns and look at the first one.
+    return GroupAwareWrapper(mitigator, -1, drop=False, random_state=0)
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
-@parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures)
+@parametrize_with_checks(
+    [around(ByTurns(estimator=LogisticRegression()))], expected_failed_checks=expected_failures
+)
 def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    checks_of_edits([around(exponentiated_gradient(max_iter=2, eps=1, run_linprog_step=False))]),
+)
+def test_scikit_learn_check_around_a_reduction(estimator, check):
     check(estimator)

@@ -227,7 +227,7 @@ def test_the_penalty_takes_the_bias_out_of_small_samples(weight, penalty, low, h
 def test_without_normalisation_dependence_on_the_data_is_learned():
     X = np.random.default_rng(0).normal(size=(300, 1))
     generator = HyperGenerator(
-        n_steps=600,
+        n_steps=300,
         n_sets=32,
         simulator=random_gaussians,
         set_size=20,

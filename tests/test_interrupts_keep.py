@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from joblib import parallel_config
 
-from editors import CONFIGURATIONS, make
+from editors import CONFIGURATIONS, TEMPLATES, make
 from fairsvd import FairLRFTransformerCV, GapFineTuner, RandomPerturbation
 from fairsvd._warn import categories_of
 from fairsvd.base import _choice, _editor, _prepare
@@ -32,11 +33,8 @@ pytestmark = [
 ROWS = table()
 NETWORK = trained(mlp(), ROWS)
 
-QUICK = {"GapFineTuner", "RandomPerturbation"}
-
-
-def editors(names=tuple(CONFIGURATIONS)):
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+some_editors = pytest.mark.parametrize("name", TEMPLATES)
+every_editor = pytest.mark.parametrize("name", CONFIGURATIONS)
 
 
 def fit(editor):
@@ -84,23 +82,37 @@ def assert_same(one, other):
     assert one.report_.groups.equals(other.report_.groups)
 
 
-def assert_the_first(monkeypatch, name, editor):
+@cache
+def whole(name):
+    """Fit without an interrupt."""
+    return fit(make(name, NETWORK))
+
+
+@cache
+def ended_after(name, k):
+    """Fit with a search that ends by itself after so many candidates."""
+    editor = make(name, NETWORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(editor), "_edit", ending_after(type(editor), k))
+        return fit(editor)
+
+
+def assert_the_first(name, editor):
     """An interrupted fit is one whose search had ended there, bit for bit."""
-    k, whole = len(editor.history_), fit(make(name, NETWORK))
-    assert 1 <= k < len(whole.history_)
-    frames = [each.history_.drop(columns="chosen") for each in (whole, editor)]
+    k = len(editor.history_)
+    assert 1 <= k < len(whole(name).history_)
+    frames = [each.history_.drop(columns="chosen") for each in (whole(name), editor)]
     pair = [frame.iloc[:k].dropna(axis=1) for frame in frames]
     assert pair[0].equals(pair[1])
-    with monkeypatch.context() as patch:
-        patch.setattr(type(editor), "_edit", ending_after(type(editor), k))
-        expected = fit(make(name, NETWORK))
+    expected = ended_after(name, k)
     assert_same(editor, expected)
     chosen = expected.history_.iloc[chosen_candidate(expected.history_)]
     assert editor.threshold_ == pytest.approx(chosen["threshold"])
 
 
-@pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("name", editors())
+@pytest.mark.parametrize(
+    ("name", "k"), [*((name, 2) for name in CONFIGURATIONS), *((name, 1) for name in TEMPLATES)]
+)
 def test_interrupted_between_candidates(monkeypatch, name, k):
     state = global_state()
     with monkeypatch.context() as patch:
@@ -109,15 +121,15 @@ def test_interrupted_between_candidates(monkeypatch, name, k):
     assert len(editor.history_) == k
     assert set(editor.predict(ROWS.X)) <= {0, 1}
     assert global_state() == state
-    assert_the_first(monkeypatch, name, editor)
+    assert_the_first(name, editor)
 
 
-@pytest.mark.parametrize("name", editors())
+@every_editor
 def test_interrupted_in_a_judgement(monkeypatch, name):
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "__call__", interrupting(Judge.__call__, 2))
         editor = kept(make(name, NETWORK, on_interrupt="keep"))
-    assert_the_first(monkeypatch, name, editor)
+    assert_the_first(name, editor)
 
 
 # Where no optimizer makes a step, nothing is ever half trained.
@@ -126,10 +138,11 @@ UNTRAINED = {
     "FairPruner, units",
     "LayerwiseOptimizer",
     "RandomPerturbation",
+    "AttentionTemper",
 }
 
 
-@pytest.mark.parametrize("name", editors())
+@every_editor
 def test_nothing_half_trained_is_kept(monkeypatch, name):
     """The parameters have moved since the last candidate."""
     editor = make(name, NETWORK, on_interrupt="keep")
@@ -140,22 +153,12 @@ def test_nothing_half_trained_is_kept(monkeypatch, name):
             fit(editor)  # no interrupt, whose warning would be an error
             return
         kept(editor)
-    assert_the_first(monkeypatch, name, editor)
+    assert_the_first(name, editor)
 
 
-@pytest.mark.parametrize("name", editors())
-def test_equal_seeds_and_interrupts_give_equal_bits(monkeypatch, name):
-    fits = []
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(_choice, "_record", interrupting(_choice._record, 2))
-            fits.append(kept(make(name, NETWORK, on_interrupt="keep")))
-    assert_same(*fits)
-
-
-@pytest.mark.parametrize("name", editors())
+@some_editors
 def test_raise_is_the_default_and_leaves_everything(monkeypatch, name):
-    editor = fit(make(name, NETWORK))
+    editor = whole(name)
     before = {key: id(value) for key, value in vars(editor).items()}
     network, state = fingerprint(editor.module_), global_state()
     with monkeypatch.context() as patch:
@@ -166,25 +169,24 @@ def test_raise_is_the_default_and_leaves_everything(monkeypatch, name):
     assert (fingerprint(editor.module_), global_state()) == (network, state)
 
 
-@pytest.mark.parametrize("name", editors())
+@every_editor
 def test_side_by_side_paths(monkeypatch, name):
     """The candidates of the paths that came back count; the others' workers are let go."""
     with parallel_config("threading"), monkeypatch.context() as patch:
         patch.setattr(_choice, "_record", interrupting(_choice._record, 2))
         editor = kept(make(name, NETWORK, on_interrupt="keep", n_jobs=2))
-    assert_the_first(monkeypatch, name, editor)
+    assert_the_first(name, editor)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GapFineTuner", "RandomPerturbation"])
 def test_paths_in_other_processes(monkeypatch, name):
     settings = {"n_trials": 60} if name == "RandomPerturbation" else {}
     with monkeypatch.context() as patch:
         patch.setattr(_choice, "_record", interrupting(_choice._record, 3))
         editor = kept(make(name, NETWORK, on_interrupt="keep", n_jobs=2, **settings))
-    whole = fit(make(name, NETWORK, n_jobs=2, **settings))
+    uninterrupted = fit(make(name, NETWORK, n_jobs=2, **settings))
     kept_rows, first_rows = (
-        each.history_.iloc[:3].drop(columns="chosen") for each in (editor, whole)
+        each.history_.iloc[:3].drop(columns="chosen") for each in (editor, uninterrupted)
     )
     assert kept_rows.equals(first_rows)
 

@@ -215,3 +215,32 @@ def test_a_callable_utility_is_asked_at_every_hundredth_of_the_margins():
     verdict = judge.for_utility(logits)
     assert (verdict.margin, verdict.utility) == (pytest.approx(6.3), 1.0)
     assert len(asked) == 101
+
+
+def test_noise_is_that_of_a_difference_of_rates_on_the_smallest_validation_cell():
+    """Cells of 8, 2, 4 and 2 validation rows; the editing rows count for nothing."""
+    y, groups = np.repeat([0, 0, 1, 1], [8, 2, 4, 2]), np.repeat([0, 1, 0, 1], [8, 2, 4, 2])
+    held, _ = judged(np.zeros(16), y, groups)
+    assert held.noise == pytest.approx(np.sqrt(0.25 / 2 + 0.25 / 2))
+    parts = np.r_[np.zeros(16, dtype=np.int64), 1]
+    both, _ = judged(np.zeros(17), np.r_[y, 1], np.r_[groups, 1], parts)
+    assert both.noise == held.noise
+
+
+def test_a_row_exactly_at_the_threshold_is_not_above_it_where_the_fit_is_measured():
+    """The editing row of label 1 has the margin 1: found below that threshold, and not at it."""
+    parts = np.array([0, 0, 1, 1])
+    judge, logits = judged([0.0, 0.0, 0.0, 1.0], [0, 1, 0, 1], [0, 0, 0, 0], parts)
+    assert judge.excess(logits.numpy(), 0.5, "balanced_accuracy") == 0.5
+    assert judge.excess(logits.numpy(), 1.0, "balanced_accuracy") == 0.0
+
+
+def test_a_better_threshold_has_to_be_better_by_more_than_noise():
+    """Eight rows a cell: the noise is a quarter."""
+    y, groups = np.repeat([0, 1], 16), np.tile(np.repeat([0, 1], 8), 2)
+    judge, _ = judged(np.zeros(32), y, groups)
+    assert judge.noise == 0.25
+    for gain, margin in ((0.25, 1.0), (0.3125, 2.0)):
+        cuts = curves((0.5 + gain, 0.0), (0.5, 0.0))
+        assert judge.steady(cuts, 1.0).margin == margin
+        assert judge.steady(cuts, 1.2, for_utility=True).margin == margin

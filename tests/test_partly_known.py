@@ -15,7 +15,7 @@ from fairsvd import BlindPostProcessor, FairLRFTransformer, FairLRFTransformerCV
 from fairsvd.arrays import LabelledRows, as_batches
 from fairsvd.base import Task
 from fairsvd.phases import train_cells
-from fairsvd.phases._cells import _partial_loss
+from fairsvd.phases._cell_network import cell_loss, partial_loss
 from fairsvd.training import Batch
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, skorch_net, table, trained
 
@@ -100,8 +100,29 @@ def test_a_cell_network_learns_labels_from_all_rows_and_groups_from_those_that_h
 def test_a_row_without_a_group_costs_the_probability_of_its_label():
     shares = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
     y, groups, ones = torch.tensor([1, 0]), torch.tensor([-1, 1]), torch.ones(2)
-    loss = _partial_loss(torch.log, 2, Batch(shares, y, groups, ones, ones))
+    loss = partial_loss(torch.log, 2, ones, Batch(shares, y, groups, ones, ones))
     assert np.isclose(float(loss), -(np.log(0.7) + np.log(0.3)) / 2)
+
+
+def test_known_groups_stand_for_the_unknown_ones_of_their_label():
+    """The loss is on average that of rows whose groups are all known."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    shares = torch.tensor(rng.dirichlet(np.ones(4), size=n))
+    y, group = (torch.tensor(rng.integers(2, size=n)) for _ in range(2))
+    ones = torch.ones(n)
+    every = Batch(shares, y, group, ones, ones)
+    whole = float(partial_loss(torch.log, 2, torch.ones(2), every))
+    assert np.isclose(whole, float(cell_loss(torch.log, 2, every)))
+    # Positive rows have a group one time in four, negative ones nine times in ten.
+    known = torch.tensor(rng.random(n)) < torch.where(y == 1, 0.25, 0.9)
+    batch = Batch(shares, y, torch.where(known, group, -1), ones, ones)
+    partly = LabelledRows(as_batches(np.zeros((n, 1), np.float32)), y, batch.groups)
+    rows = partly.subset(np.flatnonzero(known.numpy()))
+    times = replace(cell_task(lambda g: g)[0].data, editing=rows, partly=partly).rows_a_group
+    np.testing.assert_allclose(times, [1 / 0.9, 4.0], rtol=0.05)
+    assert abs(float(partial_loss(torch.log, 2, times, batch)) - whole) < 0.03
+    assert float(partial_loss(torch.log, 2, torch.ones(2), batch)) < whole - 0.3
 
 
 def test_shares_of_cells_take_labels_from_all_rows():

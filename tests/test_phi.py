@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import warnings
 from dataclasses import replace
@@ -372,10 +373,12 @@ def test_a_search_over_two_objectives(grid):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [n if n == "GapFineTuner" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGURATIONS],
+    ("name", "measure"),
+    [
+        *zip(CONFIGURATIONS, itertools.cycle(PAPERS), strict=False),
+        *(("GapFineTuner, descent", measure) for measure in PAPERS),
+    ],
 )
-@pytest.mark.parametrize("measure", PAPERS)
 def test_every_editor_takes_it(name, measure):
     phi = PhiObjective(measure, epsilon=0.2, n_thresholds=101)
     fits = [fitted(name, constraint=phi, n_jobs=jobs) for jobs in (None, 2)]

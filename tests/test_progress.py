@@ -1,11 +1,9 @@
-"""What ``verbose`` shows: counts, times, the best so far; bars in terminals, lines elsewhere."""
+"""What ``verbose`` shows: times, the best so far; bars in terminals, lines elsewhere."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from datetime import timedelta
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +13,11 @@ from tqdm import auto
 from tqdm.notebook import tqdm_notebook
 
 from choices import BEFORE, Data, edit, verdict
-from editors import CONFIGURATIONS, make
+from editors import make
 from fairsvd import NetworkEditor, RandomPerturbation, compare
 from fairsvd.base import _choice, _progress, choose, progress_bar
 from helpers import IGNORE_SMALL_DATA, mlp, table, trained
+from progress_streams import Terminal, drawn_terminal, lines_of, plain_log, redirect, states_of
 
 pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
@@ -27,21 +26,6 @@ pytestmark = [
 
 ROWS = table()
 NETWORK = trained(mlp(), ROWS)
-
-# Editors whose candidates can be counted beforehand, and that fit at once.
-COUNTED = {
-    *("AdversarialDebiasing", "AdversarialFineTuner", "BlindPostProcessor"),
-    *("LayerwiseOptimizer", "RandomPerturbation", "FairLRFTransformer", "FairPruner"),
-    *("GapFineTuner", "BiasMaskFineTuner", "BMFT", "SWiFT", "GapFineTuner, descent"),
-    *("FairLRFTransformer, imitating", "GapFineTuner, imitating", "BiasMaskFineTuner, imitating"),
-}
-
-
-class Terminal(io.StringIO):
-    """A stream that calls itself a terminal."""
-
-    def isatty(self):
-        return True
 
 
 class Clock:
@@ -61,23 +45,8 @@ def clock(monkeypatch):
     return fake
 
 
-def redirect(monkeypatch, stream):
-    # Not sys.stderr, which pytest sets anew between a fixture and its test.
-    monkeypatch.setattr(_progress, "sys", SimpleNamespace(stderr=stream))
-    return stream
-
-
-@pytest.fixture
-def log(monkeypatch):
-    """stderr that is no terminal."""
-    return redirect(monkeypatch, io.StringIO())
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    """stderr that is a terminal, to which every state is drawn."""
-    monkeypatch.setattr(_progress, "BAR_INTERVAL", 0)
-    return redirect(monkeypatch, Terminal())
+log = pytest.fixture(plain_log)
+terminal = pytest.fixture(drawn_terminal)
 
 
 @pytest.fixture
@@ -92,23 +61,6 @@ def bars(monkeypatch):
 
     monkeypatch.setattr(auto, "tqdm", Bar)
     return opened
-
-
-def lines_of(log):
-    """Complete lines without anything that moves a cursor."""
-    text = log.getvalue()
-    assert text == "" or text.endswith("\n")
-    assert not set(text) & {"\r", "\x1b"}
-    lines = text.splitlines()
-    assert all(line.strip() == line != "" for line in lines)
-    return lines
-
-
-def states_of(terminal):
-    """What a bar has shown, one state after the other."""
-    text = terminal.getvalue()
-    assert text.startswith("\r") and text.endswith("\n") and text.count("\n") == 1
-    return [state.rstrip() for state in text[1:].split("\r")]
 
 
 def fit(editor):
@@ -273,83 +225,6 @@ def test_a_failed_edit_closes_its_bar(error, bars, log, monkeypatch):
 
 
 CANDIDATES = RandomPerturbation._edit
-
-
-def quickly(names):
-    return [n if n in COUNTED else pytest.param(n, marks=pytest.mark.slow) for n in names]
-
-
-@pytest.mark.parametrize("name", quickly(CONFIGURATIONS))
-def test_the_total_is_the_number_of_candidates(name, log, monkeypatch):
-    editor = make(name, NETWORK, verbose=1)
-    announced = []
-    count = type(editor)._count_candidates
-    monkeypatch.setattr(
-        type(editor),
-        "_count_candidates",
-        lambda self, task: announced.append(count(self, task)) or announced[-1],
-    )
-    fit(editor)
-    n_rows = len(editor.history_)
-    assert len(announced) == 1
-    assert announced[0] in (([] if name in COUNTED else [None]) + [n_rows])
-    of_total = "" if announced[0] is None else f"/{n_rows}"
-    assert f"{n_rows}{of_total} candidates" in lines_of(log)[-1]
-
-
-# Without groups a mask may let nothing move, so that these do not know.
-MASKED = {"BiasMaskFineTuner", "BiasMaskFineTuner, imitating", "BMFT", "SWiFT"}
-
-
-@pytest.mark.parametrize("name", sorted(COUNTED - MASKED))
-@pytest.mark.filterwarnings("ignore::fairsvd.exceptions.MissingSensitiveFeaturesWarning")
-def test_the_total_without_sensitive_features(name, log):
-    editor = make(name, NETWORK, verbose=1).fit(ROWS.X, ROWS.y)
-    assert f" (0/{len(editor.history_)} candidates)" in lines_of(log)[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("LayerwiseOptimizer", {"parameters": ["0", "4"], "n_calls": 3}),
-        ("AdversarialDebiasing", {"max_steps": 37, "alpha": None}),
-        ("AdversarialDebiasing", {"max_steps": 7, "alpha": 1.0}),
-        ("AdversarialFineTuner", {"epochs": 3, "gap_weight": None}),
-        ("RandomPerturbation", {"n_trials": 17}),
-    ],
-)
-def test_the_total_follows_the_parameters(name, settings, log):
-    editor = fit(make(name, NETWORK, verbose=1).set_params(**settings))
-    assert f" (0/{len(editor.history_)} candidates)" in lines_of(log)[0]
-
-
-def test_a_tensor_that_is_not_searched_is_not_counted(log):
-    # The one bias of a network with one logit has a box without width.
-    network = trained(mlp(1), ROWS)
-    editor = fit(make("LayerwiseOptimizer", network, verbose=1).set_params(parameters=2))
-    assert editor.searched_entries_["4.bias"] == 0
-    assert f" (0/{len(editor.history_)} candidates)" in lines_of(log)[0]
-
-
-class Announcing(RandomPerturbation):
-    """Announces some other number of candidates than come."""
-
-    announced = 0
-
-    def _count_candidates(self, task):
-        return self.announced
-
-
-@pytest.mark.parametrize("announced", [50, 10, 4])
-def test_a_wrong_total_ends_at_what_came(announced, terminal):
-    editor = Announcing(NETWORK, n_trials=9, random_state=0, verbose=1)
-    editor.announced = announced
-    fit(editor)
-    counts = [state.split("| ")[1].split(" ")[0] for state in states_of(terminal)]
-    assert counts == [
-        *(f"{n}/{max(n, announced)}" for n in range(11)),
-        "10/10",
-    ]
 
 
 def test_an_interrupted_search_keeps_what_was_announced(log, monkeypatch):

@@ -216,16 +216,6 @@ def test_it_is_saved_exported_and_wrapped(tmp_path):
     assert editor.transform(rows.X).shape == (len(rows.X), 8)
 
 
-def test_a_border_leaves_by_torch_export():
-    rows = images()
-    _, editor = fit(rows, trigger="border")
-    module, shapes = editor.to_module(), ({0: torch.export.Dim("rows")},)
-    exported = torch.export.export(module, (torch.tensor(rows.X[:7]),), dynamic_shapes=shapes)
-    for n_rows in (1, 5):
-        found = scores(exported.module(), rows.X[:n_rows])
-        np.testing.assert_allclose(found, scores(module, rows.X[:n_rows]), rtol=1e-5, atol=1e-5)
-
-
 def bert():
     transformers = pytest.importorskip("transformers")
     settings = transformers.BertConfig(

@@ -2,109 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, LRScheduler
+from skorch import NeuralNetClassifier
 from torch import nn
 
 import fairsvd
+from attending import NEED_ATTENTION, Attending
 from fairsvd import MLP, BlindPostProcessor, ConvNet, GapFineTuner, LowRankLinear
 from fairsvd.base import EDITORS, QUICK
 from fairsvd.comparison import compare  # noqa: F401 (registers every editor)
 from fairsvd.exceptions import ModelFileError, NetworkError, UntrustedError
 from saved_files import rewrite, text_of, toy_network, toy_rows
+from saved_users import Block, Listed, Net, Sequence, Tied, WithLambda, check, fitted
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning"),
 ]
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-
-    def forward(self, X):
-        return X + F.relu(self.linear(X))
-
-
-class Net(nn.Module):
-    """A user's network: parts of its own class, a function, a parameter, a buffer, a list."""
-
-    def __init__(self, width=6, slope=0.1):
-        super().__init__()
-        self.first = nn.Linear(2, width)
-        self.blocks = nn.ModuleList([Block(width), Block(width)])
-        self.last = nn.Linear(width, 2)
-        self.scale = nn.Parameter(torch.ones(width))
-        self.register_buffer("shift", torch.full((width,), 0.5))
-        self.register_buffer("temporary", torch.zeros(3), persistent=False)
-        self.slope, self.settings = slope, {"names": ("a", "b"), 3: None}
-
-    def forward(self, X):
-        X = F.leaky_relu(self.first(X) * self.scale + self.shift, self.slope)
-        for block in self.blocks:
-            X = block(X)
-        return self.last(X)
-
-
-class WithLambda(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-        self.before = lambda X: X * 2
-
-    def forward(self, X):
-        return self.linear(self.before(X))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
-        self.b.weight = self.a.weight
-
-    def forward(self, X):
-        return self.c(F.relu(self.b(F.relu(self.a(X)))))
-
-
-class Listed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weights = nn.ParameterList([torch.eye(2)])
-        self.scales = nn.ParameterDict({"scale": torch.ones(2)})
-        self.layers = nn.ModuleDict({"last": nn.Linear(2, 2)})
-
-    def forward(self, X):
-        return self.layers["last"](X @ self.weights[0] * self.scales["scale"])
-
-
-class Sequence(nn.Module):
-    """Reads the columns as a sequence of numbers."""
-
-    def __init__(self, reader, width):
-        super().__init__()
-        self.reader, self.out = reader, nn.Linear(width, 2)
-
-    def forward(self, X):
-        Z = self.reader(X[:, :, None].expand(-1, -1, 4).contiguous())
-        return self.out((Z[0] if isinstance(Z, tuple) else Z).mean(dim=1))
-
-
-def fitted(network, kind=GapFineTuner, **params):
-    X, y, groups = toy_rows()
-    if kind is GapFineTuner:
-        params = {"max_steps": 1, **params}
-    return kind(network, random_state=0, **params).fit(X, y, sensitive_features=groups)
 
 
 @cache
@@ -118,30 +37,16 @@ def rule_around_net():
     return fitted(Net(24), BlindPostProcessor, joint="head", n_teachers=1)
 
 
-def check(editor, folder, X=None, **how):
-    """Save, load, and compare everything that a fitted editor can say."""
-    X = toy_rows()[0] if X is None else X
-    fairsvd.save(editor, folder / "model", overwrite=True)
-    again = fairsvd.load(folder / "model", **how)
-    assert vars(again).keys() == vars(editor).keys()
-    for method in ("predict", "predict_proba", "decision_function", "transform"):
-        assert np.array_equal(getattr(again, method)(X), getattr(editor, method)(X)), method
-    rows = torch.as_tensor(X)
-    with torch.no_grad():
-        assert torch.equal(again.to_module()(rows), editor.to_module()(rows))
-    assert again.history_.equals(editor.history_)
-    assert again.report_.gaps.equals(editor.report_.gaps)
-    assert list(again.get_feature_names_out()) == list(editor.get_feature_names_out())
-    return again
-
-
 @pytest.mark.parametrize("kind", EDITORS.values(), ids=EDITORS)
 def test_every_editor(kind, tmp_path):
     quick = dict(QUICK[kind.__name__])
     if "max_steps" in kind._parameter_constraints:
         quick["max_steps"] = 2
-    editor = fitted(toy_network(6), kind, **quick)
-    again = check(editor, tmp_path)
+    network, how = toy_network(6), {}
+    if kind.__name__ in NEED_ATTENTION:
+        network, how = Attending(network), {"trusted": ["attending.Attending"]}
+    editor = fitted(network, kind, **quick)
+    again = check(editor, tmp_path, **how)
     own = {name for name in vars(editor) if name.endswith("_")}
     assert all(repr(getattr(again, n)) == repr(getattr(editor, n)) for n in own - {"module_"})
     X, y, _ = toy_rows()
@@ -229,9 +134,9 @@ def test_a_users_network_comes_back_around_a_network_of_the_caller(name, tmp_pat
 @pytest.mark.parametrize("name", [name for name in USERS if name != "lambda"])
 def test_a_users_network_comes_back_by_trust(name, tmp_path):
     editor = fitted_to(name)
-    kinds = {type(m) for m in editor.module_.modules() if type(m).__module__ == __name__}
+    kinds = {type(m) for m in editor.module_.modules() if type(m).__module__ == Net.__module__}
     again = check(editor, tmp_path, trusted=kinds)
-    check(editor, tmp_path, trusted=[f"{__name__}.{kind.__name__}" for kind in kinds])
+    check(editor, tmp_path, trusted=[f"{Net.__module__}.{kind.__name__}" for kind in kinds])
     if name == "tied":
         assert again.module_.b.weight is again.module_.a.weight
     if name == "net":
@@ -241,7 +146,8 @@ def test_a_users_network_comes_back_by_trust(name, tmp_path):
 
 def test_without_either_the_error_names_all_that_is_needed(tmp_path):
     fairsvd.save(fitted_to("net"), tmp_path / "model")
-    with pytest.raises(UntrustedError, match=f"'{__name__}.Block', '{__name__}.Net'.*network="):
+    place = Net.__module__
+    with pytest.raises(UntrustedError, match=f"'{place}.Block', '{place}.Net'.*network="):
         fairsvd.load(tmp_path / "model")
     with pytest.raises(UntrustedError, match=r"trusted=\('[\w.]*Block',\)"):
         fairsvd.load(tmp_path / "model", trusted=[Net])
@@ -339,93 +245,6 @@ def test_thin_layers_and_rules_around_a_users_network(how, tmp_path):
     again = check(fitted(thin), tmp_path, **kinds)
     assert type(again.module_.blocks[0].linear) is LowRankLinear
     check(rule_around_net(), tmp_path, **kinds)
-
-
-def net_of(kind=NeuralNetClassifier, module=Net, **params):
-    if kind is not NeuralNetBinaryClassifier:
-        params["criterion"] = nn.CrossEntropyLoss
-    return kind(module, max_epochs=2, verbose=0, **params)
-
-
-NETS = {
-    "class": lambda: net_of(module__width=5, lr=0.05, optimizer=torch.optim.Adam),
-    "callbacks": lambda: net_of(
-        train_split=None,
-        callbacks=[
-            ("rate", LRScheduler("StepLR", step_size=1)),
-            EarlyStopping("train_loss"),
-            EpochScoring("accuracy", lower_is_better=False, on_train=True),
-        ],
-    ),
-    "factory": lambda: net_of(module=lambda: Net(5)),
-}
-
-
-@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-@pytest.mark.parametrize("frozen", [False, True])
-def test_skorch_nets_as_parameters(make, frozen, tmp_path):
-    X, y, groups = toy_rows()
-    net = make()
-    width = net.get_params().get("module__width", 6 if net.module is Net else 5)
-    if frozen:
-        net = FrozenEstimator(net.fit(X, y))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        editor = fitted(net)
-    given = net if frozen else Net(width)
-    ways = [{"network": given}] + ([{"trusted": [Net, Block]}] if net_class(net) is Net else [])
-    for how in ways:
-        if not frozen and net_class(net) is not Net:
-            continue  # a lambda as a parameter cannot be saved
-        again = check(editor, tmp_path, **how)
-        old, new = (each.to_skorch().partial_fit(X, y) for each in (editor, again))
-        assert new.history[-1]["train_loss"] == old.history[-1]["train_loss"]
-        assert new.optimizer_.param_groups[0]["lr"] == old.optimizer_.param_groups[0]["lr"]
-        refitted = clone(again).fit(X, y, sensitive_features=groups)
-        assert np.array_equal(refitted.predict_proba(X), editor.predict_proba(X))
-
-
-def net_class(net):
-    return getattr(net, "estimator", net).module
-
-
-class UsersNet(NeuralNetClassifier):
-    pass
-
-
-def test_a_users_class_of_nets_comes_by_trust_or_with_the_net(tmp_path):
-    net = net_of(UsersNet).initialize()
-    editor = fitted(FrozenEstimator(net))
-    for how in ({"network": net}, {"trusted": [UsersNet, Net, Block]}):
-        assert type(check(editor, tmp_path, **how).network.estimator) is UsersNet
-    with pytest.raises(UntrustedError, match="UsersNet"):
-        fairsvd.load(tmp_path / "model", network=Net())
-
-
-def test_a_binary_net_of_torchs_own_layers(tmp_path):
-    module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    check(fitted(net_of(NeuralNetBinaryClassifier, module)), tmp_path)
-
-
-def test_a_net_of_a_device_that_is_not_here_comes_to_the_cpu(tmp_path):
-    net = net_of(module=toy_network()).initialize()
-    editor = fitted(FrozenEstimator(net))
-    net.device = "cuda:7"
-    fairsvd.save(editor, tmp_path / "model")
-    X, y, _ = toy_rows()
-    again = fairsvd.load(tmp_path / "model")
-    assert again.network.estimator.device == "cpu"
-    assert again.to_skorch().partial_fit(X, y).predict(X).shape == (40,)
-
-
-def test_a_callback_that_writes_files_needs_trust(tmp_path):
-    folder = tmp_path / "checkpoints"
-    callbacks = [Checkpoint(dirname=str(folder), monitor=None)]
-    editor = fitted(net_of(module=toy_network(), callbacks=callbacks))
-    fairsvd.save(editor, tmp_path / "model")
-    with pytest.raises(UntrustedError, match="Checkpoint"):
-        fairsvd.load(tmp_path / "model")
-    fairsvd.load(tmp_path / "model", trusted="skorch.callbacks.Checkpoint")
 
 
 def test_equal_weights_are_kept_once(tmp_path):

@@ -15,10 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import fairsvd
-from fairsvd import AttentionTemper, JointStratifiedKFold
+from fairsvd import AttentionNet, AttentionTemper, JointStratifiedKFold
 from fairsvd.exceptions import NetworkError
 from fairsvd.intraprocessing._attention import find_attention, reached, scaled
-from helpers import IGNORE_SMALL_DATA, Rows, fingerprint, last_wins, mlp, skorch_net, table
+from helpers import IGNORE_SMALL_DATA, Rows, fingerprint, images, last_wins, mlp, skorch_net, table
 from sentences import frame, reader, sentences, taught, tokenise
 from shortcuts import shortcut_rows, worst_cell
 from tasks import small_task
@@ -209,14 +209,52 @@ def test_the_whole_network_has_one_factor_and_grids_are_checked():
             )
 
 
-@pytest.mark.parametrize("network", [None, mlp()])
-def test_what_has_no_attention_is_refused(network):
-    rows = table()
-    with pytest.raises(NetworkError, match=r"^AttentionTemper scales attention scores"):
-        AttentionTemper(network).fit(rows.X, rows.y, sensitive_features=rows.group)
+def test_what_has_no_attention_is_refused():
+    for rows, network, found in (
+        (table(), mlp(), "Sequential has no attention layer"),
+        (images(), None, "the default network of images has no attention layer"),
+    ):
+        with pytest.raises(NetworkError, match=f"^AttentionTemper .* scores, and {found}"):
+            AttentionTemper(network).fit(rows.X, rows.y, sensitive_features=rows.group)
     _, y, group = sentences()
     with pytest.raises(NetworkError, match="Reader has no attention layer"):
         AttentionTemper(reader()).fit(frame(), y, sensitive_features=group)
+
+
+def test_without_a_network_one_with_attention_is_trained_and_tempered():
+    rows = table()
+    editor = LastWins(factors=[3.0], granularity="model", random_state=0)
+    editor.fit(rows.X, rows.y, sensitive_features=rows.group)
+    assert {name: each.tolist() for name, each in editor.factors_.items()} == {
+        "attention": pytest.approx([3.0])
+    }
+    assert type(editor.module_) is AttentionNet
+    untouched = clone(editor).set_params(factors=[1.0])
+    untouched.fit(rows.X, rows.y, sensitive_features=rows.group)
+    state, before = editor.module_.state_dict(), untouched.module_.state_dict()
+    for name, value in before.items():
+        factor = 3.0 if ".query." in name else 1.0
+        torch.testing.assert_close(state[name], factor * value)
+
+
+def test_the_attention_of_the_default_network():
+    """Against torch's own layer with the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AttentionNet(6, 3, width=4, n_heads=2, mean=torch.arange(6.0)).eval()
+        own = nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    parts = network.attention.query, network.attention.key, network.attention.value
+    with torch.no_grad():
+        own.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        own.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        own.out_proj.weight.copy_(torch.eye(4))
+        own.out_proj.bias.zero_()
+        X = torch.tensor(table().X)
+        Z = (X - torch.arange(6.0))[:, :, None] * network.directions + network.offsets
+        wanted = network.output(network.hidden(Z + own(Z, Z, Z)[0]))
+        torch.testing.assert_close(network(X), wanted)
+    with pytest.raises(ValueError, match="width=4 is no multiple of n_heads=3"):
+        AttentionNet(6, 2, width=4, n_heads=3)
 
 
 def test_it_is_searched_saved_and_compared(tmp_path):

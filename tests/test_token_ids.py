@@ -13,6 +13,7 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from attending import NEED_ATTENTION
 from fairsvd import FairLRFTransformer, compare
 from fairsvd.base import EDITORS, QUICK
 from fairsvd.exceptions import FairsvdWarning, NetworkError
@@ -78,7 +79,8 @@ def has_note(editor):
 @pytest.mark.parametrize("name", sorted(EDITORS.keys() - {"FairReprogrammer"}))
 def test_every_editor_gives_integers_to_an_embedding(name, task):
     ids, y, sex = task
-    settings = {**QUICK[name], "network": Words().eval(), "threshold": 0.5, "random_state": 0}
+    network = Words(attention=name in NEED_ATTENTION).eval()
+    settings = {**QUICK[name], "network": network, "threshold": 0.5, "random_state": 0}
     fitted = EDITORS[name](**settings).fit(ids, y, sensitive_features=sex)
     assert has_note(fitted)
     frame = pd.DataFrame(ids.astype(float))  # whole numbers may come as floats

@@ -10,7 +10,7 @@ import torch
 
 import fairsvd
 from editors import CONFIGURATIONS
-from fairsvd import FairLRFTransformer, TextFrame
+from fairsvd import AttentionTemper, FairLRFTransformer, TextFrame
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, fingerprint, global_state
 from sentences import VOCABULARY, frame, sentences, taught, tokenise
@@ -115,3 +115,7 @@ def test_a_sentence_encoder_with_a_head():
     editor.fit(rows, Y[::3], sensitive_features=GROUP[::3])
     assert set(editor.masks_) == set(layers)
     assert editor.predict(rows).shape == Y[::3].shape
+    settings = {"granularity": "head", "factors": [0.5], "n_trials": 1, "output_key": "logits"}
+    tempered = AttentionTemper(encoder, random_state=0, **settings)
+    tempered.fit(rows, Y[::3], sensitive_features=GROUP[::3])
+    assert [factors.shape for factors in tempered.factors_.values()] == [(12,)] * 6

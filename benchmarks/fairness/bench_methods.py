@@ -32,7 +32,7 @@ from benchmarks.fairness.ours import EDITORS, OURS
 from benchmarks.fairness.peers import PEERS
 from benchmarks.fairness.protocol import CONSTRAINTS, evaluate
 from benchmarks.fairness.summary import markdown
-from benchmarks.fairness.verdict import verdicts
+from benchmarks.fairness.verdict import against, verdicts
 from benchmarks.nets import mlp, train
 from benchmarks.tasks import FORMS, TASKS, Problem, load_problem
 
@@ -239,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(about, TASKS, list(TASKS), FORMS, CONSTRAINTS, METHODS)
     made.add_argument("--plot", type=Path, default=None, help="figure of psi, .svg or .png")
     made.add_argument("--quick", action="store_true", help="two small tasks, one seed")
+    made.add_argument("--against", choices=list(METHODS), help="add differences from this method")
     made.set_defaults(seeds=seeds_of("5"), methods=list(MAIN))
     args = made.parse_args(arguments)
     if args.quick:
@@ -249,7 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rows = [row for row in read_rows(args.out) if row["dev"] == args.dev]
     labels = {name: method.label for name, method in METHODS.items()}
-    parts = HEADING, verdicts(rows, EDITORS, labels), markdown(rows, labels)
+    parts: tuple[str, ...] = HEADING, verdicts(rows, EDITORS, labels), markdown(rows, labels)
+    if args.against is not None:
+        parts = *parts, against(rows, labels, args.against)
     hand_over("\n".join(parts), args.table)
     if args.plot is not None:
         draw(rows, families(), args.plot)

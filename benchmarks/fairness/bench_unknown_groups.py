@@ -10,6 +10,7 @@ Base networks come trained on all rows, so that only the edit can lose.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -67,15 +68,35 @@ def run(context: Context, problem: Any, editor: str, case: tuple[float, str], ga
     return {"editor": editor, "share": share, "how": how, "constraint": gap, **found}
 
 
-def rows_of(seeds: Sequence[int], gaps: Sequence[str]) -> Iterator[Row]:
+def rows_of(
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    gaps: Sequence[str],
+    editors: Sequence[str],
+    *,
+    dev: bool,
+) -> Iterator[Row]:
     """Yield a row for each task, seed, gap, editor and case."""
-    for task, seed in product(TASKS, seeds):
-        problem = load_problem(task, "blind", seed)
+    for seed, task in product(seeds, tasks):
+        problem = load_problem(task, "blind", seed, dev=dev)
         context = prepare(problem)
-        for gap, editor, case in product(gaps, EDITORS, CASES):
+        for gap, editor, case in product(gaps, editors, CASES):
             row = {"task": task, "seed": seed, **run(context, problem, editor, case, gap)}
             print({key: row[key] for key in ("task", "seed", "editor", "share", "how", "psi")})
             yield row
+
+
+def cost_of(rows: Sequence[Row], where: Row, case: Row) -> tuple[float, float]:
+    """Average psi with all groups minus psi over the seeds, and its standard error."""
+
+    def psi(more: Row) -> np.ndarray:
+        own = where | more
+        found = [r for r in rows if all(r[k] == v for k, v in own.items())]
+        return np.array([r["psi"] for r in sorted(found, key=lambda r: r["seed"])])
+
+    costs = psi({"share": 0.0}) - psi(case)
+    error = costs.std(ddof=1) / np.sqrt(len(costs)) if len(costs) > 1 else np.nan
+    return float(costs.mean()), float(error)
 
 
 def mean_of(rows: Sequence[Row], name: str, **where: Any) -> float:
@@ -86,6 +107,8 @@ def mean_of(rows: Sequence[Row], name: str, **where: Any) -> float:
 def markdown(rows: Sequence[Row], command: str) -> str:
     """Write the table: psi, its cost and the gap of every editor and case, by task and gap."""
     n_seeds, gaps = len({row["seed"] for row in rows}), sorted({row["constraint"] for row in rows})
+    editors = list(dict.fromkeys(row["editor"] for row in rows))
+    tasks = sorted({row["task"] for row in rows})
     lines = [
         "# Groups that are known of some rows only",
         "",
@@ -93,30 +116,30 @@ def markdown(rows: Sequence[Row], command: str) -> str:
         "",
         f"Blind, {n_seeds} seeds; the splits and base networks of `methods.md`. The group of a",
         "share of the training and validation rows was removed at random; every test row has its",
-        "group. *Cost* is psi with all groups minus psi, *gap* the one that was asked for, and",
-        "*accuracy* the balanced one.",
+        "group. *Cost* is psi with all groups minus psi, and its standard error over the seeds,",
+        "*gap* the one that was asked for, and *accuracy* the balanced one.",
         "",
         "| task | constraint | editor | removed | their rows | psi | cost | gap | accuracy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     costs: dict[tuple[float, str], list[float]] = {}
-    for task, gap, editor in product(TASKS, gaps, EDITORS):
+    for task, gap, editor in product(tasks, gaps, editors):
         where = {"task": task, "constraint": gap, "editor": editor}
-        whole = mean_of(rows, "psi", **where, share=0.0)
         for share, how in CASES:
             own = {**where, "share": share, "how": how}
             psi, size, accuracy = (
                 mean_of(rows, name, **own)
                 for name in ("psi", f"{gap}_difference", "balanced_accuracy")
             )
-            costs.setdefault((share, how), []).append(whole - psi)
+            cost, error = cost_of(rows, where, {"share": share, "how": how})
+            costs.setdefault((share, how), []).append(cost)
             what = "all known" if share == 0 else f"{share:.0%}"
             fate = "" if share == 0 else {"keep": "kept", "ignore": "left out"}[how]
             lines.append(
                 f"| {task} | {gap.replace('_', ' ')} | {editor} | {what} | {fate} | {psi:.3f} | "
-                f"{whole - psi:+.3f} | {size:.3f} | {accuracy:.3f} |"
+                f"{cost:+.3f} ({error:.3f}) | {size:.3f} | {accuracy:.3f} |"
             )
-    lines += ["", "Over both tasks, gaps and editors:", ""]
+    lines += ["", "Over all lines:", ""]
     for (share, how), each in costs.items():
         if share > 0:
             fate = {"keep": "kept", "ignore": "left out"}[how]
@@ -140,12 +163,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--constraints", nargs="+", choices=CONSTRAINTS, default=CONSTRAINTS)
+    parser.add_argument("--editors", nargs="+", choices=list(EDITORS), default=list(EDITORS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--out", type=Path, help="append every row to this file as JSON")
+    parser.add_argument("--dev", action="store_true", help="on development rows")
     parser.add_argument("--table", type=Path, help="write the table to this file")
     options = parser.parse_args(arguments)
-    rows = list(rows_of(range(options.seeds), options.constraints))
+    where = options.constraints, options.editors
+    rows = []
+    for row in rows_of(options.tasks, range(options.seeds), *where, dev=options.dev):
+        rows.append(row)
+        if options.out is not None:
+            with options.out.open("a") as out:
+                out.write(json.dumps(row) + "\n")
     command = (
         f"python benchmarks/fairness/bench_unknown_groups.py --seeds {options.seeds} "
-        f"--constraints {' '.join(options.constraints)}"
+        f"--constraints {' '.join(options.constraints)} --editors {' '.join(options.editors)} "
+        f"--tasks {' '.join(options.tasks)}"
+        f"{' --dev' if options.dev else ''}"
     )
     table = markdown(rows, command)
     print(table)

@@ -40,10 +40,12 @@ LABELS = {
     "trigger": ("FairReprogrammer", "trigger on the input, network frozen (default)"),
 }
 
+# The base networks of tables and images have no attention; see ``bench_attention.py``.
+ELSEWHERE = {"AttentionTemper"}
+
 # An editor that is new in the package has a row under the name of its class.
-EDITORS = LABELS | {
-    name: (name, name) for name in sorted(set(REGISTERED) - {kind for kind, _ in LABELS.values()})
-}
+KNOWN = {kind for kind, _ in LABELS.values()}
+EDITORS = LABELS | {name: (name, name) for name in sorted(set(REGISTERED) - KNOWN - ELSEWHERE)}
 
 # Does a low rank keep the bias of the base network (arXiv:2405.18572)? The largest is every layer's
 # full rank.

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.fairness.summary import bootstrap_interval, by_kind, by_task, task_mean
 
-__all__ = ["verdicts"]
+__all__ = ["against", "verdicts"]
 
 Row = Mapping[str, Any]
 RIVALS = {
@@ -82,3 +82,43 @@ def verdicts(rows: Sequence[Row], ours: Iterable[str], labels: Mapping[str, str]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Differences are taken on equal tasks and seeds.", ""]
     return "\n".join(lines)
+
+
+def against(rows: Sequence[Row], labels: Mapping[str, str], rival: str) -> str:
+    """Write every method's mean difference of psi from one method's, on equal tasks and seeds.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        What ``bench_methods`` measured.
+    labels : mapping of method to its name in the table
+    rival : str
+        A method.
+
+    Returns
+    -------
+    text : str
+        A 95 % interval stands where every task has several seeds; else a mean alone.
+    """
+    kinds = by_kind([row for row in rows if not row["error"]])
+    head = ["method", *(f"{c.replace('_', ' ')}, {form}" for c, form in kinds), "runs"]
+    lines = [f"### Psi less that of {labels[rival]}", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, label in labels.items():
+        cells, runs = [], 0
+        for own in kinds.values():
+            ours, theirs = ([row for row in own if row["method"] == m] for m in (name, rival))
+            gained = differences(ours, theirs)
+            runs += sum(map(len, gained.values()))
+            cells.append(_mean_with_interval(gained) if gained else "-")
+        if runs and name != rival:
+            lines.append(f"| {label} | {' | '.join(cells)} | {runs} |")
+    return "\n".join([*lines, "", "Means over tasks; differences of equal tasks and seeds.", ""])
+
+
+def _mean_with_interval(gained: Mapping[str, Any]) -> str:
+    mean = f"{task_mean(gained):+.3f}"
+    if min(map(len, gained.values())) < 2:
+        return mean
+    low, high = bootstrap_interval(gained)
+    return f"{mean} ({low:+.3f} to {high:+.3f})"

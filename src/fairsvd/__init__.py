@@ -15,6 +15,7 @@ _HOMES = {
     "AdapterFineTuner": "intraprocessing",
     "AdversarialDebiasing": "intraprocessing",
     "AdversarialFineTuner": "intraprocessing",
+    "AttentionNet": "networks",
     "AttentionTemper": "intraprocessing",
     "BiasMaskFineTuner": "masking",
     "BlindPostProcessor": "postprocessing",
@@ -30,6 +31,7 @@ _HOMES = {
     "FairPruner": "masking",
     "FairReprogrammer": "intraprocessing",
     "GapFineTuner": "intraprocessing",
+    "EachAttribute": "objective",
     "GapLimit": "objective",
     "HyperGenerator": "generative",
     "ImageFrame": "datasets",
@@ -97,8 +99,10 @@ if TYPE_CHECKING:
     from .model_selection import JointStratifiedKFold as JointStratifiedKFold
     from .model_selection import best_under_gap as best_under_gap
     from .networks import MLP as MLP
+    from .networks import AttentionNet as AttentionNet
     from .networks import ConvNet as ConvNet
     from .objective import CountLimit as CountLimit
+    from .objective import EachAttribute as EachAttribute
     from .objective import GapLimit as GapLimit
     from .objective import MinimumRate as MinimumRate
     from .objective import NoHarm as NoHarm

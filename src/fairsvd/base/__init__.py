@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ._apply import apply_to_copy
+from ._candidate import Candidate
 from ._choice import choose
+from ._classifying import ClassifiesByLogits
 from ._editor import NetworkEditor
 from ._export import Scores
 from ._inputs import FitInputs, Reading, read_fit_inputs, read_predict_inputs
@@ -26,13 +28,15 @@ from ._registry import EDITORS, QUICK, register_editor
 from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
-from ._task import Candidate, EditData, Task
+from ._task import EditData, Task
 from ._untouched import report_on, untouched_logits
+from ._weights import read_fit_weights
 
 __all__ = [
     "EDITORS",
     "QUICK",
     "Candidate",
+    "ClassifiesByLogits",
     "EditData",
     "FitInputs",
     "HasMethods",
@@ -60,6 +64,7 @@ __all__ = [
     "prepare",
     "progress_bar",
     "read_fit_inputs",
+    "read_fit_weights",
     "read_predict_inputs",
     "register_editor",
     "report_on",

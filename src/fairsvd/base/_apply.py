@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..networks import copied, own_weights
-from ._task import Candidate
+from ._candidate import Candidate
 
 __all__ = ["apply_candidate", "apply_to_copy"]
 

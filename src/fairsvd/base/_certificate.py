@@ -23,7 +23,8 @@ from ..objective import (
     rows_needed,
 )
 from ._apply import apply_to_copy
-from ._task import Candidate, EditData
+from ._candidate import Candidate
+from ._task import EditData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..objective import Verdict
+from ._candidate import Candidate
 from ._certificate import Certificate, Ladder, Rung
-from ._task import Candidate, EditData
+from ._task import EditData
 
 __all__ = ["Outcome", "choose"]
 

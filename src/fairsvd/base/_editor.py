@@ -25,6 +25,7 @@ from ..arrays import as_batches
 from ..caching import open_cache
 from ..containers import read_labels
 from ..networks import (
+    MLP,
     AdoptedNetwork,
     Portable,
     all_features,
@@ -35,6 +36,7 @@ from ..networks import (
 )
 from ..objective import Constraint
 from ._apply import apply_candidate
+from ._candidate import Candidate
 from ._choice import Outcome, choose
 from ._complaints import warn_about
 from ._html import editor_html
@@ -49,7 +51,7 @@ from ._restore import restored_on_failure
 from ._retry import in_smaller_batches
 from ._shared import SharedParameters
 from ._summary import FairnessReport
-from ._task import Candidate, Task, without_gradients
+from ._task import Task, without_gradients
 from ._untouched import keep_untouched
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class NetworkEditor(
 
     # Metadata routing passes sensitive_features to fit without a call of set_fit_request.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"sensitive_features": True}
+    _of_table: ClassVar[type[nn.Module]] = MLP  # what is trained for a table without a network
 
     @abstractmethod
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterable[Candidate]:
@@ -218,13 +221,8 @@ class NetworkEditor(
     def _choose(self, task: Task, rng: np.random.Generator, keep: bool) -> Outcome:
         total = self._count_candidates(task) if self.verbose else None
         with progress_bar(self.verbose, type(self).__name__, total=total) as progress:
-            outcome = choose(
-                task.module,
-                self._edit(task, rng),
-                task.data,
-                keep=keep,
-                progress=progress.candidate,
-            )
+            edits, told = self._edit(task, rng), progress.candidate
+            outcome = choose(task.module, edits, task.data, keep=keep, progress=told)
             if not outcome.interrupted:
                 progress.end()
         return outcome

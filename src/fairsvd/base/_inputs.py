@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..groups import (
     split_columns,
 )
 from ..networks import known_classes, wants_integers
-from ..objective import gap
+from ..objective import gap, merge_groups
 from ._weights import Passed, read_fit_weights
 
 __all__ = ["FitInputs", "Reading", "check_cells", "read_fit_inputs", "read_predict_inputs"]
@@ -76,6 +77,11 @@ class FitInputs:
     def has_groups(self) -> bool:
         """Tell whether there are groups to compare."""
         return len(self.group_labels) > 0
+
+    @property
+    def division(self) -> Groups:
+        """Give the code of every row's group, the labels and the names of the columns."""
+        return Groups(self.rows.groups.numpy(), self.group_labels, self.names)
 
     @property
     def groups(self) -> NDArray[np.object_]:
@@ -169,7 +175,7 @@ def read_fit_inputs(
         groups = encode_groups(sensitive_features, n_rows, missing=missing, names=names)
         if passed is not None:
             groups = groups.subset(passed.kept)
-        group_codes, group_labels = groups.codes, tuple(groups.labels)
+        group_codes, group_labels, names = groups.codes, tuple(groups.labels), groups.names
         _check_groups(groups)
     elif not how.other_groups:
         _warn_missing()
@@ -215,7 +221,13 @@ def _check_groups(groups: Groups) -> None:
         )
 
 
-def check_cells(table: NDArray[Any], inputs: FitInputs, name: str, pos: int) -> None:
+def check_cells(
+    table: NDArray[Any],
+    inputs: FitInputs,
+    name: str,
+    pos: int,
+    divisions: Sequence[tuple[int, ...] | None] = (None,),
+) -> None:
     """Refuse data on which the gap cannot be measured; warn about cells without rows.
 
     Parameters
@@ -227,6 +239,8 @@ def check_cells(table: NDArray[Any], inputs: FitInputs, name: str, pos: int) -> 
         The gap.
     pos : int
         Code of the positive class.
+    divisions : sequence of (tuple of int or None)
+        As of ``Constraint.divisions``; between all of them it is to be measured.
     """
     counts = np.zeros((table.shape[1], len(table), len(table)), dtype=table.dtype)
     counts[:, :, 0] = table.T
@@ -235,7 +249,8 @@ def check_cells(table: NDArray[Any], inputs: FitInputs, name: str, pos: int) -> 
         f"(label {labels[k]!r}, group {inputs.group_labels[g]!r})"
         for k, g in np.argwhere(table == 0)
     ]
-    if np.isnan(gap(counts, name, pos)):
+    tables = [counts if each is None else merge_groups(counts, each, 0) for each in divisions]
+    if any(np.isnan(gap(each, name, pos)) for each in tables):
         raise GroupError(
             f"{name} cannot be measured: fewer than two groups have the rows it compares. Cells "
             f"without rows: {listed(empty)}. Merge groups, or choose another constraint."

@@ -19,6 +19,7 @@ from ..networks import (
     explaining,
     fold_offset,
 )
+from ._classifying import ClassifiesByLogits
 from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
 from ._request import as_device
@@ -27,7 +28,7 @@ from ._shared import OUTPUTS
 __all__ = ["Predictor"]
 
 
-class Predictor:
+class Predictor(ClassifiesByLogits):
     """Predictions of a network at a threshold.
 
     Attributes
@@ -39,7 +40,6 @@ class Predictor:
     module_: nn.Module
     offset_: float
     threshold_: float | None
-    classes_: NDArray[Any]
     output: Any
     threshold: Any
     shift_probabilities: bool
@@ -79,40 +79,6 @@ class Predictor:
         if shift:
             logits[:, 1] -= self.offset_
         return logits
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Compute the margin minus the threshold, or the logits of several classes.
-
-        Parameters
-        ----------
-        X : as in ``fit``
-            With or without the sensitive columns that ``fit`` took out.
-
-        Returns
-        -------
-        margin : ndarray of shape (n,) for two classes, else (n, n_classes), float64
-        """
-        logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Predict the label that is most probable after the threshold's shift.
-
-        Parameters
-        ----------
-        X : as in ``decision_function``
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), of the labels' dtype
-
-        Raises
-        ------
-        ValueError
-            The network returns NaN or infinite logits for some rows, which the message names.
-        """
-        codes = self._logits(X).argmax(axis=1)
-        return self.classes_[codes]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute probabilities, shifted by the threshold unless ``shift_probabilities=False``.

@@ -98,6 +98,7 @@ def prepare(
         cache=cache,
         output_key=editor.output_key,
         output_kind=editor.output_kind,
+        of_table=editor._of_table,
     )
     share_weights(adopted.module, editor.network)
     with one_torch_thread():

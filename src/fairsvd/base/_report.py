@@ -76,7 +76,6 @@ def describe(
     module, offset = after
     edited = outcome.logits if outcome.logits is not None else data.logits(module, {})
     old, new = predict(data.untouched, 0.0), predict(edited, offset)
-    alone = predict(data.untouched, offset)
     weights = None if held.weights is None else held.weights.numpy()
     rows = Rows(y, groups, *sizes, constraint.pos, weights=weights)
 
@@ -94,12 +93,13 @@ def describe(
         classes=inputs.classes,
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos, weights),
-        threshold_only=count(alone),
+        threshold_only=count(predict(data.untouched, offset)),
         scores=(scores[0], scores[1]),
         certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
         weighted=Weighted.of(rows, old, new),
         flip_rate=flip_rate,
+        names=inputs.names,
     )
     if flip_rate is not None:
         report.notes.append(say_flips(report.after, constraint.gap, constraint.pos, flip_rate))
@@ -125,10 +125,18 @@ def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArra
 
 def _say_asked(constraint: Constraint) -> list[str]:
     """Say what of several requirements guided the edit, and what was only checked."""
+    notes = []
+    if any(each.members is not None for each in constraint.requirements):
+        notes.append(
+            "Attributes alone were asked about: the choice, soft gaps and a teacher follow these; "
+            "what else follows a gap by its name compares the intersections."
+        )
     if not constraint.requirements or constraint.has_rule:
-        return []
+        return notes
     names = ", ".join(each.name for each in constraint.requirements)
     return [
+        *notes,
         f"No fair rule is known for {names}: methods that imitate one followed the soft form "
-        "instead, where it has one. Candidates and thresholds were chosen by the constraint itself."
+        "instead, where it has one. Candidates and thresholds were chosen by the constraint "
+        "itself.",
     ]

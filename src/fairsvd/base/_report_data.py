@@ -14,6 +14,7 @@ from .._rng import stage_rng
 from ..metrics import Compared, interval
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
+from ._report_attributes import tables_by_attribute
 from ._report_flips import add_flips
 from ._report_measures import compare
 from ._report_weights import Weighted
@@ -61,6 +62,8 @@ class ReportData:
         None: all rows weigh the same.
     flip_rate : float or None
         Share of the rows of a cell whose group may be another one.
+    names : tuple of str
+        Names of the attributes.
     """
 
     before: NDArray[Any]
@@ -79,6 +82,7 @@ class ReportData:
     rows: str = "validation "
     weighted: Weighted | None = None
     flip_rate: float | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def plain(self) -> NDArray[np.int64]:
@@ -140,6 +144,7 @@ class ReportData:
         return FairnessReport(
             groups=self.group_frame(),
             gaps=self.gap_frame(),
+            **tables_by_attribute(self),
             harm=self.harm_frame(),
             measures=self.measure_frame(),
             compared=self.compared,
@@ -175,21 +180,18 @@ class ReportData:
         )
         number = self.plain.sum(axis=(1, 2))
         frames = [
-            self._rate_frame(before, after, number.sum(), [OVERALL]),
-            self._rate_frame(before, alone, number.sum(), [THRESHOLD_ONLY]),
+            self.rate_frame(before, after, number.sum(), [OVERALL]),
+            self.rate_frame(before, alone, number.sum(), [THRESHOLD_ONLY]),
         ]
         if self.has_groups:
             labels = [str(label) for label in self.labels]
-            frames.insert(0, self._rate_frame(self.before, self.after, number, labels))
+            frames.insert(0, self.rate_frame(self.before, self.after, number, labels))
         return pd.concat(frames).rename_axis("group")
 
-    def _rate_frame(
-        self,
-        before: NDArray[Any],
-        after: NDArray[Any],
-        number: Any,
-        labels: list[str],
+    def rate_frame(
+        self, before: NDArray[Any], after: NDArray[Any], number: Any, labels: Any
     ) -> pd.DataFrame:
+        """Rates of some groups before and after, and the change."""
         import pandas as pd
 
         columns: dict[tuple[str, str], Any] = {("", "n"): number}

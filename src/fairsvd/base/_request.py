@@ -20,6 +20,7 @@ from ..objective import (
     PhiObjective,
     Requirement,
     is_unbalanced,
+    on_groups,
 )
 from ._inputs import FitInputs, check_cells
 
@@ -78,15 +79,13 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     if inputs.rows.weights is not None:
         _check_weighted(editor)
     phi = _phi_of(editor)
-    asked = () if phi is not None else _requirements_of(editor)
+    asked = () if phi is not None else _requirements_of(editor, inputs)
     if phi is not None:
         name = phi.measure
     elif asked:
         name = next((each.guide for each in asked if each.guide is not None), FOLLOWED)
     else:
         name = editor.constraint
-    if inputs.has_groups:
-        check_cells(table, inputs, name, pos)
     unbalanced = inputs.has_groups and is_unbalanced(table)
     utility, balance = editor.utility, editor._loss_balance()
     if isinstance(utility, str) and utility == "auto":
@@ -98,7 +97,7 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
     tolerance = float(editor.tolerance if phi is None else phi.epsilon)
     # Of the first requirement's own unit, and no larger than the smallest accepted gap.
     unit = min([tolerance, *(each.limit for each in asked if each.limit > 0)])
-    return Constraint(
+    constraint = Constraint(
         gap=name,
         tolerance=asked[0].limit if asked else tolerance,
         fraction=float(editor.tolerance_fraction if phi is None else phi.limit / phi.epsilon),
@@ -111,9 +110,12 @@ def make_constraint(editor: Any, inputs: FitInputs) -> Constraint:
         unit=unit if asked else 0.0,
         confidence=_confidence_of(editor, phi, inputs.has_groups),
     )
+    if inputs.has_groups:
+        check_cells(table, inputs, name, pos, constraint.divisions)
+    return constraint
 
 
-def _requirements_of(editor: Any) -> tuple[Requirement, ...]:
+def _requirements_of(editor: Any, inputs: FitInputs) -> tuple[Requirement, ...]:
     """Read ``constraint=``; nothing if it is a plain gap, which the judge knows by its name."""
     given = editor.constraint
     if isinstance(given, str) and given in GAPS:
@@ -128,11 +130,11 @@ def _requirements_of(editor: Any) -> tuple[Requirement, ...]:
         if not isinstance(each, Requirement):
             raise ValueError(
                 f"constraint holds {each!r}: wanted names of gaps, GapLimit, RatioLimit, "
-                "MinimumRate, NoHarm or CountLimit."
+                "MinimumRate, NoHarm, CountLimit or EachAttribute."
             )
         each.check()
         found.append(each)
-    return tuple(found)
+    return on_groups(found, inputs.division, editor.tolerance)
 
 
 def _confidence_of(editor: Any, phi: PhiObjective | None, has_groups: bool) -> float | None:

@@ -41,8 +41,8 @@ class SharedParameters:
         The gap: "demographic_parity", "equal_opportunity", "equalized_odds", "average_odds",
         "signed_average_odds" or "accuracy_parity", or a statistic of :class:`GapLimit`; a
         :class:`GapLimit`, :class:`RatioLimit`, :class:`MinimumRate`, :class:`NoHarm` or
-        :class:`CountLimit`; a list of these, all of which are to be met; or a
-        :class:`PhiObjective`.
+        :class:`CountLimit`, of several attributes alone in an :class:`EachAttribute`; a list of
+        these, all of which are to be met; or a :class:`PhiObjective`.
     tolerance : float in [0, 1], default=0.05
         The accepted gap, a difference of rates, where ``constraint`` names a gap.
     confidence : float in [0.5, 1) or None, default=None

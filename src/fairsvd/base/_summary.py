@@ -40,6 +40,11 @@ class FairnessReport(Bunch):
         of the gap after; ``upper``, a one-sided 95 % bound; ``noise_floor``, the mean gap of equal
         treatment on that many rows; ``tolerance``; ``met``; with ``flip_rate=`` ``true_low`` and
         ``true_high``, bounds of the gap between the true groups. Empty without groups.
+    groups_by_attribute, gaps_by_attribute : DataFrame
+        With several attributes: the tables ``groups`` and ``gaps`` of each attribute alone, of some
+        of them together, and of all, in one; where an attribute is not looked at the index reads
+        "(all)". ``few_rows`` names labels of which a group has fewer than 100 rows. Empty for one
+        attribute.
     constraints : DataFrame
         Everything that was asked, by its name: measured before and after, where smaller is better,
         the limit, and whether it is met. Empty without groups.

@@ -1,10 +1,10 @@
-"""The task that an editor receives, and the candidates that it returns."""
+"""The task that an editor receives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -21,66 +21,17 @@ from ..networks import (
     OutputKey,
     check_rows,
     copied,
+    entering,
     fast_logits,
     share_weights,
     to_logits,
 )
 from ..objective import Constraint, Judge, Verdict
-from ._lazy_state import LazyState
 from ._passes import in_parts, run_pass, with_state
 
-__all__ = [
-    "Candidate",
-    "EditData",
-    "Task",
-    "without_gradients",
-]
+__all__ = ["EditData", "Task", "without_gradients"]
 
 V = TypeVar("V")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One edited network.
-
-    Attributes
-    ----------
-    state : mapping of name to Tensor
-        The entries of the state dict that differ from the untouched network's.
-    params : mapping
-        How it was made, for ``history_``.
-    attributes : mapping
-        Fitted attributes of the editor if this candidate is chosen.
-    finish : callable, optional
-        Changes the structure of the chosen network (compression).
-    verdict : Verdict, optional
-        The editor's own verdict, if it has judged the candidate already.
-    logits : Tensor, optional
-        Logits of the judged rows, if the editor has them.
-    reading : mapping, optional
-        Fields of :class:`fairsvd.networks.AdoptedNetwork` that ``finish`` changes: what the new
-        network returns, and the layer that makes its logits.
-    """
-
-    state: Mapping[str, Tensor]
-    params: Mapping[str, Any] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    finish: Callable[[nn.Module], nn.Module] | None = None
-    verdict: Verdict | None = None
-    logits: Tensor | None = None
-    reading: Mapping[str, Any] = field(default_factory=dict)
-
-    def owned(self) -> Candidate:
-        """Copy the entries that an optimiser goes on to change: those that require gradients."""
-        if isinstance(self.state, LazyState):
-            return self
-        if not any(value.requires_grad for value in self.state.values()):
-            return self
-        state = {
-            name: value.detach().clone() if value.requires_grad else value
-            for name, value in self.state.items()
-        }
-        return replace(self, state=state)
 
 
 @dataclass(frozen=True)
@@ -159,11 +110,14 @@ class EditData:
         taken from the others.
         """
         counts = self.editing.count_cells(self.n_classes, self.n_groups).numpy()
-        if self.partly is None:
-            return counts
-        of_label = self.partly.count_labels(self.n_classes).numpy()
-        known = np.maximum(counts.sum(axis=1), 1e-12)
-        return counts * (of_label / known)[:, None]
+        return counts if self.partly is None else counts * self.rows_a_group.numpy()[:, None]
+
+    @property
+    def rows_a_group(self) -> Tensor:
+        """Rows of each label, (n_classes,), for each of them whose group is known."""
+        known = self.editing.count_labels(self.n_classes).double()
+        every = known if self.partly is None else self.partly.count_labels(self.n_classes)
+        return torch.where(known > 0, every / known, 0.0)
 
     @property
     def lesson_rows(self) -> Batches:
@@ -229,6 +183,23 @@ class EditData:
 
         call = partial(fast_logits, run, self.judged if rows is None else rows)
         return with_state(module, state, call) if state else call()
+
+    def head_inputs(
+        self, module: nn.Module, state: Mapping[str, Tensor], rows: Batches
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what enters the output layer, (n_rows, width), and the logits in the same pass.
+
+        Both are in single precision or wider, on the CPU.
+        """
+
+        def run(X: Tensor) -> Tensor:
+            with entering(module, self.output_layer) as collected:
+                logits = self.to_logits(module(to_device(X, self.device, self.dtype)))
+            both = torch.cat([collected[-1].reshape(len(X), -1), logits], dim=1)
+            return both.to(torch.promote_types(both.dtype, torch.float32))
+
+        both = with_state(module, state, partial(fast_logits, run, rows))
+        return both[:, : -self.n_classes], both[:, -self.n_classes :]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ..groups import Groups
 from ..networks import AdoptedNetwork, all_logits, copied, explaining, plain_copy, take_packed
-from ..objective import count_moves, count_table
+from ..objective import again_on, count_moves, count_table
 from ._inputs import read_predict_inputs
 from ._summary import FairnessReport
 
@@ -72,8 +73,7 @@ def _given_module(editor: Any) -> nn.Module:
 def report_on(
     editor: Any,
     y: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    labels: tuple[Any, ...],
+    groups: Groups,
     predicted: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
 ) -> FairnessReport:
     """Make the report of a fit anew, on other rows than those of the choice.
@@ -82,10 +82,10 @@ def report_on(
     ----------
     editor : NetworkEditor
         Fitted.
-    y, groups : ndarray of shape (n,), int64
-        Codes of the classes and of the groups; -1 for a row without a group.
-    labels : tuple
-        Labels of the groups.
+    y : ndarray of shape (n,), int64
+        Codes of the classes.
+    groups : Groups
+        -1 stands for a row without a group.
     predicted : tuple of 3 ndarrays of shape (n,), int64
         Codes of the classes that the untouched network predicts, the untouched network with the
         threshold of the edit, and the edited network.
@@ -94,17 +94,20 @@ def report_on(
     -------
     report : FairnessReport
     """
-    known = groups >= 0
-    y, groups = y[known], groups[known]
+    known = groups.codes >= 0
+    y, codes = y[known], groups.codes[known]
     before, alone, after = (each[known] for each in predicted)
-    sizes = len(editor.classes_), len(labels)
+    sizes = len(editor.classes_), groups.n_groups
+    constraint = editor._report.constraint
     data = replace(
         editor._report,
-        before=count_table(y, before, groups, *sizes),
-        after=count_table(y, after, groups, *sizes),
-        threshold_only=count_table(y, alone, groups, *sizes),
-        moves=count_moves(y, (before, after), groups, sizes, editor._report.constraint.pos),
-        labels=labels,
+        before=count_table(y, before, codes, *sizes),
+        after=count_table(y, after, codes, *sizes),
+        threshold_only=count_table(y, alone, codes, *sizes),
+        moves=count_moves(y, (before, after), codes, sizes, constraint.pos),
+        labels=groups.labels,
+        names=groups.names,
+        constraint=replace(constraint, requirements=again_on(constraint.requirements, groups)),
         # Of the rows of the choice; a promise holds for these alone.
         scores=({}, {}),
         certificate=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,16 @@ from .._messages import listed
 from .._rng import stage_rng
 from ..containers import read_labels
 from ..groups import Groups, require_two_groups
-from ..metrics import gaps_frame, hard_counts, rates_frame
+from ..metrics import (
+    disparity_table,
+    effective_counts,
+    gaps_frame,
+    group_table,
+    hard_counts,
+    rates_frame,
+)
 from ..report import format_table, gap_estimates, small_cells
-from ._columns import Rows, describe_empty
+from ._columns import Rows, describe_empty, split_list
 from ._labels import as_label
 from ._output import as_json, check_ending, say, write_table
 
@@ -26,6 +34,32 @@ __all__ = ["run_audit"]
 # With fewer rows a rate's standard error can exceed 0.05, the usual tolerance.
 FEWEST_ROWS = 100
 MOST_NAMED = 6
+# Confidence of the intervals, and the columns of measures that are printed.
+LEVEL = 0.95
+SHOWN = [
+    *("overall", "difference", "difference_low", "difference_high", "ratio"),
+    *("worst_group", "worst", "worst_low", "worst_high"),
+]
+NAMED = {"difference_low": "low", "difference_high": "high"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What an audit found.
+
+    Attributes
+    ----------
+    groups : DataFrame
+        Rates, or the measures that were asked for, of every group.
+    gaps : DataFrame
+        Every gap, with its uncertainty.
+    measures : DataFrame or None
+        How far groups differ in each measure; None: none was asked for.
+    """
+
+    groups: pd.DataFrame
+    gaps: pd.DataFrame
+    measures: pd.DataFrame | None = None
 
 
 def run_audit(options: argparse.Namespace, rows: Rows) -> int:
@@ -34,7 +68,7 @@ def run_audit(options: argparse.Namespace, rows: Rows) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        file, pos_label, missing_group, out, json, fail_above, gap, seed.
+        file, pos_label, missing_group, measures, out, json, fail_above, gap, seed.
     rows : Rows
 
     Returns
@@ -56,37 +90,76 @@ def run_audit(options: argparse.Namespace, rows: Rows) -> int:
         if options.missing_group == "raise":
             _check_groups(frame[rows.sensitive])
         classes = _read_classes(frame, target, pred)
+        weights = rows.read_weights()
+        scores = rows.numbers(rows.score, "--score") if rows.score else None
     except ValueError as error:
         raise ValueError(f"{options.file}: {error}") from error
-    counts, pos, groups = hard_counts(
-        frame[target],
-        frame[pred],
-        frame[rows.sensitive],
-        pos_label=as_label(classes, options.pos_label),
-        labels=classes if len(classes) > 1 else None,
-        missing_group=options.missing_group,
-    )
+    data = frame[target], frame[pred], frame[rows.sensitive]
+    how = {
+        "pos_label": as_label(classes, options.pos_label),
+        "labels": classes if len(classes) > 1 else None,
+        "missing_group": options.missing_group,
+    }
+    counts, pos, groups = hard_counts(*data, **how)
     require_two_groups(groups)
-    table = rates_frame(counts, pos, groups.labels, groups.names)
-    gaps = gap_estimates(counts, pos, stage_rng(options.seed, "bootstrap"))
+    plain, (counts, effective) = counts, _weigh(counts, weights, data, how)
+    table = rates_frame(counts, pos, groups.labels, groups.names).assign(n=plain.sum(axis=(1, 2)))
+    gaps = gap_estimates(counts, pos, stage_rng(options.seed, "bootstrap"), effective)
     gaps["ratio"] = gaps_frame(counts, pos)["ratio"]
-    heading = _heading(options, len(frame), counts, pos, classes)
-    warnings = _warnings(counts, classes, groups)
+    found = Tables(table, gaps)
+    if options.measures is not None:
+        more = {**how, "y_score": scores, "sample_weight": weights, "margins": len(data[2].T) > 1}
+        found = _measure(data, split_list(options.measures), more, found, options.seed)
+    heading = _heading(options, len(frame), plain, pos, classes)
+    if weights is not None:
+        heading += f" Rows count by the column {rows.weights}."
+    warnings = _warnings(plain, classes, groups)
     content = {
         "about": heading,
-        "groups": table.reset_index().to_dict("records"),
+        "groups": found.groups.reset_index().to_dict("records"),
         "gaps": gaps.reset_index().to_dict("records"),
         "warnings": warnings,
     }
+    if found.measures is not None:
+        content["measures"] = found.measures.reset_index().to_dict("records")
     if options.out is not None:
-        write_table(options.out, table.reset_index(), content)
+        write_table(options.out, found.groups.reset_index(), content)
     if options.json:
         print(as_json(content), end="")
     else:
-        _print(heading, table, gaps, warnings)
+        _print(heading, found, warnings)
         if options.out is not None:
             say(f"\nRates written to {options.out}")
     return _judge(float(gaps.loc[options.gap, "difference"]), options)
+
+
+def _weigh(
+    plain: NDArray[np.int64],
+    weights: NDArray[np.float64] | None,
+    data: tuple[Any, Any, Any],
+    how: dict[str, Any],
+) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Add up the weights, and count rows of equal weight that tell as much."""
+    if weights is None:
+        return plain, None
+    powers = weights, weights**2
+    counts, squares = (hard_counts(*data, **how, sample_weight=each)[0] for each in powers)
+    return counts, effective_counts(counts, squares)
+
+
+def _measure(
+    data: tuple[Any, Any, Any], names: list[str], how: dict[str, Any], found: Tables, seed: int
+) -> Tables:
+    """Measure what was asked for, of each attribute alone, too."""
+    measures = "all" if names == ["all"] else names
+    groups = group_table(*data, measures=measures, level=LEVEL, **how)
+    far = disparity_table(*data, measures=measures, level=LEVEL, random_state=seed, **how)
+    far["worst_group"] = far["worst_group"].map(_name)
+    return Tables(groups, found.gaps, far)
+
+
+def _name(label: Any) -> str:
+    return "/".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def _judge(value: float, options: argparse.Namespace) -> int:
@@ -146,16 +219,22 @@ def _heading(
     return f"{options.file}: {used:,} rows{left_out}. {rates}"
 
 
-def _print(heading: str, table: pd.DataFrame, gaps: pd.DataFrame, warnings: list[str]) -> None:
+def _print(heading: str, found: Tables, warnings: list[str]) -> None:
+    gaps = found.gaps
     say(heading)
-    say("\nRates of every group\n")
-    say(format_table(table))
+    say(f"\n{'Rates' if found.measures is None else 'Measures'} of every group\n")
+    ends = [name for name in found.groups if str(name).endswith(("_low", "_high"))]
+    say(format_table(found.groups.drop(columns=ends)))
     say(
         "\nGaps: the largest minus the smallest rate, with a 95 % interval (low to high) and upper,"
     )
     say("a bound that the true gap exceeds with a chance of at most 5 %. Noise floor: the gap that")
     say("equal treatment would show on that many rows.\n")
     say(format_table(gaps.set_axis(gaps.index.str.replace("_", " "))))
+    if found.measures is not None:
+        say("\nMeasures: how far groups differ, and the group farthest from the best value, with")
+        say("95 % intervals.\n")
+        say(format_table(found.measures[SHOWN].rename(columns=NAMED)))
     for line in warnings:
         say(f"\nWarning: {line}")
 

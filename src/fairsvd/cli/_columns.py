@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .._messages import did_you_mean, listed
 from ._reading import read_file
 
@@ -22,6 +25,7 @@ __all__ = [
     "describe_empty",
     "find_columns",
     "read_rows",
+    "split_list",
     "split_names",
 ]
 
@@ -43,6 +47,8 @@ class Rows:
         The predicted labels; "" where the command has none.
     bins : dict of str to list of float
         The edges by which columns were cut.
+    weights, score : str
+        How often each row counts, and the probability of the positive label; "" without.
     """
 
     frame: pd.DataFrame
@@ -50,6 +56,39 @@ class Rows:
     sensitive: list[str]
     pred: str
     bins: dict[str, list[float]]
+    weights: str = ""
+    score: str = ""
+
+    def read_weights(self) -> NDArray[np.float64] | None:
+        """Return the weights of all rows; None without ``--weights``."""
+        if not self.weights:
+            return None
+        weights = self.numbers(self.weights, "--weights")
+        if (weights < 0).any() or not np.isfinite(weights).all() or not weights.any():
+            raise ValueError(
+                f"--weights {self.weights}: holds values from {weights.min():g} to "
+                f"{weights.max():g}; wanted finite ones of at least 0, some above 0"
+            )
+        return weights
+
+    def numbers(self, name: str, option: str) -> NDArray[np.float64]:
+        """Return a column of numbers, without empty cells.
+
+        Raises
+        ------
+        ValueError
+            If it holds anything else; the message names the option.
+        """
+        import pandas as pd
+
+        numbers = pd.to_numeric(self.frame[name], errors="coerce").to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(np.isnan(numbers))
+        if len(wrong):
+            raise ValueError(
+                f"{option} {name}: data row {wrong[0] + 1} holds "
+                f"{self.frame[name].iloc[wrong[0]]!r}, which is no number; {len(wrong)} rows are so"
+            )
+        return numbers
 
 
 def read_rows(options: argparse.Namespace) -> Rows:
@@ -58,7 +97,8 @@ def read_rows(options: argparse.Namespace) -> Rows:
     Parameters
     ----------
     options : argparse.Namespace
-        file, target, sensitive, bins, perhaps pred, and what :func:`read_file` needs.
+        file, target, sensitive, bins, perhaps pred, weights and score, and what
+        :func:`read_file` needs.
 
     Raises
     ------
@@ -79,17 +119,24 @@ def _find_roles(frame: pd.DataFrame, options: argparse.Namespace) -> Rows:
     names = split_names(options.sensitive, columns)
     if not names:
         raise ValueError("--sensitive names no column: give one, or several with commas.")
-    pred = getattr(options, "pred", None)
-    wanted = [options.target, *([] if pred is None else [pred]), *names]
+    roles = {role: getattr(options, role, None) for role in ("pred", "weights", "score")}
+    given = {role: name for role, name in roles.items() if name is not None}
+    wanted = [options.target, *given.values(), *names]
     target, *found = find_columns(wanted, columns, headings=options.header)
-    pred, sensitive = ("", found) if pred is None else (found[0], found[1:])
+    others, sensitive = dict(zip(given, found, strict=False)), found[len(given) :]
     if target in sensitive:
         raise ValueError(f"column {target} is both the target and sensitive: name another")
     bins = _read_bins(options.bins, columns)
-    rows = Rows(cut_bins(frame, bins), target, sensitive, pred, bins)
+    pred, weights, score = (others.get(role, "") for role in roles)
+    rows = Rows(cut_bins(frame, bins), target, sensitive, pred, bins, weights, score)
     for name in sensitive:
         _refuse_quantity(rows.frame, name, "groups")
     return rows
+
+
+def split_list(text: str) -> list[str]:
+    """Split the names of an option at commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def split_names(text: str, columns: Sequence[str]) -> list[str]:

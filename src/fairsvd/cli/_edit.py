@@ -22,6 +22,7 @@ from ..containers import label_codes, read_labels
 from ..exceptions import FairsvdWarning
 from ..groups import cell_codes, encode_groups, require_two_groups
 from ..low_rank import FairLRFTransformer
+from ..objective import EachAttribute
 from ..report import FairnessReport
 from ._columns import Rows
 from ._features import Features
@@ -36,12 +37,18 @@ __all__ = ["run_edit", "write_reports"]
 
 
 class Data(NamedTuple):
-    """Rows that a model is made of: features, labels, groups, and the positive label."""
+    """Rows that a model is made of: features, labels, groups, weights, and the positive label."""
 
     X: pd.DataFrame
     y: NDArray[Any]
     groups: pd.DataFrame
+    weights: NDArray[np.float64] | None
     positive: Any
+
+    def fit_options(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Select what ``fit`` gets beside features and labels."""
+        weights = None if self.weights is None else self.weights[rows]
+        return {"sensitive_features": self.groups.iloc[rows], "sample_weight": weights}
 
 
 def run_edit(options: argparse.Namespace, rows: Rows, features: Features) -> int:
@@ -50,8 +57,8 @@ def run_edit(options: argparse.Namespace, rows: Rows, features: Features) -> int
     Parameters
     ----------
     options : argparse.Namespace
-        file, pos_label, missing_group, constraint, tolerance, method, network, held_out, out,
-        overwrite, intended_use, owner, seed.
+        file, pos_label, missing_group, constraint, each_attribute, tolerance, method, network,
+        held_out, out, overwrite, intended_use, owner, seed.
     rows : Rows
     features : Features
 
@@ -75,6 +82,8 @@ def run_edit(options: argparse.Namespace, rows: Rows, features: Features) -> int
     say(say_positive(classes, options.pos_label))
     for line in features.describe():
         say(line)
+    if data.weights is not None:
+        say(f"Weights: {rows.weights}, of the rows to fit on; the report counts rows once each")
     start = perf_counter()
     # One thread, which is faster for small networks and makes results reproducible.
     with one_torch_thread(), warnings.catch_warnings():
@@ -84,7 +93,7 @@ def run_edit(options: argparse.Namespace, rows: Rows, features: Features) -> int
         say(f"Editing with {options.method}, which takes a while for many rows")
         editor = method(network, **_settings(options, data), verbose=1)
         X = encoder.transform(data.X.iloc[fitting])
-        editor.fit(X, data.y[fitting], sensitive_features=data.groups.iloc[fitting])
+        editor.fit(X, data.y[fitting], **data.fit_options(fitting))
     model = Pipeline([("encode", encoder), ("edit", editor)])
     about = {"intended_use": options.intended_use, "owner": options.owner}
     given = data.X.iloc[held], data.y[held], data.groups.iloc[held]
@@ -112,7 +121,9 @@ def _read_data(options: argparse.Namespace, rows: Rows, features: Features) -> D
     groups, known = known_groups(rows, options)
     y = read_labels(rows.frame[rows.target][known].to_numpy(), f"column {rows.target}")
     positive = as_label(np.unique(y).tolist(), options.pos_label)
-    return Data(features.frame[known].reset_index(drop=True), y, groups, positive)
+    weights = rows.read_weights()
+    weights = None if weights is None else weights[known.to_numpy()]
+    return Data(features.frame[known].reset_index(drop=True), y, groups, weights, positive)
 
 
 def _split(data: Data, options: argparse.Namespace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,8 +139,9 @@ def _split(data: Data, options: argparse.Namespace) -> tuple[NDArray[np.int64], 
 
 
 def _settings(options: argparse.Namespace, data: Data) -> dict[str, Any]:
+    each = options.each_attribute
     return {
-        "constraint": options.constraint,
+        "constraint": EachAttribute(options.constraint) if each else options.constraint,
         "tolerance": options.tolerance,
         "pos_label": data.positive,
         "random_state": options.seed,
@@ -148,8 +160,7 @@ def _start(
     # An edit without changes, which trains the default network; the same seed gives the edit the
     # same validation rows, which the network has not seen.
     plain = FairLRFTransformer(sparsity=0, refine=None, threshold=0.5, **_settings(options, data))
-    groups = data.groups.iloc[fitting]
-    plain.fit(encoder.transform(X), data.y[fitting], sensitive_features=groups)
+    plain.fit(encoder.transform(X), data.y[fitting], **data.fit_options(fitting))
     return encoder, plain.module_
 
 
@@ -184,7 +195,7 @@ def _make_card(
         bins=rows.bins,
         missing_group=options.missing_group,
         method=options.method,
-        constraint=options.constraint,
+        constraint=options.constraint + (" by each attribute" if options.each_attribute else ""),
         tolerance=options.tolerance,
         threshold=editor.threshold_,
         left_out=features.left_out,

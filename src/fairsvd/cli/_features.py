@@ -101,6 +101,8 @@ def pick_features(
     left_out = {rows.target: "the target"}
     if not keep_sensitive:
         left_out |= dict.fromkeys(rows.sensitive, "sensitive; --keep-sensitive would use it")
+    if rows.weights:
+        left_out.setdefault(rows.weights, "the weights of the rows")
     left_out |= {name: "--drop" for name in dropped if name not in left_out}
     for name in columns:
         reason = "" if name in left_out or name in kept else _why_not(rows.frame[name])

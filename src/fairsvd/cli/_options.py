@@ -9,12 +9,15 @@ __all__ = [
     "CONSTRAINTS",
     "add_classes",
     "add_columns",
+    "add_each_attribute",
     "add_features",
     "add_format",
     "add_goal",
+    "add_measures",
     "add_output",
     "add_seed",
     "add_tolerance",
+    "add_weights",
 ]
 
 # A copy, so that --help and --version do not import torch; a test compares it.
@@ -87,6 +90,22 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the column of the rows' weights."""
+    parser.add_argument(
+        "--weights", metavar="COLUMN", help="how often each row counts (default: once)"
+    )
+
+
+def add_measures(parser: argparse.ArgumentParser, where: str) -> None:
+    """Add the measures by group."""
+    parser.add_argument(
+        "--measures",
+        metavar="NAME[,NAME]",
+        help=f"measures by group {where}: all, or names such as ppv, auc, calibration_error",
+    )
+
+
 def add_features(parser: argparse.ArgumentParser) -> None:
     """Add what decides which columns are features."""
     parser.add_argument(
@@ -114,6 +133,15 @@ def add_goal(parser: argparse.ArgumentParser) -> None:
         help=f"the gap to close: {', '.join(CONSTRAINTS)} (default: %(default)s)",
     )
     add_tolerance(parser)
+
+
+def add_each_attribute(parser: argparse.ArgumentParser) -> None:
+    """Add whether several columns of groups are taken alone."""
+    parser.add_argument(
+        "--each-attribute",
+        action="store_true",
+        help="close the gap of each sensitive column alone, not of their intersections",
+    )
 
 
 def add_tolerance(parser: argparse.ArgumentParser) -> None:

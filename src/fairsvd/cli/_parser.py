@@ -11,12 +11,15 @@ from ._options import (
     FILE_HELP,
     add_classes,
     add_columns,
+    add_each_attribute,
     add_features,
     add_format,
     add_goal,
+    add_measures,
     add_output,
     add_seed,
     add_tolerance,
+    add_weights,
 )
 
 __all__ = ["make_parser"]
@@ -82,7 +85,12 @@ def _audit(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_columns(audit)
     audit.add_argument("--pred", required=True, metavar="COLUMN", help="the predicted labels")
+    audit.add_argument(
+        "--score", metavar="COLUMN", help="the probability of the positive label, for --measures"
+    )
     add_classes(audit)
+    add_weights(audit)
+    add_measures(audit, "with intervals, also of each attribute alone")
     add_output(audit, "the rates of every group (.json: also the gaps)")
     audit.add_argument(
         "--fail-above",
@@ -108,8 +116,10 @@ def _edit(commands: Commands[argparse.ArgumentParser]) -> None:
     edit = commands.add_parser("edit", help="an edited model out of one file", description=about)
     add_columns(edit)
     add_classes(edit)
+    add_weights(edit)
     add_features(edit)
     add_goal(edit)
+    add_each_attribute(edit)
     edit.add_argument(
         "--method",
         default="FairLRFTransformer",
@@ -170,9 +180,18 @@ def _compare(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="GAP[,GAP]",
         help=f"the gaps to close, one table each: {', '.join(CONSTRAINTS)} (default: %(default)s)",
     )
+    add_each_attribute(compare)
     add_tolerance(compare)
+    compare.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="the method that the others are judged against by the no-harm protocol, added if it "
+        "is missing: fine-tuning is the network tuned as well but for nothing else",
+    )
     compare.add_argument("--folds", type=int, default=5, metavar="N", help="(default: %(default)s)")
     add_classes(compare)
+    add_weights(compare)
+    add_measures(compare, "of every method")
     add_features(compare)
     add_output(compare, "one row per fold and method")
     compare.add_argument(

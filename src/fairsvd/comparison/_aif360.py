@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..interop import resample_by_weight
 from ..low_rank import FairLRFTransformer
+from ._answers import Answer
 from ._editors import FRACTION, edit
 from ._fold import Fold, as_network, train
 
@@ -112,6 +113,9 @@ def as_dataset(
     )
     if scores is not None:
         table.scores = scores.reshape(-1, 1)
+    weights = fold.weights(rows)
+    if weights is not None:
+        table.instance_weights = weights.copy()
     return table
 
 
@@ -158,18 +162,18 @@ def _prediction_table(fold: Fold, rows: NDArray[np.int64]) -> Any:
     return as_dataset(fold, rows, hard, fold.scores(rows))
 
 
-def reweigh(fold: Fold, constraint: str) -> NDArray[np.int64]:
+def reweigh(fold: Fold, constraint: str) -> Answer:
     """Train a base network on rows drawn by the weights of Reweighing."""
     processor = _algorithms("preprocessing").Reweighing(*roles(fold))
     return _train_reweighed(processor, fold, constraint)
 
 
-def reweigh_as_given(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+def reweigh_as_given(processor: Any, fold: Fold, constraint: str) -> Answer:
     """Train a base network by a copy of the user's Reweighing with its own groups."""
     return _train_reweighed(copy.deepcopy(processor), fold, constraint)
 
 
-def _train_reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+def _train_reweighed(processor: Any, fold: Fold, constraint: str) -> Answer:
     """Resample, train, and choose a single threshold as editors do."""
     if fold.adopted.frozen:
         raise ValueError(
@@ -181,6 +185,6 @@ def _train_reweighed(processor: Any, fold: Fold, constraint: str) -> NDArray[np.
     weights = processor.fit_transform(table).instance_weights
     codes = fold.problem.codes[rows], fold.groups(rows)
     drawn = resample_by_weight(rows, *codes, weights, random_state=fold.seed)[0]
-    network = as_network(train(fold.problem, fold, drawn))
+    network = as_network(train(fold.problem, fold, drawn, weighted=False))
     # An edit without changes, whose fit only chooses the threshold.
     return edit(FairLRFTransformer(network, sparsity=0, refine=None), fold, constraint)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HEADLINES", "average", "pareto_front"]
+__all__ = ["HEADLINES", "average", "mean_and_interval", "pareto_front"]
 
 # Averaged over the folds, with intervals; the first one sorts the summary.
 HEADLINES = ("psi", "balanced_accuracy", "gap", "phi", "worst_cell", "harm")
@@ -24,7 +24,7 @@ def average(rows: pd.DataFrame) -> dict[str, Any]:
     values = values[~np.isnan(rows["balanced_accuracy"].to_numpy(dtype=np.float64))]
     averages: dict[str, Any] = {}
     for name, column in zip(HEADLINES, values.T, strict=True):
-        averages |= _mean_and_interval(name, column)
+        averages |= mean_and_interval(name, column)
     return averages | {
         "needs_group": bool(rows["needs_group"].iloc[0]),
         "seconds": float(rows["seconds"].mean()),
@@ -33,7 +33,8 @@ def average(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _mean_and_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+def mean_and_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """Average a figure over folds, with a 95 % bootstrap interval, under three names."""
     keys = name, f"{name}_low", f"{name}_high"
     defined = values[np.isfinite(values)]
     if not len(defined):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ from .._parallel import in_parallel
 from .._rng import one_torch_thread, resolve_seed
 from .._warn import categories_of
 from ..base import Progress, progress_bar
-from ..model_selection import JointStratifiedKFold
 from ..networks import AdoptedNetwork
-from ..objective import GAPS
+from ._aims import Aim, read_aims
+from ._answers import Answer
 from ._fold import Fold, Parts, base_of, divide
 from ._harm import JUDGED, Run, count_losses
-from ._measures import MEASURES, change_columns, measure
+from ._measures import MEASURES, change_columns, group_columns, measure
 from ._methods import Method, resolve, shared_preprocessing, with_reference
 from ._problem import Problem, read_problem
+from ._splits import make_splits
 
 if TYPE_CHECKING:
     from ._table import Comparison
@@ -41,9 +43,11 @@ def compare(
     preprocessing: Any = None,
     base: Any = None,
     cv: Any = None,
-    constraints: str | Sequence[str] = "equalized_odds",
+    constraints: Any = "equalized_odds",
     tolerance: float = 0.05,
     pos_label: Any = None,
+    sample_weight: Any = None,
+    measures: str | Sequence[str] | None = None,
     reference: str | None = None,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
@@ -86,12 +90,18 @@ def compare(
         too good if it was trained on rows of X.
     cv : int, splitter, iterable of (train, test) or None, default=None
         None and integers: ``JointStratifiedKFold`` with 5 (or that many) shuffled folds.
-    constraints : str or sequence of str, default="equalized_odds"
-        Names of gaps, as in editors; every method runs once for each.
+    constraints : str, requirement, sequence of these or mapping, default="equalized_odds"
+        Names of gaps, as in editors, or requirements such as ``EachAttribute("equalized_odds")``;
+        every method runs once for each. A mapping names them, and its values may be lists, all of
+        which is to be met together. See Notes.
     tolerance : float in [0, 1], default=0.05
         The accepted gap, a difference of rates.
     pos_label : label or None, default=None
         The positive class of two; None means the second.
+    sample_weight : array-like of shape (n,), default=None
+        How often each row counts, at least 0, in fits and on test rows. None: once.
+    measures : "all", str, list of str or None, default=None
+        Measures by group, named as in :func:`fairsvd.group_table`: see ``Comparison.disparities``.
     reference : str or None, default=None
         The method of the table that :meth:`Comparison.no_harm` compares the others with. It is
         added if it is missing. "fine-tuning" is the base network, tuned on cross-entropy alone: of
@@ -136,6 +146,14 @@ def compare(
     like the base is trained; its threshold is chosen like that of an editor. A method that needs
     two classes, two groups or a table and has not got them reports this as the error of its row.
 
+    *Requirements*: editors get them as ``constraint``; other methods the gap that they are about,
+    else equalized odds, between the intersections. ``gap`` is then the ``tolerance`` plus the
+    largest excess over a limit.
+
+    *Weights*: methods that take none get as many rows, drawn in proportion to their weights, but
+    for ``ConFairReweigher`` and ``DifFair``, which fail. Intervals are those of as many rows of
+    equal weight as tell as much.
+
     ``seconds`` is the time of fitting and predicting, without the base network's training.
 
     Examples
@@ -154,13 +172,14 @@ def compare(
     True
     """
     found = with_reference(resolve(methods), reference)
-    gaps = _read_constraints(constraints)
     seed = resolve_seed(random_state)
     settings = {"base": base, "pos_label": pos_label, "tolerance": tolerance, "seed": seed}
+    settings |= {"sample_weight": sample_weight, "measures": measures}
     settings["preprocessing"] = shared_preprocessing(found, preprocessing)
     problem = read_problem(X, y, sensitive_features, **settings)
-    splits = _make_splits(cv, problem)
-    parts = [divide(k, problem, *split) for k, split in enumerate(splits)]
+    aims = read_aims(constraints, problem.groups, problem.tolerance)
+    gaps = [aim.name for aim in aims]
+    parts = [divide(k, problem, *split) for k, split in enumerate(make_splits(cv, problem))]
     titles = _list_runs(len(parts), gaps, found)
     bar = progress_bar(
         verbose, "compare", unit=" fits", total=len(titles), status=titles[0], every_unit=True
@@ -174,40 +193,12 @@ def compare(
             Fold(**vars(part), problem=problem, adopted=adopted, before=before)
             for part, (adopted, before) in zip(parts, bases, strict=True)
         ]
-        tasks = [(fold, name, method) for fold in folds for name in gaps for method in found]
+        tasks = [(fold, aim, method) for fold in folds for aim in aims for method in found]
         runs = list(_tick_each(in_parallel(_run_method, tasks, n_jobs), progress, upcoming))
     rows = [row for row, _ in runs]
     if reference is not None:
         count_losses(tasks, runs, reference)
     return _make_comparison(rows, problem, _describe(problem, gaps, len(parts)), reference)
-
-
-def _read_constraints(constraints: str | Sequence[str]) -> list[str]:
-    gaps = [constraints] if isinstance(constraints, str) else list(dict.fromkeys(constraints))
-    if not gaps or not set(gaps) <= set(GAPS):
-        raise ValueError(f"constraints={constraints!r}: wanted names among {', '.join(GAPS)}.")
-    return gaps
-
-
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-def _make_splits(cv: Any, problem: Problem) -> list[Split]:
-    """List the rows to fit on and to test on of every fold, ascending."""
-    if cv is None or isinstance(cv, (int, np.integer)):
-        n_splits = 5 if cv is None else int(cv)
-        cv = JointStratifiedKFold(n_splits, shuffle=True, random_state=problem.seed)
-    y = problem.classes[problem.codes]
-    if isinstance(cv, JointStratifiedKFold):
-        splits = cv.split(problem.X, y, sensitive_features=problem.sensitive)
-    else:
-        splits = cv.split(np.zeros((len(y), 1)), y) if hasattr(cv, "split") else iter(cv)
-    every = np.arange(len(y))
-    # Indexing an array of all rows accepts masks as well as row numbers.
-    sides = [(np.sort(every[train]), np.sort(every[test])) for train, test in splits]
-    if not sides or any(not len(side) for split in sides for side in split):
-        raise ValueError("cv makes no split, or one with an empty side: both need rows.")
-    return sides
 
 
 def _train_base(problem: Problem, parts: Parts) -> tuple[AdoptedNetwork, NDArray[np.int64]]:
@@ -222,18 +213,21 @@ def _reproducible() -> Iterator[None]:
         yield
 
 
-def _run_method(fold: Fold, constraint: str, method: Method) -> Run:
+def _run_method(fold: Fold, aim: Aim, method: Method) -> Run:
     """Run a method and measure it; an error becomes part of the row."""
-    row: dict[str, Any] = {"fold": fold.number, "constraint": constraint, "method": method.name}
+    row: dict[str, Any] = {"fold": fold.number, "constraint": aim.name, "method": method.name}
     values: dict[str, Any] = {}
     predicted, error = None, ""
     start = perf_counter()
     with warnings.catch_warnings(record=True) as caught, _reproducible():
         warnings.simplefilter("always")
         try:
-            predicted = method.run(fold, constraint)
+            given = replace(fold, asked=aim.asked) if aim.requirements else fold
+            answer = method.run(given, aim.gap)
             values["seconds"] = perf_counter() - start
-            values |= measure(fold, constraint, predicted)
+            answer = answer if isinstance(answer, Answer) else Answer(answer)
+            predicted = answer.codes
+            values |= measure(fold, aim, answer)
         except Exception as failure:
             error = " ".join(f"{type(failure).__name__}: {failure}".split())
     values.setdefault("seconds", perf_counter() - start)
@@ -267,11 +261,13 @@ def _make_comparison(
     from ._table import Comparison
 
     changes = change_columns(problem.groups.labels)
+    by_group = group_columns(problem.measures)
     last = ["needs_group", "seconds", "error", "warnings"]
     judged = () if reference is None else JUDGED
-    columns = ["fold", "constraint", "method", *MEASURES, *changes, *judged, *last]
+    columns = ["fold", "constraint", "method", *MEASURES, *changes, *by_group, *judged, *last]
     table = Comparison(rows, columns=columns, tolerance=problem.tolerance, about=about)
-    return table.astype(dict.fromkeys([*MEASURES, *changes], float))
+    numbers = [name for name in by_group if not name.endswith("worst_group")]
+    return table.astype(dict.fromkeys([*MEASURES, *changes, *numbers], float))
 
 
 def _list_runs(n_folds: int, gaps: list[str], methods: list[Method]) -> list[str]:

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.preprocessing import StandardScaler
 
 from .._rng import seeded_globally
+from ._answers import Answer
 from ._classifiers import SENSITIVE, filled, fit_classifier, predict_options
 from ._editors import FRACTION
 from ._fold import BATCH, Fold
@@ -71,6 +72,7 @@ def post_process(optimizer: Any, fold: Fold, constraint: str) -> NDArray[np.int6
         X = _score_column(fold)
     elif not optimizer.prefit:
         rows = fold.fitting
+    rows = fold.drawn(rows)
     optimizer.fit(X(rows), fold.positive(rows), sensitive_features=fold.groups(rows))
     predicted = optimizer.predict(
         X(fold.test), sensitive_features=fold.groups(fold.test), random_state=fold.seed
@@ -99,7 +101,7 @@ def reduce(fold: Fold, constraint: str) -> NDArray[np.int64]:
 
     _require_table(fold, "ExponentiatedGradient with logistic regression")
     moment = getattr(reductions, _translate(constraint, MOMENT_NAMES, "ExponentiatedGradient"))
-    share = fold.positive(fold.fitting).mean()
+    share = float(np.average(fold.positive(fold.fitting), weights=fold.weights(fold.fitting)))
     reduction = reductions.ExponentiatedGradient(
         LogisticRegression(max_iter=200),
         moment(difference_bound=FRACTION * fold.problem.tolerance),
@@ -115,7 +117,7 @@ def reduce_as_given(reduction: Any, fold: Fold, constraint: str) -> NDArray[np.i
 
 def _run_reduction(reduction: Any, fold: Fold, X: Any) -> NDArray[np.int64]:
     """Fit on all rows outside the test rows, since it chooses nothing on validation rows."""
-    rows = fold.fitting
+    rows = fold.drawn(fold.fitting)
     reduction.fit(X(rows), fold.positive(rows), sensitive_features=fold.groups(rows))
     options = predict_options(reduction, fold)
     return fold.codes_of_positive(reduction.predict(X(fold.test), **options))
@@ -137,13 +139,13 @@ def adversarial(fold: Fold, constraint: str) -> NDArray[np.int64]:
         shuffle=True,
         random_state=fold.seed,
     )
-    X, rows = _standardise(fold), fold.fitting
+    X, rows = _standardise(fold), fold.drawn(fold.fitting)
     with seeded_globally(fold.seed):
         classifier.fit(X(rows), fold.y(rows), **{SENSITIVE: fold.groups(rows)})
     return fold.codes_of_labels(classifier.predict(X(fold.test)))
 
 
-def adversarial_as_given(classifier: Any, fold: Fold, constraint: str) -> NDArray[np.int64]:
+def adversarial_as_given(classifier: Any, fold: Fold, constraint: str) -> Answer:
     """Train an AdversarialFairnessClassifier with the user's settings."""
     copy = filled(classifier).set_params(
         constraints=_translate(constraint, ADVERSARY_NAMES, classifier)

@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..exceptions import MissingSensitiveFeaturesWarning
 from ..intraprocessing import GapFineTuner
 from ..objective import count_table, gap, utility_from_counts
+from ._answers import Answer, ask
 from ._fold import Fold
 
 __all__ = ["distance_to_ideal", "fine_tune"]
@@ -24,7 +24,7 @@ def distance_to_ideal(utility: Any, gaps: Any) -> Any:
     return np.hypot(1.0 - utility, gaps)
 
 
-def fine_tune(fold: Fold, constraint: str) -> NDArray[np.int64]:
+def fine_tune(fold: Fold, constraint: str) -> Answer:
     """Fine-tune the base network on cross-entropy alone, and choose the learning rate.
 
     For each rate the step and the threshold of best balanced accuracy are chosen, as editors do.
@@ -32,7 +32,7 @@ def fine_tune(fold: Fold, constraint: str) -> NDArray[np.int64]:
     """
     tuned = [_tune(fold, rate) for rate in RATES]
     nearest = min(tuned, key=lambda editor: _distance(editor, fold, constraint))
-    return fold.codes_of_labels(nearest.predict(fold.X(fold.test)))
+    return ask(nearest, fold, fold.X(fold.test))
 
 
 def _tune(fold: Fold, rate: float) -> GapFineTuner:
@@ -48,14 +48,15 @@ def _tune(fold: Fold, rate: float) -> GapFineTuner:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingSensitiveFeaturesWarning)
-        return tuner.fit(fold.X(rows), fold.y(rows))
+        return tuner.fit(fold.X(rows), fold.y(rows), sample_weight=fold.weights(rows))
 
 
 def _distance(tuner: GapFineTuner, fold: Fold, constraint: str) -> float:
     problem, rows = fold.problem, fold.validation
     codes = fold.codes_of_labels(tuner.predict(fold.X(rows)))
     sizes = len(problem.classes), problem.groups.n_groups
-    counts = count_table(problem.codes[rows], codes, fold.groups(rows), *sizes)
+    columns = problem.codes[rows], codes, fold.groups(rows)
+    counts = count_table(*columns, *sizes, fold.weights(rows))
     balanced = utility_from_counts(counts, "balanced_accuracy")
     distance = float(distance_to_ideal(balanced, gap(counts, constraint, problem.pos)))
     # Where no rows of a group can be compared, no rate is nearer than another.

@@ -17,8 +17,9 @@ from torch import Tensor
 from .._messages import listed
 from .._rng import stage_rng
 from ..arrays import LabelledRows, as_batches
-from ..base import draw_sample, split_rows
+from ..base import draw_sample, read_fit_weights, split_rows
 from ..groups import cell_codes
+from ..interop import resample_by_weight
 from ..networks import AdoptedNetwork, adopt, all_logits
 from ..objective import Constraint, make_judge
 from ._problem import Problem, as_array, take
@@ -78,11 +79,14 @@ class Fold(Parts):
         The base network; methods work on copies.
     before : ndarray of shape (n_test,), int64
         Classes that the base network predicts for the test rows.
+    asked : str, Requirement, list of these or None
+        The ``constraint`` of an editor; None: the gap that the method gets the name of.
     """
 
     problem: Problem
     adopted: AdoptedNetwork
     before: NDArray[np.int64]
+    asked: Any = None
 
     @property
     def network(self) -> Any:
@@ -125,6 +129,18 @@ class Fold(Parts):
     def groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Select group codes."""
         return self.problem.groups.codes[rows]
+
+    def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Select weights; None: all rows count once."""
+        return None if self.problem.weights is None else self.problem.weights[rows]
+
+    def drawn(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Draw as many rows in proportion to their weights, for methods that take none."""
+        weights = self.weights(rows)
+        if weights is None:
+            return rows
+        codes = self.problem.codes[rows], self.groups(rows)
+        return np.sort(resample_by_weight(rows, *codes, weights, random_state=self.seed)[0])
 
     def positive(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Select labels as 1 for the positive class and 0 for the other.
@@ -171,7 +187,9 @@ class Fold(Parts):
     @cached_property
     def margin(self) -> float:
         """The base network's margin of best balanced accuracy; 0 for more than two classes."""
-        rows, problem = self.choosing, self.problem
+        rows, problem, weights = self.choosing, self.problem, self.weights(self.choosing)
+        if weights is not None:
+            rows, weights = rows[weights > 0], weights[weights > 0]
         request = Constraint(
             gap="equalized_odds",  # does not affect the threshold for utility
             tolerance=problem.tolerance,
@@ -183,7 +201,8 @@ class Fold(Parts):
         )
         sizes = len(problem.classes), problem.groups.n_groups
         one_part = np.zeros_like(rows)
-        judge = make_judge(problem.codes[rows], self.groups(rows), one_part, *sizes, request)
+        columns = problem.codes[rows], self.groups(rows), one_part
+        judge = make_judge(*columns, *sizes, request, weights)
         return judge.for_utility(self.logits(rows)).margin
 
     def at_threshold(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -217,10 +236,20 @@ def fold_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % 2**31
 
 
-def train(problem: Problem, parts: Parts, rows: NDArray[np.int64]) -> AdoptedNetwork:
-    """Train the base network on rows, which may repeat, unless it came trained."""
+def train(
+    problem: Problem, parts: Parts, rows: NDArray[np.int64], *, weighted: bool = True
+) -> AdoptedNetwork:
+    """Train the base network on rows, which may repeat, unless it came trained.
+
+    Without ``weighted`` the rows were drawn by their weights already.
+    """
+    weights = None
+    if weighted and problem.weights is not None:
+        weights, passed = read_fit_weights(problem.weights[rows], problem.codes[rows])
+        rows = rows if passed is None else rows[passed.kept]
     codes = torch.as_tensor(problem.codes[rows]), torch.as_tensor(problem.groups.codes[rows])
-    labelled = LabelledRows(as_batches(parts.encoded(problem, rows), problem.dtype), *codes)
+    X = as_batches(parts.encoded(problem, rows), problem.dtype)
+    labelled = LabelledRows(X, *codes, weights)
     rng = stage_rng(parts.seed, "base")
     return adopt(problem.base, labelled, problem.classes, batch_size=BATCH, rng=rng)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from ..objective import count_moves
+from ._aims import Aim
 from ._fine_tuning import distance_to_ideal
 from ._fold import Fold
 from ._methods import Method
@@ -33,20 +34,21 @@ LEVEL = 0.95
 EQUAL = 1e-12
 
 
-def count_losses(tasks: list[tuple[Fold, str, Method]], runs: list[Run], reference: str) -> None:
+def count_losses(tasks: list[tuple[Fold, Aim, Method]], runs: list[Run], reference: str) -> None:
     """Add the number of groups that lose against the reference in the same fold to every row.
 
     A group loses if one of its rates fell beyond noise, in the sense of ``harm``.
     """
     predicted = {(row["fold"], row["constraint"], row["method"]): codes for row, codes in runs}
-    for (fold, constraint, _), (row, codes) in zip(tasks, runs, strict=True):
-        base, lost = predicted[fold.number, constraint, reference], np.nan
+    for (fold, aim, _), (row, codes) in zip(tasks, runs, strict=True):
+        base, lost = predicted[fold.number, aim.name, reference], np.nan
         if codes is not None and base is not None:
             problem, rows = fold.problem, fold.test
             sizes = len(problem.classes), problem.groups.n_groups
             y, groups = problem.codes[rows], fold.groups(rows)
-            moves = count_moves(y, (base, codes), groups, sizes, problem.pos)
-            lost = len({change.group for change in moves.changes(constraint) if change.fell})
+            pair, weights = (base, codes), fold.weights(rows)
+            moves = count_moves(y, pair, groups, sizes, problem.pos, weights)
+            lost = len({change.group for change in moves.changes(aim.gap) if change.fell})
         row |= {"reference": reference, "groups_lost": lost}
 
 

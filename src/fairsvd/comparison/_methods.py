@@ -21,6 +21,7 @@ from ..base import EDITORS, NetworkEditor
 from ..conformance import ConFairReweigher, DifFair
 from ..interop import GroupAwareWrapper
 from ._aif360 import eq_odds, post_process_as_given, reject_option, reweigh, reweigh_as_given
+from ._answers import Answer
 from ._classifiers import SENSITIVE, fit_classifier
 from ._editors import edit, one_threshold, untouched
 from ._fairlearn import adversarial, adversarial_as_given, post_process, reduce, reduce_as_given
@@ -44,7 +45,8 @@ class Method:
     name : str
         Its name in the table.
     run : callable
-        Maps a fold and a constraint to class codes for the test rows; travels to other processes.
+        Maps a fold and the name of a gap to class codes for the test rows, or to an ``Answer``;
+        travels to other processes.
     needs_group : bool
         Whether predicting needs the group.
     preprocessing : Pipeline or None
@@ -52,7 +54,7 @@ class Method:
     """
 
     name: str
-    run: Callable[[Fold, str], NDArray[np.int64]]
+    run: Callable[[Fold, str], NDArray[np.int64] | Answer]
     needs_group: bool = False
     preprocessing: Any = None
 
@@ -78,7 +80,7 @@ OTHERS = (
 )
 
 # How instances of other packages are run, by the names of their classes.
-INSTANCES: dict[str, Callable[[Any, Fold, str], NDArray[np.int64]]] = {
+INSTANCES: dict[str, Callable[[Any, Fold, str], NDArray[np.int64] | Answer]] = {
     "ThresholdOptimizer": post_process,
     "ExponentiatedGradient": reduce_as_given,
     "GridSearch": reduce_as_given,
@@ -206,7 +208,7 @@ def shared_preprocessing(methods: Iterable[Method], given: Any) -> Any:
     return next(iter(steps.values())).preprocessing if steps else None
 
 
-def _of_package(value: Any) -> Callable[[Any, Fold, str], NDArray[np.int64]] | None:
+def _of_package(value: Any) -> Callable[[Any, Fold, str], NDArray[np.int64] | Answer] | None:
     """Find how a method of fairlearn or AIF360 is run, without importing either."""
     for kind in type(value).__mro__:
         if kind.__module__.split(".")[0] in ("fairlearn", "aif360") and kind.__name__ in INSTANCES:

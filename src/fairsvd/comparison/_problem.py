@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
+from .._messages import did_you_mean
 from ..arrays import is_dataset, open_rows
 from ..base import Reading, positive_code, read_fit_inputs
 from ..containers import as_known, as_numbers
 from ..groups import Groups, encode_groups
+from ..metrics import MEASURES, read_weights
 from ._encode import encoder_for
 
 if TYPE_CHECKING:
@@ -45,6 +48,10 @@ class Problem:
         As of :func:`compare`.
     tolerance : float in [0, 1]
     seed : int
+    weights : ndarray of shape (n,), float64, or None
+        How often each row counts; None: once.
+    measures : tuple of str
+        Names of measures by group that are wanted.
     """
 
     X: Any
@@ -57,6 +64,13 @@ class Problem:
     base: Any
     tolerance: float
     seed: int
+    weights: NDArray[np.float64] | None = None
+    measures: tuple[str, ...] = ()
+
+    @property
+    def wants_shares(self) -> bool:
+        """Tell whether a measure needs probabilities."""
+        return any(MEASURES[name].of_scores is not None for name in self.measures)
 
     @property
     def sensitive(self) -> pd.DataFrame:
@@ -84,6 +98,8 @@ def read_problem(
     pos_label: Any,
     tolerance: float,
     seed: int,
+    sample_weight: Any = None,
+    measures: str | Sequence[str] | None = None,
 ) -> Problem:
     """Read and check the rows as every editor does.
 
@@ -110,9 +126,23 @@ def read_problem(
     pos = _positive_code(pos_label, inputs.classes)
     codes = inputs.rows.y.numpy()
     dtype = inputs.rows.X.dtype
-    return Problem(
-        X, preprocessing, codes, inputs.classes, groups, dtype, pos, base, float(tolerance), seed
-    )
+    weights = None if sample_weight is None else read_weights(sample_weight, len(codes))
+    given = X, preprocessing, codes, inputs.classes, groups, dtype, pos, base, float(tolerance)
+    return Problem(*given, seed, weights, _read_measures(measures))
+
+
+def _read_measures(measures: str | Sequence[str] | None) -> tuple[str, ...]:
+    if measures is None:
+        return ()
+    names = tuple(MEASURES) if measures == "all" else measures
+    names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    for name in names:
+        if name not in MEASURES:
+            hint = did_you_mean(name, MEASURES)
+            raise ValueError(
+                f"measures={name!r}: wanted 'all' or some of {', '.join(MEASURES)}.{hint}"
+            )
+    return names
 
 
 def _selectable(X: Any) -> Any:

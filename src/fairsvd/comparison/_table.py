@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ._averages import average, pareto_front
+from ._by_group import ByGroup
 from ._no_harm import AgainstReference
 from ._plot import plot_comparison
 from ._select import INDEX, check_columns, one_constraint, select_rows
@@ -24,7 +25,7 @@ __all__ = ["Comparison"]
 TOLERANCE = 0.05
 
 
-class Comparison(AgainstReference, pd.DataFrame):
+class Comparison(AgainstReference, ByGroup, pd.DataFrame):
     """The result of :func:`compare`: a DataFrame with one row per (fold, constraint, method).
 
     A selection of its rows is a Comparison too, with the same tolerance. Its methods need its
@@ -59,7 +60,9 @@ class Comparison(AgainstReference, pd.DataFrame):
     max(0, gap - tolerance), with its interval; ``phi``: balanced accuracy if the gap is below the
     tolerance, else 0. ``tpr_change_...`` and ``fpr_change_...``: every group's rates minus those of
     the untouched network; ``harm``: the largest fall, beyond noise, of any group's true positive or
-    true negative rate or, under demographic parity, selection rate; 0 if none fell.
+    true negative rate or, under demographic parity, selection rate; 0 if none fell. Measures by
+    group, if some were asked for, have a column for each of :func:`fairsvd.metrics.disparity_table`
+    after their name, as ``auc_difference``; NaN if a method has no probabilities.
     ``reference`` and ``groups_lost``, if a reference was given: see :meth:`no_harm`.
     ``needs_group``: whether predicting needs the group. ``seconds``; ``error``: empty, or why there
     are no numbers; ``warnings``: the categories of warnings. Rates are in [0, 1]; with more

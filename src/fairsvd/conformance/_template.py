@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, va
 from .._rng import resolve_seed, stage_rng
 from .._warn import warn
 from ..base import (
+    ClassifiesByLogits,
     HasMethods,
     Interval,
     Splitter,
@@ -41,7 +42,7 @@ TINY = 1e-12
 
 
 @with_parameters
-class CellClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class CellClassifier(ClassifiesByLogits, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Base class of classifiers that learn from conformance constraints of cells.
 
     Parameters
@@ -232,28 +233,11 @@ class CellClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         validate_data(self, X, reset=False, skip_check_array=True)
         return X
 
-    def _served(self, X: Any) -> NDArray[np.float64]:
-        """Compute logits, shifted by the threshold."""
+    def _logits(self, X: Any) -> NDArray[np.float64]:
         logits = self._scores(self._checked(X))
         if len(self.classes_) == 2:
             logits[:, 1] -= self.offset_
         return logits
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n, n_features)
-            With or without the sensitive columns.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), of the labels' dtype
-        """
-        codes = self._served(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[codes]
-        return labels
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute probabilities, shifted so that the largest is the prediction.
@@ -268,22 +252,8 @@ class CellClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             In the order of ``classes_``. Those of a classifier without ``predict_proba`` are its
             margins through a logistic function.
         """
-        logits = torch.as_tensor(self._served(X))
+        logits = torch.as_tensor(self._logits(X))
         return torch.softmax(logits, dim=1).numpy()
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Compute margins beyond the threshold.
-
-        Parameters
-        ----------
-        X : as in ``predict``
-
-        Returns
-        -------
-        margin : ndarray of shape (n,) for two classes, else (n, n_classes), float64
-        """
-        logits = self._served(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def __sklearn_tags__(self) -> Any:
         """Describe the classifier to scikit-learn."""

@@ -62,6 +62,14 @@ class Groups:
         rank[present] = np.arange(len(present))
         return Groups(rank[codes], tuple(self.labels[k] for k in present), self.names)
 
+    def alone(self, place: int) -> Groups:
+        """Divide the rows by one of several attributes, whatever the others are."""
+        parts = [label[place] for label in self.labels]
+        values = list(dict.fromkeys(parts))
+        labels = [values[k] for k in _sort_order(values)]
+        rank = np.array([*map(labels.index, parts), -1])  # code -1 reads the last entry
+        return Groups(rank[self.codes], tuple(labels), (self.names[place],))
+
     def counts(self) -> NDArray[np.int64]:
         """Count the rows of every group, shape (n_groups,)."""
         return np.bincount(self.codes[self.codes >= 0], minlength=self.n_groups)

@@ -35,6 +35,7 @@ from ..phases import (
     count_lessons,
     count_settling,
     count_steps,
+    has_free_head,
     is_table,
     list_gap_weights,
     run_best,
@@ -213,12 +214,17 @@ class GapFineTuner(TuningEditor):
         """Count steps and candidates of the one path that a budget has."""
         budget = self._budget(task)
         assert budget is not None, "asked for without a budget"
+        frees_head = self.mode == "penalty" and self.scope in ("all", "head")
+        frees_head = frees_head and has_free_head(task)
+        budget, head = budget.keep_features() if frees_head else (budget, False)
         looks = budget.count_looks(VALUE_LOOKS)
-        n_steps = budget.count_steps(looks, asked=budget.asked)
+        loyalty = TuningPath.find_loyalty(task.data, self._settings(task.data, False)[1])
+        n_steps = budget.count_steps(looks, asked=budget.asked(loyalty))
         return {
             "n_steps": n_steps if self.max_steps is None else min(n_steps, self.max_steps),
             "n_candidates": looks,
             "rows": budget.step_rows,
+            "head": head,
         }
 
     def _counts(self, task: Task, imitates: bool) -> tuple[int, int]:

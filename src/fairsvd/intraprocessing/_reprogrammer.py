@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base import (
     Candidate,
+    EditData,
     Interval,
     StrOptions,
     Task,
@@ -217,7 +218,7 @@ class FairReprogrammer(TuningEditor):
             return weights, {"n_steps": n_steps, "n_candidates": n_candidates}
         looks = budget.count_looks(FEW_LOOKS)
         a_step = (1 + BACKWARDS * opposes) * budget.step_rows
-        bought = budget.count_steps(looks, a_step, budget.asked)
+        bought = budget.count_steps(looks, a_step, budget.asked(TriggerPath.find_loyalty(data)))
         n_steps = bought if self.max_steps is None else min(bought, self.max_steps)
         fields = {"n_steps": n_steps, "n_candidates": looks, "rows": budget.step_rows}
         return weights[len(weights) // 2 :][:1], fields
@@ -288,8 +289,8 @@ class TriggerPath(TuningPath[TriggerEdit]):
     adversary_weight: float | None
     rate: float
 
-    @cached_property
-    def loyalty(self) -> float:
+    @classmethod
+    def find_loyalty(cls, data: EditData, share: float = 1.0) -> float:
         """Return 0: behind the trigger that it starts with the network is not the untouched one."""
         return 0.0
 

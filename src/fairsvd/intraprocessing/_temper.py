@@ -18,9 +18,10 @@ from ..base import (
     at_least_0,
     parameter,
     positive_int,
-    with_parameters,
+    register_editor,
 )
 from ..exceptions import NetworkError
+from ..networks import AttentionNet
 from ..objective import Constraint
 from ..phases import judge_state
 from ._attention import PACKED, QUERIES, Attention, find_attention, reached, scaled
@@ -34,7 +35,7 @@ FACTORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.4, 2.0, 3.0, 5.0, 10.0)
 CHANGED = 0.3
 
 
-@with_parameters
+@register_editor(factors=[0.5], n_trials=2)
 class AttentionTemper(NetworkEditor):
     """Scale the attention scores of a transformer, by factors chosen on validation.
 
@@ -49,8 +50,8 @@ class AttentionTemper(NetworkEditor):
     ----------
     network : nn.Module, skorch net or FrozenEstimator
         Has attention layers: ``nn.MultiheadAttention``, those of transformers' BERT, ViT and
-        others whose queries are a linear layer of their own, or one linear layer ``qkv``. The
-        default networks have none, so None is refused.
+        others whose queries are a linear layer of their own, or one linear layer ``qkv``. None: an
+        :class:`AttentionNet` is trained on tables; images are refused.
     granularity : {"model", "layer", "head"}, default="layer"
         What has a factor of its own; "model": one factor for all.
     factors : sequence of float or None, default=None
@@ -83,24 +84,13 @@ class AttentionTemper(NetworkEditor):
 
     Examples
     --------
-    >>> import torch
     >>> from fairsvd import AttentionTemper
     >>> from fairsvd.datasets import make_biased_classification
-    >>> class Columns(torch.nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.embed = torch.nn.Linear(1, 8)
-    ...         self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-    ...         self.head = torch.nn.Linear(8, 2)
-    ...
-    ...     def forward(self, X):
-    ...         Z = self.embed(X.unsqueeze(2))
-    ...         return self.head(self.attention(Z, Z, Z)[0].mean(1))
     >>> data = make_biased_classification(400, random_state=0)
-    >>> editor = AttentionTemper(Columns(), n_trials=3, tolerance=0.2, random_state=0)
+    >>> editor = AttentionTemper(n_trials=3, tolerance=0.2, random_state=0)
     >>> editor = editor.fit(data.data, data.target, sensitive_features=data.sensitive_features)
     >>> editor.factors_["attention"].shape
-    (2,)
+    (1,)
     """
 
     granularity: str = parameter(StrOptions({"model", "layer", "head"}), default="layer")
@@ -108,10 +98,12 @@ class AttentionTemper(NetworkEditor):
     n_trials: int = parameter(positive_int(0), default=40)
     scale: float = parameter(at_least_0(), default=0.5)
 
+    _of_table = AttentionNet
+
     def _settle(self, inputs: FitInputs, constraint: Constraint, seed: int) -> tuple[None, None]:
-        if self.network is None:
+        if self.network is None and len(inputs.rows.X.item_shape) > 1:
             raise NetworkError(
-                "AttentionTemper scales attention scores, and the default networks have no "
+                "AttentionTemper scales attention scores, and the default network of images has no "
                 "attention layer: pass a transformer as network=."
             )
         return None, None

@@ -206,6 +206,7 @@ class FairLRFTransformer(FactorSettings):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            layers=select_layers(task.module, self.layers, task.data.output_layer),
             budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 

@@ -173,6 +173,7 @@ class FairPruner(TuningEditor):
             gap_weight=self.gap_weight,
             max_removed=self.sparsity,
             max_steps=self.max_steps,
+            layers=select_layers(task.module, self.layers, task.data.output_layer),
             budget=self._budget(task, self._imitates(task, self.gap_weight)),
         )
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..groups import Groups
 from ..objective import OF_ALL_CLASSES, GapEstimate, estimate_gaps, estimate_spread, gap, ratio
-from ._margins import ALL, divisions
+from ._margins import divisions, name_attributes
 from ._measured import GroupValues, Rows, interval, measure_groups
 from ._read import read_rows
 from ._registry import MEASURES
@@ -256,17 +255,9 @@ def disparity_table(
     )
     rng = stage_rng(random_state, "bootstrap")
     parts = {
-        _attributes(groups): disparity_frame(
+        name_attributes(groups): disparity_frame(
             Compared.of(rows, groups.labels, choose_measures(measures, rows)), rng, level=level
         )
         for rows, groups in divisions(read, margins)
     }
     return pd.concat(parts, names=["attributes"]) if margins else next(iter(parts.values()))
-
-
-def _attributes(groups: Groups) -> str:
-    """Name the attributes that the groups differ in."""
-    if len(groups.names) < 2:
-        return groups.names[0]
-    kept = [n for k, n in enumerate(groups.names) if groups.labels[0][k] is not ALL]
-    return " x ".join(kept)

@@ -56,13 +56,7 @@ def gap_table(
     ----------
     y_true, y_pred, sensitive_features : array-like
         As in :func:`group_table`.
-    pos_label : label or None, default=None
-        As in :func:`group_table`.
-    labels : sequence or None, default=None
-        As in :func:`group_table`.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As in :func:`group_table`.
-    sample_weight : array-like of shape (n_samples,), default=None
+    pos_label, labels, missing_group, sample_weight : optional
         As in :func:`group_table`.
 
     Returns

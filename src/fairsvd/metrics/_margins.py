@@ -14,7 +14,7 @@ from ..groups import Groups
 from ._measured import Rows
 from ._read import Read
 
-__all__ = ["ALL", "divisions"]
+__all__ = ["ALL", "divisions", "margins_of", "name_attributes"]
 
 # Stands for every label of an attribute that is not looked at.
 ALL = "(all)"
@@ -29,14 +29,26 @@ def divisions(read: Read, margins: bool) -> list[tuple[Rows, Groups]]:
         From one attribute to all of them; the groups' labels have an entry for every attribute.
     """
     rows, groups, _ = read
-    found = list(_marginal(groups)) if margins and len(groups.names) > 1 else []
+    found = list(margins_of(groups)) if margins and len(groups.names) > 1 else []
     return [
         (replace(rows, groups=each.codes, n_groups=each.n_groups), each)
         for each in [*found, groups]
     ]
 
 
-def _marginal(groups: Groups) -> Iterator[Groups]:
+def margins_of(groups: Groups) -> Iterator[Groups]:
+    """Yield the groups of every attribute alone, then of some of them, without all of them.
+
+    Parameters
+    ----------
+    groups : Groups
+        Of several attributes.
+
+    Yields
+    ------
+    groups : Groups
+        Their labels have an entry for every attribute, which is ``ALL`` where it is not looked at.
+    """
     places = range(len(groups.names))
     for size in places[1:]:
         for kept in combinations(places, size):
@@ -47,6 +59,20 @@ def _marginal(groups: Groups) -> Iterator[Groups]:
             distinct = sorted(dict.fromkeys(short), key=lambda label: _places(groups, label))
             place = np.array([distinct.index(label) for label in short] + [-1])
             yield Groups(place[groups.codes], tuple(distinct), groups.names)
+
+
+def name_attributes(groups: Groups) -> str:
+    """Name the attributes that the groups differ in.
+
+    Parameters
+    ----------
+    groups : Groups
+        From :func:`margins_of`, or of all attributes.
+    """
+    if len(groups.names) < 2:
+        return groups.names[0]
+    kept = [n for k, n in enumerate(groups.names) if groups.labels[0][k] is not ALL]
+    return " x ".join(kept)
 
 
 def _places(groups: Groups, label: tuple[Any, ...]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..objective import FLIPPABLE, bound_under_flips, gap
-from ._read import read_rows
+from ._scores import hard_counts
 
 __all__ = ["NoisyGap", "noisy_gap"]
 
@@ -47,13 +47,7 @@ def noisy_gap(
         As in :func:`fairness_score`; groups as they are recorded.
     flip_rate : float in [0, 1)
         Of the rows of every recorded group and label, at most this share belong to another group.
-    pos_label : label or None, default=None
-        As in :func:`fairness_score`.
-    labels : sequence or None, default=None
-        As in :func:`fairness_score`.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As in :func:`fairness_score`.
-    sample_weight : array-like of shape (n_samples,), default=None
+    pos_label, labels, missing_group, sample_weight : optional
         As in :func:`fairness_score`.
 
     Returns
@@ -89,7 +83,7 @@ def noisy_gap(
         raise ValueError(f"name={name!r}: wanted one of {', '.join(FLIPPABLE)}.")
     if not 0 <= flip_rate < 1:
         raise ValueError(f"flip_rate={flip_rate!r}: wanted a share of rows in [0, 1), such as 0.1.")
-    rows = read_rows(
+    counts, pos, _ = hard_counts(
         y_true,
         y_pred,
         sensitive_features,
@@ -97,6 +91,6 @@ def noisy_gap(
         labels=labels,
         missing_group=missing_group,
         sample_weight=sample_weight,
-    ).rows
-    measured = float(gap(rows.counts, name, rows.pos))
-    return NoisyGap(measured, *bound_under_flips(rows.counts, name, rows.pos, flip_rate))
+    )
+    measured = float(gap(counts, name, pos))
+    return NoisyGap(measured, *bound_under_flips(counts, name, pos, flip_rate))

@@ -101,7 +101,7 @@ class _FairnessScorer(_BaseScorer):
         weights = None if sample_weight is None else read_weights(sample_weight, len(codes[0]))
         hard = codes[1] if len(codes) > 1 else None
         rows = Rows(codes[0], groups.codes, *sizes, pos, hard, shares, weights, soft=hard is None)
-        return merit(self.name, measure(rows, self.name))
+        return merit(self.name, measure(rows, self.name, groups))
 
     def get_metadata_routing(self) -> MetadataRequest:
         """Tell scikit-learn which metadata ``score`` takes.
@@ -183,7 +183,7 @@ class _FairnessScorer(_BaseScorer):
             sample_weight=sample_weight,
             names=names,
         )
-        return merit(self.name, measure(read.rows, self.name))
+        return merit(self.name, measure(read.rows, self.name, read.groups))
 
     def _accept_sample_weight(self) -> bool:
         # scikit-learn 1.9 asks every scorer of a dictionary if routing is off.
@@ -232,9 +232,9 @@ def fairness_scorer(
     name : str, requirement or list of requirements
         A name that :func:`fairness_score` takes, such as "equalized_odds_difference",
         "ppv_ratio", "tpr_worst" or "auc_worst". Of a :class:`GapLimit`, :class:`RatioLimit`,
-        :class:`MinimumRate` or :class:`CountLimit`, or a list, the score is minus the largest
-        excess over a limit, 0 where all are met, so that ``best_under_gap(..., limit=0)`` takes
-        it.
+        :class:`MinimumRate`, :class:`CountLimit` or :class:`EachAttribute`, or a list, the score is
+        minus the largest excess over a limit, 0 where all are met, so that
+        ``best_under_gap(..., limit=0)`` takes it.
     sensitive_columns : str, int or list of these, default=None
         Where the groups are if the scorer gets none: names (or positions) of columns of X, else
         levels of X's index, else of y's index. It works without metadata routing; the estimator

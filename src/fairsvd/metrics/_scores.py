@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._messages import did_you_mean
-from ..groups import Groups, encode_groups
-from ..objective import GAPS, NoHarm, Requirement, count_table, gap, ratio
-from ._labels import check_table_size, encode_labels
+from ..groups import Groups
+from ..objective import GAPS, Requirement, gap, on_groups, ratio
 from ._measured import Rows, measure_groups
-from ._read import read_rows, read_weights
+from ._read import read_rows
 from ._registry import MEASURES, NAMES
 
 __all__ = [
@@ -59,12 +58,14 @@ def check_asked(name: Asked) -> None:
         split_name(name)
         return
     for each in _entries(name):
-        if not isinstance(each, Requirement) or isinstance(each, NoHarm):
+        if isinstance(each, Requirement):
+            each.check()
+        if not isinstance(each, Requirement) or each.compares:
             raise ValueError(
                 f"{each!r} cannot be scored: wanted the name of a metric, GapLimit, RatioLimit, "
-                "MinimumRate or CountLimit (NoHarm compares with a network that is not there)."
+                "MinimumRate, CountLimit or EachAttribute of one of these (NoHarm compares with a "
+                "network that is not there)."
             )
-        each.check()
 
 
 def _entries(name: Requirement | Sequence[Requirement]) -> list[Requirement]:
@@ -86,10 +87,11 @@ def farthest(values: NDArray[np.float64], best: float) -> int | None:
     return int(np.nanargmax(np.abs(values - best)))
 
 
-def measure(rows: Rows, name: Asked) -> float:
+def measure(rows: Rows, name: Asked, groups: Groups) -> float:
     """Compute a metric of ``NAMES``, or the largest excess over the limits of requirements."""
     if not isinstance(name, str):
-        found = [float(r.measure(rows.counts, rows.pos)) - r.limit for r in _entries(name)]
+        asked = on_groups(_entries(name), groups)
+        found = [float(each.measure(rows.counts, rows.pos)) - each.limit for each in asked]
         return float(np.max([*found, 0.0]))
     stem, kind = split_name(name)
     if kind == "worst":
@@ -139,13 +141,7 @@ def hard_counts(
     ----------
     y_true, y_pred, sensitive_features : array-like
         As in :func:`group_table`.
-    pos_label : label or None, default=None
-        As in :func:`group_table`.
-    labels : sequence or None, default=None
-        As in :func:`group_table`.
-    missing_group : {"raise", "ignore", "own_group"}, default="raise"
-        As in :func:`group_table`.
-    sample_weight : array-like of shape (n_samples,), default=None
+    pos_label, labels, missing_group, sample_weight : optional
         As in :func:`group_table`.
 
     Returns
@@ -156,13 +152,16 @@ def hard_counts(
         Code of the positive class; None for more than two.
     groups : Groups
     """
-    arrays = {"y_true": y_true, "y_pred": y_pred}
-    classes, (true, predicted), pos = encode_labels(arrays, labels, pos_label)
-    groups = encode_groups(sensitive_features, len(true), missing=missing_group)
-    sizes = len(classes), groups.n_groups
-    check_table_size(*sizes)
-    weights = None if sample_weight is None else read_weights(sample_weight, len(true))
-    return count_table(true, predicted, groups.codes, *sizes, weights), pos, groups
+    rows, groups, _ = read_rows(
+        y_true,
+        y_pred,
+        sensitive_features,
+        pos_label=pos_label,
+        labels=labels,
+        missing_group=missing_group,
+        sample_weight=sample_weight,
+    )
+    return rows.counts, rows.pos, groups
 
 
 def fairness_score(
@@ -251,4 +250,4 @@ def fairness_score(
         missing_group=missing_group,
         sample_weight=sample_weight,
     )
-    return measure(read.rows, name)
+    return measure(read.rows, name, read.groups)

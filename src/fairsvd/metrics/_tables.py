@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "choose_measures",
+    "few_rows",
+    "group_index",
     "group_table",
     "measures_frame",
     "rates_frame",
@@ -32,7 +34,16 @@ SHORT_TABLE = ("selection_rate", "tpr", "fpr", "accuracy")
 FEWEST_ROWS = 100
 
 
-def _group_index(labels: Sequence[Any], names: Sequence[str]) -> pd.Index[Any]:
+def group_index(labels: Sequence[Any], names: Sequence[str]) -> pd.Index[Any]:
+    """Make an index of the labels of groups, with a level for each attribute.
+
+    Parameters
+    ----------
+    labels : sequence
+        Labels of the groups; tuples if there are several names.
+    names : sequence of str
+        Names of the attributes.
+    """
     import pandas as pd
 
     if len(names) > 1:
@@ -72,7 +83,7 @@ def rates_frame(
         "fpr": class_mean(of_groups.fpr),
         "accuracy": of_groups.accuracy[..., 0],
     }
-    return pd.DataFrame(columns, index=_group_index(labels, names))
+    return pd.DataFrame(columns, index=group_index(labels, names))
 
 
 def choose_measures(measures: str | Sequence[str] | None, rows: Rows) -> list[str]:
@@ -135,17 +146,25 @@ def measures_frame(
         if level is not None:
             columns[f"{name}_low"], columns[f"{name}_high"] = interval(name, found, level)
     if level is not None:
-        columns["few_rows"] = _few_rows(rows, classes)
-    return pd.DataFrame(columns, index=_group_index(groups.labels, groups.names))
+        known = rows.groups >= 0
+        cells = np.bincount(
+            rows.groups[known] * rows.n_classes + rows.y[known],
+            minlength=rows.n_groups * rows.n_classes,
+        )
+        columns["few_rows"] = few_rows(cells.reshape(rows.n_groups, -1), classes)
+    return pd.DataFrame(columns, index=group_index(groups.labels, groups.names))
 
 
-def _few_rows(rows: Rows, classes: Sequence[Any]) -> list[str]:
-    """Name the labels of which a group has too few rows for a rate to be known well."""
-    known = rows.groups >= 0
-    cells = np.bincount(
-        rows.groups[known] * rows.n_classes + rows.y[known],
-        minlength=rows.n_groups * rows.n_classes,
-    ).reshape(rows.n_groups, rows.n_classes)
+def few_rows(cells: NDArray[np.int64], classes: Sequence[Any]) -> list[str]:
+    """Name the labels of which a group has too few rows for a rate to be known well.
+
+    Parameters
+    ----------
+    cells : ndarray of shape (n_groups, n_classes), int64
+        Rows of each label.
+    classes : sequence
+        Labels of the classes.
+    """
     return [
         ", ".join(
             f"label {classes[k]}: {own[k]}" for k in np.flatnonzero(own < FEWEST_ROWS).tolist()

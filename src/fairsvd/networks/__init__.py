@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes
+from ._attention_net import AttentionNet
 from ._copy import copied
 from ._default import channel_statistics
 from ._explain import explaining
 from ._fields import Inputs, called_by_fields, fields_of, take_packed
 from ._finite import check_finite
-from ._inference import all_features, all_logits, fast_logits
+from ._inference import all_features, all_logits, entering, fast_logits
 from ._layout import laid_out
 from ._look import probe_rows
 from ._modules import MLP, ConvNet
@@ -28,6 +29,7 @@ __all__ = [
     "PROBABILITIES",
     "STEPS_A_LOOK",
     "AdoptedNetwork",
+    "AttentionNet",
     "ConvNet",
     "Inputs",
     "LayerWeight",
@@ -44,6 +46,7 @@ __all__ = [
     "check_rows",
     "checked_logits",
     "copied",
+    "entering",
     "explaining",
     "fast_logits",
     "fewer_rows",

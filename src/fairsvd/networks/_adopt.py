@@ -20,6 +20,7 @@ from ._copy import unwrapped
 from ._explain import explaining
 from ._fields import take_packed
 from ._look import Question, look
+from ._modules import MLP
 from ._plain import make_plain, plain_copy
 from ._scores import OutputKey, to_logits
 from ._trained import train_own_net, train_users_net
@@ -115,6 +116,7 @@ def adopt(
     cache: Cache | None = None,
     output_key: OutputKey = None,
     output_kind: str = "auto",
+    of_table: type[nn.Module] = MLP,
 ) -> AdoptedNetwork:
     """Get a trained module from ``network``, and train it on ``rows`` if it is not trained.
 
@@ -139,6 +141,8 @@ def adopt(
         Place of the scores in the network's output; see :func:`raw_output`.
     output_kind : {"auto", "logits", "probabilities"}, default="auto"
         What the scores are.
+    of_table : type, default=MLP
+        Class of the default network of a table.
 
     Returns
     -------
@@ -151,7 +155,7 @@ def adopt(
     """
     cache = cache or Cache()
     with explaining():
-        found = _find(network, rows, classes, batch_size, rng, device, cache)
+        found = _find(network, rows, classes, batch_size, rng, device, cache, of_table)
         module = found.module.eval()
         if rows.X.fields is not None:
             take_packed(module, rows.X.fields)
@@ -204,6 +208,7 @@ def _find(
     rng: np.random.Generator,
     device: str | None,
     cache: Cache,
+    of_table: type[nn.Module],
 ) -> _Found:
     inner = network.estimator if isinstance(network, FrozenEstimator) else network
     if isinstance(inner, NeuralNetRegressor):
@@ -217,7 +222,7 @@ def _find(
             f"[{listed(rows.X.fields.names)}]: pass a network that is called by these names."
         )
     if network is None:
-        net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache)
+        net = train_own_net(rows, classes, batch_size, rng, device or "cpu", cache, of_table)
         return _Found(net.module_, net, frozen=False)
     if isinstance(inner, nn.Module):
         module, notes = plain_copy(inner)

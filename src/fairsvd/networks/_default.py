@@ -122,16 +122,18 @@ def default_net(
     batch_size: int,
     rng: np.random.Generator,
     device: str,
+    of_table: type[nn.Module] = MLP,
     callbacks: Sequence[Callback] = (),
 ) -> NeuralNetClassifier:
     """Build the default skorch net for ``rows``, untrained, drawing from ``rng`` only.
 
-    Adam at 1e-3, cross-entropy, max(20 epochs, min(1500, n_rows) steps). Of more than 50,000 rows
-    this is the most; see :func:`train_default`.
+    Tables get a network of the class ``of_table``, images a :class:`ConvNet`. Adam at 1e-3,
+    cross-entropy, max(20 epochs, min(1500, n_rows) steps). Of more than 50,000 rows this is the
+    most; see :func:`train_default`.
     """
     steps_per_epoch = -(-len(rows) // batch_size)
     epochs = max(MIN_EPOCHS, -(-min(MAX_STEPS, len(rows)) // steps_per_epoch))
-    kind = MLP if is_table(rows) else ConvNet
+    kind = of_table if is_table(rows) else ConvNet
     width = rows.X.item_shape[0]
     return NeuralNetClassifier(
         kind(width, len(classes), generator=torch_generator(rng)),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,7 +19,7 @@ from ._plain import first_parameter
 from ._room import fewer_rows
 from ._scores import OutputKey, check_rows, checked_logits
 
-__all__ = ["all_features", "all_logits", "fast_logits"]
+__all__ = ["all_features", "all_logits", "entering", "fast_logits"]
 
 # Matrix products round differently for other numbers of rows; in blocks of constant size a row's
 # output depends on the row alone. (If a layer's width is not a multiple of 4, the alignment in
@@ -120,23 +121,30 @@ def all_logits(
     return logits
 
 
+@contextmanager
+def entering(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """Collect the inputs of ``layer`` from the passes of this thread within the block."""
+    thread = threading.get_ident()
+    collected: list[Tensor] = []
+
+    def collect(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Another thread may run the same network.
+        if threading.get_ident() == thread:
+            collected.append(inputs[0])
+
+    handle = module.get_submodule(layer).register_forward_pre_hook(collect)
+    try:
+        yield collected
+    finally:
+        handle.remove()
+
+
 def all_features(module: nn.Module, X: Batches, layer: str) -> Tensor:
     """Collect the input of ``layer`` for every row, flattened to (n_rows, width)."""
-    thread, target = threading.get_ident(), module.get_submodule(layer)
 
     def run(x: Tensor) -> Tensor:
-        collected: list[Tensor] = []
-
-        def collect(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # Another thread may run the same network.
-            if threading.get_ident() == thread:
-                collected.append(inputs[0])
-
-        handle = target.register_forward_pre_hook(collect)
-        try:
+        with entering(module, layer) as collected:
             module(x)
-        finally:
-            handle.remove()
         features = collected[-1].reshape(len(x), -1)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "ConvNet"]
+__all__ = ["MLP", "ConvNet", "make_buffer", "make_layer"]
 
 
-def _make_layer(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: Any) -> Any:
+def make_layer(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: Any) -> Any:
     """Make a layer with torch's usual initialisation, drawn from ``generator`` only."""
     # Like torch.nn.utils.skip_init in half the time: nothing is drawn on "meta".
     layer: Any = kind(*args, device="meta", **kwargs)
@@ -24,7 +24,8 @@ def _make_layer(kind: type[nn.Module], *args: Any, generator: Any, **kwargs: Any
     return layer
 
 
-def _buffer(values: Tensor | None, shape: tuple[int, ...], default: float) -> Tensor:
+def make_buffer(values: Tensor | None, shape: tuple[int, ...], default: float) -> Tensor:
+    """Copy what the user gave into a buffer's shape, or fill it with one number."""
     values = torch.full(shape, default) if values is None else values
     return values.detach().clone().to(torch.get_default_dtype()).reshape(shape)
 
@@ -66,15 +67,15 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", _buffer(mean, (n_features,), 0.0))
-        self.register_buffer("scale", _buffer(scale, (n_features,), 1.0))
+        self.register_buffer("mean", make_buffer(mean, (n_features,), 0.0))
+        self.register_buffer("scale", make_buffer(scale, (n_features,), 1.0))
         layers: list[nn.Module] = []
         width = n_features
         for size in hidden:
-            layers += [_make_layer(nn.Linear, width, size, generator=generator), nn.ReLU()]
+            layers += [make_layer(nn.Linear, width, size, generator=generator), nn.ReLU()]
             width = size
         self.hidden = nn.Sequential(*layers)
-        self.output = _make_layer(nn.Linear, width, n_outputs, generator=generator)
+        self.output = make_layer(nn.Linear, width, n_outputs, generator=generator)
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows (n, n_features) to logits (n, n_outputs)."""
@@ -125,18 +126,18 @@ class ConvNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", _buffer(mean, (in_channels, 1, 1), 0.0))
-        self.register_buffer("scale", _buffer(scale, (in_channels, 1, 1), 1.0))
+        self.register_buffer("mean", make_buffer(mean, (in_channels, 1, 1), 0.0))
+        self.register_buffer("scale", make_buffer(scale, (in_channels, 1, 1), 1.0))
         layers: list[nn.Module] = []
         width = in_channels
         for size in channels:
-            conv = _make_layer(nn.Conv2d, width, size, 3, padding=1, generator=generator)
+            conv = make_layer(nn.Conv2d, width, size, 3, padding=1, generator=generator)
             layers += [conv, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
             width = size
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten())
-        linear = _make_layer(nn.Linear, width * 9, hidden, generator=generator)
+        linear = make_layer(nn.Linear, width * 9, hidden, generator=generator)
         self.hidden = nn.Sequential(linear, nn.ReLU())
-        self.output = _make_layer(nn.Linear, hidden, n_outputs, generator=generator)
+        self.output = make_layer(nn.Linear, hidden, n_outputs, generator=generator)
 
     def forward(self, X: Tensor) -> Tensor:
         """Map images (n, in_channels, height, width) to logits (n, n_outputs)."""

@@ -22,6 +22,7 @@ from ..caching import Cache, Entry, NotStableError
 from ..exceptions import CacheWarning, IgnoredWeightsWarning, NetworkError
 from ._copy import unwrapped
 from ._default import RowDataset, default_net, fit_net, train_default
+from ._modules import MLP
 from ._plain import first_parameter
 from ._usable import check_usable
 from ._weighted import drawing_by_weight
@@ -36,17 +37,19 @@ def train_own_net(
     rng: np.random.Generator,
     device: str,
     cache: Cache,
+    of_table: type[nn.Module],
 ) -> Any:
     """Build the default skorch net and train it, or restore the state of the same training."""
     # Read before the first draw advances the generator.
     parts = {
-        "network": None,
+        "network": None if of_table is MLP else of_table.__name__,
         "n_outputs": len(classes),
         "batch_size": batch_size,
         "random": rng.bit_generator.state,
         "device": device,
     }
-    net = default_net(rows, classes, batch_size=batch_size, rng=rng, device=device)
+    settings: dict[str, Any] = {"batch_size": batch_size, "rng": rng, "device": device}
+    net = default_net(rows, classes, of_table=of_table, **settings)
     _train_once(net, lambda: train_default(net, rows, rng), cache, parts, net.initialize)
     return net
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attributes import EachAttribute, again_on, on_groups
 from ._bounds import bound_gap, bound_ratio, bound_shares, bound_statistic, rows_needed
 from ._constraint import (
     UNBALANCED_UTILITY,
@@ -18,6 +19,7 @@ from ._gaps import GAPS, Rates, gap, rates, ratio, soft_gap
 from ._harm import Change, Moves, count_moves, judged_rates
 from ._judge import GapJudge, Judge
 from ._loss import SHARPNESS, edit_loss, imitation_loss, make_shift, shift_logits
+from ._one_attribute import OneAttribute, merge_groups
 from ._phi import PhiObjective
 from ._phi_judge import make_judge
 from ._requirement import Requirement, Seen
@@ -43,6 +45,7 @@ __all__ = [
     "Constraint",
     "CountLimit",
     "Curves",
+    "EachAttribute",
     "FairRule",
     "GapEstimate",
     "GapJudge",
@@ -51,6 +54,7 @@ __all__ = [
     "MinimumRate",
     "Moves",
     "NoHarm",
+    "OneAttribute",
     "PhiObjective",
     "Rates",
     "RatioLimit",
@@ -59,6 +63,7 @@ __all__ = [
     "Seen",
     "SoftRows",
     "Verdict",
+    "again_on",
     "ask_utility",
     "bound_gap",
     "bound_ratio",
@@ -79,6 +84,8 @@ __all__ = [
     "make_judge",
     "make_shift",
     "margin_of_threshold",
+    "merge_groups",
+    "on_groups",
     "rates",
     "ratio",
     "resampled_counts",

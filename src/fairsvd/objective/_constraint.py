@@ -14,7 +14,7 @@ from ._counts import divide, sum_slices
 from ._gaps import gap
 from ._phi import PhiObjective
 from ._requirement import Requirement
-from ._requirements import CountLimit, GapLimit, NoHarm
+from ._requirements import GapLimit
 
 __all__ = [
     "UNBALANCED_UTILITY",
@@ -104,18 +104,26 @@ class Constraint:
     @property
     def swept(self) -> bool:
         """Tell whether all thresholds can be measured at once."""
-        slow = any(isinstance(each, CountLimit) for each in self.requirements)
-        return not callable(self.utility) and not slow
+        return not callable(self.utility) and all(each.is_fast for each in self.requirements)
 
     @property
     def compares(self) -> bool:
         """Tell whether the untouched network's counts are needed."""
-        return any(isinstance(each, NoHarm) for each in self.requirements)
+        return any(each.compares for each in self.requirements)
 
     @property
     def has_rule(self) -> bool:
         """Tell whether a fair rule is known for some of what is asked."""
         return any(each.guide is not None for each in self.listed)
+
+    @property
+    def divisions(self) -> tuple[tuple[int, ...] | None, ...]:
+        """The divisions of the groups between which the fair rule is to close the gap.
+
+        None stands for the groups themselves, a tuple for the value of each of them.
+        """
+        guided = dict.fromkeys(e.members for e in self.listed if e.guide == self.gap)
+        return tuple(guided) or (None,)
 
     @property
     def before(self) -> NDArray[np.int64] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +56,8 @@ class Requirement(ABC):
     ----------
     limit : float
         Largest accepted value of :meth:`measure`.
-    is_exact : bool
-        Whether :meth:`bound` holds for any number of rows.
     """
 
-    is_exact: ClassVar[bool] = True
     limit: float
 
     @property
@@ -71,6 +68,26 @@ class Requirement(ABC):
     @property
     def guide(self) -> str | None:
         """The gap of ``GAPS`` whose fair rule closes this one; None if no rule does."""
+        return None
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether :meth:`bound` holds for any number of rows."""
+        return True
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether it compares with the untouched network."""
+        return False
+
+    @property
+    def is_fast(self) -> bool:
+        """Tell whether many tables can be measured at once, such as those of all thresholds."""
+        return True
+
+    @property
+    def members(self) -> tuple[int, ...] | None:
+        """The value of each group that it asks about; None: it asks about the groups."""
         return None
 
     @abstractmethod

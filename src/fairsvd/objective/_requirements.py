@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,8 @@ from ._statistics import STATISTICS, statistic
 __all__ = ["CountLimit", "GapLimit", "MinimumRate", "NoHarm", "RatioLimit"]
 
 # The gap whose fair rule closes the difference of a statistic.
-RULED = {
-    "selection_rate": "demographic_parity",
-    "tpr": "equal_opportunity",
-    "fnr": "equal_opportunity",
-    "accuracy": "accuracy_parity",
-}
+RULED = dict.fromkeys(("tpr", "fnr"), "equal_opportunity")
+RULED |= {"selection_rate": "demographic_parity", "accuracy": "accuracy_parity"}
 HARMED = ("tpr", "tnr")
 
 
@@ -208,6 +204,11 @@ class NoHarm(Requirement):
         """What is limited."""
         return "largest fall of a rate"
 
+    @property
+    def compares(self) -> bool:
+        """Tell that the untouched network's counts are needed."""
+        return True
+
     def check(self) -> None:
         """Check the parameters."""
         check_share(self, "tolerance", self.tolerance)
@@ -258,7 +259,15 @@ class CountLimit(Requirement):
     function: Callable[[NDArray[Any]], float]
     limit: float
 
-    is_exact: ClassVar[bool] = False
+    @property
+    def is_exact(self) -> bool:
+        """Tell that the bound is a bootstrap's."""
+        return False
+
+    @property
+    def is_fast(self) -> bool:
+        """Tell that every table is a call of the function."""
+        return False
 
     @property
     def name(self) -> str:

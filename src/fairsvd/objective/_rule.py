@@ -59,6 +59,7 @@ def solve_rules(
     utility: str,
     alphas: Sequence[float] = ALPHAS,
     weights: NDArray[np.float64] | None = None,
+    divisions: Sequence[tuple[int, ...] | None] = (None,),
 ) -> list[FairRule]:
     """Find the decisions of highest expected utility under each of some limits on the gap.
 
@@ -78,6 +79,9 @@ def solve_rules(
         Limits, from the loosest on.
     weights : ndarray of shape (n,), optional
         How often each row counts; None: once.
+    divisions : sequence of (tuple of n_groups int or None), default=(None,)
+        Between what the gap is limited: None stands for the groups, a tuple for the value of each
+        group, of which those of one value are taken together. All of them are limited.
 
     Returns
     -------
@@ -96,7 +100,8 @@ def solve_rules(
     """
     shares = shrunk_shares(counts)
     gains = -_losses(shares, utility)
-    features = _features(shares, np.asarray(counts) > 0, gap, pos)
+    present = np.asarray(counts) > 0
+    features = np.concatenate([_features(shares, present, gap, pos, each) for each in divisions])
     rules, multipliers = [], np.zeros(features.shape[:2])
     for alpha in alphas:
         multipliers = _solve(cells, gains, features, alpha, multipliers, weights)
@@ -128,22 +133,26 @@ def _losses(shares: NDArray[np.float64], utility: str) -> NDArray[np.float64]:
 
 
 def _features(
-    shares: NDArray[np.float64], present: NDArray[np.bool_], gap: str, pos: int | None
+    shares: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    gap: str,
+    pos: int | None,
+    members: tuple[int, ...] | None,
 ) -> NDArray[np.float64]:
-    """Write rates of groups as linear functions of the decisions.
+    """Write rates of groups, or of groups of one value, as linear functions of the decisions.
 
     Returns
     -------
     features : ndarray of shape (n_rates, n_groups, n_cells, n_classes)
         The mean over rows of ``cells @ features[i, a]``, at the decided class, is the rate i of
-        group a. Zero where a group has no rows for the rate.
+        group or value a. Zero where it has no rows for the rate, or where there is no such value.
     """
     n_classes, n_groups = shares.shape
     targets = [pos] if n_classes == 2 and pos is not None else list(range(n_classes))
     rates = []
     for which in compared(gap):
         for target in targets[: 1 if which == "accuracy" else None]:
-            rates.append(_rate(shares, present, which, int(target)))
+            rates.append(_rate(shares, present, which, int(target), members))
     if gap == "signed_average_odds":
         half = len(rates) // 2
         rates = [_halved(a, b) for a, b in zip(rates[:half], rates[half:], strict=True)]
@@ -158,21 +167,27 @@ def _halved(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.
 
 
 def _rate(
-    shares: NDArray[np.float64], present: NDArray[np.bool_], which: str, target: int
+    shares: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    which: str,
+    target: int,
+    members: tuple[int, ...] | None,
 ) -> NDArray[np.float64]:
-    """Give one rate of every group, shape (n_groups, n_classes, n_groups, n_classes)."""
+    """Give one rate of every group or value, shape (n_groups, n_classes, n_groups, n_classes)."""
     n_classes, n_groups = shares.shape
     counted = np.ones(n_classes, dtype=bool)
     if which in ("tpr", "fpr"):
         counted = (np.arange(n_classes) == target) == (which == "tpr")
     feature = np.zeros((n_groups, n_classes, n_groups, n_classes))
-    for group in range(n_groups):
-        if not present[counted, group].any():
+    values = np.arange(n_groups) if members is None else np.array(members)
+    for value in range(n_groups):
+        own = np.flatnonzero(values == value)
+        if not present[np.ix_(counted, own)].any():
             continue
-        mass = shares[counted, group].sum()
+        mass = shares[np.ix_(counted, own)].sum()
         for y in np.flatnonzero(counted):
             decided = y if which == "accuracy" else target
-            feature[group, y, group, decided] = 1 / mass
+            feature[value, y, own, decided] = 1 / mass
     return feature
 
 

@@ -15,6 +15,7 @@ from ._batches import (
 )
 from ._best import Best
 from ._brief import Average, tune_averaged
+from ._brief_head import has_free_head
 from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
@@ -76,6 +77,7 @@ __all__ = [
     "find_privileged",
     "find_teacher",
     "float_parameters",
+    "has_free_head",
     "is_table",
     "judge_removals",
     "judge_rules",

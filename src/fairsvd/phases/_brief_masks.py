@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base import Candidate
 from ..masks import harden, mask_variables
 from ._brief import Average, tune_averaged
+from ._brief_head import tune_heads
 from ._edit import M
 from ._leaves import copy_head_and_biases
 from ._loss import State
@@ -49,7 +50,7 @@ def run_brief_masks(path: MaskingPath[M]) -> Iterator[Candidate]:
     ------
     candidate : Candidate
     """
-    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
+    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(3)]
     module, output_layer = path.module, path.data.output_layer
     plain = copy_head_and_biases(module, output_layer, path.whole.weights())
     edit, scales, entries = path.whole.free(plain)
@@ -62,11 +63,11 @@ def run_brief_masks(path: MaskingPath[M]) -> Iterator[Candidate]:
     shown: Iterator[tuple[int, M]] = tune_averaged(
         first, edit.state, edit.detached, average, [], rngs[0], rates
     )
-    yield from judge_edits(path, "nothing removed", shown)
+    yield from judge_edits(path, "nothing removed", tune_heads(path, shown, rngs[2]))
     if capped:
         rest = replace(first, n_steps=max(1, path.n_steps - first.n_steps))
         masked = _masked(rest, edit, average, rngs[1], rates)
-        yield from judge_edits(path, "masks", masked, first.n_steps)
+        yield from judge_edits(path, "masks", tune_heads(path, masked, rngs[2]), first.n_steps)
 
 
 def _masked(

@@ -53,10 +53,15 @@ class Budget:
     n_judged: int
     step_rows: int
 
-    @property
-    def asked(self) -> float:
-        """Visits of a step that ask the untouched network, too."""
-        return FORWARD * self.step_rows
+    def asked(self, loyalty: float) -> float:
+        """Count the visits of a step that ask the untouched network, which the loss holds on to.
+
+        Parameters
+        ----------
+        loyalty : float
+            Weight of what the untouched network says in the loss; with 0 it is not asked.
+        """
+        return FORWARD * self.step_rows if loyalty else 0.0
 
     @property
     def look(self) -> float:
@@ -66,6 +71,12 @@ class Budget:
     def less(self, visits: float) -> Budget:
         """Take visits away."""
         return replace(self, visits=max(0.0, self.visits - visits))
+
+    def keep_features(self) -> tuple[Budget, bool]:
+        """Add a pass over the editing rows to every look, if one look can be paid; say whether."""
+        kept = replace(self, n_judged=self.n_judged + self.n_editing)
+        affordable = kept.look <= JUDGING * self.visits
+        return (kept if affordable else self), affordable
 
     def count_looks(self, most: int) -> int:
         """Count the candidates that can be judged: at least 1, at most ``most``."""

@@ -15,7 +15,6 @@ from ..arrays import LabelledRows, to_device
 from ..base import EditData, Task
 from ..caching import Entry
 from ..exceptions import NetworkError
-from ..groups import cell_codes
 from ..networks import (
     MANY_ROWS,
     MLP,
@@ -28,7 +27,7 @@ from ..networks import (
 from ..training import Batch, RowBatches, tune
 from ._batches import is_table
 from ._budget import FORWARD, Budget
-from ._cell_network import CellNetwork, reset
+from ._cell_network import CellNetwork, cell_loss, partial_loss, reset
 from ._held_out import HeldOut
 
 __all__ = ["JOINTS", "count_teachers", "train_cells"]
@@ -263,26 +262,16 @@ def _fit(cells: CellTask, network: CellNetwork, rng: np.random.Generator) -> dic
     with seeded_globally(int(rng.integers(2**31 - 1))):
         best = LeastLoss(network, plan.patience, held_out.loss(network))
         network.train(cells.joint == "refit")
-        loss = partial(_cell_loss if data.partly is None else _partial_loss, network, data.n_groups)
+        loss = partial(cell_loss, network, data.n_groups)
+        if data.partly is not None:
+            times = to_device(data.rows_a_group, data.device, data.dtype)
+            loss = partial(partial_loss, network, data.n_groups, times)
         for _ in _epochs(loss, leaves, batches, plan):
             network.eval()
             if best.settles(held_out.loss(network)):
                 break
             network.train(cells.joint == "refit")
     return best.state
-
-
-def _cell_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
-    codes = cell_codes(batch.y, batch.groups, n_groups)
-    return nn.functional.cross_entropy(network(batch.X), codes)
-
-
-def _partial_loss(network: nn.Module, n_groups: int, batch: Batch) -> Tensor:
-    """Compute the mean of -log p(label, group), and of -log p(label) where the group is unknown."""
-    shares = torch.log_softmax(network(batch.X), dim=1).unflatten(1, (-1, n_groups))
-    of_label = shares[torch.arange(len(batch.y), device=batch.y.device), batch.y]
-    of_cell = of_label.gather(1, batch.groups.clamp(min=0)[:, None])[:, 0]
-    return -torch.where(batch.groups < 0, of_label.logsumexp(dim=1), of_cell).mean()
 
 
 def _epochs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base import Candidate, Task
-from ..layers import layer_parameters
+from ..layers import chosen_weights, layer_parameters
 from ..masks import harden, packed
 from ._batches import (
     count_candidates,
@@ -22,6 +22,7 @@ from ._batches import (
     list_gap_weights,
 )
 from ._best import Best
+from ._brief_head import has_free_head
 from ._brief_masks import LOOKS, run_brief_masks
 from ._budget import Budget, brief_weights
 from ._edit import M
@@ -73,9 +74,10 @@ def _plan(
     max_steps: int | None,
     budget: Budget | None,
     looks: int,
+    head: bool = False,
     imitates: bool | None = None,
 ) -> Plan:
-    """Count steps and candidates, which a budget limits."""
+    """Count steps and candidates, which a budget limits; ``head``: heads may be tuned."""
     data = task.data
     imitates = teacher is not None if imitates is None else imitates
     count = count_lessons if imitates else count_steps
@@ -88,11 +90,14 @@ def _plan(
         n_steps, n_candidates = budget.count_lessons(n_steps, n_candidates, rows)
     else:
         weights = brief_weights(data, gap_weight)
+        budget, head = budget.keep_features() if head else (budget, False)
         n_candidates = budget.count_looks(looks)
-        n_steps = budget.count_steps(n_candidates, asked=budget.asked)
+        n_steps = budget.count_steps(
+            n_candidates, asked=budget.asked(MaskingPath.find_loyalty(data))
+        )
         n_steps = n_steps if max_steps is None else min(max_steps, n_steps)
-    fields = {"n_steps": n_steps, "n_candidates": n_candidates, "rows": budget.step_rows}
-    return Plan(weights, fields)
+    common = {"rows": budget.step_rows, "head": head and not imitates}
+    return Plan(weights, {"n_steps": n_steps, "n_candidates": n_candidates, **common})
 
 
 def mask_and_tune(
@@ -138,13 +143,15 @@ def mask_and_tune(
             return
         start = best.value or whole
         budget = None if budget is None else budget.less(removal.visits)
+    brief = stage is not None and start is None
     plan = _plan(
         task,
         teacher=teacher,
         gap_weight=gap_weight,
         max_steps=max_steps,
         budget=budget,
-        looks=LOOKS if stage is not None and start is None else FEW_LOOKS,
+        looks=LOOKS if brief else FEW_LOOKS,
+        head=brief and has_free_head(task, whole.weights()),
     )
     paths = [
         MaskingPath[M].of(
@@ -184,9 +191,14 @@ def count_masked(
     gap_weight: float | None,
     max_removed: float | None,
     max_steps: int | None,
+    layers: Iterable[str],
     budget: Budget | None = None,
 ) -> int:
-    """Count the candidates of :func:`mask_and_tune` without a removal by scores."""
+    """Count the candidates of :func:`mask_and_tune` without a removal by scores.
+
+    ``layers`` are the names of the layers whose weights are edited.
+    """
+    edited = {weight.parameter for weight in chosen_weights(task.module, layers).values()}
     plan = _plan(
         task,
         teacher=None,
@@ -194,6 +206,7 @@ def count_masked(
         max_steps=max_steps,
         budget=budget,
         looks=LOOKS if refines else FEW_LOOKS,
+        head=refines and has_free_head(task, edited),
         imitates=imitates,
     )
     n_steps, n_candidates = plan.counts

@@ -89,6 +89,8 @@ class TuningPath(Task, Generic[E]):
     rows : int, optional
         Rows of a step under a budget; a threshold is then moved only where that gains more than
         noise. None: there is no budget.
+    head : bool, default=False
+        Under a budget, tune the output layer of every candidate alone before it is judged.
     module, data, constraint
         See :class:`fairsvd.base.Task`.
     """
@@ -103,17 +105,25 @@ class TuningPath(Task, Generic[E]):
     n_candidates: int = 10
     rate_scale: float = 1.0
     rows: int | None = None
+    head: bool = False
 
     @cached_property
     def margin(self) -> float:
         """The threshold of the losses of a phase that starts from the untouched network."""
         return self.data.margin if self.rows is None else brief_margin(self.data)
 
-    @cached_property
-    def loyalty(self) -> float:
-        """Weight of the divergence from the untouched network, under a budget."""
-        value = self.judge.steady(self.data.untouched, self.margin).value
-        return LOYALTY * self.share * min(1.0, max(0.0, value))
+    @classmethod
+    def find_loyalty(cls, data: EditData, share: float = 1.0) -> float:
+        """Find the weight of the divergence from the untouched network, under a budget.
+
+        Parameters
+        ----------
+        data : EditData
+        share : float, default=1.0
+            Weight of the cross-entropy in the loss.
+        """
+        value = data.judge.steady(data.untouched, brief_margin(data)).value
+        return LOYALTY * share * min(1.0, max(0.0, value))
 
     @property
     def every(self) -> int:
@@ -161,30 +171,28 @@ class TuningPath(Task, Generic[E]):
             Whenever a candidate is due.
         """
         batches: Iterable[Batch]
-        balance = self.constraint.balance
         if self.teacher is None:
-            schedule = "constant"
-            batches = make_batches(self.data, balance, rng, size=self.rows)
+            batches = make_batches(self.data, self.constraint.balance, rng, size=self.rows)
         else:
-            schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
+            batches = make_lessons(self.data, self.teacher, rng)
         weights: dict[str, Any] = {"gap_weight": self.gap_weight, "share": self.share}
+        weights |= {"teacher": self.teacher, "extra": self.extra_loss}
         if self.rows is not None:
             weights["sharpness"] = BRIEF_SHARPNESS
-            weights["loyalty"] = self.loyalty if self.teacher is None else 0.0
+            follows = self.teacher is None
+            weights["loyalty"] = self.find_loyalty(self.data, self.share) if follows else 0.0
             weights["running"] = RunningMeans()
         if self.rate_scale != 1:
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
             rate = [each * self.rate_scale for each in rates]
         return tune(
-            make_loss(
-                self, state, margin=margin, teacher=self.teacher, extra=self.extra_loss, **weights
-            ),
+            make_loss(self, state, margin=margin, **weights),
             leaves,
             batches,
             n_steps=self.n_steps,
             learning_rate=rate,
             every=self.every,
-            schedule=schedule,
+            schedule="constant" if self.teacher is None else "cosine",
             optimizer=optimizer,
             after_step=after_step,
         )
@@ -214,11 +222,9 @@ class TuningPath(Task, Generic[E]):
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves, **record: Any
     ) -> Candidate:
         """Judge an edit and pack it, with a record of its origin."""
-        aim = (
-            {"gap_weight": self.gap_weight}
-            if self.teacher is None
-            else {"alpha": self.teacher.rule.alpha}
-        )
+        aim = {"gap_weight": self.gap_weight}
+        if self.teacher is not None:
+            aim = {"alpha": self.teacher.rule.alpha}
         if self.rate_scale != 1:
             aim["rate_scale"] = self.rate_scale
         params = {**aim, "stage": stage, "step": step, **record}

@@ -98,7 +98,15 @@ def judge_rules(
     counts = data.count_cells()
     utility = constraint.utility if isinstance(constraint.utility, str) else "balanced_accuracy"
     pos = constraint.pos if data.n_classes == 2 else None
-    rules = solve_rules(cells, counts, constraint.gap, pos, utility, weights=data.judge.weights)
+    rules = solve_rules(
+        cells,
+        counts,
+        constraint.gap,
+        pos,
+        utility,
+        weights=data.judge.weights,
+        divisions=constraint.divisions,
+    )
     # Without groups nothing is compared, so that every limit has the same rule.
     for rule in rules if data.has_groups else rules[:1]:
         scores = torch.as_tensor(rule.scores(cells))

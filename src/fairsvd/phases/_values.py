@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base import Candidate
 from ..layers import Factors
 from ._brief import Average, tune_averaged
+from ._brief_head import tune_heads
 from ._edit import Edit
 from ._path import TuningPath, judge_edits, tune_edit
 
@@ -78,7 +79,8 @@ def run_brief_values(
 ) -> Iterator[Candidate]:
     """Tune the values under a budget, from the untouched network on."""
     leaves = start.map(lambda value: value.detach().clone().requires_grad_())
-    rates, rng = [rate] * len(leaves.tensors()), np.random.default_rng(path.seed.spawn(1)[0])
+    rates = [rate] * len(leaves.tensors())
+    rngs = [np.random.default_rng(seed) for seed in path.seed.spawn(2)]
     average = Average(leaves.tensors())
-    shown = tune_averaged(path, leaves.state, leaves.detached, average, [], rng, rates)
-    yield from judge_edits(path, "tune", shown)
+    shown = tune_averaged(path, leaves.state, leaves.detached, average, [], rngs[0], rates)
+    yield from judge_edits(path, "tune", tune_heads(path, shown, rngs[1]))

@@ -136,10 +136,11 @@ def evaluate(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> Evaluat
     groups = require_two_groups(encode_groups(sensitive_features, n_rows, missing="ignore"))
     shares = _shares(editor, X)
     predicted = tuple(shares[state].argmax(axis=1) for state in STATES)
-    attributes = _each_attribute(groups) if len(groups.names) > 1 else ()
+    several = len(groups.names) if len(groups.names) > 1 else 0
+    attributes = tuple(groups.alone(place) for place in range(several))
     every = {name_attributes(each): each for each in (*attributes, groups)}
     fits = {
-        name: report_on(editor, codes, each.codes, each.labels, predicted)
+        name: report_on(editor, codes, each, predicted)
         for name, each in every.items()
         if each.n_groups > 1
     }
@@ -172,19 +173,6 @@ def _shares(editor: Any, X: Any) -> dict[str, NDArray[np.float64]]:
     moved[:, 1] -= editor.offset_
     values = (softmax(before, axis=1), softmax(moved, axis=1), editor.predict_proba(X))
     return dict(zip(STATES, values, strict=True))
-
-
-def _each_attribute(groups: Groups) -> tuple[Groups, ...]:
-    """Take the attributes of intersections apart."""
-    known = groups.codes >= 0
-    apart = []
-    for place, name in enumerate(groups.names):
-        values = np.array([label[place] for label in groups.labels], dtype=object)
-        codes = np.full(len(groups.codes), -1, dtype=np.int64)
-        one = encode_groups(values[groups.codes[known]], int(known.sum()), names=[name])
-        codes[known] = one.codes
-        apart.append(Groups(codes, one.labels, (name,)))
-    return tuple(apart)
 
 
 def guess_of_groups(evaluation: Evaluation, seed: int = 0) -> tuple[float, str]:

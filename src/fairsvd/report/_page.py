@@ -49,6 +49,10 @@ class FairnessReport:
     gaps : DataFrame
         Index: attribute, gap. Every gap in each state; of the last the interval, the upper bound,
         the noise floor, the tolerance and whether it was met.
+    calibration : DataFrame
+        Index: attribute, group, state. The columns of :func:`fairsvd.metrics.calibration_table`:
+        the calibration error, slope and intercept with intervals, and the error that a map for all
+        rows, or a map within each group, would leave.
     harm : DataFrame
         Index: attribute, group, rate. Every rate whose fall is harm, and whether it fell or rose
         beyond noise.
@@ -109,6 +113,11 @@ class FairnessReport:
     def harm(self) -> pd.DataFrame:
         """Every rate whose fall is harm, by each attribute and by the intersections."""
         return self._content.harm
+
+    @property
+    def calibration(self) -> pd.DataFrame:
+        """How far each slice's probabilities are calibrated in each state, and what would mend."""
+        return self._content.calibration
 
     def summary(self) -> str:
         """Say in plain sentences what the edit did on these rows and who pays for it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._evaluate import Evaluation
 from ._page_words import Facts
-from ._slices import slice_frame
+from ._slices import calibration_by_slice, slice_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,11 @@ class Content:
 
         tables = {name: fit.harm for name, fit in self.evaluation.fits.items()}
         return pd.concat(tables, names=["attribute"])
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """How far each slice's probabilities are calibrated in each state, and what would mend."""
+        return calibration_by_slice(self.evaluation)
 
     def summary(self) -> str:
         """Say in sentences what the edit did on these rows and who pays for it."""

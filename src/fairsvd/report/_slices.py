@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..groups import Groups
-from ..metrics import GroupValues, Rows, interval, measure_groups
+from ..metrics import GroupValues, Rows, calibration_frame, interval, measure_groups
 from ._evaluate import STATES, Evaluation, name_attributes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LEGAL_RATIO", "SHOWN", "name_group", "share_of", "slice_frame"]
+__all__ = ["LEGAL_RATIO", "SHOWN", "calibration_by_slice", "name_group", "share_of", "slice_frame"]
 
 LEVEL = 0.95
 # The four-fifths rule of the United States' guidelines on selection procedures.
@@ -80,6 +80,33 @@ def slice_frame(evaluation: Evaluation) -> pd.DataFrame:
     first = ["attribute", "group", "state", "n", "n_positive"]
     table = ordered.drop(columns=["place", "code", "order"]).reset_index(drop=True)
     return table[[*first, *table.columns.drop(first)]]
+
+
+def calibration_by_slice(evaluation: Evaluation) -> pd.DataFrame:
+    """Tabulate the calibration of every slice in each state.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+
+    Returns
+    -------
+    table : DataFrame
+        Index: attribute, group, state; columns of :func:`fairsvd.metrics.calibration_table`.
+    """
+    import pandas as pd
+
+    parts = {}
+    for attribute, groups in _slicings(evaluation):
+        plain = Groups(groups.codes, tuple(map(name_group, groups.labels)), ("group",))
+        sizes = len(evaluation.classes), groups.n_groups
+        for state in STATES:
+            shares = evaluation.shares[state]
+            pos = evaluation.positive
+            rows = Rows(evaluation.y, groups.codes, *sizes, pos, shares=shares)
+            parts[attribute, state] = calibration_frame(rows, plain)
+    table = pd.concat(parts, names=["attribute", "state"])
+    return table.reorder_levels(["attribute", "group", "state"])
 
 
 def _measure(evaluation: Evaluation, attribute: str, groups: Groups, state: str) -> pd.DataFrame:

@@ -98,18 +98,23 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame, *, decimals: int = 3
 
 
 def gap_estimates(
-    counts: NDArray[np.int64], pos: int | None, rng: np.random.Generator
+    counts: NDArray[Any],
+    pos: int | None,
+    rng: np.random.Generator,
+    effective: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Tabulate every gap with its uncertainty.
 
     Parameters
     ----------
-    counts : ndarray of shape (n_groups, n_classes, n_classes), int64
-        Rows by [group, true, predicted].
+    counts : ndarray of shape (n_groups, n_classes, n_classes)
+        Rows, or sums of weights, by [group, true, predicted].
     pos : int or None
         Code of the positive class; with None or more than two classes: mean of one versus the
         rest.
     rng : numpy.random.Generator
+    effective : ndarray of the same shape, int64, optional
+        Rows of equal weight that tell as much as the weighted ones; None: ``counts`` are rows.
 
     Returns
     -------
@@ -122,7 +127,9 @@ def gap_estimates(
 
     rows = {
         name: {"difference": float(gap(counts, name, pos)), **each._asdict()}
-        for name, each in estimate_gaps(counts, GAPS, pos, rng).items()
+        for name, each in estimate_gaps(
+            counts if effective is None else effective, GAPS, pos, rng
+        ).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gap")
 

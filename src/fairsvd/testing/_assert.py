@@ -9,7 +9,7 @@ import numpy as np
 from .._rng import stage_rng
 from ..groups import require_two_groups
 from ..metrics import hard_counts
-from ..objective import GapLimit, NoHarm, Requirement, Seen, count_moves, rows_needed
+from ..objective import GapLimit, Requirement, Seen, count_moves, on_groups, rows_needed
 
 __all__ = ["assert_gap_below", "assert_met"]
 
@@ -93,7 +93,7 @@ def assert_met(
     ----------
     estimator, X, y, sensitive_features : object and array-likes
         As in :func:`assert_gap_below`.
-    requirement : GapLimit, RatioLimit, MinimumRate or CountLimit
+    requirement : GapLimit, RatioLimit, MinimumRate, CountLimit or EachAttribute
         What is asked. The bound of a CountLimit is a bootstrap's, which is approximate.
     confidence : float in (0, 1) or None, default=0.95
         As in :func:`assert_gap_below`.
@@ -109,29 +109,36 @@ def assert_met(
     ValueError
         If an argument does not fit.
     """
-    if not isinstance(requirement, Requirement) or isinstance(requirement, NoHarm):
+    if isinstance(requirement, Requirement):
+        requirement.check()
+    if not isinstance(requirement, Requirement) or requirement.compares:
         raise ValueError(
-            f"requirement={requirement!r}: wanted a GapLimit, RatioLimit, MinimumRate or "
-            "CountLimit (NoHarm compares with a network that is not there)."
+            f"requirement={requirement!r}: wanted a GapLimit, RatioLimit, MinimumRate, CountLimit "
+            "or EachAttribute of one of these (NoHarm compares with a network that is not there)."
         )
-    requirement.check()
     if confidence is not None and not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r}: wanted a number in (0, 1), such as 0.95.")
     predicted = estimator.predict(X)
     options = {"pos_label": pos_label, "missing_group": missing_group}
     counts, pos, groups = hard_counts(y, predicted, sensitive_features, **options)
     require_two_groups(groups)
-    measured, limit = float(requirement.measure(counts, pos)), requirement.limit
-    text = f"{requirement.name} is {measured:.4g} on {counts.sum():,} rows"
+    nothing = np.zeros(0, dtype=np.int64)
+    sizes = counts.shape[-1], len(counts)
+    moves = count_moves(nothing, (nothing, nothing), nothing, sizes, pos)
+    for each in on_groups([requirement], groups):
+        _assert_one(each, Seen(counts, counts, moves, pos), confidence)
+
+
+def _assert_one(requirement: Requirement, seen: Seen, confidence: float | None) -> None:
+    n_rows = int(seen.counts.sum())
+    measured, limit = float(requirement.measure(seen.counts, seen.pos)), requirement.limit
+    text = f"{requirement.name} is {measured:.4g} on {n_rows:,} rows"
     if confidence is None:
         # NaN meets nothing.
         if not measured <= limit:
             raise AssertionError(f"{text}, more than the limit of {limit:.4g}.")
         return
     level = confidence
-    nothing = np.zeros(0, dtype=np.int64)
-    moves = count_moves(nothing, (nothing, nothing), nothing, counts.shape[:0:-1], pos)
-    seen = Seen(counts, counts, moves, pos)
 
     def bound(factor: float = 1.0) -> float:
         return requirement.bound(seen.times(factor), level, stage_rng(0, "certificate"))
@@ -139,7 +146,7 @@ def assert_met(
     upper = bound()
     if upper <= limit:
         return
-    needed = rows_needed(lambda factor: bound(factor) <= limit, int(counts.sum()))
+    needed = rows_needed(lambda factor: bound(factor) <= limit, n_rows)
     more = (
         f"About {needed:,.0f} rows of the same rates would show that it is met."
         if np.isfinite(needed)

@@ -1,0 +1,213 @@
+"""The end of a brief edit: its output layer alone, tuned for the worst cell on kept features.
+
+A batch of a brief edit has a few rows of every (label, group) cell, which say little about the
+worst one. What enters the output layer can be kept for all rows after one pass, and then every step
+sees every row and costs next to nothing, as in retraining the last layer (arXiv:2204.02937). There
+the layer is trained on balanced cells; here the worst cell has a term of its own, and the logits
+are held where they are unless that moves the cell.
+
+Measured on development rows, with the edits of all other layers done: the worst cell rose by .025
+on six draws of faces and by .055 on four of tinted Fashion-MNIST, for no more than .004 accuracy,
+and the gap did not grow. With the gap alone the worst cell of faces fell by .05, and by .01 with
+the worst cells of each class.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import repeat
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..arrays import LabelledRows
+from ..base import Task
+from ..layers import layer_parameters
+from ..networks import to_logits
+from ..objective import SHARPNESS, edit_loss, make_shift, shift_logits
+from ..training import Batch, cell_shares, tune
+from ._edit import Edit
+from ._path import TuningPath
+
+__all__ = ["has_free_head", "tune_head", "tune_heads", "worst_cell"]
+
+# Steps over all rows at a falling rate; with 300 the worst cell was no better.
+STEPS = 100
+
+# How far a first step moves the logits at most, whatever the width of the layer. Between .05 and
+# .4, and with features widened to 2,048 numbers, the results were the same.
+REACH = 0.15
+
+# Weights in the loss: of the worst cell, of the soft gap as a share of the path's, and of how far
+# the logits move, in mean square. Twice the first, none of the second, and a third or three times
+# the last changed little.
+WORST, GAP_SHARE, STILL = 0.5, 0.3, 0.3
+
+# What a layer returns whose softmax or sigmoid the network returns.
+BEFORE_SOFTMAX = {"probabilities": "logits", "one_probability": "one_logit"}
+
+# A cell of fewer rows may be the worst by chance.
+FEWEST_ROWS = 20
+
+# Bytes of the features that are kept (64 MiB); of more rows a random sample is used.
+KEPT_BYTES = 2**26
+
+
+def has_free_head(task: Task, edited: Container[str] = ()) -> bool:
+    """Tell whether there are cells, and a linear output layer that is not edited otherwise."""
+    own = layer_parameters(task.module, task.data.output_layer)
+    linear = isinstance(task.module.get_submodule(task.data.output_layer), nn.Linear)
+    return task.data.has_groups and linear and not any(name in edited for name in own)
+
+
+E = TypeVar("E", bound=Edit)
+
+
+def tune_heads(
+    path: TuningPath[Any], edits: Iterable[tuple[int, E]], rng: np.random.Generator
+) -> Iterator[tuple[int, E]]:
+    """Tune the output layer of every edit (step, edit), if the path asks for it and it can be.
+
+    The edits without are not offered beside these: the rows of the choice are too few to tell which
+    of the two is fairer, and on development rows the tuned one was.
+    """
+    for step, edit in edits:
+        yield step, _with_head(path, edit, rng) if path.head else edit
+        del edit
+
+
+def _with_head(path: TuningPath[Any], edit: E, rng: np.random.Generator) -> E:
+    with torch.no_grad():
+        state = edit.state()
+    tuned = tune_head(path, state, rng)
+    changed: Any = edit
+    return edit if tuned is None else replace(changed, plain={**changed.plain, **tuned})
+
+
+def tune_head(
+    path: TuningPath[Any], state: Mapping[str, Tensor], rng: np.random.Generator
+) -> dict[str, Tensor] | None:
+    """Tune the free output layer of an edited network for its worst cell.
+
+    Parameters
+    ----------
+    path : TuningPath
+    state : mapping of name to Tensor
+        The entries of the edited network that differ from the module's, the output layer's among
+        them.
+    rng : numpy.random.Generator
+        Draws the rows whose features are kept, where these are not all.
+
+    Returns
+    -------
+    parameters : dict of name to Tensor, or None
+        The output layer's, as they are in ``state``; None if something other than a known output
+        follows the layer.
+    """
+    data, head = path.data, path.module.get_submodule(path.data.output_layer)
+    assert isinstance(head, nn.Linear), "asked for without a free head"
+    local = {id(value): name for name, value in head.named_parameters()}
+    own = layer_parameters(path.module, data.output_layer)
+    of_head = {name: local[id(value)] for name, value in own.items()}
+    kind = BEFORE_SOFTMAX.get(data.kind, data.kind)
+    rows = _sample(data.editing, head.in_features, rng)
+    features, whole = data.head_inputs(path.module, state, rows.X)
+    if features.shape[1] != head.in_features:
+        return None
+
+    def logits(entries: Mapping[str, Tensor]) -> Tensor:
+        values = {of_head[name]: value for name, value in entries.items()}
+        return to_logits(functional_call(head, values, (features,)), kind)
+
+    given = {name: state[name].detach().to(features) for name in own}
+    before = logits(given)
+    # What follows the layer, such as a scale, shows in the logits; a softmax shifts those of a row.
+    alike = before.shape == whole.shape
+    if not alike or not torch.allclose(centred(before), centred(whole), 1e-3, 1e-3):
+        return None
+    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
+    batch = _whole_batch(path, rows, features)
+    shift = make_shift(path.margin, features.device, features.dtype)
+    terms: dict[str, Any] = {
+        "margin": shift,
+        "gap_weight": GAP_SHARE * path.gap_weight,
+        "n_groups": data.n_groups,
+    }
+
+    def loss(everyone: Batch) -> Tensor:
+        values = logits(leaves)
+        value = edit_loss(values, everyone, path.constraint, **terms)
+        worst = worst_cell(shift_logits(values, shift), everyone, data.n_groups)
+        moved = (everyone.gap_weights * (values - before).square().sum(dim=1)).mean()
+        return value - WORST * worst + STILL * moved
+
+    size = (batch.gap_weights[:, None] * features.square()).mean(dim=0).sqrt().sum()
+    rate = REACH / max(1.0, float(size))
+    settings: dict[str, Any] = {"n_steps": STEPS, "every": STEPS, "schedule": "cosine"}
+    steps = tune(loss, list(leaves.values()), repeat(batch), learning_rate=rate, **settings)
+    deque(steps, maxlen=0)
+    return {name: leaf.detach().to(state[name]) for name, leaf in leaves.items()}
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Shift the logits of each row to the mean 0, which changes no probability."""
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+def worst_cell(logits: Tensor, batch: Batch, n_groups: int) -> Tensor:
+    """Return the smallest mean probability of the true class over (label, group) cells.
+
+    Cells of fewer than 20 rows are left out, unless all have fewer; so are rows without a group.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, n_classes)
+        The decision is the largest.
+    batch : Batch
+    n_groups : int
+
+    Returns
+    -------
+    worst : Tensor of shape (), differentiable
+    """
+    right = torch.softmax(SHARPNESS * logits, dim=1).gather(1, batch.y[:, None])[:, 0]
+    known = batch.groups >= 0
+    codes = torch.where(known, batch.y * n_groups + batch.groups, 0)
+    weights = batch.gap_weights * known
+    n_cells = logits.shape[1] * n_groups
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(n_cells).index_add(0, codes, values)
+
+    def find_large() -> Tensor:
+        counts = total(known.to(right.dtype))
+        return counts >= torch.clamp(counts.amax(), max=FEWEST_ROWS)
+
+    large = batch.remembered(("large cells", n_cells), find_large)
+    masses = batch.remembered(("masses", n_cells), lambda: total(weights))
+    means = total(weights * right) / masses.clamp(min=torch.finfo(right.dtype).tiny)
+    return means.masked_fill(~large, torch.inf).amin()
+
+
+def _sample(rows: LabelledRows, width: int, rng: np.random.Generator) -> LabelledRows:
+    most = max(1, KEPT_BYTES // (4 * width))
+    if len(rows) <= most:
+        return rows
+    return rows.subset(np.sort(rng.choice(len(rows), most, replace=False)))
+
+
+def _whole_batch(path: TuningPath[Any], rows: LabelledRows, features: Tensor) -> Batch:
+    """Make one batch of all rows, with the weights of the path's batches."""
+    data = path.data
+    weights = torch.ones(len(rows), dtype=torch.float64) if rows.weights is None else rows.weights
+    table = rows.count_cells(data.n_classes, data.n_groups).numpy()
+    shares = cell_shares(table, path.constraint.balance) / np.maximum(table / table.sum(), 1e-12)
+    of_row = torch.as_tensor(shares.ravel())[rows.cells(data.n_groups)]
+    gap_weights = (weights / weights.mean()).to(features.dtype)
+    loss_weights = (of_row * weights / weights.mean()).to(features.dtype)
+    return Batch(features, rows.y, rows.groups, loss_weights, gap_weights)
