@@ -221,13 +221,8 @@ class NetworkEditor(
     def _choose(self, task: Task, rng: np.random.Generator, keep: bool) -> Outcome:
         total = self._count_candidates(task) if self.verbose else None
         with progress_bar(self.verbose, type(self).__name__, total=total) as progress:
-            outcome = choose(
-                task.module,
-                self._edit(task, rng),
-                task.data,
-                keep=keep,
-                progress=progress.candidate,
-            )
+            edits, told = self._edit(task, rng), progress.candidate
+            outcome = choose(task.module, edits, task.data, keep=keep, progress=told)
             if not outcome.interrupted:
                 progress.end()
         return outcome

@@ -29,11 +29,7 @@ from ..networks import (
 from ..objective import Constraint, Judge, Verdict
 from ._passes import in_parts, run_pass, with_state
 
-__all__ = [
-    "EditData",
-    "Task",
-    "without_gradients",
-]
+__all__ = ["EditData", "Task", "without_gradients"]
 
 V = TypeVar("V")
 

@@ -110,7 +110,7 @@ def factorise(layer: nn.Module | LayerWeight, rank: int, solver: str = "auto") -
     """Factor a layer's weight as U S V^T, truncated to ``rank``.
 
     The decomposition runs in float64 on the weight's device (on the CPU if the device has no
-    float64) and is returned in the dtype of the weight. One of more than 4 million entries is in
+    float64) and is returned in the weight's dtype. A full one of over 4 million entries runs in
     float32; its product is right to some 1e-6 of the largest singular value. The randomised one has
     its own generator, so equal weights, ranks and solvers give equal factors for every
     ``random_state`` of an editor.

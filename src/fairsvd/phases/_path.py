@@ -171,13 +171,12 @@ class TuningPath(Task, Generic[E]):
             Whenever a candidate is due.
         """
         batches: Iterable[Batch]
-        balance = self.constraint.balance
         if self.teacher is None:
-            schedule = "constant"
-            batches = make_batches(self.data, balance, rng, size=self.rows)
+            batches = make_batches(self.data, self.constraint.balance, rng, size=self.rows)
         else:
-            schedule, batches = "cosine", make_lessons(self.data, self.teacher, rng)
+            batches = make_lessons(self.data, self.teacher, rng)
         weights: dict[str, Any] = {"gap_weight": self.gap_weight, "share": self.share}
+        weights |= {"teacher": self.teacher, "extra": self.extra_loss}
         if self.rows is not None:
             weights["sharpness"] = BRIEF_SHARPNESS
             follows = self.teacher is None
@@ -187,15 +186,13 @@ class TuningPath(Task, Generic[E]):
             rates = rate if isinstance(rate, Sequence) else [rate] * len(leaves)
             rate = [each * self.rate_scale for each in rates]
         return tune(
-            make_loss(
-                self, state, margin=margin, teacher=self.teacher, extra=self.extra_loss, **weights
-            ),
+            make_loss(self, state, margin=margin, **weights),
             leaves,
             batches,
             n_steps=self.n_steps,
             learning_rate=rate,
             every=self.every,
-            schedule=schedule,
+            schedule="constant" if self.teacher is None else "cosine",
             optimizer=optimizer,
             after_step=after_step,
         )
@@ -225,11 +222,9 @@ class TuningPath(Task, Generic[E]):
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves, **record: Any
     ) -> Candidate:
         """Judge an edit and pack it, with a record of its origin."""
-        aim = (
-            {"gap_weight": self.gap_weight}
-            if self.teacher is None
-            else {"alpha": self.teacher.rule.alpha}
-        )
+        aim = {"gap_weight": self.gap_weight}
+        if self.teacher is not None:
+            aim = {"alpha": self.teacher.rule.alpha}
         if self.rate_scale != 1:
             aim["rate_scale"] = self.rate_scale
         params = {**aim, "stage": stage, "step": step, **record}
