@@ -24,7 +24,7 @@ PLACES = {
         "masking._bias_plan.row_importance",
         "masking._bias_plan.batch_importance",
     ),
-    "masks": ("phases._masking.mask_variables",),
+    "masks": ("phases._edit.mask_variables",),
 }
 NOTHING = dict.fromkeys(PLACES, 0)
 
