@@ -105,6 +105,12 @@ def test_who_does_not_ask_the_untouched_network_does_not_pay_for_it(
     assert epochs <= 4
 
 
+def test_a_budget_below_the_cost_of_the_importance_is_refused_with_what_suffices() -> None:
+    with pytest.raises(ValueError, match=r"max_epochs=4 does not suffice.*Use at least 8\."):
+        epochs_of(BiasMaskFineTuner, max_epochs=4)
+    assert 7 < epochs_of(BiasMaskFineTuner, max_epochs=8)[1] <= 8
+
+
 def test_a_number_of_steps_leaves_images_without_a_budget() -> None:
     # Without a budget several weights of the soft gap are tried, with one a single weight is.
     editor, _ = epochs_of(GapFineTuner, max_steps=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -207,16 +208,37 @@ class Plan(Task):
 
     @cached_property
     def cut(self) -> Budget | None:
-        """The budget of both steps, where they would cost more; None: where they do not."""
+        """The budget of both steps, where they would cost more; None: where they do not.
+
+        Raises
+        ------
+        ValueError
+            The user's ``max_epochs`` are fewer than the edit costs at least.
+        """
         budget = self.editor._budget(self, self.imitates)
         if budget is None:
             return None
+        least = MEASURING * budget.n_editing + 2 * (budget.step_rows + budget.look)
+        if budget.visits < least and self.editor.max_epochs is not None:
+            raise ValueError(
+                f"max_epochs={self.editor.max_epochs:g} does not suffice: {MEASURING} passes over "
+                "the editing rows measure the importance of the parameters, and either step takes "
+                "one update and one look at the judged rows at least. Use at least "
+                f"{self._fewest_epochs(budget, least)}."
+            )
         budget = budget.less(MEASURING * budget.n_editing)
         planned = [self._planned(name) for name in ("impair", "repair")]
         visits = sum(
             n * self._all_rows() + -(-n // every) * budget.look for n, every in planned if n
         )
         return budget if len(self._searched_weights()) * visits > budget.visits else None
+
+    def _fewest_epochs(self, budget: Budget, least: float) -> int:
+        """Find the whole number of epochs of which the edit's part has the least visits."""
+        epochs = float(self.editor.max_epochs)
+        short = (least - budget.visits) / budget.n_editing
+        # A teacher takes a third.
+        return math.ceil(epochs + (1.5 if self.imitates else 1.0) * short - 1e-9)
 
     def _planned(self, name: str) -> tuple[int, int]:
         """Count a step's updates, and those between two candidates, as the parameters say."""
