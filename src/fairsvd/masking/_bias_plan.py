@@ -208,13 +208,7 @@ class Plan(Task):
 
     @cached_property
     def cut(self) -> Budget | None:
-        """The budget of both steps, where they would cost more; None: where they do not.
-
-        Raises
-        ------
-        ValueError
-            The user's ``max_epochs`` are fewer than the edit costs at least.
-        """
+        """The budget of both steps, where they would cost more; None: where they do not."""
         budget = self.editor._budget(self, self.imitates)
         if budget is None:
             return None
