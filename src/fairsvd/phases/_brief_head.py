@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..arrays import LabelledRows
-from ..base import Task
+from ..base import Task, draw_sample
+from ..groups import cell_codes
 from ..layers import layer_parameters
 from ..networks import to_logits
 from ..objective import SHARPNESS, edit_loss, make_shift, shift_logits
@@ -111,7 +112,8 @@ def tune_head(
     """
     head = path.module.get_submodule(path.data.output_layer)
     assert isinstance(head, nn.Linear), "asked for without a free head"
-    rows = _sample(path.data.editing, head.in_features, rng)
+    editing, most = path.data.editing, max(1, KEPT_BYTES // (4 * head.in_features))
+    rows = editing.subset(draw_sample(np.arange(len(editing)), most, rng))
     found = _read_head(path, head, state, rows)
     if found is None:
         return None
@@ -189,8 +191,8 @@ def worst_cell(logits: Tensor, batch: Batch, n_groups: int) -> Tensor:
     worst : Tensor of shape (), differentiable
     """
     right = torch.softmax(SHARPNESS * logits, dim=1).gather(1, batch.y[:, None])[:, 0]
-    known = batch.groups >= 0
-    codes = torch.where(known, batch.y * n_groups + batch.groups, 0)
+    cells = cell_codes(batch.y, batch.groups, n_groups)
+    known, codes = cells >= 0, cells.clamp(min=0)
     weights = batch.gap_weights * known
     n_cells = logits.shape[1] * n_groups
 
@@ -205,13 +207,6 @@ def worst_cell(logits: Tensor, batch: Batch, n_groups: int) -> Tensor:
     masses = batch.remembered(("masses", n_cells), lambda: total(weights))
     means = total(weights * right) / masses.clamp(min=torch.finfo(right.dtype).tiny)
     return means.masked_fill(~large, torch.inf).amin()
-
-
-def _sample(rows: LabelledRows, width: int, rng: np.random.Generator) -> LabelledRows:
-    most = max(1, KEPT_BYTES // (4 * width))
-    if len(rows) <= most:
-        return rows
-    return rows.subset(np.sort(rng.choice(len(rows), most, replace=False)))
 
 
 def _whole_batch(path: TuningPath[Any], rows: LabelledRows, features: Tensor) -> Batch:
