@@ -68,5 +68,6 @@ def test_tasks_have_names():
             "tinted-digits",
             *tasks.LESION_TASKS,
             "faces-gender",
+            "faces-gender-age",
         ]
     )

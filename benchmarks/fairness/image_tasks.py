@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fairness.faces import faces_by_race
+from benchmarks.fairness.faces import faces_by_age, faces_by_race
 from benchmarks.fairness.image_rows import ImageProblem, ImageTask, halves
 from benchmarks.fairness.lesions import LESION_TASKS
 from benchmarks.tasks import Rows
@@ -138,6 +138,7 @@ TASKS = {
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
     **LESION_TASKS,
     "faces-gender": ImageTask(faces_by_race, ("as-is",)),
+    "faces-gender-age": ImageTask(faces_by_age, ("as-is",)),
 }
 
 
