@@ -25,6 +25,7 @@ from fairsvd.exceptions import DamagedModelError, ModelFileError
 from saved_files import (
     TEXT,
     header_of,
+    saved,
     tiny_editor,
     toy_rows,
     write_with_header,
@@ -33,15 +34,8 @@ from saved_files import (
 pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 
 
-@pytest.fixture(scope="module")
-def editor():
-    return tiny_editor()
-
-
-@pytest.fixture
-def path(editor, tmp_path):
-    fairsvd.save(editor, tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+editor = pytest.fixture(tiny_editor, scope="module")
+path = pytest.fixture(saved)
 
 
 def test_every_flipped_byte_is_refused(path):
