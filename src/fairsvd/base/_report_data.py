@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..metrics import Compared, interval
+from ..metrics import CalibrationMap, Compared, interval
 from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
 from ._certificate import Certificate
 from ._report_attributes import tables_by_attribute
@@ -64,6 +64,8 @@ class ReportData:
         Share of the rows of a cell whose group may be another one.
     names : tuple of str
         Names of the attributes.
+    calibration : CalibrationMap or None
+        What maps the probabilities of the chosen network.
     """
 
     before: NDArray[Any]
@@ -83,6 +85,7 @@ class ReportData:
     weighted: Weighted | None = None
     flip_rate: float | None = None
     names: tuple[str, ...] = ()
+    calibration: CalibrationMap | None = None
 
     @property
     def plain(self) -> NDArray[np.int64]:

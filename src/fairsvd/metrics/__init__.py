@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._calibration import calibration_frame, calibration_table
+from ._calibration_map import CALIBRATIONS, OWN_SHARE, CalibrationMap
 from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
 from ._gap_tables import gap_table, gaps_frame
 from ._margins import margins_of, name_attributes
@@ -15,8 +16,11 @@ from ._scores import fairness_score, hard_counts
 from ._tables import few_rows, group_index, group_table, measures_frame, rates_frame
 
 __all__ = [
+    "CALIBRATIONS",
     "MEASURES",
     "METRICS",
+    "OWN_SHARE",
+    "CalibrationMap",
     "Compared",
     "GroupValues",
     "Measure",

@@ -43,7 +43,9 @@ class Evaluation:
     attributes : tuple of Groups
         The groups of each attribute alone; empty if there is one.
     shares : dict of state to ndarray of shape (n, n_classes), float64
-        Probabilities, of which the largest is the prediction.
+        Probabilities; "after" as ``predict_proba`` gives them.
+    codes : dict of state to ndarray of shape (n,), int64
+        Codes of the predicted classes.
     fits : dict of str to FairnessReport
         Gaps with their uncertainty, and who lost, on these rows: by each attribute, and by the
         intersections.
@@ -58,6 +60,7 @@ class Evaluation:
     groups: Groups
     attributes: tuple[Groups, ...]
     shares: dict[str, NDArray[np.float64]]
+    codes: dict[str, NDArray[np.int64]]
     fits: dict[str, Any]
     main: str
 
@@ -85,7 +88,7 @@ class Evaluation:
 
     def predicted(self, state: str) -> NDArray[np.int64]:
         """Return the codes of the predicted classes."""
-        return self.shares[state].argmax(axis=1)
+        return self.codes[state]
 
 
 def find_editor(estimator: Any) -> tuple[Any, NetworkEditor]:
@@ -134,20 +137,19 @@ def evaluate(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> Evaluat
         raise ValueError(f"y has {len(labels)} labels, and X has {n_rows} rows: give one for each.")
     codes = _codes(labels, editor.classes_)
     groups = require_two_groups(encode_groups(sensitive_features, n_rows, missing="ignore"))
-    shares = _shares(editor, X)
-    predicted = tuple(shares[state].argmax(axis=1) for state in STATES)
+    shares, found = _answers(editor, X)
     several = len(groups.names) if len(groups.names) > 1 else 0
     attributes = tuple(groups.alone(place) for place in range(several))
     every = {name_attributes(each): each for each in (*attributes, groups)}
     fits = {
-        name: report_on(editor, codes, each, predicted)
+        name: report_on(editor, codes, each, tuple(found[state] for state in STATES))
         for name, each in every.items()
         if each.n_groups > 1
     }
     fitted = set(editor.groups_)
     same = [name for name in fits if set(every[name].labels) <= fitted]
     main = same[0] if same else name_attributes(groups)
-    return Evaluation(editor, X, codes, groups, attributes, shares, fits, main)
+    return Evaluation(editor, X, codes, groups, attributes, shares, found, fits, main)
 
 
 def name_attributes(groups: Groups) -> str:
@@ -167,12 +169,20 @@ def _codes(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     return codes.astype(np.int64)
 
 
-def _shares(editor: Any, X: Any) -> dict[str, NDArray[np.float64]]:
+def _answers(
+    editor: Any, X: Any
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]:
+    """Compute probabilities and predicted codes in every state."""
     before = untouched_logits(editor, X)
     moved = before.copy()
     moved[:, 1] -= editor.offset_
-    values = (softmax(before, axis=1), softmax(moved, axis=1), editor.predict_proba(X))
-    return dict(zip(STATES, values, strict=True))
+    shown = editor.predict_proba(X)
+    # Probabilities that are not shifted do not tell the prediction.
+    shifted = editor.shift_probabilities
+    after = shown.argmax(axis=1) if shifted else _codes(editor.predict(X), editor.classes_)
+    shares = (softmax(before, axis=1), softmax(moved, axis=1), shown)
+    codes = (before.argmax(axis=1), moved.argmax(axis=1), after)
+    return dict(zip(STATES, shares, strict=True)), dict(zip(STATES, codes, strict=True))
 
 
 def guess_of_groups(evaluation: Evaluation, seed: int = 0) -> tuple[float, str]:
