@@ -105,18 +105,26 @@ def describe(
         names=inputs.names,
         calibration=calibration,
     )
-    if flip_rate is not None:
-        report.notes.append(say_flips(report.after, constraint.gap, constraint.pos, flip_rate))
-    if weights is not None:
-        report.notes.append(WEIGHTED)
-    if calibration is not None:
-        report.notes.append(say_calibrated(calibration))
-    report.notes.extend(_say_asked(constraint))
-    if outcome.certificate is not None:
-        report.notes.append(str(outcome.certificate))
-    if constraint.phi is not None:
-        report.notes.append(chosen_by_phi(report, constraint.phi))
+    report.notes.extend(_say_assumed(report))
     return report
+
+
+def _say_assumed(report: ReportData) -> list[str]:
+    """Say what was assumed, what was asked, and what is promised."""
+    constraint, notes = report.constraint, []
+    if report.calibration is not None:
+        notes.append(say_calibrated(report.calibration))
+    if report.flip_rate is not None:
+        pair = constraint.gap, constraint.pos
+        notes.append(say_flips(report.after, *pair, report.flip_rate))
+    if report.weighted is not None:
+        notes.append(WEIGHTED)
+    notes.extend(_say_asked(constraint))
+    if report.certificate is not None:
+        notes.append(str(report.certificate))
+    if constraint.phi is not None:
+        notes.append(chosen_by_phi(report, constraint.phi))
+    return notes
 
 
 def _measure_shown(
