@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from ._calibration import calibration_frame, calibration_table
 from ._calibration_map import CALIBRATIONS, OWN_SHARE, CalibrationMap
-from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
+from ._disparities import (
+    Compared,
+    disparity_frame,
+    disparity_table,
+    effective_counts,
+    scaled_counts,
+)
 from ._gap_tables import gap_table, gaps_frame
 from ._margins import margins_of, name_attributes
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
@@ -48,4 +54,5 @@ __all__ = [
     "noisy_gap",
     "rates_frame",
     "read_weights",
+    "scaled_counts",
 ]
