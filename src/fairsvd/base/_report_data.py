@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 
 from .._rng import stage_rng
 from ..metrics import CalibrationMap, Compared, interval
-from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
+from ..objective import (
+    GAPS,
+    Change,
+    Constraint,
+    Moves,
+    Verdict,
+    estimate_gaps,
+    gap,
+    rates,
+)
 from ._certificate import Certificate
+from ._report_asked import tabulate_asked
 from ._report_attributes import tables_by_attribute
 from ._report_flips import add_flips
 from ._report_measures import compare
@@ -230,21 +240,7 @@ class ReportData:
 
     def constraint_frame(self) -> pd.DataFrame:
         """Everything that was asked, before and after, and whether it is met on these rows."""
-        import pandas as pd
-
-        if not self.has_groups:
-            return pd.DataFrame()
-        pos = self.constraint.pos
-        rows = []
-        for each in self.constraint.listed:
-            old, new = (
-                float(each.measure(counts, pos, self.before))
-                for counts in (self.before, self.after)
-            )
-            met = bool(new <= each.limit) and not self.is_constant
-            values = {"before": old, "after": new, "limit": each.limit, "met": met}
-            rows.append({"constraint": each.name, **values})
-        return pd.DataFrame(rows).set_index("constraint")
+        return tabulate_asked(self)
 
     def _gap_row(self, name: str) -> dict[str, Any]:
         tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}
