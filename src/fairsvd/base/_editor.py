@@ -212,8 +212,8 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             held = inputs.rows.subset(ready.parts.validation)
             made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
-            shown = {"shift": self.shift_probabilities, "calibrate": self.calibrate}
-            self._report = describe(*made, **shown, flip_rate=self.flip_rate)
+            shift, mapped, flips = self.shift_probabilities, self.calibrate, self.flip_rate
+            self._report = describe(*made, shift=shift, calibrate=mapped, flip_rate=flips)
         if self._report.calibration is not None and self.threshold_ is not None:
             self.threshold_ = self._report.calibration.of_margin(self.offset_)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])

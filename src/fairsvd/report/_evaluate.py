@@ -156,11 +156,12 @@ def evaluate(
         groups = groups.subset(np.arange(n_rows))
     groups = require_two_groups(groups)
     shares, found = _answers(editor, X)
+    predicted = found["before"], found["threshold only"], found["after"]
     several = len(groups.names) if len(groups.names) > 1 else 0
     attributes = tuple(groups.alone(place) for place in range(several))
     every = {name_attributes(each): each for each in (*attributes, groups)}
     fits = {
-        name: report_on(editor, codes, each, tuple(found[state] for state in STATES), weights)
+        name: report_on(editor, codes, each, predicted, weights)
         for name, each in every.items()
         if each.n_groups > 1
     }
