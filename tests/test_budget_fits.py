@@ -143,6 +143,13 @@ def test_a_budget_below_the_cost_of_the_importance_is_refused_with_what_suffices
     assert 7 < epochs_of(BiasMaskFineTuner, max_epochs=8)[1] <= 8
 
 
+@pytest.mark.parametrize("max_epochs", [12, 15, 20])
+def test_lessons_of_a_teacher_are_paid_for_with_their_answers(max_epochs: int) -> None:
+    # An update has 64 rows, plain ones or lessons, which the teacher answers for.
+    settings = {"objective": "teacher", "max_epochs": max_epochs, "min_steps": 60}
+    assert 0.7 * max_epochs < epochs_of(BiasMaskFineTuner, **settings)[1] <= max_epochs
+
+
 def test_a_number_of_steps_leaves_images_without_a_budget() -> None:
     # Without a budget several weights of the soft gap are tried, with one a single weight is.
     editor, _ = epochs_of(GapFineTuner, max_steps=2)

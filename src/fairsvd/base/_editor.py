@@ -112,6 +112,9 @@ class NetworkEditor(
         set attributes of the editor: fitted attributes travel in ``Candidate.attributes``.
         """
 
+    # In the class itself, which is where scikit-learn's set_output looks for it.
+    transform = Predictor.transform
+
     def _loss_balance(self) -> str | None:
         """Name how the cross-entropy of the edit weighs rows: "auto", "cells", "classes", None."""
         return "auto"
