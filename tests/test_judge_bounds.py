@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from fairsvd.objective import Constraint, Curves, GapJudge, Verdict
+from fairsvd.phases import judge_steadily
 
 CONSTRAINT = Constraint("equal_opportunity", 0.25, 0.5, "balanced_accuracy", None, 1, "classes")
 NOBODY = np.zeros(0, dtype=np.int64)
@@ -240,7 +242,38 @@ def test_a_better_threshold_has_to_be_better_by_more_than_noise():
     y, groups = np.repeat([0, 1], 16), np.tile(np.repeat([0, 1], 8), 2)
     judge, _ = judged(np.zeros(32), y, groups)
     assert judge.noise == 0.25
-    for gain, margin in ((0.25, 1.0), (0.3125, 2.0)):
-        cuts = curves((0.5 + gain, 0.0), (0.5, 0.0))
+    for gain, margin, for_utility in ((0.25, 1.0, 1.0), (0.3125, 1.0, 2.0), (0.5625, 2.0, 2.0)):
+        cuts = curves((0.25 + gain, 0.0), (0.25, 0.0))
         assert judge.steady(cuts, 1.0).margin == margin
-        assert judge.steady(cuts, 1.2, for_utility=True).margin == margin
+        assert judge.steady(cuts, 1.2, for_utility=True).margin == for_utility
+
+
+def test_a_candidate_that_is_judged_apart_is_compared_with_the_untouched_network_on_the_same_rows():
+    """Half of a group's rows of label 1 are missed: of the second in validation, of the first else.
+
+    Together both groups have .75 and the value is the utility, .875; apart the gap is .5, which is
+    .375 above the target.
+    """
+    y, groups = np.tile(np.repeat([0, 1], 80), 2), np.tile(np.repeat([0, 1], 40), 4)
+    parts = np.repeat([0, 1], 160)
+    right = 2.0 * y - 1
+    missed = (y == 1) & (groups != parts) & (np.arange(320) % 2 == 0)
+    judge, untouched = judged(np.where(missed, -right, right), y, groups, parts)
+    data = SimpleNamespace(judge=judge, untouched=untouched)
+    assert (judge.steady(untouched, -0.9).value, judge.apart().steady(untouched, -0.9).value) == (
+        0.875,
+        0.5,
+    )
+    together = curves((0.75, 0.25))
+    assert judge_steadily(data, together, -0.9) == Verdict(1.0, 0.75, 0.25, True, 0.625)
+    alone = judge_steadily(data, replace(together, apart=True), -0.9)
+    assert alone == Verdict(1.0, 0.75, 0.25, True, 1.0)
+
+
+def test_curves_say_whether_an_over_fitted_candidate_was_judged_apart():
+    y, groups = np.tile(np.repeat([0, 1], 80), 2), np.tile(np.repeat([0, 1], 40), 4)
+    parts, right = np.repeat([0, 1], 160), 2.0 * y - 1
+    spoiled = (parts == 0) & (np.arange(320) % 4 == 0)
+    judge, fitted = judged(np.where(spoiled, -right, right), y, groups, parts)
+    assert judge.curves(fitted).apart
+    assert not judge.curves(torch.tensor([-1.0, 1.0]) * torch.as_tensor(right)[:, None]).apart

@@ -93,7 +93,7 @@ def chosen(names: Sequence[str], methods: Mapping[str, Method]) -> dict[str, Met
 OWN = {
     **{name: OURS[name] for name in EDITORS if name not in TABLES_ONLY},
     **chosen(
-        ("fairlrf-unlimited", "fairlrf-curvature", "trigger-patch", "trigger-border", *RANDOM), OURS
+        ("fairlrf-long", "fairlrf-curvature", "trigger-patch", "trigger-border", *RANDOM), OURS
     ),
 }
 ORACLE = {"oracle": Method(oracle, False, "oracle: trained on unbiased rows")}

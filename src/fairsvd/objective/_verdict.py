@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,14 @@ class Curves:
     Attributes
     ----------
     thresholds, utility, gaps : ndarray of shape (n_cuts,), float64
+    apart : bool
+        Measured on validation and editing rows separately.
     """
 
     thresholds: NDArray[np.float64]
     utility: NDArray[np.float64]
     gaps: NDArray[np.float64]
+    apart: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ._batches import (
 from ._best import Best
 from ._brief import Average, tune_averaged
 from ._brief_head import has_free_head
-from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
+from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget, judge_steadily
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Deferred, Edit, MaskedEdit, judge_state
@@ -93,6 +93,7 @@ __all__ = [
     "judge_removals",
     "judge_rules",
     "judge_state",
+    "judge_steadily",
     "keep_head",
     "list_gap_weights",
     "make_batches",

@@ -6,9 +6,17 @@ import math
 from dataclasses import dataclass, replace
 
 from ..base import EditData
+from ..objective import Curves, Verdict
 from ._batches import is_table, list_gap_weights
 
-__all__ = ["FORWARD", "Budget", "brief_margin", "brief_weights", "find_budget"]
+__all__ = [
+    "FORWARD",
+    "Budget",
+    "brief_margin",
+    "brief_weights",
+    "find_budget",
+    "judge_steadily",
+]
 
 # A pass without gradients costs a third of one with them.
 FORWARD = 1 / 3
@@ -150,6 +158,32 @@ def brief_margin(data: EditData) -> float:
     rows than it gains.
     """
     return data.judge.steady(data.untouched, 0.0, for_utility=True).margin
+
+
+def judge_steadily(data: EditData, curves: Curves, margin: float) -> Verdict:
+    """Judge a candidate by a steady threshold, on the same footing as the untouched network.
+
+    An over-fitted candidate is judged by validation rows, and the untouched network, which is not
+    over-fitted, by a sample of the editing rows too. These may be easier by chance, so that the two
+    values say nothing of each other: the candidate gets the untouched network's value, and what it
+    gains over that on the rows that both are judged by.
+
+    Parameters
+    ----------
+    data : EditData
+    curves : Curves
+        Of the candidate.
+    margin : float
+        The threshold to keep.
+    """
+    verdict = data.judge.steady(curves, margin)
+    if not curves.apart:
+        return verdict
+    whole, apart = (
+        judge.steady(data.untouched, margin) for judge in (data.judge, data.judge.apart())
+    )
+    ahead = whole.value - apart.value
+    return replace(verdict, value=verdict.value + ahead) if math.isfinite(ahead) else verdict
 
 
 def find_budget(

@@ -21,7 +21,7 @@ from ..objective import Curves, Judge, RunningMeans, Verdict
 from ..training import Batch, tune
 from ._batches import make_batches
 from ._best import Best
-from ._budget import brief_margin
+from ._budget import brief_margin, judge_steadily
 from ._edit import Edit
 from ._loss import ExtraLoss, State, make_loss
 from ._teacher import Teacher, make_lessons
@@ -216,7 +216,7 @@ class TuningPath(Task, Generic[E]):
         """Judge a candidate, by its best threshold or under a budget by a steady one."""
         if self.rows is None or self.teacher is not None:
             return self.judge(curves)
-        return self.judge.steady(curves, self.margin)
+        return judge_steadily(self.data, curves, self.margin)
 
     def candidate(
         self, edit: E, stage: str, step: int, logits: Tensor, curves: Curves, **record: Any
