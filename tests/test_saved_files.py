@@ -153,7 +153,7 @@ def test_a_folder_or_a_device_is_no_model(tmp_path):
     for place in (tmp_path, "/dev/zero"):
         with pytest.raises(IsADirectoryError, match="path="):
             fairsvd.load(place)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"path=.*no such file"):
         fairsvd.load(tmp_path / "missing")
 
 
