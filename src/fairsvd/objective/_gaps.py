@@ -86,10 +86,9 @@ def rates(counts: NDArray[Any], pos: int | None = None) -> Rates:
 
 def _reduce(values: NDArray[np.float64], ufunc: np.ufunc) -> NDArray[np.float64]:
     """Reduce over the groups, the last axis but one; ``fmax`` and ``fmin`` skip NaN."""
-    parts = np.moveaxis(values, -2, 0)
-    result = parts[0]
-    for part in parts[1:]:
-        result = ufunc(result, part)
+    result = values[..., 0, :]
+    for k in range(1, values.shape[-2]):
+        result = ufunc(result, values[..., k, :])
     return result
 
 
@@ -136,7 +135,7 @@ def _mean(values: list[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np
 def _combine(values: list[NDArray[np.float64]], ufunc: np.ufunc | None) -> NDArray[np.float64]:
     """Combine the TPR's value with the FPR's, then average over the classes."""
     combined = _mean(values) if ufunc is None else ufunc(*values)
-    return _mean(np.moveaxis(combined, -1, 0))
+    return _mean(combined.transpose(-1, *range(combined.ndim - 1)))
 
 
 def gap(counts: NDArray[Any], name: str, pos: int | None = None) -> NDArray[np.float64]:
