@@ -112,6 +112,9 @@ class NetworkEditor(
         set attributes of the editor: fitted attributes travel in ``Candidate.attributes``.
         """
 
+    # In the class itself, which is where scikit-learn's set_output looks for it.
+    transform = Predictor.transform
+
     def _loss_balance(self) -> str | None:
         """Name how the cross-entropy of the edit weighs rows: "auto", "cells", "classes", None."""
         return "auto"
@@ -187,13 +190,8 @@ class NetworkEditor(
         # A folder that cannot be used is refused before any work.
         open_cache(self.memory)
         seed = resolve_seed(self.random_state)
-        how = Reading(
-            self.network,
-            self.sensitive_columns,
-            self.missing_group,
-            self.batch_size,
-            other_groups=self._gets_groups_elsewhere(),
-        )
+        asked = self.network, self.sensitive_columns, self.missing_group, self.batch_size
+        how = Reading(*asked, other_groups=self._gets_groups_elsewhere())
         inputs = read_fit_inputs(self, X, y, sensitive_features, how, sample_weight)
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
