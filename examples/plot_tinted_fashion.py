@@ -20,8 +20,8 @@ from fairsvd.metrics import gap_table
 from fairsvd.report import plot_cells, plot_tradeoff
 
 T_SHIRT, SHIRT = 0, 6
-N_TRAIN, N_EDIT, N_TEST = 1500, 800, 800
-EPOCHS, MAX_STEPS = 8, 60
+N_TRAIN, N_EDIT, N_TEST = 6000, 2000, 2000
+EPOCHS, MAX_STEPS = 6, 40
 
 # %%
 # The data

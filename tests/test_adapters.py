@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fairsvd import AdapterFineTuner
-from fairsvd.exceptions import NetworkError
-from fairsvd.intraprocessing._adapters import Adapted, Opponent, Overlap, learn_group
+from fairsvd import AdapterFineTuner, load, save
+from fairsvd.exceptions import MissingSensitiveFeaturesWarning, NetworkError
+from fairsvd.intraprocessing._adapted import Adapted, learn_group
+from fairsvd.intraprocessing._adapters import Opponent, Overlap
 from fairsvd.intraprocessing._adversary import Adversary
 from fairsvd.objective import shift_logits
 from fairsvd.training import Batch
-from helpers import IGNORE_SMALL_DATA, convolutions, images, last_wins, mlp, table, trained
+from helpers import (
+    IGNORE_SMALL_DATA,
+    convolutions,
+    fingerprint,
+    images,
+    last_wins,
+    mlp,
+    table,
+    trained,
+)
 from shortcuts import shortcut_network, shortcut_rows, worst_cell
 from tasks import CONSTRAINT, small_task
 
@@ -160,3 +173,102 @@ def test_orthogonal_adapters_do_not_take_up_a_shortcut_that_the_network_did_not_
         _, editor = fit(rows, network, balance=None, threshold=0.5, learning_rate=0.01, **settings)
         found[variant] = worst_cell(editor, new)
     assert found["orthogonal"] >= found["plain"] + 0.05
+
+
+def of_group(network, rows, **parameters):
+    """Learn the group without labels; return the editor and its adapters."""
+    auditor = AdapterFineTuner(network, random_state=0, rank=2, **parameters)
+    return auditor, auditor.learn_group(rows.X, rows.group)
+
+
+def test_an_auditor_s_adapters_predict_the_group_and_need_no_labels():
+    rows = shortcut_rows(1200, 0.5, seed=2)
+    network = shortcut_network(agreement=0.5)
+    before = fingerprint(network)
+    auditor, adapters = of_group(network, rows, max_steps=100, learning_rate=0.02)
+    assert fingerprint(network) == before
+    assert not hasattr(auditor, "module_") and not hasattr(auditor, "n_features_in_")
+    weights = dict(network.named_parameters())
+    assert set(adapters) == {name for name in weights if name.endswith("weight")} - {"4.weight"}
+    adapted = Adapted.received(adapters, {name: weights[name].detach() for name in adapters})
+
+    def told(state):
+        """Accuracy of the best linear rule for the group on what enters the output layer."""
+        features = torch.func.functional_call(network[:-1], state, (torch.as_tensor(rows.X),))
+        model = LogisticRegression(C=1e6, max_iter=500).fit(features.detach().numpy(), rows.group)
+        return model.score(features.detach().numpy(), rows.group)
+
+    assert told(adapted.state()) > told({}) + 0.05
+
+
+def test_a_developer_without_groups_gains_by_an_auditor_s_adapters():
+    """The developer's rows have a shortcut by the group, which the network did not use so far."""
+    network = shortcut_network(agreement=0.5)
+    rows, new = shortcut_rows(1200, 0.95, seed=2), shortcut_rows(4000, 0.5, seed=3)
+    elsewhere = shortcut_rows(1200, 0.5, seed=4)
+    _, adapters = of_group(network, elsewhere, max_steps=200, learning_rate=0.1)
+    found = {}
+    for given in (None, adapters):
+        editor = LastWins(
+            network,
+            variant="plain" if given is None else "orthogonal",
+            group_adapters=given,
+            strength=100.0,
+            rank=2,
+            max_steps=200,
+            balance=None,
+            threshold=0.5,
+            learning_rate=0.01,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            if given is None:
+                warnings.simplefilter("ignore", MissingSensitiveFeaturesWarning)
+            editor.fit(rows.X, rows.y)
+        found[given is None] = worst_cell(editor, new)
+    assert found[False] >= found[True] + 0.05
+
+
+def test_unlearning_subtracts_an_auditor_s_adapters_and_is_saved_with_them(tmp_path):
+    rows = table()
+    network = trained(mlp(), rows)
+    _, adapters = of_group(network, rows, max_steps=5)
+    settings = {"variant": "unlearning", "group_adapters": adapters, "strength": 0.5}
+    editor = LastWins(network, max_steps=4, random_state=0, **settings).fit(rows.X, rows.y)
+    before, after = network.state_dict(), editor.module_.state_dict()
+    for name, (up, down) in editor.adapters_.items():
+        expected = before[name] - 0.5 * torch.mm(*adapters[name]) + up @ down
+        torch.testing.assert_close(after[name], expected, rtol=1e-4, atol=1e-6)
+    editor = clone(AdapterFineTuner(network, max_steps=4, **settings)).fit(rows.X, rows.y)
+    save(editor, tmp_path / "adapters.safetensors")
+    again = load(tmp_path / "adapters.safetensors")
+    assert np.array_equal(again.predict_proba(rows.X), editor.predict_proba(rows.X))
+    for name, pair in adapters.items():
+        assert all(map(torch.equal, again.group_adapters[name], pair))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"variant": "plain"}, "variant='plain' does not use group_adapters"),
+        ({"layers": ["2"]}, "both sides need the same network and the same layers"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(parameters, message):
+    rows = table()
+    network = trained(mlp(), rows)
+    _, adapters = of_group(network, rows, max_steps=2)
+    editor = AdapterFineTuner(
+        network, **{"variant": "orthogonal", "group_adapters": adapters, **parameters}
+    )
+    with pytest.raises(ValueError, match=message):
+        editor.fit(rows.X, rows.y)
+
+
+def test_adapters_of_another_shape_or_of_no_network_are_refused():
+    weights = {"w": torch.zeros(3, 4)}
+    with pytest.raises(ValueError, match=r"wanted \(3, rank\) and \(rank, 4\)"):
+        Adapted.received({"w": (torch.zeros(3, 2), torch.zeros(1, 4))}, weights)
+    rows = table()
+    with pytest.raises(NetworkError, match="belong to one trained network"):
+        AdapterFineTuner().learn_group(rows.X, rows.group)

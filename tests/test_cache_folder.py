@@ -84,7 +84,11 @@ def test_no_byte_can_change_and_none_can_be_missing_unseen(secret):
         assert unseal(data, "the key", secret) is None
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: b"0" + d[1:], lambda d: b""])
+# The first byte is a digit of a checksum that no test knows.
+DAMAGE = [lambda d: d[:-1], lambda d: bytes([d[0] ^ 1]) + d[1:], lambda d: b""]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_entry_is_computed_anew_and_written_again(tmp_path, damage):
     path = kept_file(tmp_path)
     whole = path.read_bytes()

@@ -40,6 +40,11 @@ LEFT_OUT = {
         "a date",
     ),
     "dates": (pd.date_range("2020-01-01", periods=N), "a date"),
+    "amounts": (
+        np.array([f"${1000 + 37 * k:,}.50" for k in range(N)], dtype=object),
+        "numbers with signs, such as $1,000.50",
+    ),
+    "percents": (np.array([f"{k % 40}%" for k in range(N)], dtype=object), "numbers with signs"),
     "nothing": (np.full(N, np.nan), "it is empty"),
     "one value": (np.full(N, "x", dtype=object), "it has one value only"),
 }

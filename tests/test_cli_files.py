@@ -13,7 +13,7 @@ import polars
 import pytest
 
 from cli_output import run, tables
-from fairsvd.cli import make_parser
+from fairsvd.cli import main, make_parser
 from fairsvd.cli._reading import read_file
 from helpers import IGNORE_SMALL_DATA
 
@@ -76,6 +76,26 @@ def test_spaces_after_commas_belong_to_no_name(capsys, tmp_path):
     status, text, _ = run(capsys, "audit", path, *columns, "--pos-label", "good")
     assert status == 0
     assert "positive label good" in text
+
+
+def test_blanks_at_the_ends_of_texts_make_no_label_and_no_group(capsys, tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("y|sex|p\n" + "yes |f|yes\nno|f |no\nyes|m|no\nno|m| yes\n" * 5)
+    options = ["audit", str(path), "--target", "y", "--sensitive", "sex", "--pred", "p", "--json"]
+    assert main(options) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert {row["sex"] for row in groups} == {"f", "m"}
+
+
+@pytest.mark.parametrize("column", ["y", "sex"])
+def test_labels_and_groups_that_differ_in_capital_letters_are_refused(capsys, tmp_path, column):
+    frame = pd.DataFrame({"y": ["yes", "no"] * 4, "sex": list("ffmm") * 2, "p": ["yes", "no"] * 4})
+    frame.loc[0, column] = frame.loc[0, column].upper()
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    options = ["--target", "y", "--sensitive", "sex", "--pred", "p"]
+    assert main(["audit", str(tmp_path / "a.csv"), *options]) == 2
+    assert f"column {column} holds" in (said := capsys.readouterr().err)
+    assert "differ in capital letters only" in said
 
 
 def test_a_boolean_label_is_found_in_any_case(audited):

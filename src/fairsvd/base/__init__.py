@@ -28,7 +28,7 @@ from ._registry import EDITORS, QUICK, register_editor
 from ._request import as_device, make_constraint, positive_code
 from ._restore import restored_on_failure
 from ._split import draw_sample, split_rows
-from ._task import EditData, Task
+from ._task import EditData, Task, without_gradients
 from ._untouched import report_on, untouched_logits
 from ._weights import read_fit_weights
 
@@ -72,4 +72,5 @@ __all__ = [
     "split_rows",
     "untouched_logits",
     "with_parameters",
+    "without_gradients",
 ]

@@ -131,6 +131,8 @@ def _find_roles(frame: pd.DataFrame, options: argparse.Namespace) -> Rows:
     rows = Rows(cut_bins(frame, bins), target, sensitive, pred, bins, weights, score)
     for name in sensitive:
         _refuse_quantity(rows.frame, name, "groups")
+    for name in (target, *sensitive):
+        _refuse_spellings(rows.frame[name])
     return rows
 
 
@@ -243,6 +245,18 @@ def _refuse_quantity(frame: pd.DataFrame, name: str, what: str) -> None:
         f"column {name} holds {column.nunique()} different numbers, which are no {what}: pass "
         f'--bins "{name}:{edges}" for quarters of the rows, or edges of your own'
     )
+
+
+def _refuse_spellings(column: pd.Series) -> None:
+    """Refuse labels and groups that are one, spelled with and without capital letters."""
+    spelled: dict[str, str] = {}
+    for value in column.dropna().unique():
+        other = spelled.setdefault(str(value).casefold(), str(value))
+        if other != str(value):
+            raise ValueError(
+                f"column {column.name} holds {other!r} and {str(value)!r}, which differ in capital "
+                "letters only: spell them alike in the file"
+            )
 
 
 def check_classes(rows: Rows) -> None:

@@ -26,6 +26,8 @@ FEWEST_ROWS = 20  # to judge a column by
 WORDS = 4  # of a free text, on average
 MOSTLY = 0.9  # of the values, to say what a column holds
 ID_NAME = re.compile(r"(^|[_\W])(id|nr|no|number|key|index|uuid|guid|row)$|^unnamed", re.IGNORECASE)
+# Amounts and shares as people write them; plain numbers are none of these columns.
+AMOUNT = r"[$€£¥]?\s*[+-]?\d{1,3}([,']?\d{3})*(\.\d+)?\s*[%$€£¥]?"
 DATE = r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?"
 
 
@@ -179,6 +181,8 @@ def _why_no_text(values: pd.Series) -> str:
     texts = values.astype(str)
     if texts.str.fullmatch(DATE).mean() >= MOSTLY:
         return "a date: pass what matters of it as a number, such as an age"
+    if _share_of_numbers(texts) < 0.5 and texts.str.fullmatch(AMOUNT).mean() >= MOSTLY:
+        return f"numbers with signs, such as {texts.iloc[0]}: write them as plain numbers"
     if len(texts) < FEWEST_ROWS or texts.nunique() <= DISTINCT * len(texts):
         return ""
     if _share_of_numbers(texts) >= MOSTLY:

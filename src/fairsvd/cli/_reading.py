@@ -53,7 +53,8 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
     Returns
     -------
     frame : DataFrame
-        Texts are objects, whatever pandas makes of them, so that scikit-learn can select rows.
+        Texts are objects, whatever pandas makes of them, so that scikit-learn can select rows,
+        without blanks at their ends, by which equal labels would differ.
 
     Raises
     ------
@@ -68,7 +69,8 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
         if frame.empty:
             raise ValueError("it has headings but no rows")
         frame.columns = frame.columns.map(str)
-        texts = [name for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
+        texts = [str(name) for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
+        frame = frame.assign(**{name: frame[name].map(_stripped) for name in texts})
         frame = frame.astype(dict.fromkeys(texts, object))
         _check_decimals(frame)
     except UnicodeDecodeError as error:
@@ -79,6 +81,10 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return frame
+
+
+def _stripped(value: object) -> object:
+    return value.strip() or None if isinstance(value, str) else value
 
 
 def _read(path: Path, options: argparse.Namespace) -> pd.DataFrame:

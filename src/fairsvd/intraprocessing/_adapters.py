@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,24 +10,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
-from .._rng import torch_generator
+from .._rng import one_torch_thread, resolve_seed, stage_rng, torch_generator
 from ..base import (
     Candidate,
+    Reading,
     StrOptions,
     Task,
     at_least_0,
     parameter,
     positive,
     positive_int,
+    prepare,
+    read_fit_inputs,
     register_editor,
+    without_gradients,
 )
+from ..exceptions import NetworkError
 from ..layers import chosen_weights, select_layers
-from ..objective import shift_logits
+from ..networks import explaining
+from ..objective import Constraint, shift_logits
 from ..phases import (
     FORWARD,
-    Edit,
     TuningEditor,
     TuningPath,
     count_best,
@@ -34,14 +41,13 @@ from ..phases import (
     count_lessons,
     count_step_rows,
     count_steps,
-    make_batches,
     run_best,
     run_phases,
     tune_edit,
 )
 from ..training import Batch, tune
+from ._adapted import Adapted, learn_group
 from ._adversary import Adversary
-from ._critic import forward_with_features
 
 __all__ = ["AdapterFineTuner"]
 
@@ -52,6 +58,12 @@ STRENGTHS = {
     "adversarial": (0.3, 1.0, 3.0),
     "unlearning": (0.3, 1.0),
 }
+
+# Variants that need adapters which predict the group.
+KNOW_THE_GROUP = ("orthogonal", "unlearning")
+
+# What is asked of rows without labels; nothing is chosen by it.
+WITHOUT_LABELS = Constraint("demographic_parity", 1.0, 1.0, "accuracy", 0.5, 1, None)
 
 # Learning rate of an adversary, and how often it learns from a batch.
 ADVERSARY_RATE, ADVERSARY_STEPS = 0.1, 3
@@ -81,6 +93,10 @@ class AdapterFineTuner(TuningEditor):
         whose names a pattern finds.
     strength : float or None, default=None
         None: some are tried, those of ``variant``. Not used by "plain".
+    group_adapters : dict of parameter name to (B, A) or None, default=None
+        Adapters that predict the group, from :meth:`learn_group` of somebody who knows the groups.
+        With them "orthogonal" and "unlearning" need no sensitive features in ``fit``, and the
+        candidate is chosen for its utility alone. None: they are trained in ``fit``.
     gap_weight : float or None, default=None
         Weight of the soft gap in the loss. None: 0.
     learning_rate : float, default=3e-3
@@ -112,14 +128,15 @@ class AdapterFineTuner(TuningEditor):
     Notes
     -----
     After arXiv:2503.05684 (plain, unlearning, adversarial and orthogonal adapters), whose equations
-    and values are not public: the losses are ours. There a developer and an auditor train their
-    adapters apart; here both are trained in one fit. Adapters of the group are trained under the
-    cross-entropy of the group with a new linear layer on the output layer's input, so they exist in
-    hidden layers only. The adversary is that of :class:`AdversarialDebiasing`, which knows the
-    label if the constraint does. A convolution's weight is read as a matrix (n_outputs, rest). B is
-    zero at first. Adapters of a low rank can keep a bias of the network (arXiv:2405.18572); an
-    orthogonal adapter does not take away what the network's own weights know of the group. Without
-    sensitive features every variant is "plain".
+    and values are not public: the losses are ours. There a developer, who has labels, and an
+    auditor, who has groups, exchange adapters alone; here :meth:`learn_group` is the auditor's part
+    and ``group_adapters`` the developer's, or one fit does both. Adapters of the group are trained
+    under the cross-entropy of the group with a new linear layer on the output layer's input, so
+    they exist in hidden layers only. The adversary is that of :class:`AdversarialDebiasing`, which
+    knows the label if the constraint does. A convolution's weight is read as a matrix (n_outputs,
+    rest). B is zero at first. Adapters of a low rank can keep a bias of the network
+    (arXiv:2405.18572); an orthogonal adapter does not take away what the network's own weights know
+    of the group. Without sensitive features and ``group_adapters`` every variant is "plain".
 
     Examples
     --------
@@ -136,6 +153,7 @@ class AdapterFineTuner(TuningEditor):
     rank: int = parameter(positive_int(), default=4)
     layers: Any = parameter(default="hidden")
     strength: float | None = parameter(at_least_0(), None, default=None)
+    group_adapters: Any = parameter(dict, None, default=None)
     gap_weight: float | None = parameter(at_least_0(), None, default=None)
     learning_rate: float = parameter(positive(), default=3e-3)
     max_steps: int | None = parameter(positive_int(), None, default=None)
@@ -144,21 +162,95 @@ class AdapterFineTuner(TuningEditor):
         n_steps, n_candidates = self._counts(task)
         return 1 + count_best(len(self._strengths(task)), n_steps, n_candidates, 1)
 
+    def learn_group(
+        self, X: Any, sensitive_features: Any = None, *, classes: Any = (0, 1)
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Train adapters that predict the group, for somebody who has labels and no groups.
+
+        It needs no labels and changes neither the editor nor the network. Both sides need the same
+        trained network and the same ``layers``.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+        sensitive_features : array-like of shape (n,) or (n, n_columns), optional
+            As in ``fit``; None: ``sensitive_columns`` names them.
+        classes : sequence, default=(0, 1)
+            What the network's columns stand for: it tells how many there are.
+
+        Returns
+        -------
+        adapters : dict of parameter name to (B, A)
+            Tensors (n_outputs, rank) and (rank, n_inputs), to pass as ``group_adapters``.
+
+        Raises
+        ------
+        NetworkError
+            ``network`` is not a trained one.
+        ValueError
+            An input is invalid; the message names the argument and what to do.
+        """
+        self._validate_params()
+        if not isinstance(self.network, nn.Module | FrozenEstimator):
+            raise NetworkError(
+                f"network is {self.network!r}: adapters that two sides exchange belong to one "
+                "trained network, which both have. Pass an nn.Module or FrozenEstimator(net)."
+            )
+        reader, rng = copy.copy(self), stage_rng(seed := resolve_seed(self.random_state), "edit")
+        how = Reading(self.network, self.sensitive_columns, self.missing_group, self.batch_size)
+        # Rows are read and split as in a fit. Labels drawn at random stand in for those that are
+        # not known, and selection rates do not depend on them.
+        stand_in = rng.spawn(1)[0].choice(np.asarray(classes), size=len(X))
+        with torch.inference_mode(False), torch.enable_grad(), explaining():
+            inputs = read_fit_inputs(reader, X, stand_in, sensitive_features, how)
+            ready = prepare(self, inputs, WITHOUT_LABELS, seed)
+            task = Task(ready.adopted.module, ready.data, WITHOUT_LABELS)
+            with one_torch_thread(), without_gradients(task.module):
+                learned = self._learn_group(task, self._chosen(task), rng)
+        return learned.attributes()["adapters_"]
+
+    def _chosen(self, task: Task) -> dict[str, Tensor]:
+        """Return the weights that get adapters."""
+        names = select_layers(task.module, self.layers, task.data.output_layer)
+        chosen = chosen_weights(task.module, names).values()
+        return {weight.parameter: weight.value.detach() for weight in chosen}
+
+    def _learn_group(
+        self, task: Task, weights: dict[str, Tensor], rng: np.random.Generator
+    ) -> Adapted:
+        n_steps, _ = self._counts(task)
+        return learn_group(task, weights, self.rank, n_steps, float(self.learning_rate), rng)
+
+    def _own_variant(self, task: Task) -> str:
+        """Name the variant that these rows allow.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.group_adapters is None:
+            return self.variant if task.data.has_groups else "plain"
+        if self.variant not in KNOW_THE_GROUP:
+            raise ValueError(
+                f"variant={self.variant!r} does not use group_adapters: pass one of "
+                f"{list(KNOW_THE_GROUP)}, or group_adapters=None."
+            )
+        return self.variant
+
+    def _gets_groups_elsewhere(self) -> bool:
+        return self.group_adapters is not None
+
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         imitates = self._imitates_teacher(task)
         shared = self._followed(task, imitates)
         yield Candidate({}, {"stage": "untouched"}, {**shared, "adapters_": {}, "strength_": None})
-        names = select_layers(task.module, self.layers, task.data.output_layer)
-        weights = {
-            w.parameter: w.value.detach() for w in chosen_weights(task.module, names).values()
-        }
+        weights = self._chosen(task)
         n_steps, n_candidates = self._counts(task)
-        variant = self.variant if task.data.has_groups else "plain"
-        of_group = None
-        if variant in ("orthogonal", "unlearning"):
-            of_group = learn_group(
-                task, weights, self.rank, n_steps, float(self.learning_rate), rng
-            )
+        variant, of_group = self._own_variant(task), None
+        if self.group_adapters is not None:
+            of_group = Adapted.received(self.group_adapters, weights)
+        elif variant in KNOW_THE_GROUP:
+            of_group = self._learn_group(task, weights, rng)
         teacher = self._find_teacher(task, rng) if imitates else None
         paths = [
             AdapterPath.of(
@@ -203,100 +295,10 @@ class AdapterFineTuner(TuningEditor):
         return budget.shrink(*counts, visits, len(self._strengths(task)))
 
     def _strengths(self, task: Task) -> tuple[float, ...]:
-        if not task.data.has_groups or self.variant == "plain":
-            return STRENGTHS["plain"]
-        return STRENGTHS[self.variant] if self.strength is None else (float(self.strength),)
-
-
-@dataclass(frozen=True)
-class Adapted(Edit):
-    """Weights plus low-rank products.
-
-    Attributes
-    ----------
-    weights : dict of parameter name to Tensor
-    up, down : dict of parameter name to Tensor
-        B (n_outputs, rank) and A (rank, n_inputs).
-    """
-
-    weights: dict[str, Tensor]
-    up: dict[str, Tensor]
-    down: dict[str, Tensor]
-
-    @classmethod
-    def start(cls, weights: dict[str, Tensor], rank: int, generator: torch.Generator) -> Adapted:
-        """Make adapters that change nothing yet, as leaves."""
-        up, down = {}, {}
-        for name, weight in weights.items():
-            n_outputs, n_inputs = weight.flatten(1).shape
-            size = min(rank, n_outputs, n_inputs)
-            drawn = torch.randn(size, n_inputs, generator=generator, dtype=torch.float64)
-            down[name] = (drawn / n_inputs**0.5).to(weight).requires_grad_()
-            up[name] = weight.new_zeros(n_outputs, size).requires_grad_()
-        return cls(weights, up, down)
-
-    def tensors(self) -> list[Tensor]:
-        """List the trainable tensors."""
-        return [*self.up.values(), *self.down.values()]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the merged weights, differentiably."""
-        return {
-            name: weight + (self.up[name] @ self.down[name]).reshape(weight.shape)
-            for name, weight in self.weights.items()
-        }
-
-    def without(self, share: float) -> dict[str, Tensor]:
-        """Return the weights minus a share of the adapters."""
-        return {
-            name: (1 + share) * w - share * self.state()[name] for name, w in self.weights.items()
-        }
-
-    def detached(self) -> Adapted:
-        """Return a copy that later steps do not change."""
-        up, down = (
-            {name: value.detach().clone() for name, value in part.items()}
-            for part in (self.up, self.down)
-        )
-        return Adapted(self.weights, up, down)
-
-    def attributes(self) -> dict[str, Any]:
-        """Return the adapters as a fitted attribute."""
-        return {"adapters_": {name: (self.up[name], self.down[name]) for name in self.up}}
-
-
-def learn_group(
-    task: Task,
-    weights: dict[str, Tensor],
-    rank: int,
-    n_steps: int,
-    rate: float,
-    rng: np.random.Generator,
-) -> Adapted:
-    """Train adapters, and a new output layer, that predict the group.
-
-    The generator is not advanced, so that an edit's other draws do not depend on the variant.
-    """
-    data, own = task.data, rng.spawn(1)[0]
-    adapted = Adapted.start(weights, rank, torch_generator(own))
-    forward = forward_with_features(task.module, data)
-    batches = make_batches(data, None, own)
-    with torch.no_grad():
-        width = forward({}, next(iter(batches)).X)[1].shape[1]
-    settings: dict[str, Any] = {"dtype": data.dtype, "device": data.device}
-    head = torch.zeros(data.n_groups, width + 1, **settings).requires_grad_()
-
-    def loss(batch: Batch) -> Tensor:
-        features = forward(adapted.state(), batch.X)[1]
-        scores = nn.functional.linear(features, head[:, 1:], head[:, 0])
-        losses = nn.functional.cross_entropy(scores, batch.groups, reduction="none")
-        # The output layer has no part in the features; the adapter there keeps its place.
-        return (losses * batch.gap_weights).mean() + 0 * sum(t.sum() for t in adapted.tensors())
-
-    leaves = [*adapted.tensors(), head]
-    for _ in tune(loss, leaves, batches, n_steps=n_steps, learning_rate=rate, every=n_steps):
-        pass
-    return adapted.detached()
+        variant = self._own_variant(task)
+        if variant == "plain" or self.strength is None:
+            return STRENGTHS[variant]
+        return (float(self.strength),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,8 +122,11 @@ def _graph(network: nn.Module, rows: Tensor) -> bytes:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
 
-        # Of torch's own use of what it has deprecated.
+        # Of torch's own use of what it has deprecated, and of packages that it does without.
         warnings.simplefilter("ignore")
+        exporter = logging.getLogger("torch.onnx")
+        level = exporter.level
+        exporter.setLevel(logging.ERROR)
         try:
             program: Any = torch.onnx.export(
                 network, (rows,), dynamo=True, dynamic_shapes=shapes, verbose=False
@@ -131,6 +135,8 @@ def _graph(network: nn.Module, rows: Tensor) -> bytes:
             raise ModelFileError(
                 f"the network cannot be written as an ONNX graph ({error}): save without onnx=True."
             ) from error
+        finally:
+            exporter.setLevel(level)
     graph: bytes = program.model_proto.SerializeToString()
     return graph
 
