@@ -414,5 +414,5 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     # least 1, or 0.
     scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
     unit = scaled.div_(scaled.norm().clamp(min=1))
-    along = (own * unit).sum()
-    return (own - unit.mul_(along)).sub_(alpha * other)
+    unit.mul_((own * unit).sum())
+    return torch.sub(own, unit, out=unit).sub_(alpha * other)
