@@ -50,6 +50,10 @@ HEAD_SHARE = 0.1
 ALPHAS = (1.0, 3.0, 10.0)
 
 
+# Tensors of more entries are projected without temporary ones beside the unit vector.
+LARGE = 2**22
+
+
 @register_editor(max_steps=5, alpha=1.0)
 class AdversarialDebiasing(TuningEditor):
     """Tune a network against an adversary that guesses the group from its predictions.
@@ -414,5 +418,8 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     # least 1, or 0.
     scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
     unit = scaled.div_(scaled.norm().clamp(min=1))
+    if own.numel() > LARGE:
+        unit.mul_(torch.dot(own.flatten(), unit.flatten()))
+        return torch.sub(own, unit, out=unit).sub_(other, alpha=alpha)
     unit.mul_((own * unit).sum())
     return torch.sub(own, unit, out=unit).sub_(alpha * other)
