@@ -324,3 +324,11 @@ def test_it_lowers_the_gap(biased, gap):
     seen = (history["blind_loss"] - history["adversary_loss"]).to_numpy()
     assert seen[0] > 0
     assert seen[-1] < 0.5 * seen[0]
+
+
+def test_large_tensors_are_projected_alike(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    own, other = torch.rand(2, 6, 5, generator=generator)
+    wanted = project(own, other, 0.7)
+    monkeypatch.setattr("fairsvd.intraprocessing._debiasing.LARGE", 29)
+    torch.testing.assert_close(project(own, other, 0.7), wanted)

@@ -300,6 +300,14 @@ def test_a_factored_step_is_that_of_adam_where_squares_are_a_product(shape, mome
     assert sum(held) == 606 + (3600 if momentum else 0)
 
 
+def test_weights_in_double_precision_keep_it_in_a_factored_step():
+    start = torch.rand(300, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parameter = start.clone().requires_grad_()
+    parameter.grad = torch.ones_like(start)
+    FactoredRMS([parameter], lr=0.1, momentum=0.9).step()
+    torch.testing.assert_close(parameter.detach(), start - 0.1, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_large_matrices_among_many_parameters_are_moved_by_a_factored_moment(
     weight_decay, monkeypatch

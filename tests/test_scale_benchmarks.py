@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -90,3 +91,41 @@ def test_gpu_benchmark_says_where_there_is_nothing_to_measure(
     with torch.device("meta"):
         weights = sum(p.numel() for p in bench.ResidualNetwork(1000).parameters())
     assert weights == 11_689_512  # those of ResNet-18
+
+
+def test_a_lean_edit_lowers_its_own_thresholds_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, tasks = load("fairness.bench_thresholds"), load("tasks")
+    rng = np.random.default_rng(0)
+    y, g = np.tile([0, 1], 40), np.repeat([0, 1], 40)
+    rows = tasks.Rows(rng.normal(size=(80, 3)).astype(np.float32), y, g)
+    problem = tasks.Problem("adult-sex", "with-group", 0, ("f", "m"), rows, rows, rows)
+    monkeypatch.setattr(bench, "load_problem", lambda *_, **__: problem)
+    names = {name for _, _, each in bench.LEAN.values() for name in each}
+
+    def lowered() -> set[str]:
+        return {name for name in names if not pkgutil.resolve_name(name)}
+
+    seen = []
+
+    def edit(_module: object, _problem: object, kind: str, _settings: object) -> np.ndarray:
+        seen.append((kind, lowered()))
+        return y
+
+    monkeypatch.setattr(bench, "edit", edit)
+    out = tmp_path / "rows.jsonl"
+    for _ in range(2):  # a second run finds every row
+        assert bench.main(["--seeds", "1", "--epochs", "1", "--out", str(out)]) == 0
+    assert lowered() == set()
+    lean = [(kind, set(each)) for kind, _, each in bench.LEAN.values()]
+    assert [each for each in seen if each[1]] == lean
+    assert sorted(kind for kind, each in seen if not each) == [
+        "FairLRFTransformer",
+        "FairLRFTransformer",
+        "GapFineTuner",
+    ]
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(written) == 1 + len(seen)
+    assert {row["psi"] for row in written if row["of"]} == {1.0}
+    assert len(bench.table(written).splitlines()) == 2 + len(written)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from statistics import fmean
 from typing import Any
@@ -48,6 +48,10 @@ HEAD_SHARE = 0.1
 
 # Below 1 an over-fitted network hardly changes; at 10 the labels still count.
 ALPHAS = (1.0, 3.0, 10.0)
+
+
+# Tensors of more entries are projected without temporary ones beside the unit vector.
+LARGE = 2**22
 
 
 @register_editor(max_steps=5, alpha=1.0)
@@ -288,9 +292,31 @@ class Game:
         return self.adversary.blind_loss(data.editing.count_cells(data.n_classes, data.n_groups))
 
 
-def _gradients(loss: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
-    gradients = torch.autograd.grad(loss, leaves, retain_graph=keep, allow_unused=True)
+def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    gradients = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)]
+
+
+def _project_all(
+    updates: list[Tensor], loss: Tensor, leaves: Sequence[Tensor], alpha: float
+) -> None:
+    """Replace every update by its projection as soon as the adversary's gradient is there.
+
+    Each of these gradients is dropped at once, so that they are never all held. Where there is
+    none, nothing is projected out.
+    """
+
+    def replace_one(place: int, of_adversary: Tensor) -> Tensor:
+        updates[place] = project(updates[place], of_adversary, alpha)
+        # What autograd keeps in its place takes no memory.
+        return of_adversary.new_zeros(()).expand_as(of_adversary)
+
+    hooks = [leaf.register_hook(partial(replace_one, k)) for k, leaf in enumerate(leaves)]
+    try:
+        torch.autograd.grad(loss, leaves, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def network_loss(
@@ -315,13 +341,9 @@ def network_loss(
         if game is None:
             return entropy
         seen = game.learn(logits, batch)
-        of_network = _gradients(entropy, values, keep=True)
-        adversary_loss = game.adversary.loss(seen, batch, training=False)
-        of_adversary = _gradients(adversary_loss, values, keep=False)
-        products = [
-            (value * project(mine, theirs, path.alpha)).sum()
-            for value, mine, theirs in zip(values, of_network, of_adversary, strict=True)
-        ]
+        updates = _gradients(entropy, values)
+        _project_all(updates, game.adversary.loss(seen, batch, training=False), values, path.alpha)
+        products = [(v * update).sum() for v, update in zip(values, updates, strict=True)]
         return torch.stack(products).sum()
 
     return loss
@@ -395,5 +417,9 @@ def project(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     # Scaled before squares are taken, which would underflow; the norm of the scaled tensor is at
     # least 1, or 0.
     scaled = other / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
-    unit = scaled / scaled.norm().clamp(min=1)
-    return own - (own * unit).sum() * unit - alpha * other
+    unit = scaled.div_(scaled.norm().clamp(min=1))
+    if own.numel() > LARGE:
+        unit.mul_(torch.dot(own.flatten(), unit.flatten()))
+        return torch.sub(own, unit, out=unit).sub_(other, alpha=alpha)
+    unit.mul_((own * unit).sum())
+    return torch.sub(own, unit, out=unit).sub_(alpha * other)

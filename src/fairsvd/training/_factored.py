@@ -24,7 +24,7 @@ class FactoredRMS(torch.optim.Optimizer):
     Adam whose second moment is the product of a row and a column, as in Adafactor
     (arXiv:1804.04235). Deviations from that: the bias of the averages is corrected as in Adam, the
     first moment is one of gradients, there is no clipping, and the rate does not depend on the
-    parameters. The second moment is in single precision, whatever the type of the parameters.
+    parameters. The second moment is in single precision at least, whatever the parameters are in.
 
     Parameters
     ----------
@@ -48,8 +48,9 @@ class FactoredRMS(torch.optim.Optimizer):
 
     def _update(self, parameter: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state, gradient = self.state[parameter], gradient.flatten(start_dim=1)
+        exact = torch.promote_types(parameter.dtype, torch.float32)
         if not state:
-            settings: Any = {"dtype": torch.float32, "device": parameter.device}
+            settings: Any = {"dtype": exact, "device": parameter.device}
             state["steps"] = 0
             state["rows"] = torch.zeros(len(gradient), 1, **settings)
             state["columns"] = torch.zeros(1, gradient.shape[1], **settings)
@@ -59,7 +60,7 @@ class FactoredRMS(torch.optim.Optimizer):
         rows, columns, parts = state["rows"], state["columns"], range(0, len(gradient), ROWS)
         of_columns = torch.zeros_like(columns)
         for start in parts:
-            square = gradient[start : start + ROWS].float().square()
+            square = gradient[start : start + ROWS].to(exact).square()
             rows[start : start + ROWS].lerp_(square.mean(dim=1, keepdim=True), 1 - KEPT)
             of_columns += square.sum(dim=0, keepdim=True)
         columns.lerp_(of_columns / len(gradient), 1 - KEPT)
@@ -72,5 +73,5 @@ class FactoredRMS(torch.optim.Optimizer):
         for start in parts:
             own = parameter[start : start + ROWS]
             spread = (rows[start : start + ROWS] / correction).sqrt_() * size
-            change = gradient[start : start + ROWS].float() / spread.add_(TINY)
-            own.copy_(own.float().sub_(change.view(own.shape), alpha=rate))
+            change = gradient[start : start + ROWS].to(exact) / spread.add_(TINY)
+            own.copy_(own.to(exact).sub(change.view(own.shape), alpha=rate))
