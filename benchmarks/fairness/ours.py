@@ -40,8 +40,8 @@ LABELS = {
     "trigger": ("FairReprogrammer", "trigger on the input, network frozen (default)"),
 }
 
-# The base networks of tables and images have no attention. Its rows edit a network of their own (see
-# ``own_base``), and ``bench_attention.py`` has it on sentences.
+# The base networks of tables and images have no attention. Its rows edit a network of their own
+# (``own_base`` of :func:`edit`), and ``bench_attention.py`` has it on sentences.
 ELSEWHERE = {"AttentionTemper"}
 
 # An editor that is new in the package has a row under the name of its class.
