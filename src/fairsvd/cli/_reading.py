@@ -70,7 +70,7 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
             raise ValueError("it has headings but no rows")
         frame.columns = frame.columns.map(str)
         texts = [name for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
-        frame = frame.assign(**{name: frame[name].map(_stripped) for name in texts})
+        frame = frame.assign(**{str(name): frame[name].map(_stripped) for name in texts})
         frame = frame.astype(dict.fromkeys(texts, object))
         _check_decimals(frame)
     except UnicodeDecodeError as error:
