@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from fairsvd import RandomPerturbation
+from fairsvd import save as save_editor
 
 TEXT = "estimator.json"
 
@@ -39,6 +40,13 @@ def tiny_editor(network=None, **params):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return editor.fit(X, y, sensitive_features=groups)
+
+
+def saved(editor, tmp_path):
+    """Save an editor; the path of its file."""
+    path = tmp_path / "model.safetensors"
+    save_editor(editor, path)
+    return path
 
 
 def header_of(data):

@@ -20,6 +20,7 @@ BY_DRAWS = {
 # They show how X, y and weights are read, which the template does alike for every editor.
 READING = {
     "check_classifier_data_not_an_array",
+    "check_classifiers_classes",
     "check_dtype_object",
     "check_estimator_sparse_array",
     "check_estimator_sparse_matrix",

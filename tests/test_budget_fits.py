@@ -16,10 +16,14 @@ from fairsvd import (
     AdversarialDebiasing,
     AdversarialFineTuner,
     BiasMaskFineTuner,
+    BlindPostProcessor,
     FairLRFTransformer,
     FairPruner,
     FairReprogrammer,
     GapFineTuner,
+    InfluenceTuner,
+    LayerwiseOptimizer,
+    RandomPerturbation,
 )
 
 pytestmark = pytest.mark.slow
@@ -72,12 +76,40 @@ def epochs_of(kind: Any, **parameters: Any) -> tuple[Any, float]:
         (AdapterFineTuner, {}),
         (FairReprogrammer, {}),
         (FairReprogrammer, {"objective": "adversary"}),
+        (InfluenceTuner, {}),
+        (InfluenceTuner, {"layers": "all"}),
+        (LayerwiseOptimizer, {}),
+        (RandomPerturbation, {}),
+        (BlindPostProcessor, {"n_teachers": 2}),
+        (BlindPostProcessor, {"joint": "refit"}),
     ],
 )
 def test_no_edit_of_images_costs_more_than_fifteen_epochs(kind: Any, parameters: Any) -> None:
     editor, epochs = epochs_of(kind, **parameters)
     assert 4 < epochs <= 15
     assert len(editor.history_) > 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "n", "bought"),
+    # 5 x 120 visits less 64 and a look at the untouched network: 9 looks at 160 rows of 53 visits,
+    # among which the tensors are shared out.
+    [(RandomPerturbation, "n_trials", 31, 9), (LayerwiseOptimizer, "n_calls", 9, 2 * 4)],
+)
+def test_trials_are_bought_and_those_asked_for_are_all_made(
+    kind: Any, name: str, n: int, bought: int
+) -> None:
+    tensors: dict[str, Any] = {"parameters": 2} if kind is LayerwiseOptimizer else {}
+    asked = n * tensors.get("parameters", 1)
+    assert len(epochs_of(kind, **tensors, **{name: n})[0].history_) == 1 + asked
+    for given in ({}, {name: n}):
+        editor, epochs = epochs_of(kind, max_epochs=5, **tensors, **given)
+        assert len(editor.history_) == 1 + bought
+        assert epochs <= 5
+        if kind is LayerwiseOptimizer:
+            assert (
+                list(editor.history_["stage"][1:]) == ["random", "random", "guided", "guided"] * 2
+            )
 
 
 @pytest.mark.parametrize("kind", [FairLRFTransformer, GapFineTuner, AdversarialDebiasing])
@@ -109,6 +141,13 @@ def test_a_budget_below_the_cost_of_the_importance_is_refused_with_what_suffices
     with pytest.raises(ValueError, match=r"max_epochs=4 does not suffice.*Use at least 8\."):
         epochs_of(BiasMaskFineTuner, max_epochs=4)
     assert 7 < epochs_of(BiasMaskFineTuner, max_epochs=8)[1] <= 8
+
+
+@pytest.mark.parametrize("max_epochs", [12, 15, 20])
+def test_lessons_of_a_teacher_are_paid_for_with_their_answers(max_epochs: int) -> None:
+    # An update has 64 rows, plain ones or lessons, which the teacher answers for.
+    settings = {"objective": "teacher", "max_epochs": max_epochs, "min_steps": 60}
+    assert 0.7 * max_epochs < epochs_of(BiasMaskFineTuner, **settings)[1] <= max_epochs
 
 
 def test_a_number_of_steps_leaves_images_without_a_budget() -> None:

@@ -131,3 +131,13 @@ def test_the_report_has_the_calibration_before_and_after():
     after = calibration_table(y[800:], editor.predict_proba(X[800:]), group[800:])
     own = found.xs("after", level="state").iloc[-len(after) :]
     np.testing.assert_allclose(own.to_numpy(), after.to_numpy())
+
+
+@pytest.mark.parametrize("score", [0.3, 1e-300, 1.0])
+def test_equal_probabilities_have_an_intercept_and_no_slope(score):
+    """A line through one point: its height can be told, its steepness cannot."""
+    y = np.array([0, 0, 0, 1] * 10)
+    measures = ["calibration_slope", "calibration_intercept"]
+    table = group_table(y, None, y * 0, y_score=np.full(40, score), measures=measures)
+    assert np.isnan(table["calibration_slope"]).all()
+    assert np.isfinite(table["calibration_intercept"]).all()

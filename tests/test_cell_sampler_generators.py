@@ -63,6 +63,9 @@ def test_cells_are_drawn_as_asked(kind):
         generator.sample(1, conditions=[(2, "F")])
     with pytest.raises(ValueError, match="conditions has 1 entries"):
         generator.sample(2, conditions=[(1, "F")])
+    for n in (-1, 2.5, "3", True):
+        with pytest.raises(ValueError, match=r"^n=.*integer of at least 0"):
+            generator.sample(n)
 
 
 @pytest.mark.parametrize("kind", GENERATORS)

@@ -118,6 +118,20 @@ def test_report_gives_the_saved_one_or_a_new_one(model, capsys, tmp_path):
     accuracy = (pipe.predict(rows[["hours worked", "job"]]) == rows["income"]).mean()
     (found,) = [m for m in everybody if (m["metric"], m["state"]) == ("accuracy", "after")]
     assert found["value"] == pytest.approx(accuracy, abs=1e-12)
+    weights = np.arange(len(draw())) % 3
+    draw().assign(times=weights).to_csv(tmp_path / "weighted.csv", sep=";", index=False)
+    asked = ["--json", measures, "--weights", "times"]
+    status, _, _ = run(capsys, "report", folder, tmp_path / "weighted.csv", *asked)
+    assert status == 0
+    everybody = json.loads(measures.read_text())["measures"]
+    (found,) = [
+        m
+        for m in everybody
+        if (m["metric"], m["state"], m["slice"]) == ("accuracy", "after", "all rows")
+    ]
+    right = pipe.predict(rows[["hours worked", "job"]]) == rows["income"]
+    wanted = np.average(right, weights=weights[rows.index])
+    assert found["value"] == pytest.approx(wanted, abs=1e-9) != pytest.approx(accuracy, abs=1e-6)
 
 
 def test_export_predicts_without_fairsvd(model, capsys, tmp_path):

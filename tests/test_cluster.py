@@ -17,7 +17,7 @@ import torch
 from sklearn.model_selection import GridSearchCV
 
 from fairsvd import FairLRFTransformer, JointStratifiedKFold, best_under_gap, fairness_scorer
-from helpers import IGNORE_SMALL_DATA, fingerprint, quick, table
+from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, quick, skorch_net, table
 
 pytestmark = [
     # Many short fits: together they take long.
@@ -25,8 +25,10 @@ pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORE_SMALL_DATA),
 ]
 
+# Trained in every fit and fold, but fast.
+NET = skorch_net(mlp(), optimizer=torch.optim.Adam, lr=0.02, max_epochs=8)
 # Under the default tolerance so few steps leave the untouched network in every cell of the grid.
-small = partial(quick, tolerance=0.1)
+small = partial(quick, NET, tolerance=0.1)
 GRID = {"rank": [0.5, None], "sparsity": [0.0, 0.3]}
 SCORES = ("mean_test_utility", "mean_test_gap", "split0_test_gap", "split1_test_utility")
 ROWS = table(160)
@@ -201,6 +203,7 @@ def test_the_editor_with_its_own_search_finds_the_same(spread: Spread) -> None:
 
     def fit() -> Any:
         editor = FairLRFTransformerCV(
+            NET,
             ranks=GRID["rank"],
             sparsities=GRID["sparsity"],
             gap_weights=(1.0,),

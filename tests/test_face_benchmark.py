@@ -15,6 +15,8 @@ from benchmark_files import load
 from fairsvd.exceptions import DatasetNotFoundError
 
 RACES = ("Black", "East Asian", "Indian", "Latino_Hispanic", "Middle Eastern", "South", "White")
+RANGES = ("0-2", "10-19", "20-29", "3-9", "30-39", "40-49", "50-59", "60-69", "more than 70")
+AGES = ("0-9", "10-19", "20-29", "30-49", "50+")
 NETWORK = """
 from torch import nn
 def gender_net():
@@ -34,7 +36,8 @@ def coloured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(tmp_path / "fairface" / "images.zip", "w") as archive:
         for row in range(700):
             folder, sex = "val" if row >= 560 else "train", ("Male", "Female")[row // 7 % 2]
-            lines.append(f"{folder}/{row}.png,20-29,{sex},{RACES[row % 7]},True")
+            age = RANGES[row // 14 % 9]
+            lines.append(f"{folder}/{row}.png,{age},{sex},{RACES[row % 7]},True")
             color = row % 256, row // 256, 200 if folder == "val" else 0
             buffer = io.BytesIO()
             image.new("RGB", (64, 64), color).save(buffer, format="PNG")
@@ -69,6 +72,15 @@ def test_faces_are_read_and_parted_by_folder(coloured: Path, dev: bool) -> None:
     # As many rows of every cell, up to rounding: 240 of 14 cells that are equally large.
     cells = np.concatenate([part.y * 7 + part.g for part in parts[:2]])
     assert set(np.bincount(cells)) <= {17, 18}
+
+
+def test_faces_have_groups_of_age(coloured: Path) -> None:
+    problem = load("fairness.image_tasks").load_problem("faces-gender-age", "as-is", 3, quick=True)
+    assert problem.groups == AGES
+    of_range = np.array([0, 1, 2, 0, 3, 3, 4, 4, 4])
+    for part in (problem.train, problem.validation, problem.test):
+        np.testing.assert_array_equal(part.g, of_range[numbers(part) // 14 % 9])
+        np.testing.assert_array_equal(part.y, numbers(part) // 7 % 2 == 0)
 
 
 def test_the_seed_draws_the_editing_rows_and_development_keeps_them(coloured: Path) -> None:

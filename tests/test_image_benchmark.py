@@ -36,6 +36,23 @@ def test_digits_are_split_once_and_tinted_as_the_form_says() -> None:
     assert not tested & {row.tobytes() for row in dev.test.X.max(axis=1)}
 
 
+def test_pairs_show_every_image_in_both_colours() -> None:
+    tasks, grey = load("fairness.image_tasks"), np.random.default_rng(0).random((6, 4, 4))
+    labels = np.array([0, 1] * 3)
+    rows = tasks.tinted(grey, labels, 0.5, 0)
+    pairs = tasks.in_both_colours(rows)
+    assert len(pairs.y) == 12 and not np.array_equal(pairs.X[:6], pairs.X[6:])
+    for code in (0, 1):
+        shown = pairs.X[pairs.g == code]
+        order = np.argsort(pairs.y[pairs.g == code], kind="stable")
+        lit = shown[order].max(axis=(2, 3)) > 0
+        np.testing.assert_array_equal(lit[:, [0, 2]], np.tile([code == 0, code == 1], (6, 1)))
+        assert sorted(pairs.y[pairs.g == code]) == sorted(labels)
+    brightest = np.sort(pairs.X.max(axis=1).reshape(12, -1), axis=0)
+    twice = np.sort(np.concatenate([grey, grey]).reshape(12, -1), axis=0)
+    np.testing.assert_allclose(brightest, twice, atol=1e-6)
+
+
 @pytest.mark.parametrize("constraint", ["equalized_odds", "demographic_parity"])
 def test_the_gap_of_many_classes_is_the_package_s(constraint: str) -> None:
     many = load("fairness.many")

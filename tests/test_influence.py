@@ -12,13 +12,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fairsvd import InfluenceTuner
-from fairsvd.intraprocessing import _influence
+from fairsvd.intraprocessing import _conjugate_gradients, _influence
+from fairsvd.intraprocessing._conjugate_gradients import solve
 from fairsvd.intraprocessing._influence import (
     choose_leaves,
     find_weights,
     make_model,
     measure_influence,
-    solve,
 )
 from fairsvd.objective import SHARPNESS
 from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
@@ -89,7 +89,7 @@ def dense_influence(net, names, task, X, damping):
 def test_influences_equal_those_of_dense_matrices(layers, monkeypatch):
     # Several blocks, and systems solved to the end.
     monkeypatch.setattr(_influence, "BLOCK", 17)
-    monkeypatch.setattr(_influence, "CG_TOLERANCE", 1e-12)
+    monkeypatch.setattr(_conjugate_gradients, "CG_TOLERANCE", 1e-12)
     monkeypatch.setattr(_influence, "CG_STEPS", 300)
     net = smooth_net()
     task, X = task_of(net)
@@ -112,10 +112,26 @@ def test_a_softmax_behind_the_layer_changes_nothing():
     for each, kind in ((net, "logits"), (behind, "probabilities")):
         task, _ = task_of(each, kind=kind)
         leaves = choose_leaves(task, "output")
-        model = make_model(task, leaves)
-        assert (model.editing is task.data.editing.X) == (kind == "probabilities")
+        assert make_model(task, leaves).editing.item_shape == (4,)
         found.append(measure_influence(task, leaves, 0.05)[0])
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-6)
+
+
+class Twice(nn.Module):
+    def forward(self, logits):
+        return 2 * logits
+
+
+def test_what_follows_the_layer_is_passed_through_with_it():
+    task, _ = task_of(nn.Sequential(*smooth_net(), Twice()))
+    assert make_model(task, choose_leaves(task, "output")).editing is task.data.editing.X
+
+
+def test_a_solution_may_end_early():
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    right = torch.ones(1, 3, dtype=torch.float64)
+    # One step goes along the residual: |r|^2 / r'Ar = 3 / 8 of it.
+    torch.testing.assert_close(solve(lambda v: v @ matrix, right, 1), 0.375 * right)
 
 
 def retrained(X, y, weights, damping):

@@ -124,7 +124,7 @@ def test_interrupted_between_candidates(monkeypatch, name, k):
     assert_the_first(name, editor)
 
 
-@every_editor
+@some_editors
 def test_interrupted_in_a_judgement(monkeypatch, name):
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "__call__", interrupting(Judge.__call__, 2))
@@ -169,7 +169,7 @@ def test_raise_is_the_default_and_leaves_everything(monkeypatch, name):
     assert (fingerprint(editor.module_), global_state()) == (network, state)
 
 
-@every_editor
+@some_editors
 def test_side_by_side_paths(monkeypatch, name):
     """The candidates of the paths that came back count; the others' workers are let go."""
     with parallel_config("threading"), monkeypatch.context() as patch:

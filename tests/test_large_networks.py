@@ -13,8 +13,9 @@ import fairsvd.phases
 from editors import CONFIGURATIONS, make
 from fairsvd.layers import factorise, full_rank
 from fairsvd.low_rank._factor_edit import keep_all
+from fairsvd.low_rank._rebuild import masked_product
 from fairsvd.masks import mask_variables, packed
-from fairsvd.training import FactoredRMS
+from fairsvd.training import FactoredRMS, tune
 from helpers import IGNORE_SMALL_DATA, fingerprint, mlp, table, trained
 
 pytestmark = [
@@ -193,15 +194,27 @@ MOST = {
 }
 
 
-@pytest.mark.parametrize("name", MOST)
-def test_a_fit_holds_few_copies_of_a_large_weight(name, counted):
+def fit_watched(name):
+    """Count the copies of the weight beside the user's own that a fit holds at its peak."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(6, WIDTH), nn.ReLU(), nn.Linear(WIDTH, OUT), nn.ReLU()]
         network = Watched(*layers, nn.Linear(OUT, 2))
     settings = {"objective": "soft_gap", "max_steps": 8} if name == "GapFineTuner" else {}
     make(name, network, **settings).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
-    assert 1 <= Watched.most - 1 <= MOST[name]
+    return Watched.most - 1
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_fit_holds_few_copies_of_a_large_weight(name, counted):
+    assert 1 <= fit_watched(name) <= MOST[name]
+
+
+@pytest.mark.parametrize("name", ["AdversarialDebiasing", "AdversarialFineTuner", "GapFineTuner"])
+def test_of_vast_networks_the_second_moment_is_no_copy(name, counted, monkeypatch):
+    monkeypatch.setattr("fairsvd.training._tune.VAST_BYTES", 0)
+    monkeypatch.setattr("fairsvd.training._tune.MATRIX_BYTES", WIDTH * OUT)
+    assert 1 <= fit_watched(name) <= MOST[name] - 1
 
 
 VAST = {
@@ -258,21 +271,23 @@ def test_the_gradients_of_lean_variables_are_those_of_others(monkeypatch):
     torch.testing.assert_close(near, named, rtol=2**-8, atol=1e-6)
 
 
-def test_a_factored_step_is_that_of_adam_where_squares_are_a_product():
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("shape", [(600, 6), (600, 2, 3)])
+def test_a_factored_step_is_that_of_adam_where_squares_are_a_product(shape, momentum):
     """Of gradients whose squares are a row times a column the second moment is known exactly."""
     generator = torch.Generator().manual_seed(0)
-    start = torch.rand(600, 5, generator=generator)
-    size = torch.rand(600, 1, generator=generator) * torch.rand(1, 5, generator=generator)
-    signs = [torch.randn(600, 5, generator=generator).sign() for _ in range(6)]
+    start = torch.rand(shape, generator=generator)
+    size = torch.rand(600, 1, generator=generator) * torch.rand(1, 6, generator=generator)
+    signs = [torch.randn(600, 6, generator=generator).sign() for _ in range(6)]
     ends = []
     for make_ in (
-        lambda p: torch.optim.Adam([p], lr=0.1, betas=(0.0, 0.999)),
-        lambda p: FactoredRMS([p], lr=0.1),
+        lambda p: torch.optim.Adam([p], lr=0.1, betas=(momentum, 0.999)),
+        lambda p: FactoredRMS([p], lr=0.1, momentum=momentum),
     ):
         parameter = start.clone().requires_grad_()
         optimizer = make_(parameter)
         for factor, sign in enumerate(signs, start=1):
-            parameter.grad = factor * size * sign
+            parameter.grad = (factor * size * sign).view(shape)
             optimizer.step()
         ends.append(parameter.detach())
         held = [
@@ -282,7 +297,53 @@ def test_a_factored_step_is_that_of_adam_where_squares_are_a_product():
         ]
     torch.testing.assert_close(*ends, rtol=0, atol=1e-4)
     assert (ends[0] - start).abs().mean() > 0.05
-    assert sum(held) == 605
+    assert sum(held) == 606 + (3600 if momentum else 0)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_large_matrices_among_many_parameters_are_moved_by_a_factored_moment(
+    weight_decay, monkeypatch
+):
+    """Where the second moment is no product the step differs; small tensors keep Adam's bits."""
+    ends = []
+    for bytes_ in (2**26, 0):
+        monkeypatch.setattr("fairsvd.training._tune.VAST_BYTES", bytes_)
+        monkeypatch.setattr("fairsvd.training._tune.MATRIX_BYTES", 40)
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(5, 4), (5, 2), (60,)]  # 80 and 40 bytes, and no matrix
+        leaves = [torch.rand(shape, generator=generator).requires_grad_() for shape in shapes]
+        batches = [torch.rand(60, generator=generator) for _ in range(4)]
+
+        def loss(batch, leaves=leaves):
+            return sum((leaf.flatten() * batch[: leaf.numel()]).sum().square() for leaf in leaves)
+
+        settings = {"learning_rate": 0.1, "every": 4, "weight_decay": weight_decay}
+        assert list(tune(loss, leaves, batches, n_steps=4, **settings)) == [4]
+        ends.append([leaf.detach() for leaf in leaves])
+    (wide, small, vector), found = ends
+    assert torch.equal(found[1], small)
+    assert torch.equal(found[2], vector)
+    assert torch.equal(found[0], wide) == bool(weight_decay)
+
+
+def test_large_layers_with_fixed_masks_are_multiplied_in_parts(monkeypatch):
+    monkeypatch.setattr("fairsvd.low_rank._rebuild.COLUMNS", 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        f = factorise(nn.Linear(9, 7), 7)
+    f = replace(f, S=f.S.clone().requires_grad_())
+    generator = torch.Generator().manual_seed(0)
+    keep = [torch.rand(side.shape, generator=generator) > 0.3 for side in (f.U, f.V)]
+    found = []
+    for entries in (63, 62):
+        monkeypatch.setattr("fairsvd.low_rank._rebuild.LARGE", entries)
+        product = masked_product(f, *keep)
+        weigh = torch.arange(63.0).view(7, 9)
+        found.append([product.detach(), *torch.autograd.grad((product * weigh).sum(), f.S)])
+    whole, parts = found
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(whole[0], f.masked(*keep).weight().detach())
+    assert any(not torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
 def test_large_matrices_are_decomposed_in_single_precision(monkeypatch):

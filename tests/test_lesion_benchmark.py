@@ -63,9 +63,11 @@ def test_tasks_have_names():
     assert sorted(load("fairness.image_tasks").TASKS) == sorted(
         [
             "tinted-fashion",
+            "tinted-fashion-pairs",
             "tinted-fashion-64",
             "tinted-digits",
             *tasks.LESION_TASKS,
             "faces-gender",
+            "faces-gender-age",
         ]
     )

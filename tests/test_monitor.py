@@ -14,6 +14,7 @@ from scipy.stats import binom
 from fairsvd import CountLimit, MinimumRate, NoHarm, RatioLimit
 from fairsvd.monitor import GapMonitor
 from fairsvd.monitor._evidence import log_evidence, nearest_allowed
+from fairsvd.monitor._watch import Watch
 from fairsvd.objective import bound_gap, count_table
 from fairsvd.testing import assert_gap_below, assert_met
 
@@ -150,7 +151,7 @@ def test_at_the_tolerance_itself_the_alarm_hardly_ever_rings():
     """Ten windows each of 60 models whose true difference is the tolerance: at most 10 % ring."""
     rung = 0
     for seed in range(60):
-        monitor = GapMonitor("equal_opportunity", 0.1, false_alarm=0.1, labels=[0, 1])
+        watch = Watch(0.1, 0.7)
         for k in range(10):
             y, predicted, group = rows(200, 0.1, seed=100 * seed + k)
             # Only the evidence is needed here, not the intervals.
@@ -158,9 +159,8 @@ def test_at_the_tolerance_itself_the_alarm_hardly_ever_rings():
                 np.array([float((mask & (group == g)).sum()) for g in (0, 1)])
                 for mask in ((y == 1) & (predicted == 1), y == 1)
             )
-            monitor._weigh({"tpr": (hits, n)}, [0, 1])
-            monitor._rows.append({"alarm": False})
-        rung += monitor.evidence >= 10
+            watch.weigh({"tpr": (hits, n)}, [0, 1])
+        rung += watch.evidence >= 10
     assert rung <= 6
 
 
@@ -175,7 +175,8 @@ def test_groups_that_come_later_are_watched_too():
         monitor.update(y, predicted, group)
     assert monitor.alarm
     assert not monitor.table["alarm"].iloc[:4].any()
-    weights = [weight for weight, _ in monitor._pairs.values()]
+    (watched,) = monitor._watches.values()
+    weights = [weight for weight, _ in watched.pairs.values()]
     assert sum(weights) <= 1
     assert len(weights) == 6
 
@@ -201,6 +202,55 @@ def test_windows_are_read_from_files_and_drawn(tmp_path):
     np.testing.assert_allclose(drawn, monitor.table["gap"])
     with pytest.raises(ValueError, match=r"has no column 'race', it has \['label'"):
         GapMonitor().read(paths, target="label", pred="guess", sensitive=["race"])
+
+
+def watch_two(windows, miss, n=400, **options):
+    """Groups of two attributes, of which the second alone is treated worse from a window on."""
+    monitor = GapMonitor("equal_opportunity", 0.1, each_attribute=True, labels=[0, 1], **options)
+    for k in range(windows):
+        y, predicted, race = rows(n, miss(k), seed=k)
+        sex = np.random.default_rng(100 + k).integers(2, size=n)
+        monitor.update(y, predicted, pd.DataFrame({"sex": sex, "race": race}))
+    return monitor
+
+
+def test_each_attribute_has_an_alarm_of_its_own():
+    alone = GapMonitor("equal_opportunity", 0.1, labels=[0, 1])
+    for k in range(14):
+        alone.update(*rows(400, 0.3 * (k >= 4), seed=k))
+    found = alone.table["evidence"]
+    first = int((found > 50).to_numpy().argmax())
+    # What rings one alarm here does not ring one of two, which share its chance of being false.
+    monitor = watch_two(14, lambda k: 0.3 * (k >= 4), false_alarm=1.5 / found[first])
+    assert monitor.alarms == {"sex": False, "race": True}
+    assert monitor.alarm
+    table = monitor.table
+    assert table["attribute"].tolist() == ["sex", "race"] * 14
+    assert table["window"].tolist() == np.repeat(np.arange(14), 2).tolist()
+    race = table[table["attribute"] == "race"].reset_index(drop=True)
+    np.testing.assert_allclose(race["evidence"], found)
+    assert not race["alarm"][first]
+    assert race["alarm"][first + 1 :].any()
+    with mpl.rc_context({"backend": "agg"}):
+        ax = monitor.plot()
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        np.testing.assert_array_equal(ax.get_lines()[2].get_ydata(), race["gap"])
+        mpl.pyplot.close(ax.figure)
+    assert labels == ["sex", "alarm", "race", "tolerance"]
+
+
+def test_a_row_without_one_attribute_counts_for_the_other():
+    y, predicted, group = rows(300)
+    sex = np.where(np.arange(300) < 100, None, group.astype(object))
+    monitor = GapMonitor(each_attribute=True)
+    monitor.update(y, predicted, {"sex": sex, "race": group})
+    assert monitor.table["n"].tolist() == [200, 300]
+    with pytest.raises(ValueError, match=r"by sex, and were by sex, race in the first"):
+        monitor.update(y, predicted, {"sex": sex})
+    assert len(monitor.table) == 2
+    # Unnamed columns are named by their place.
+    other = GapMonitor(each_attribute=True).update(y, predicted, np.column_stack([group, y]))
+    assert list(other.alarms) == ["column 0", "column 1"]
 
 
 @pytest.mark.parametrize(

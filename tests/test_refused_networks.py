@@ -7,8 +7,10 @@ import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from editors import make
+from fairsvd import GapFineTuner
 from fairsvd.exceptions import NetworkError
 from helpers import IGNORE_SMALL_DATA, global_state, mlp, quick, skorch_net, table
 
@@ -21,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max:UserWarning"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
@@ -65,6 +68,17 @@ class Ends(nn.Module):
 
     def forward(self, X):
         return self.function(self.inner(X))
+
+
+class Checkpointed(nn.Module):
+    """Computes the activations of its layers again in the backward pass."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.inner, self.use_reentrant = mlp(), use_reentrant
+
+    def forward(self, X):
+        return checkpoint(self.inner, X, use_reentrant=self.use_reentrant)
 
 
 class Bound(nn.Module):
@@ -153,6 +167,10 @@ REFUSED = {
         lambda: Apart(lambda h: torch.from_numpy(h.detach().numpy())),
         r"no gradient.*'body\.0'.*numpy\(\)",
     ),
+    "computed again": (
+        lambda: Checkpointed(use_reentrant=True),
+        r"no gradient.*computes activations again.*checkpoint",
+    ),
     "zero width": (
         lambda: nn.Sequential(nn.Linear(6, 0), nn.ReLU(), nn.Linear(0, 2)),
         r"no Linear or Conv2d.*empty \(of zero",
@@ -196,6 +214,14 @@ def test_what_cannot_be_edited_is_refused_before_any_work(name, frozen, monkeypa
         editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
     assert global_state() == before
     assert not hasattr(editor, "module_")
+
+
+def test_checkpointing_that_fails_in_an_edit_is_named_with_its_cure():
+    editor = GapFineTuner(
+        Checkpointed(use_reentrant=False), objective="soft_gap", max_steps=2, random_state=0
+    )
+    with pytest.raises(NetworkError, match=r"activations again.*Turn checkpointing off"):
+        editor.fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
 
 
 class Empty(nn.Module):

@@ -27,6 +27,7 @@ from fairsvd.objective import (
     STATISTICS,
     Constraint,
     SoftRows,
+    bound_gap,
     count_table,
     edit_loss,
     gap,
@@ -265,6 +266,17 @@ def test_several_are_met_together_and_the_rule_follows_the_one_it_knows(data, ne
     assert table["before"].iloc[0] > 0.15
     assert table["after"].iloc[0] < 0.12
     assert table["met"].iloc[1]
+    counts, pos = editor._report.after, editor._report.constraint.pos
+    wanted = bound_gap(counts, "demographic_parity", pos, 0.95)
+    assert table["upper"].iloc[0] == pytest.approx(wanted)
+    assert wanted > table["after"].iloc[0]
+    assert table["upper"].iloc[1] <= table["limit"].iloc[1]
+    first, second = (
+        line for line in editor.report_.summary().splitlines() if line.startswith("Asked")
+    )
+    doubt = f"on all rows of this kind it is at most {wanted:.3f} with 95 % confidence"
+    assert (doubt in first) == (table["after"].iloc[0] <= 0.1 < wanted)
+    assert second.endswith("which meets it, also at the upper bound.")
     assert clone(editor).constraint == editor.constraint
 
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from benchmark_files import load
 from fairsvd import MinimumRate, NoHarm
@@ -60,5 +61,21 @@ def test_it_runs_and_is_resumed(bench, tmp_path, monkeypatch):
     # Both splits are there: no table is loaded, which could not be found.
     bench.main([*asked, "--seeds", "2", "--out", str(out), "--table", str(table), "--resume"])
     lines = table.read_text().splitlines()
-    assert lines[2] == "| equalized odds at most .05 | adult-sex | 2 | 1 | 1 | 0 | 0.600 | 0.750 |"
+    figures = "2 | 1 | 1 | 0 |  |  | 0.600 | 0.750"
+    assert lines[2] == f"| equalized odds at most .05 | adult-sex | {figures} |"
     assert lines[3].split(" | ")[1] == "all"
+
+
+def test_a_fall_beyond_noise_is_one_of_any_rate(bench):
+    counts = np.zeros((2, 2, 2, 2))
+    counts[:, 0, 0, 0] = counts[:, 1, 1, 1] = 900
+    counts[1, 1, 1, 0] = 100  # a tenth of the positives of the second group are lost
+    low = bench.lower_bound(counts)
+    alone = beta.ppf(0.05 / 4, 100, 901)
+    back = beta.isf(0.05 / 4, 1, 1000)
+    assert low == pytest.approx(0.1 - np.hypot(0.1 - alone, back))
+    assert 0.07 < low < 0.1
+    # The same shares of a tenth of the rows tell less.
+    assert bench.lower_bound(counts / 10) < low
+    # What a group gains is no fall.
+    assert bench.lower_bound(counts.swapaxes(2, 3)) <= 0

@@ -133,6 +133,8 @@ REFUSED = {
     "loader": (DataLoader(TensorDataset(TENSOR)), r"DataLoader.*X=loader.dataset"),
     "stream": (Stream(), r"Stream, an IterableDataset.*map-style Dataset"),
     "no length": (NoLength(), r"NoLength, a Dataset without __len__: define it"),
+    "path": ("rows.csv", r"X is a str, which holds no rows.*what was read from it"),
+    "set": (set(range(N)), r"X is a set, which holds no rows"),
     "dictionary": ({"a": X[:, 0]}, r"X is a dict of names.*pandas.DataFrame\(X\)"),
     "generator": ((row for row in X), r"iterator \(generator\): pass list\(X\)"),
     "items of text": (Items(["a"] * N), r"Items whose items hold str.*array or tensor"),
@@ -153,6 +155,12 @@ REFUSED = {
 def test_rows_that_cannot_be_read_are_refused_with_the_cure(rows, message):
     with pytest.raises(ValueError, match=message):
         fit(rows)
+
+
+def test_of_a_long_message_the_beginning_and_the_advice_are_shown():
+    with pytest.raises(ValueError, match=r"(?s)Expected 2D.*and so on.*array\.reshape") as caught:
+        fit([{"age": 1.0, "hours": 2.0, "income": 3.0}] * N)
+    assert len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize("name", ["category", "dates", "NA", "masked", "loader", "dictionary"])

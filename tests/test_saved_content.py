@@ -15,6 +15,7 @@ from saved_files import (
     TEXT,
     header_of,
     rewrite,
+    saved,
     text_of,
     tiny_editor,
     toy_rows,
@@ -24,15 +25,8 @@ from saved_files import (
 pytestmark = pytest.mark.filterwarnings("ignore::fairsvd.exceptions.FairsvdWarning")
 
 
-@pytest.fixture(scope="module")
-def editor():
-    return tiny_editor()
-
-
-@pytest.fixture
-def path(editor, tmp_path):
-    fairsvd.save(editor, tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+editor = pytest.fixture(tiny_editor, scope="module")
+path = pytest.fixture(saved)
 
 
 def node_at(text, name):

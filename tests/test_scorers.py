@@ -296,6 +296,10 @@ def test_scorers_show_themselves_and_pickle(rows):
         (lambda: fairness_scorer("equalized_odds"), r"Did you mean 'equalized_odds_"),
         (lambda: fairness_scorer("zzz"), r"Unknown metric 'zzz': wanted one of demographic"),
         (lambda: fairness_score("dp", [], [], sensitive_features=[]), "Unknown metric 'dp'"),
+        (
+            lambda: fairness_score([NAME], [], [], sensitive_features=[]),
+            r"Unknown metric \['",
+        ),
         (lambda: fairness_scorer(NAME, response_method="proba"), "response_method='proba'"),
         (lambda: fairness_scorer(NAME, missing_group="drop"), "missing_group='drop'"),
     ],

@@ -196,9 +196,18 @@ def test_an_output_set_after_fit_acts(network, output, later):
     first.set_params(output=later)
     assert np.array_equal(first.transform(ROWS.X), second.transform(ROWS.X))
     assert first.get_feature_names_out().tolist() == second.get_feature_names_out().tolist()
-    assert first.set_output(transform="pandas").transform(ROWS.X).shape[1] == (
-        8 if later == "features" else 2
-    )
+    assert first.transform(ROWS.X).shape[1] == (8 if later == "features" else 2)
+
+
+def test_set_output_acts_on_what_is_transformed(network):
+    X = pd.DataFrame(ROWS.X).rename(columns="x{}".format, index=lambda row: row + 7)
+    fitted = editor(network).fit(X, Y)
+    plain = fitted.transform(X)
+    framed = fitted.set_output(transform="pandas").transform(X)
+    assert isinstance(plain, np.ndarray)
+    assert framed.columns.tolist() == fitted.get_feature_names_out().tolist()
+    assert framed.index.equals(X.index)
+    assert np.array_equal(framed, plain)
 
 
 def test_an_unknown_output_set_after_fit_is_an_error(network):

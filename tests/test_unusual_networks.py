@@ -108,6 +108,16 @@ def test_a_computed_weight_becomes_plain_in_the_copy_alone(name, frozen):
     np.testing.assert_allclose(module(X).detach().softmax(dim=1), wanted, atol=1e-6)
 
 
+def test_weights_made_in_inference_mode_become_ordinary_ones_in_the_copy():
+    with torch.inference_mode():
+        module = mlp()
+    before = everything(module)
+    settings = {"objective": "soft_gap", "gap_weight": 1.0, "max_steps": 2, "random_state": 0}
+    editor = GapFineTuner(module, **settings).fit(ROWS.X, ROWS.y, sensitive_features=ROWS.group)
+    assert all(p.requires_grad and not p.is_inference() for p in editor.module_.parameters())
+    same(before, everything(module))
+
+
 @pytest.mark.parametrize("name", sorted(EDITORS))
 def test_every_editor_takes_computed_weights_and_kept_tensors(name):
     module = changed(COMPUTED["weight norm"])

@@ -92,7 +92,9 @@ def chosen(names: Sequence[str], methods: Mapping[str, Method]) -> dict[str, Met
 
 OWN = {
     **{name: OURS[name] for name in EDITORS if name not in TABLES_ONLY},
-    **chosen(("fairlrf-curvature", "trigger-patch", "trigger-border", *RANDOM), OURS),
+    **chosen(
+        ("fairlrf-unlimited", "fairlrf-curvature", "trigger-patch", "trigger-border", *RANDOM), OURS
+    ),
 }
 ORACLE = {"oracle": Method(oracle, False, "oracle: trained on unbiased rows")}
 TWO_CLASSES = {

@@ -3,7 +3,10 @@ r"""What is reported as met, and what is promised, against test rows of the five
 FairLRFTransformer is asked for gaps and rates with a confidence, and for no harm without one. Every
 split draws new editing and test rows. A request is *broken* if the test rows exceed its limit, and
 *broken beyond noise* if they still do so at the fifth percentile of 500 resamples of the test rows.
-``psi`` is that of equalized odds, so that the rows without a confidence say what no harm costs.
+Where no harm was asked for, *rate fell* counts those in which some group's true positive or true
+negative rate fell by more than the limit on the test rows, and beyond noise those in which the
+exact lower bound of a fall exceeds it, at 5 % for all rates of a split together. ``psi`` is that of
+equalized odds, so that the rows without a confidence say what no harm costs.
 
     python benchmarks/fairness/bench_requirements.py --seeds 10 --out requirements.jsonl \
         --table requirements.md --resume
@@ -39,6 +42,7 @@ from benchmarks.fairness.protocol import evaluate
 from benchmarks.nets import margins
 from benchmarks.tasks import TASKS, Rows, load_problem
 from fairsvd import GapLimit, MinimumRate, NoHarm
+from fairsvd.objective import bound_shares
 
 CONFIDENCE = 0.95
 ODDS = "equalized_odds"
@@ -63,6 +67,22 @@ def excess(asked: list[Any], counts: np.ndarray) -> np.ndarray:
     """Measure by how much counts (..., group, label, before, after) exceed the closest limit."""
     before, after = counts.sum(axis=-1), counts.sum(axis=-2)
     return np.max([each.measure(after, 1, before) - each.limit for each in asked], axis=0)
+
+
+def lower_bound(counts: np.ndarray) -> float:
+    """Bound the largest fall of a rate from below, at 5 % for all rates together.
+
+    A fall is the share of rows that were right before and are wrong, minus that of rows the other
+    way round; both are bounded as Clopper and Pearson do, and joined by the method of variances.
+    """
+    right = np.arange(2)
+    # Of every group and label.
+    lost = counts[:, right, right, 1 - right]
+    gained = counts[:, right, 1 - right, right]
+    tail = LOW / lost.size
+    out, back = (bound_shares(each, counts.sum(axis=(2, 3)), tail) for each in (lost, gained))
+    error = np.hypot(out.value - out.low, back.high - back.value)
+    return float((out.value - back.value - error).max())
 
 
 def run(context: Context, test: Rows, name: str) -> dict[str, Any]:
@@ -94,11 +114,21 @@ def run(context: Context, test: Rows, name: str) -> dict[str, Any]:
     rng = np.random.default_rng(context.seed)
     drawn = rng.multinomial(counts.sum(), counts.ravel() / counts.sum(), size=RESAMPLES)
     low = np.nanquantile(excess(asked, drawn.reshape(RESAMPLES, *counts.shape)), LOW)
+    harm = [each for each in asked if isinstance(each, NoHarm)]
+    fell = (
+        {
+            "rate_fell": bool(given and excess(harm, counts) > 0),
+            "rate_fell_beyond_noise": bool(given and lower_bound(counts) > harm[0].limit),
+        }
+        if harm
+        else {}
+    )
     measured = evaluate(after, test, ODDS)
     return {
         "given": given,
         "broken": bool(given and excess(asked, counts) > 0),
         "broken_beyond_noise": bool(given and low > 0),
+        **fell,
         "psi": measured["psi"],
         "balanced_accuracy": measured["balanced_accuracy"],
         "equalized_odds_difference": measured["equalized_odds_difference"],
@@ -121,7 +151,8 @@ def measure(task: str, seed: int, names: Sequence[str], form: str, dev: bool, ou
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Write one line for each request of each task, then one for each request of all tasks."""
     table = pd.DataFrame(rows)
-    columns = ("asked", "task", "splits", "given", "broken", "beyond noise", "psi", "bal. acc.")
+    columns = ("asked", "task", "splits", "given", "broken", "beyond noise")
+    columns += ("rate fell", "beyond noise", "psi", "bal. acc.")
     yield "| " + " | ".join(columns) + " |"
     yield "|" + "---|" * len(columns)
     for asked in [name for name in ASKED if name in set(table["constraint"])]:
@@ -129,8 +160,15 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         for task, part in [*chosen.groupby("task", sort=False), ("all", chosen)]:
             counts = [len(part), *part[["given", "broken", "broken_beyond_noise"]].sum()]
             means = [part[c].mean() for c in ("psi", "balanced_accuracy")]
-            cells = [asked, task, *map(str, counts), *(f"{mean:.3f}" for mean in means)]
+            fell = [_count(part, name) for name in ("rate_fell", "rate_fell_beyond_noise")]
+            cells = [asked, task, *map(str, counts), *fell, *(f"{mean:.3f}" for mean in means)]
             yield "| " + " | ".join(cells) + " |"
+
+
+def _count(part: pd.DataFrame, name: str) -> str:
+    """Count the splits of which a row says so; "" if nothing was asked of it."""
+    known = part[name].dropna() if name in part else part.index[:0]
+    return str(int(sum(known))) if len(known) else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,10 +1,11 @@
-"""Man or woman from a face, in seven groups, by a network that nobody here trained.
+"""Man or woman from a face, by a network that nobody here trained, in groups by race or by age.
 
 The network is dlib's gender classifier. The faces are FairFace's (Karkkainen and Joo, 2021), which
 are not known to be among its training pictures. Both are read from the folder ``FAIRSVD_DATA``:
 
-- ``fairface/labels.csv`` with the columns path, sex and race, and ``fairface/images.zip`` with the
-  files of these paths, 64 x 64. A path begins with the folder of the split, ``train`` or ``val``.
+- ``fairface/labels.csv`` with the columns path, sex, race and age, and ``fairface/images.zip``
+  with the files of these paths, 64 x 64. A path begins with the folder of the split, ``train`` or
+  ``val``.
 - ``nets/gender_net.py``, whose ``gender_net()`` makes the network: 32 x 32 RGB in 0 to 255 ->
   logits of woman and man.
 """
@@ -15,8 +16,9 @@ import importlib.util
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -24,12 +26,18 @@ from torch import nn
 from benchmarks.fairness.image_rows import ImageProblem, halves
 from benchmarks.tasks import Rows
 
-__all__ = ["faces_by_race", "gender_network"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["faces_by_age", "faces_by_race", "gender_network"]
 
 SIDE = 32
 # Rows to edit and choose on, and test rows of a development run.
 SIZES = (2000, 5000)
 QUICK_SIZES = (240, 200)
+# Age groups from FairFace's nine ranges, wide enough for some rows of each among 2,000.
+AGES = {"0-2": "0-9", "3-9": "0-9", "10-19": "10-19", "20-29": "20-29", "30-39": "30-49"}
+AGES |= {"40-49": "30-49", "50-59": "50+", "60-69": "50+", "more than 70": "50+"}
 
 
 def located(folder: str, name: str, task: str = "faces-gender") -> Path:
@@ -113,7 +121,19 @@ def parted(
 
 
 def faces_by_race(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
-    """Load men (1) against women (0) in seven groups: 2,000 editing and 5,000 test rows.
+    """Load men (1) against women (0) in seven groups; see :func:`faces`."""
+    return faces(lambda table: table["race"], form, seed, dev, quick)
+
+
+def faces_by_age(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Load the same in five groups of age; see :func:`faces`."""
+    return faces(lambda table: table["age"].map(AGES), form, seed, dev, quick)
+
+
+def faces(
+    attribute: Callable[[pd.DataFrame], pd.Series], form: str, seed: int, dev: bool, quick: bool
+) -> ImageProblem:
+    """Load men (1) against women (0): 2,000 editing and 5,000 test rows.
 
     The test rows are the whole validation folder. Editing rows come from the training folder, and
     so do the 5,000 other rows that development runs test on.
@@ -121,7 +141,7 @@ def faces_by_race(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
     import pandas as pd
 
     table = pd.read_csv(located("fairface", "labels.csv"))
-    groups, g = np.unique(table["race"].to_numpy(dtype=str), return_inverse=True)
+    groups, g = np.unique(attribute(table).to_numpy(dtype=str), return_inverse=True)
     y = (table["sex"] == "Male").to_numpy(dtype=np.int64)
     folder = table["path"].str.partition("/")[0].to_numpy(dtype=str)
     sizes = QUICK_SIZES if quick else SIZES

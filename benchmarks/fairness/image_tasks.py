@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.fairness.faces import faces_by_race
+from benchmarks.fairness.faces import faces_by_age, faces_by_race
 from benchmarks.fairness.image_rows import ImageProblem, ImageTask, halves
 from benchmarks.fairness.lesions import LESION_TASKS
 from benchmarks.tasks import Rows
@@ -71,6 +71,23 @@ def enlarged_fashion(form: str, seed: int, dev: bool, quick: bool) -> ImageProbl
     return replace(problem, **{part: enlarged(getattr(problem, part)) for part in parts})
 
 
+def fashion_pairs(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
+    """Test the first task on every test image in both colours.
+
+    Both groups hold the same images, so that a gap has less noise than where each has its own.
+    """
+    from dataclasses import replace
+
+    problem = fashion(form, seed, dev, quick)
+    return replace(problem, test=in_both_colours(problem.test))
+
+
+def in_both_colours(rows: Rows) -> Rows:
+    """Add every image in the other colour: red and blue are the first and last channel."""
+    other = Rows(np.ascontiguousarray(rows.X[:, ::-1]), rows.y, 1 - rows.g)
+    return Rows(*(np.concatenate(pair) for pair in zip(rows, other, strict=True)))
+
+
 def enlarged(rows: Rows, side: int = 64) -> Rows:
     """Enlarge images by interpolation between pixels."""
     import torch
@@ -116,10 +133,12 @@ def digits(form: str, seed: int, dev: bool, quick: bool) -> ImageProblem:
 
 TASKS = {
     "tinted-fashion": ImageTask(fashion, ("biased", "unbiased")),
+    "tinted-fashion-pairs": ImageTask(fashion_pairs, ("biased", "unbiased")),
     "tinted-fashion-64": ImageTask(enlarged_fashion, ("biased", "unbiased")),
     "tinted-digits": ImageTask(digits, ("biased", "unbiased")),
     **LESION_TASKS,
     "faces-gender": ImageTask(faces_by_race, ("as-is",)),
+    "faces-gender-age": ImageTask(faces_by_age, ("as-is",)),
 }
 
 

@@ -156,6 +156,9 @@ def own(editor: str, label: str, **parameters: Any) -> Method:
 
 OURS = {
     **{name: own(editor, label) for name, (editor, label) in EDITORS.items()},
+    "fairlrf-unlimited": own(
+        "FairLRFTransformer", "FairLRF, no limit of epochs", max_epochs=np.inf
+    ),
     "fairlrf-curvature": own(
         "FairLRFTransformer", "FairLRF, curvature", criterion="curvature", refine=None
     ),

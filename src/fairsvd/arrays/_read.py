@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
@@ -24,6 +24,9 @@ from ._kinds import as_batches, is_dataset, read_first
 from ._lazy import LazyRows, is_lazy
 
 __all__ = ["Rows", "open_rows", "read", "read_again"]
+
+# Of a longer message from scikit-learn or numpy the beginning and the end are shown.
+LONGEST = 600
 
 
 class Rows(NamedTuple):
@@ -79,6 +82,11 @@ def open_rows(X: Any) -> Any:
 
 
 def _refuse_streams(X: Any) -> None:
+    if isinstance(X, (str, bytes, Set)):
+        raise ValueError(
+            f"X is a {type(X).__name__}, which holds no rows in an order: pass a table, an array "
+            "or a Dataset, of a file what was read from it."
+        )
     if isinstance(X, DataLoader):
         raise ValueError(
             "X is a DataLoader, which gives batches in an order of its own: pass its dataset "
@@ -212,7 +220,10 @@ def _naming_rows() -> Iterator[None]:
     except (ValueError, TypeError) as error:
         if re.search(r"\b(X|y)\b", str(error)):
             raise
-        raise type(error)(f"X: {error}") from error
+        said = str(error)
+        if len(said) > LONGEST:  # the values of all rows; the advice stands at the end
+            said = f"{said[: LONGEST // 2]} (and so on) {said[-LONGEST // 2 :]}"
+        raise type(error)(f"X: {said}") from error
 
 
 def _plain_labels(X: Any, y: Any) -> NDArray[Any]:

@@ -112,6 +112,9 @@ class NetworkEditor(
         set attributes of the editor: fitted attributes travel in ``Candidate.attributes``.
         """
 
+    # In the class itself, which is where scikit-learn's set_output looks for it.
+    transform = Predictor.transform
+
     def _loss_balance(self) -> str | None:
         """Name how the cross-entropy of the edit weighs rows: "auto", "cells", "classes", None."""
         return "auto"
@@ -183,16 +186,12 @@ class NetworkEditor(
 
     def _fit(self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any) -> Self:
         self._validate_params()
+        self._check_calibrate()
         # A folder that cannot be used is refused before any work.
         open_cache(self.memory)
         seed = resolve_seed(self.random_state)
-        how = Reading(
-            self.network,
-            self.sensitive_columns,
-            self.missing_group,
-            self.batch_size,
-            other_groups=self._gets_groups_elsewhere(),
-        )
+        asked = self.network, self.sensitive_columns, self.missing_group, self.batch_size
+        how = Reading(*asked, other_groups=self._gets_groups_elsewhere())
         inputs = read_fit_inputs(self, X, y, sensitive_features, how, sample_weight)
         constraint = make_constraint(self, inputs)
         trained, settled = self._settle(inputs, constraint, seed)
@@ -211,7 +210,10 @@ class NetworkEditor(
             self._keep(inputs, adopted, outcome)
             held = inputs.rows.subset(ready.parts.validation)
             made = inputs, held, data, (self.module_, self.offset_), constraint, outcome, seed
-            self._report = describe(*made, shift=self.shift_probabilities, flip_rate=self.flip_rate)
+            shift, mapped, flips = self.shift_probabilities, self.calibrate, self.flip_rate
+            self._report = describe(*made, shift=shift, calibrate=mapped, flip_rate=flips)
+        if self._report.calibration is not None and self.threshold_ is not None:
+            self.threshold_ = self._report.calibration.of_margin(self.offset_)
         self._report.notes.extend([*inputs.notes, *ready.parts.notes, *adopted.notes])
         if not outcome.candidate.state and outcome.candidate.finish is None:
             self._report.notes.append("The untouched network was chosen: no edit did better.")

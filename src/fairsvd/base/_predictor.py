@@ -11,17 +11,21 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from ..metrics import OWN_SHARE
 from ..networks import (
     AdoptedNetwork,
+    CalibratedNetwork,
     all_features,
     all_logits,
     called_by_fields,
+    copied,
     explaining,
     fold_offset,
 )
 from ._classifying import ClassifiesByLogits
 from ._export import net_around, net_on
 from ._inputs import read_predict_inputs
+from ._report_data import ReportData
 from ._request import as_device
 from ._shared import OUTPUTS
 
@@ -43,6 +47,8 @@ class Predictor(ClassifiesByLogits):
     output: Any
     threshold: Any
     shift_probabilities: bool
+    calibrate: str | None
+    _report: ReportData
     _adopted: AdoptedNetwork
     _untouched: AdoptedNetwork
     _probe: Any
@@ -59,9 +65,23 @@ class Predictor(ClassifiesByLogits):
         if self.output not in OUTPUTS:
             raise ValueError(f"output={self.output!r}: wanted one of {', '.join(OUTPUTS)}.")
 
+    def _check_calibrate(self) -> None:
+        if self.calibrate is not None and self.shift_probabilities:
+            raise ValueError(
+                f"calibrate={self.calibrate!r} needs shift_probabilities=False: probabilities that "
+                "the threshold has shifted are not calibrated."
+            )
+
     def _check_fitted(self) -> None:
         """Check that there is a result, and that it is one of the threshold asked for."""
         check_is_fitted(self, "module_")
+        self._check_calibrate()
+        fitted = self._report.calibration and self._report.calibration.method
+        if self.calibrate != fitted:
+            raise ValueError(
+                f"calibrate={self.calibrate!r} was set after fit, which ran with {fitted!r}: fit "
+                "again, or set it back."
+            )
         if self.threshold != self._fitted_threshold:
             raise ValueError(
                 f"threshold={self.threshold!r} was set after fit, which ran with "
@@ -83,6 +103,8 @@ class Predictor(ClassifiesByLogits):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Compute probabilities, shifted by the threshold unless ``shift_probabilities=False``.
 
+        With ``calibrate=`` they are mapped as the validation rows say.
+
         Parameters
         ----------
         X : as in ``decision_function``
@@ -93,7 +115,9 @@ class Predictor(ClassifiesByLogits):
             In the order of ``classes_``. Shifted ones are not calibrated, and the largest is the
             prediction; otherwise ``classes_[1]`` is predicted above ``threshold_``.
         """
-        return softmax(self._logits(X, self.shift_probabilities), axis=1)
+        logits = self._logits(X, self.shift_probabilities)
+        calibration = self._report.calibration
+        return softmax(logits, axis=1) if calibration is None else calibration.shares(logits)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Map rows to what ``output`` names.
@@ -107,7 +131,7 @@ class Predictor(ClassifiesByLogits):
         Z : ndarray of shape (n, n_outputs)
             "features": the inputs of the layer that makes the logits, float32 (float64 for a
             network in double precision); "logits" and "probabilities": float64, shifted by the
-            threshold as in :meth:`predict_proba`.
+            threshold as in :meth:`predict_proba`. ``calibrate`` maps probabilities alone.
 
         Raises
         ------
@@ -154,21 +178,50 @@ class Predictor(ClassifiesByLogits):
             self._adopted = replace(adopted, net=net_on(self.module_, adopted.net))
         return self
 
-    def to_module(self) -> nn.Module:
+    def to_module(self, *, calibrated: bool = False) -> nn.Module:
         """Copy the edited network with the threshold folded in: its argmax is ``predict``.
 
         It is called as the network that was passed in. If no bias of the network can absorb the
         threshold, the network is wrapped and returns a tensor.
+
+        Parameters
+        ----------
+        calibrated : bool, default=False
+            True: the network without the threshold, and the map of ``calibrate=`` behind it. It
+            returns the probabilities (n, n_classes) of :meth:`predict_proba` in double precision;
+            of two classes the second is predicted above ``threshold_``.
+
+        Returns
+        -------
+        module : nn.Module
+
+        Raises
+        ------
+        ValueError
+            ``calibrated=True`` was asked of an editor that was fitted with ``calibrate=None``.
         """
         self._check_fitted()
+        if calibrated:
+            return called_by_fields(self._calibrated_module())
         offset, probe = self.offset_, self._probe
         with explaining():
             folded = fold_offset(self.module_, offset=offset, probe=probe, **self._adopted.reading)
         return called_by_fields(folded)
 
+    def _calibrated_module(self) -> nn.Module:
+        found = self._report.calibration
+        if found is None:
+            raise ValueError("calibrated=True needs an editor that was fitted with calibrate=.")
+        points, values = found.points.tolist(), found.values.tolist()
+        kind, key = self._adopted.kind, self._adopted.output_key
+        copy = copied(self.module_)
+        made = CalibratedNetwork(copy, kind, key, found.factor, points, values, OWN_SHARE)
+        return made.to(self._probe.device)
+
     def to_skorch(self) -> Any:
         """Wrap :meth:`to_module` as a skorch net like the one passed in, ready to train on.
 
-        Its ``predict`` returns class codes (positions in ``classes_``), as skorch's nets do.
+        Its ``predict`` returns class codes (positions in ``classes_``), as skorch's nets do. Its
+        probabilities are shifted by the threshold, and no map calibrates them.
         """
         return net_around(self.to_module(), self._adopted, self.classes_)

@@ -29,6 +29,7 @@ from ..objective import Constraint, Judge, Verdict, make_judge
 from ._inputs import FitInputs
 from ._parts import Parts, keep_half, make_parts
 from ._passes import AUTOCAST
+from ._report_calibration import check_calibrate
 from ._request import as_device
 from ._task import EditData
 
@@ -87,6 +88,8 @@ def prepare(
         parts = replace(parts, sample=parts.sample[:0])
     if constraint.confidence is not None:
         parts = keep_half(parts, inputs, seed)
+    if editor.calibrate is not None:
+        check_calibrate(editor.calibrate, inputs.rows.y.numpy()[parts.validation], inputs.classes)
     cache = cache.within(parts.training)
     adopted = trained or adopt(
         editor.network,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from ..arrays import LabelledRows
-from ..metrics import MEASURES, Rows, measure_groups
+from ..metrics import CalibrationMap, Rows
 from ..objective import Constraint, count_moves, count_table
 from ._choice import Outcome
 from ._complaints import chosen_by_phi
 from ._inputs import FitInputs
+from ._report_calibration import Scores, measure_calibrated, measure_scores, say_calibrated
 from ._report_data import ReportData
 from ._report_flips import say_flips
 from ._report_weights import Weighted
@@ -40,6 +40,7 @@ def describe(
     seed: int,
     *,
     shift: bool = True,
+    calibrate: str | None = None,
     flip_rate: float | None = None,
 ) -> ReportData:
     """Count the network's predictions for the validation rows, before and after the edit.
@@ -58,6 +59,8 @@ def describe(
         Seed of the bootstrap.
     shift : bool, default=True
         Whether the probabilities are shifted by the threshold.
+    calibrate : {"temperature", "isotonic"}, optional
+        The map of the edited network's probabilities.
     flip_rate : float, optional
         Share of the rows of a cell whose group may be another one; None: the groups are certain.
     """
@@ -82,8 +85,8 @@ def describe(
     def count(predicted: NDArray[np.int64]) -> NDArray[Any]:
         return count_table(y, predicted, groups, *sizes, weights)
 
-    shown = [shifted(data.untouched, 0.0), shifted(edited, offset if shift else 0.0)]
-    scores = [_measure_scores(rows, softmax(logits, axis=1)) for logits in shown]
+    shown = shifted(data.untouched, 0.0), shifted(edited, offset if shift else 0.0)
+    scores, calibration = _measure_shown(rows, *shown, calibrate)
     report = ReportData(
         before=count(old),
         after=count(new),
@@ -94,33 +97,48 @@ def describe(
         seed=seed,
         moves=count_moves(y, (old, new), groups, sizes, constraint.pos, weights),
         threshold_only=count(predict(data.untouched, offset)),
-        scores=(scores[0], scores[1]),
+        scores=scores,
         certificate=outcome.certificate,
         n_judged=len(outcome.history) if outcome.interrupted else None,
         weighted=Weighted.of(rows, old, new),
         flip_rate=flip_rate,
         names=inputs.names,
+        calibration=calibration,
     )
-    if flip_rate is not None:
-        report.notes.append(say_flips(report.after, constraint.gap, constraint.pos, flip_rate))
-    if weights is not None:
-        report.notes.append(WEIGHTED)
-    report.notes.extend(_say_asked(constraint))
-    if outcome.certificate is not None:
-        report.notes.append(str(outcome.certificate))
-    if constraint.phi is not None:
-        report.notes.append(chosen_by_phi(report, constraint.phi))
+    report.notes.extend(_say_assumed(report))
     return report
 
 
-def _measure_scores(rows: Rows, shares: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Measure probabilities: values, errors and rows (3, n_groups + 1), all rows together last."""
-    whole = replace(rows, shares=shares)
-    return {
-        name: np.column_stack([measure_groups(name, whole), measure_groups(name, whole.overall)])
-        for name, line in MEASURES.items()
-        if line.of_scores is not None
-    }
+def _say_assumed(report: ReportData) -> list[str]:
+    """Say what was assumed, what was asked, and what is promised."""
+    constraint, notes = report.constraint, []
+    if report.calibration is not None:
+        notes.append(say_calibrated(report.calibration))
+    if report.flip_rate is not None:
+        pair = constraint.gap, constraint.pos
+        notes.append(say_flips(report.after, *pair, report.flip_rate))
+    if report.weighted is not None:
+        notes.append(WEIGHTED)
+    notes.extend(_say_asked(constraint))
+    if report.certificate is not None:
+        notes.append(str(report.certificate))
+    if constraint.phi is not None:
+        notes.append(chosen_by_phi(report, constraint.phi))
+    return notes
+
+
+def _measure_shown(
+    rows: Rows,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    calibrate: str | None,
+) -> tuple[tuple[Scores, Scores], CalibrationMap | None]:
+    """Measure the probabilities of both networks, and fit the map of those of the edited one."""
+    first = measure_scores(rows, softmax(before, axis=1))
+    if calibrate is None:
+        return (first, measure_scores(rows, softmax(after, axis=1))), None
+    calibration = CalibrationMap.fit(calibrate, after, rows.y, rows.weights)
+    return (first, measure_calibrated(calibration, after, rows)), calibration
 
 
 def _say_asked(constraint: Constraint) -> list[str]:

@@ -11,9 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._rng import stage_rng
-from ..metrics import Compared, interval
-from ..objective import GAPS, Change, Constraint, Moves, Verdict, estimate_gaps, gap, rates
+from ..metrics import CalibrationMap, Compared, interval
+from ..objective import (
+    GAPS,
+    Change,
+    Constraint,
+    Moves,
+    Verdict,
+    estimate_gaps,
+    gap,
+    rates,
+)
 from ._certificate import Certificate
+from ._report_asked import tabulate_asked
 from ._report_attributes import tables_by_attribute
 from ._report_flips import add_flips
 from ._report_measures import compare
@@ -64,6 +74,8 @@ class ReportData:
         Share of the rows of a cell whose group may be another one.
     names : tuple of str
         Names of the attributes.
+    calibration : CalibrationMap or None
+        What maps the probabilities of the chosen network.
     """
 
     before: NDArray[Any]
@@ -83,6 +95,7 @@ class ReportData:
     weighted: Weighted | None = None
     flip_rate: float | None = None
     names: tuple[str, ...] = ()
+    calibration: CalibrationMap | None = None
 
     @property
     def plain(self) -> NDArray[np.int64]:
@@ -227,21 +240,7 @@ class ReportData:
 
     def constraint_frame(self) -> pd.DataFrame:
         """Everything that was asked, before and after, and whether it is met on these rows."""
-        import pandas as pd
-
-        if not self.has_groups:
-            return pd.DataFrame()
-        pos = self.constraint.pos
-        rows = []
-        for each in self.constraint.listed:
-            old, new = (
-                float(each.measure(counts, pos, self.before))
-                for counts in (self.before, self.after)
-            )
-            met = bool(new <= each.limit) and not self.is_constant
-            values = {"before": old, "after": new, "limit": each.limit, "met": met}
-            rows.append({"constraint": each.name, **values})
-        return pd.DataFrame(rows).set_index("constraint")
+        return tabulate_asked(self)
 
     def _gap_row(self, name: str) -> dict[str, Any]:
         tables = {"before": self.before, "threshold_only": self.threshold_only, "after": self.after}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from joblib import Memory
 
+from ..metrics import CALIBRATIONS
 from ..objective import GAPS, STATISTICS, UTILITIES, PhiObjective, Requirement
 from ._parameters import (
     Splitter,
@@ -64,6 +65,13 @@ class SharedParameters:
         is what the edited network gives, and ``predict`` compares it with ``threshold_``, as
         scikit-learn's FixedThresholdClassifier does. ``report_.measures`` has the calibration of
         either, before and after the edit.
+    calibrate : {"temperature", "isotonic"} or None, default=None
+        Map the probabilities of ``predict_proba`` so that they fit the labels of the validation
+        rows: by one factor of the logits, or by an isotonic regression (two classes; it wants
+        about a thousand rows). The map is one for all groups and strictly monotone, so that
+        ``predict`` and the order of rows stay, and it maps ``threshold_`` too; ``threshold`` and
+        ``history_`` are of the network's own probabilities. ``report_.measures`` has what a map
+        that was fitted on other folds gives. Needs ``shift_probabilities=False``.
     pos_label : label, default=None
         The class that counts as positive; None: ``classes_[1]``.
     sensitive_columns : str, int or list, default=None
@@ -142,6 +150,7 @@ class SharedParameters:
     utility: Any = parameter(StrOptions({"auto", *UTILITIES}), callable, default="auto")
     threshold: Any = parameter(StrOptions({"tune"}), fraction(closed="neither"), default="tune")
     shift_probabilities: bool = parameter("boolean", default=True)
+    calibrate: str | None = parameter(StrOptions(set(CALIBRATIONS)), None, default=None)
     pos_label: Any = parameter(default=None)
     sensitive_columns: Any = parameter(str, Integral, list, tuple, None, default=None)
     missing_group: str = parameter(

@@ -46,8 +46,10 @@ class FairnessReport(Bunch):
         "(all)". ``few_rows`` names labels of which a group has fewer than 100 rows. Empty for one
         attribute.
     constraints : DataFrame
-        Everything that was asked, by its name: measured before and after, where smaller is better,
-        the limit, and whether it is met. Empty without groups.
+        Everything that was asked, by its name: measured before and after, where smaller is better;
+        ``upper``, the one-sided 95 % bound that a certificate would be judged by (NaN of a
+        :class:`CountLimit`, and of :class:`NoHarm` on weighted rows); the limit; and whether it is
+        met on these rows, which were chosen by: see ``upper`` for others. Empty without groups.
     certificate : Certificate or None
         With ``confidence=``: what is promised, on how many rows, and how many it would take.
     harm : DataFrame
@@ -159,11 +161,21 @@ class FairnessReport(Bunch):
         ]
 
     def _describe_constraints(self) -> list[str]:
-        return [
-            f"Asked: {name} at most {row['limit']:.3g}; it was {row['before']:.3f} and is "
-            f"{row['after']:.3f}, which {'meets' if row['met'] else 'does not meet'} it."
-            for name, row in self.constraints.iterrows()
-        ]
+        lines = []
+        for name, row in self.constraints.iterrows():
+            text = (
+                f"Asked: {name} at most {row['limit']:.3g}; it was {row['before']:.3f} and is "
+                f"{row['after']:.3f}, which {'meets' if row['met'] else 'does not meet'} it"
+            )
+            if row["met"] and row["upper"] <= row["limit"]:
+                text += ", also at the upper bound"
+            elif row["met"] and row["upper"] > row["limit"]:
+                text += (
+                    " on these rows, but they are too few to be sure: on all rows of this kind it "
+                    f"is at most {row['upper']:.3f} with 95 % confidence"
+                )
+            lines.append(f"{text}.")
+        return lines
 
     def _describe_verdict(self, row: Any) -> str:
         tolerance = f"the tolerance of {row['tolerance']:.3g}"

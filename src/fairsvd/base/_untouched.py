@@ -12,9 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ..groups import Groups
+from ..metrics import Rows
 from ..networks import AdoptedNetwork, all_logits, copied, explaining, plain_copy, take_packed
 from ..objective import again_on, count_moves, count_table
 from ._inputs import read_predict_inputs
+from ._report_weights import Weighted
 from ._summary import FairnessReport
 
 __all__ = ["keep_untouched", "report_on", "untouched_logits"]
@@ -75,6 +77,7 @@ def report_on(
     y: NDArray[np.int64],
     groups: Groups,
     predicted: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    weights: NDArray[np.float64] | None = None,
 ) -> FairnessReport:
     """Make the report of a fit anew, on other rows than those of the choice.
 
@@ -89,6 +92,8 @@ def report_on(
     predicted : tuple of 3 ndarrays of shape (n,), int64
         Codes of the classes that the untouched network predicts, the untouched network with the
         threshold of the edit, and the edited network.
+    weights : ndarray of shape (n,), float64, optional
+        How often every row counts; None: once.
 
     Returns
     -------
@@ -97,14 +102,20 @@ def report_on(
     known = groups.codes >= 0
     y, codes = y[known], groups.codes[known]
     before, alone, after = (each[known] for each in predicted)
+    weights = None if weights is None else weights[known]
     sizes = len(editor.classes_), groups.n_groups
     constraint = editor._report.constraint
+    rows = Rows(y, codes, *sizes, constraint.pos, weights=weights)
+
+    def count(codes_of_classes: NDArray[np.int64]) -> NDArray[Any]:
+        return count_table(y, codes_of_classes, codes, *sizes, weights)
+
     data = replace(
         editor._report,
-        before=count_table(y, before, codes, *sizes),
-        after=count_table(y, after, codes, *sizes),
-        threshold_only=count_table(y, alone, codes, *sizes),
-        moves=count_moves(y, (before, after), codes, sizes, constraint.pos),
+        before=count(before),
+        after=count(after),
+        threshold_only=count(alone),
+        moves=count_moves(y, (before, after), codes, sizes, constraint.pos, weights),
         labels=groups.labels,
         names=groups.names,
         constraint=replace(constraint, requirements=again_on(constraint.requirements, groups)),
@@ -114,6 +125,6 @@ def report_on(
         n_judged=None,
         notes=[],
         rows="",
-        weighted=None,
+        weighted=Weighted.of(rows, before, after),
     )
     return data.report()

@@ -214,6 +214,7 @@ def _report(commands: Commands[argparse.ArgumentParser]) -> None:
     add_format(report)
     for name, what in (("html", "page"), ("json", "measures"), ("markdown", "model card")):
         report.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the {what}")
+    add_weights(report)
     report.add_argument("--ll144", type=Path, metavar="FILE.csv", help="table of Local Law 144")
     report.add_argument("--intended-use", default="", metavar="TEXT", help="for a new report")
     report.add_argument("--owner", default="", metavar="TEXT", help="for a new report")

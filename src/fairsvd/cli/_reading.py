@@ -69,8 +69,8 @@ def read_file(path: Path, options: argparse.Namespace) -> pd.DataFrame:
         if frame.empty:
             raise ValueError("it has headings but no rows")
         frame.columns = frame.columns.map(str)
-        texts = [name for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
-        frame = frame.assign(**{str(name): frame[name].map(_stripped) for name in texts})
+        texts = [str(name) for name in frame if frame[name].dtype.kind not in KEPT_KINDS]
+        frame = frame.assign(**{name: frame[name].map(_stripped) for name in texts})
         frame = frame.astype(dict.fromkeys(texts, object))
         _check_decimals(frame)
     except UnicodeDecodeError as error:

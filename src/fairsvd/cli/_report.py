@@ -49,7 +49,7 @@ def run_report(options: argparse.Namespace, card: Card, frame: pd.DataFrame) -> 
     Parameters
     ----------
     options : argparse.Namespace
-        model, file, html, json, markdown, ll144, intended_use, owner.
+        model, file, html, json, markdown, ll144, weights, intended_use, owner.
     card : Card
     frame : DataFrame
 
@@ -71,11 +71,13 @@ def run_report(options: argparse.Namespace, card: Card, frame: pd.DataFrame) -> 
     options.missing_group = card.missing_group
     groups, known = known_groups(rows, options)
     labels = read_labels(rows.frame[rows.target][known].to_numpy(), f"column {rows.target}")
+    weights = rows.read_weights()
     report = FairnessReport(
         persistence.load(options.model / MODEL),
         X[known].reset_index(drop=True),
         labels,
         groups.reset_index(drop=True),
+        sample_weight=None if weights is None else weights[known.to_numpy()],
         intended_use=options.intended_use or card.intended_use,
         owner=options.owner or card.owner,
     )
@@ -90,10 +92,11 @@ def run_report(options: argparse.Namespace, card: Card, frame: pd.DataFrame) -> 
 def _roles(frame: pd.DataFrame, card: Card, options: argparse.Namespace) -> Rows:
     """Find the target and the groups, cut as they were for the model."""
     try:
-        names = [card.target, *card.sensitive]
+        weights = options.weights or ""
+        names = [card.target, *card.sensitive, *([weights] if weights else [])]
         columns = frame.columns.tolist()
         find_columns(names, columns, headings=options.header)
-        rows = Rows(cut_bins(frame, card.bins), card.target, card.sensitive, "", card.bins)
+        rows = Rows(cut_bins(frame, card.bins), card.target, card.sensitive, "", card.bins, weights)
         if empty := describe_empty(rows.frame[[card.target]]):
             raise ValueError(f"{empty}: fill it or leave these rows out")
     except ValueError as error:

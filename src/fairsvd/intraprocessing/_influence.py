@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .._rng import torch_generator
 from ..arrays import Batches, as_batches, to_device
 from ..base import (
     Candidate,
     EditData,
-    NetworkEditor,
     StrOptions,
     Task,
     at_least_0,
@@ -29,18 +27,22 @@ from ..base import (
     register_editor,
 )
 from ..layers import layer_parameters
-from ..networks import all_features, to_logits
 from ..objective import SHARPNESS, shift_logits
 from ..phases import (
+    FORWARD,
+    Budget,
+    BudgetedEditor,
     count_candidates,
     count_step_rows,
     count_steps,
     float_parameters,
     judge_state,
+    keep_head,
     make_loss,
     run_paths,
 )
 from ..training import RowBatches, tune
+from ._conjugate_gradients import CG_STEPS, solve
 from ._critic import SignedBias
 
 __all__ = ["InfluenceTuner"]
@@ -53,8 +55,8 @@ RATES = {"output": 1e-2, "all": 1e-3}
 # Rows of a pass, and bytes up to which features of all rows are kept instead of computed anew.
 BLOCK, KEPT_BYTES = 1024, 2**28
 
-# Steps of conjugate gradients; they end once the residual is this share of the first one.
-CG_STEPS, CG_TOLERANCE = 50, 1e-4
+# Share of a budget that goes into the influence of all parameters, which takes passes of its own.
+MEASURING = 1 / 2
 
 # Weight of the squared multipliers, in units of the mean squared influence: a gap that no weights
 # of at least 0 can cancel would drive the multipliers to infinity.
@@ -62,7 +64,7 @@ RIDGE = 1e-6
 
 
 @register_editor(max_steps=3, strength=1.0)
-class InfluenceTuner(NetworkEditor):
+class InfluenceTuner(BudgetedEditor):
     """Weigh the rows so that a fine-tuning on them closes the gap (FairIF-style).
 
     Influence functions tell by how much the gap on the validation rows would change if a row
@@ -75,7 +77,8 @@ class InfluenceTuner(NetworkEditor):
     ----------
     layers : {"output", "all"}, default="output"
         The parameters whose influence is measured and that are tuned: those of the layer that makes
-        the logits, or all.
+        the logits, or all. The influence of all is measured in many passes over the rows, in fewer
+        under a budget (``max_epochs``), of which half goes into them.
     strength : float or None, default=None
         Share of the gap that the weights are to cancel; 0 gives plain fine-tuning. None: 0.5, 1 and
         2 are tried.
@@ -84,7 +87,8 @@ class InfluenceTuner(NetworkEditor):
     learning_rate : float or None, default=None
         Learning rate of Adam. None: 1e-2 for "output", 1e-3 for "all".
     max_steps : int or None, default=None
-        Cap on the steps of the tuning. None: ``min(300, max(30, n_rows))``, fewer for images.
+        Cap on the steps of the tuning. None: ``min(300, max(30, n_rows))``, and for images as many
+        as ``max_epochs`` buys.
 
     Attributes
     ----------
@@ -133,16 +137,31 @@ class InfluenceTuner(NetworkEditor):
     max_steps: int | None = parameter(positive_int(), None, default=None)
 
     def _count_candidates(self, task: Task) -> int:
-        n_steps = count_steps(self.max_steps, task.data)
-        return 1 + len(self._strengths(task.data)) * math.ceil(n_steps / _every(task.data, n_steps))
+        n_steps, every = self._plan(task)
+        return 1 + len(self._strengths(task.data)) * math.ceil(n_steps / every)
+
+    def _plan(self, task: Task) -> tuple[int, int]:
+        """Count the steps of a path, and those between two of its candidates."""
+        data, budget = task.data, self._budget(task)
+        n_steps, looks = count_steps(self.max_steps, data), count_candidates(data, imitates=False)
+        if budget is not None:
+            spent = FORWARD * (len(data.editing) + len(data.judged))
+            if self.layers == "all":
+                spent = MEASURING * budget.visits
+            visits = budget.less(spent).visits / len(self._strengths(data))
+            each = replace(budget, visits=visits)
+            looks = each.count_looks(looks)
+            n_steps = min(n_steps, each.count_steps(looks, count_step_rows(data)))
+        return n_steps, max(1, n_steps // looks)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched"}, {"weights_": None})
-        data, n_steps = task.data, count_steps(self.max_steps, task.data)
+        data, (n_steps, every) = task.data, self._plan(task)
         leaves = choose_leaves(task, self.layers)
         effects, gaps = np.zeros((0, len(data.editing))), np.zeros(0)
         if data.has_groups:
-            effects, gaps = measure_influence(task, leaves, float(self.damping))
+            budget = self._budget(task)
+            effects, gaps = measure_influence(task, leaves, float(self.damping), budget)
         rate = RATES[self.layers] if self.learning_rate is None else self.learning_rate
         paths = [
             WeightedPath.of(
@@ -151,6 +170,7 @@ class InfluenceTuner(NetworkEditor):
                 weights=1 + find_weights(effects, -strength * gaps),
                 strength=strength,
                 n_steps=n_steps,
+                every=every,
                 rate=float(rate),
                 seed=seed,
             )
@@ -230,34 +250,24 @@ def make_model(task: Task, leaves: Mapping[str, Tensor]) -> Model:
         return data.forward(module, leaves, X)
 
     whole = Model(run, list(leaves.values()), data.editing.X, data.judged)
-    head = module.get_submodule(data.output_layer)
-    own = {id(p): name for name, p in head.named_parameters()}
-    full = {name: own.get(id(p)) for name, p in module.named_parameters()}
-    n_rows = len(data.editing) + len(data.judged)
+    head, n_rows = module.get_submodule(data.output_layer), len(data.editing) + len(data.judged)
     if not isinstance(head, nn.Linear) or n_rows * head.in_features * 4 > KEPT_BYTES:
         return whole
-    if any(full[name] is None for name in leaves):
+    if set(leaves) - set(layer_parameters(module, data.output_layer)):
         return whole
-    local = {str(full[name]): leaf for name, leaf in leaves.items()}
+    first, second = (keep_head(task, {}, rows) for rows in (whole.editing, whole.judged))
+    if first is None or second is None:
+        return whole
 
     def run_head(features: Tensor) -> Tensor:
-        return to_logits(functional_call(head, local, (features,)), data.kind)
+        return first.run(leaves, features)
 
-    parts = whole.editing, whole.judged
-    features = [all_features(module, rows, data.output_layer) for rows in parts]
-    if features[0].shape[1] != head.in_features:
-        return whole
-    editing, judged = (as_batches(each, data.dtype) for each in features)
-    short = Model(run_head, whole.leaves, editing, judged)
-    with torch.no_grad():
-        logits = torch.cat([block.cpu() for block in short.passes(judged)])
-    # What follows the layer, such as a softmax or a scale, shows in the logits.
-    same = logits.shape == data.untouched.shape
-    return short if same and torch.allclose(logits, data.untouched, 1e-3, 1e-3) else whole
+    editing, judged = (as_batches(each.features, data.dtype) for each in (first, second))
+    return Model(run_head, whole.leaves, editing, judged)
 
 
 def measure_influence(
-    task: Task, leaves: Mapping[str, Tensor], damping: float
+    task: Task, leaves: Mapping[str, Tensor], damping: float, budget: Budget | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure the signed soft differences of the validation rows, and what every row does to them.
 
@@ -267,6 +277,8 @@ def measure_influence(
     leaves : mapping of parameter name to Tensor
         Require gradients.
     damping : float
+    budget : Budget, optional
+        Of the whole edit.
 
     Returns
     -------
@@ -300,7 +312,11 @@ def measure_influence(
             total = total + model.pull(logits, weighted) / n_rows
         return total
 
-    solved, effects, start = solve(product, right), [], 0
+    most = CG_STEPS
+    if budget is not None and model.editing is data.editing.X:
+        # Beside the steps, the validation rows and once more the editing rows are passed over.
+        most = min(most, max(1, int((MEASURING * budget.visits - len(held)) / n_rows) - 1))
+    solved, effects, start = solve(product, right, most), [], 0
     for logits in model.passes(model.editing):
         y = data.editing.y[start : start + len(logits), None] == classes
         residuals = torch.softmax(logits.detach(), dim=1) - y.to(logits)
@@ -327,29 +343,6 @@ def _soft_gaps(
     gaps = values[known]
     slopes = [torch.autograd.grad(gap, logits, retain_graph=True)[0] for gap in gaps]
     return gaps.detach().numpy(), torch.stack(slopes) if slopes else logits.detach()[None, :0]
-
-
-def solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-    """Solve linear systems of one positive definite matrix by conjugate gradients.
-
-    Parameters
-    ----------
-    product : callable
-        Multiplies the matrix and vectors (k, p).
-    right : Tensor of shape (k, p)
-    """
-    solution, residual, direction = torch.zeros_like(right), right, right
-    size = first = residual.square().sum(dim=1, keepdim=True)
-    for _ in range(CG_STEPS):
-        if bool((size <= CG_TOLERANCE**2 * first).all()):
-            break
-        turned = product(direction)
-        length = (direction * turned).sum(dim=1, keepdim=True)
-        step = size / torch.where(length > 0, length, torch.inf)
-        solution, residual = solution + step * direction, residual - step * turned
-        size, before = residual.square().sum(dim=1, keepdim=True), size
-        direction = residual + size / torch.where(before > 0, before, torch.inf) * direction
-    return solution
 
 
 def find_weights(effects: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -400,7 +393,8 @@ class WeightedPath(Task):
         Parameters that are tuned.
     weights : ndarray of shape (n_editing,)
     strength, rate : float
-    n_steps : int
+    n_steps, every : int
+        Steps, and those between two candidates.
     seed : numpy.random.SeedSequence
     """
 
@@ -408,6 +402,7 @@ class WeightedPath(Task):
     weights: NDArray[np.float64]
     strength: float
     n_steps: int
+    every: int
     rate: float
     seed: np.random.SeedSequence
 
@@ -424,13 +419,9 @@ class WeightedPath(Task):
         )
 
 
-def _every(data: EditData, n_steps: int) -> int:
-    return max(1, n_steps // count_candidates(data, imitates=False))
-
-
 def run_weighted(path: WeightedPath) -> Iterator[Candidate]:
     """Tune the leaves on the weighted rows; yield a candidate every few steps."""
-    every, current = _every(path.data, path.n_steps), dict(path.module.named_parameters())
+    current = dict(path.module.named_parameters())
     leaves = {name: current[name].detach().clone().requires_grad_() for name in path.names}
     record: dict[str, Any] = {
         "stage": "tune",
@@ -444,7 +435,7 @@ def run_weighted(path: WeightedPath) -> Iterator[Candidate]:
         path.batches(),
         n_steps=path.n_steps,
         learning_rate=path.rate,
-        every=every,
+        every=path.every,
     )
     for step in steps:
         yield judge_state(path, leaves, {**record, "step": step}, {"weights_": path.weights})

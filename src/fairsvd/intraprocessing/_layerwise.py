@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from .._messages import did_you_mean, listed
 from ..arrays import to_device
 from ..base import (
     Candidate,
-    NetworkEditor,
     StrOptions,
     Task,
     parameter,
@@ -30,9 +30,12 @@ from ..base import (
 )
 from ..exceptions import NetworkError
 from ..objective import Verdict
-from ..phases import float_parameters, run_paths
+from ..phases import BudgetedEditor, float_parameters, run_paths
 
 __all__ = ["LayerwiseOptimizer"]
+
+# Points of each tensor in the paper's code.
+CALLS = 20
 
 # Score of a network whose logits are not finite, below every other score.
 WORST = -4.0
@@ -53,7 +56,7 @@ LEAST_GAIN = 0.01
 
 
 @register_editor(parameters=2, n_calls=4, n_initial=3)
-class LayerwiseOptimizer(NetworkEditor):
+class LayerwiseOptimizer(BudgetedEditor):
     """Search the entries of one parameter tensor at a time for the best edit of a network.
 
     Each of the chosen tensors is searched alone, with the others unchanged, in a box around its
@@ -71,10 +74,11 @@ class LayerwiseOptimizer(NetworkEditor):
         the names of the parameters, such as ``"output.bias"``.
     max_entries : int, default=5000
         Number of entries, drawn at random, that are searched in a larger tensor.
-    n_calls : int, default=20
-        Points of each tensor that are judged.
+    n_calls : int or None, default=None
+        Points of each tensor that are judged. None: 20, and for images at most as many as
+        ``max_epochs`` buys.
     n_initial : int, default=10
-        How many of these points are random.
+        How many of these points are random; if the budget buys fewer than 20 points, at most half.
     surrogate : {"gbrt", "random"}, default="gbrt"
         "random": all points are random, a control.
     width : float, default=2.2
@@ -128,7 +132,7 @@ class LayerwiseOptimizer(NetworkEditor):
 
     parameters: Any = parameter(positive_int(), list, tuple, re.Pattern, default=5)
     max_entries: int = parameter(positive_int(), default=5000)
-    n_calls: int = parameter(positive_int(), default=20)
+    n_calls: int | None = parameter(positive_int(), None, default=None)
     n_initial: int = parameter(positive_int(), default=10)
     surrogate: str = parameter(StrOptions({"gbrt", "random"}), default="gbrt")
     width: float = parameter(positive(), default=2.2)
@@ -136,19 +140,35 @@ class LayerwiseOptimizer(NetworkEditor):
     def _count_candidates(self, task: Task) -> int:
         names = select_parameters(task.module, self.parameters)
         entries = searched_entries(task.module, names, self.max_entries)
-        return 1 + self.n_calls * sum(count > 0 for count in entries.values())
+        n_searched = sum(count > 0 for count in entries.values())
+        return 1 + n_searched * self._count_calls(task, n_searched)[0]
+
+    def _asked_steps(self) -> int | None:
+        return self.n_calls
+
+    def _count_calls(self, task: Task, n_searched: int) -> tuple[int, int]:
+        """Count the points of each tensor, and how many of them are random."""
+        n_calls, budget = self.n_calls or CALLS, self._budget(task)
+        if budget is None:
+            return n_calls, self.n_initial
+        bought = budget.count_trials(n_calls * n_searched) // max(1, n_searched)
+        if bought >= n_calls:
+            return n_calls, self.n_initial
+        return max(1, bought), min(self.n_initial, math.ceil(max(1, bought) / 2))
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         names = select_parameters(task.module, self.parameters)
-        shared = {"searched_entries_": searched_entries(task.module, names, self.max_entries)}
+        entries = searched_entries(task.module, names, self.max_entries)
+        n_calls, n_initial = self._count_calls(task, sum(count > 0 for count in entries.values()))
+        shared = {"searched_entries_": entries}
         untouched = {**shared, "edited_parameter_": None}
         yield Candidate({}, {"stage": "untouched", "parameter": None, "call": 0}, untouched)
         searches = [
             TensorSearch.of(
                 subtask,
                 name=name,
-                n_calls=self.n_calls,
-                n_initial=self.n_initial,
+                n_calls=n_calls,
+                n_initial=n_initial,
                 max_entries=self.max_entries,
                 width=float(self.width),
                 guided=self.surrogate == "gbrt",

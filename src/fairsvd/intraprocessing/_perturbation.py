@@ -16,18 +16,20 @@ from .._rng import torch_generator
 from ..arrays import Batches, send_together, to_device
 from ..base import (
     Candidate,
-    NetworkEditor,
     Task,
     at_least_0,
     parameter,
     positive_int,
     register_editor,
 )
-from ..phases import float_parameters, run_paths
+from ..phases import BudgetedEditor, float_parameters, run_paths
 
 __all__ = ["RandomPerturbation"]
 
 State = dict[str, Tensor]
+
+# Trials of the paper's code.
+TRIALS = 101
 
 # Trials of one task. A constant, so that stacks do not depend on the number of jobs.
 TRIALS_A_TASK = 16
@@ -49,7 +51,7 @@ PROBED = 32
 
 
 @register_editor(n_trials=5)
-class RandomPerturbation(NetworkEditor):
+class RandomPerturbation(BudgetedEditor):
     """Multiply all parameters of a trained network by random numbers near 1, many times.
 
     Of ``n_trials`` noisy networks and the untouched one, the one with the highest utility under the
@@ -60,8 +62,9 @@ class RandomPerturbation(NetworkEditor):
 
     Parameters
     ----------
-    n_trials : int, default=101
-        Noisy networks that are judged. A larger number does not change the first ones.
+    n_trials : int or None, default=None
+        Noisy networks that are judged. A larger number does not change the first ones. None: 101,
+        and for images at most as many as ``max_epochs`` buys.
     scale : float, default=0.1
         Standard deviation of the factors around 1.
 
@@ -104,22 +107,30 @@ class RandomPerturbation(NetworkEditor):
     (800,)
     """
 
-    n_trials: int = parameter(positive_int(), default=101)
+    n_trials: int | None = parameter(positive_int(), None, default=None)
     scale: float = parameter(at_least_0(), default=0.1)
 
     def _count_candidates(self, task: Task) -> int:
-        return 1 + self.n_trials
+        return 1 + self._count_trials(task)
+
+    def _asked_steps(self) -> int | None:
+        return self.n_trials
+
+    def _count_trials(self, task: Task) -> int:
+        n_trials, budget = self.n_trials or TRIALS, self._budget(task)
+        return n_trials if budget is None else budget.count_trials(n_trials)
 
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched", "trial": 0}, {"trial_": None})
-        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(self.n_trials)
+        n_trials = self._count_trials(task)
+        seeds = np.random.SeedSequence(int(rng.integers(2**63 - 1))).spawn(n_trials)
         stacked = can_stack(task)
-        firsts = range(0, self.n_trials, TRIALS_A_TASK)
+        firsts = range(0, n_trials, TRIALS_A_TASK)
         tasks = [
             Trials.of(
                 subtask,
                 scale=float(self.scale),
-                numbers=tuple(range(first + 1, min(first + TRIALS_A_TASK, self.n_trials) + 1)),
+                numbers=tuple(range(first + 1, min(first + TRIALS_A_TASK, n_trials) + 1)),
                 seeds=tuple(seeds[first : first + TRIALS_A_TASK]),
                 stacked=stacked,
             )

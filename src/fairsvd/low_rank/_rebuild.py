@@ -17,8 +17,9 @@ from ..masks import MaskBlock
 __all__ = ["masked_product", "rebuild"]
 
 
-# Singular vectors that are multiplied at once where masks are learned in half precision.
-COLUMNS = 256
+# Singular vectors that are multiplied at once where masks are learned in half precision, and with
+# fixed masks in layers of more entries than LARGE.
+COLUMNS, LARGE = 256, 2**22
 
 
 class Rebuild(torch.autograd.Function):
@@ -77,8 +78,10 @@ class Rebuild(torch.autograd.Function):
 
 def _spans(variables: Tensor, f: Factors) -> list[slice]:
     """Cut the singular vectors into parts, if memory counts more than time: variables are lean."""
-    if variables.dtype == f.U.dtype:
-        return [slice(None)]
+    return [slice(None)] if variables.dtype == f.U.dtype else _parts(f)
+
+
+def _parts(f: Factors) -> list[slice]:
     return [slice(k, k + COLUMNS) for k in range(0, f.S.shape[1], COLUMNS)]
 
 
@@ -117,16 +120,29 @@ class MaskedProduct(torch.autograd.Function):
     def forward(ctx: Any, S: Tensor, f: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:
         """Return the weight."""
         ctx.factors, ctx.kept = f, (keep_u, keep_v)
-        left = (f.U * keep_u).mul_(S.unsqueeze(1))
-        return (left @ (f.V * keep_v).mT).reshape(f.shape)
+        product: Tensor | None = None
+        for at in _fixed_spans(f):
+            left = (f.U[..., at] * keep_u[..., at]).mul_(S[:, None, at])
+            right = (f.V[..., at] * keep_v[..., at]).mT
+            product = left @ right if product is None else product.baddbmm_(left, right)
+        assert product is not None, "no layer without singular vectors"
+        return product.reshape(f.shape)
 
     @staticmethod
     def backward(ctx: Any, of_weight: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the singular values."""
         f, (keep_u, keep_v) = ctx.factors, ctx.kept
         of_product = of_weight.reshape(len(f.U), f.U.shape[1], f.V.shape[1])
-        of_left = of_product @ (f.V * keep_v)
-        return of_left.mul_(f.U).mul_(keep_u).sum(dim=1), None, None, None
+        of_values = []
+        for at in _fixed_spans(f):
+            of_left = of_product @ (f.V[..., at] * keep_v[..., at])
+            of_values.append(of_left.mul_(f.U[..., at]).mul_(keep_u[..., at]).sum(dim=1))
+        return torch.cat(of_values, dim=1), None, None, None
+
+
+def _fixed_spans(f: Factors) -> list[slice]:
+    """Cut the singular vectors of large layers into parts."""
+    return _parts(f) if f.U.numel() * f.V.shape[1] > LARGE * f.S.shape[1] else [slice(None)]
 
 
 def masked_product(factors: Factors, keep_u: Tensor, keep_v: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..base import Task
 from ..caching import Entry
 from ..layers import chosen_weights, first_name, layer_parameters, select_layers
 from ..objective import SHARPNESS
-from ..phases import GAP_WEIGHTS, Budget, Teacher, count_step_rows, count_steps
+from ..phases import FORWARD, GAP_WEIGHTS, Budget, Teacher, count_step_rows, count_steps, settles
 from ._importance import (
     Importance,
     Operating,
@@ -33,6 +33,8 @@ __all__ = ["Plan"]
 # Weights of the soft gap that are searched: those of every editor for "penalty", and values around
 # the papers' own 0.1 for their losses.
 SEARCHED_WEIGHTS = {"penalty": GAP_WEIGHTS, "bmft": (0.03, 0.1, 0.3), "swift": (0.03, 0.1, 0.3)}
+
+STEPS = ("impair", "repair")
 
 # Learning rates of the masked weights and of the output layer, and those under a budget.
 RATES, BRIEF_RATES = (3e-3, 1e-2), (3e-4, 1e-3)
@@ -93,12 +95,10 @@ class Plan(Task):
 
         def compute() -> Entry:
             if by_batch:
-                return Entry(
-                    as_named(batch_importance(self, layers, at, np.random.default_rng(seed)))
-                )
-            return Entry(
-                as_named(row_importance(self, layers, at, max_memory=self.editor.max_memory))
-            )
+                found = batch_importance(self, layers, at, np.random.default_rng(seed))
+            else:
+                found = row_importance(self, layers, at, max_memory=self.editor.max_memory)
+            return Entry(as_named(found))
 
         entry = self.data.cache.fetch("importance", parts, compute)
         return from_named(entry.tensors, self.data.device)
@@ -114,11 +114,10 @@ class Plan(Task):
         ratio = {self.names[layer]: measured[self.names[layer]] for layer in self.layers}
         if self.editor.importance == "random":
             ratio = shuffle(ratio, torch_generator(np.random.default_rng(seed)))
-        masks = (
-            make_soft_masks(ratio)
-            if self.editor.mask == "soft"
-            else make_hard_masks(ratio, self.editor.tuned_fraction)
-        )
+        if self.editor.mask == "soft":
+            masks = make_soft_masks(ratio)
+        else:
+            masks = make_hard_masks(ratio, self.editor.tuned_fraction)
         return {name: mask.expand_as(importance[0][name]) for name, mask in masks.items()}
 
     def resets(self, importance: Importance) -> dict[str, Tensor]:
@@ -161,7 +160,6 @@ class Plan(Task):
         seed: np.random.SeedSequence,
     ) -> list[Path]:
         """Make a path for every weight of the soft gap, or the one that imitates."""
-        weights = self.weights
         plain = Task(self.module, self.data, self.constraint)
         return [
             Path.of(
@@ -177,12 +175,12 @@ class Plan(Task):
                 attributes=attributes,
                 seed=child,
             )
-            for weight, subtask, child in plain.spread(weights, seed, self.editor.n_jobs)
+            for weight, subtask, child in plain.spread(self.weights, seed, self.editor.n_jobs)
         ]
 
     def count_candidates(self) -> int:
         """Count the candidates of all paths, if none ends early."""
-        steps = [self._step(name, 0.0) for name in ("impair", "repair")]
+        steps = [self._step(name, 0.0) for name in STEPS]
         return len(self.weights) * sum(-(-s.n_steps // s.every) for s in steps if s.n_steps)
 
     def _searched_weights(self) -> tuple[float, ...]:
@@ -212,7 +210,8 @@ class Plan(Task):
         budget = self.editor._budget(self, self.imitates)
         if budget is None:
             return None
-        least = MEASURING * budget.n_editing + 2 * (budget.step_rows + budget.look)
+        updates = sum(self._cost(name) for name in STEPS) * budget.step_rows
+        least = MEASURING * budget.n_editing + updates + 2 * budget.look
         if budget.visits < least and self.editor.max_epochs is not None:
             raise ValueError(
                 f"max_epochs={self.editor.max_epochs:g} does not suffice: {MEASURING} passes over "
@@ -221,18 +220,21 @@ class Plan(Task):
                 f"{self._fewest_epochs(budget, least)}."
             )
         budget = budget.less(MEASURING * budget.n_editing)
-        planned = [self._planned(name) for name in ("impair", "repair")]
-        visits = sum(
-            n * self._all_rows() + -(-n // every) * budget.look for n, every in planned if n
-        )
+        visits = 0.0
+        for name in STEPS:
+            n, every = self._planned(name)
+            visits += n * self._cost(name) * self._all_rows() + -(-n // every) * budget.look
         return budget if len(self._searched_weights()) * visits > budget.visits else None
 
     def _fewest_epochs(self, budget: Budget, least: float) -> int:
         """Find the whole number of epochs of which the edit's part has the least visits."""
-        epochs = float(self.editor.max_epochs)
-        short = (least - budget.visits) / budget.n_editing
-        # A teacher takes a third.
-        return math.ceil(epochs + (1.5 if self.imitates else 1.0) * short - 1e-9)
+        short = (1.5 if self.imitates else 1.0) * (least - budget.visits)  # a teacher takes a third
+        return math.ceil(self.editor.max_epochs + short / budget.n_editing - 1e-9)
+
+    def _cost(self, name: str) -> float:
+        """Count the visits of a row that a step learns from; of a lesson, with its answer."""
+        lessons = self.imitates and (name == "impair" or not settles(self.data))
+        return 1 + FORWARD * lessons
 
     def _planned(self, name: str) -> tuple[int, int]:
         """Count a step's updates, and those between two candidates, as the parameters say."""
@@ -251,7 +253,8 @@ class Plan(Task):
         share = IMPAIRING if name == "impair" else 1 - IMPAIRING
         budget = replace(self.cut, visits=share * self.cut.visits)
         looks = budget.count_looks(BRIEF_LOOKS)
-        n_steps = max(1, int(share * self.cut.count_steps(2 * looks)))
+        an_update = self._cost(name) * self.cut.step_rows
+        n_steps = max(1, int(share * self.cut.count_steps(2 * looks, an_update)))
         return n_steps, -(-n_steps // looks)
 
     def _step(self, name: str, weight: float) -> Step:
@@ -282,9 +285,6 @@ class Plan(Task):
             return (0.0, half) if first else (1.0, weight * half)
         return (weight, (1 - weight) * half) if first else (1 - weight, weight * half)
 
-    def _rows(self) -> int:
-        return self._all_rows() if self.cut is None else self.cut.step_rows
-
     def _all_rows(self) -> int:
         return count_step_rows(self.data) if self.ours else self.data.batch_size
 
@@ -294,7 +294,7 @@ class Plan(Task):
             name=editor.optimizer,
             momentum=editor.momentum,
             weight_decay=editor.weight_decay,
-            rows=self._rows(),
+            rows=self._all_rows() if self.cut is None else self.cut.step_rows,
             patience=editor.patience,
             brief=self.cut is not None,
         )

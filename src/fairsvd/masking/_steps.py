@@ -197,7 +197,10 @@ def _tune(
         schedule = "constant"
         batches = make_batches(path.data, step.balance, rng, size=path.optimizer.rows)
     else:
-        schedule, batches = "cosine", make_lessons(path.data, teacher, rng)
+        schedule = "cosine"
+        batches = make_lessons(
+            path.data, teacher, rng, size=path.optimizer.rows if path.optimizer.brief else None
+        )
     masks = path.masks if step is path.impair else {}
     numbers = tune(
         loss,

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ._calibration import calibration_frame, calibration_table
-from ._disparities import Compared, disparity_frame, disparity_table, effective_counts
+from ._calibration_map import CALIBRATIONS, OWN_SHARE, CalibrationMap
+from ._disparities import (
+    Compared,
+    disparity_frame,
+    disparity_table,
+    effective_counts,
+    scaled_counts,
+)
 from ._gap_tables import gap_table, gaps_frame
 from ._margins import margins_of, name_attributes
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
@@ -15,8 +22,11 @@ from ._scores import fairness_score, hard_counts
 from ._tables import few_rows, group_index, group_table, measures_frame, rates_frame
 
 __all__ = [
+    "CALIBRATIONS",
     "MEASURES",
     "METRICS",
+    "OWN_SHARE",
+    "CalibrationMap",
     "Compared",
     "GroupValues",
     "Measure",
@@ -44,4 +54,5 @@ __all__ = [
     "noisy_gap",
     "rates_frame",
     "read_weights",
+    "scaled_counts",
 ]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.isotonic import IsotonicRegression
 
 from .._rng import stage_rng
 from ..groups import Groups
+from ._calibration_map import CALIBRATIONS, best_factor
 from ._margins import divisions
 from ._measured import Rows, interval, measure_groups
 from ._read import read_rows
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["calibration_frame", "calibration_table"]
 
-METHODS = ("temperature", "isotonic")
-# Range of the logarithm of a temperature.
-WIDEST = 5.0
 MEASURED = ("calibration_error", "calibration_slope", "calibration_intercept")
 
 
@@ -107,8 +104,8 @@ def calibration_table(
     >>> (table["own_map"] < 0.03).tolist(), bool(table.loc["f", "one_map"] > 0.05)
     ([True, True], True)
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: wanted one of {', '.join(METHODS)}.")
+    if method not in CALIBRATIONS:
+        raise ValueError(f"method={method!r}: wanted one of {', '.join(CALIBRATIONS)}.")
     if not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
         raise ValueError(f"n_folds={n_folds!r}: wanted an integer of at least 2.")
     if not 0 < level < 1:
@@ -241,11 +238,4 @@ def _temperature(
 ) -> NDArray[np.float64]:
     """Fit one factor of the logits by the log loss."""
     logits, others = (np.log(np.clip(each, EPS, 1 - EPS)) for each in (shares, new))
-    places = np.arange(len(y))
-
-    def loss(exponent: float) -> float:
-        of_label = log_softmax(np.exp(exponent) * logits, axis=1)[places, y]
-        return float(-(weights * of_label).sum())
-
-    best = minimize_scalar(loss, bounds=(-WIDEST, WIDEST), method="bounded").x
-    return np.asarray(softmax(np.exp(best) * others, axis=1))
+    return np.asarray(softmax(best_factor(logits, y, weights) * others, axis=1))

@@ -21,7 +21,7 @@ from ._tables import choose_measures
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Compared", "disparity_frame", "disparity_table", "effective_counts"]
+__all__ = ["Compared", "disparity_frame", "disparity_table", "effective_counts", "scaled_counts"]
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,19 @@ def effective_counts(counts: NDArray[Any], squares: NDArray[Any]) -> NDArray[np.
     rows : ndarray of the same shape, int64
         Each group's rates are kept, but for rounding; its number of rows is Kish's.
     """
+    return np.rint(scaled_counts(counts, squares)).astype(np.int64)
+
+
+def scaled_counts(counts: NDArray[Any], squares: NDArray[Any]) -> NDArray[np.float64]:
+    """Scale the sums of weights of each group so that they add up to Kish's number of rows.
+
+    Parameters
+    ----------
+    counts, squares : ndarray of shape (n_groups, n_classes, n_classes), float64
+        As of :func:`effective_counts`.
+    """
     total, square = (table.sum(axis=(1, 2), keepdims=True) for table in (counts, squares))
-    return np.rint(counts * total / np.where(square > 0, square, 1.0)).astype(np.int64)
+    return np.asarray(counts * total / np.where(square > 0, square, 1.0))
 
 
 def disparity_frame(

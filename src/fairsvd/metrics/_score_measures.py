@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtr
 
 __all__ = [
     "ScoreMeasure",
@@ -123,7 +122,7 @@ def calibration_error(truth: Array, scores: Array, weights: Array) -> tuple[floa
     rate, off = sums(weights * truth) / filled, sums(weights * (truth - scores)) / filled
     noise = np.sqrt(rate * (1 - rate) * sums(weights**2)) / filled
     ratio = off / np.where(noise > 0, noise, 1.0)
-    folded = noise * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + off * (1 - 2 * norm.cdf(-ratio))
+    folded = noise * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + off * (1 - 2 * ndtr(-ratio))
     seen = np.where(noise > 0, 2 * np.abs(off) - folded, np.abs(off))
     value = float(max(0.0, (of_bins * seen).sum() / weights.sum()))
     return value, np.sign(off)[bins] * (truth - scores - off[bins])
@@ -147,7 +146,7 @@ def _calibration_line(
         rate = expit(line @ coefficients)
         slope = part.T @ (weights * (truth - rate)) / total
         curve = (part * (weights * rate * (1 - rate))[:, None]).T @ part / total
-        if np.linalg.cond(curve) > 1e12:
+        if _is_singular(curve):
             return missing
         step = np.linalg.solve(curve, slope)
         # A far start of a steep line would overshoot.
@@ -155,6 +154,18 @@ def _calibration_line(
         if np.abs(step).max() < 1e-10:
             return coefficients[own], np.linalg.solve(curve, (part * (truth - rate)[:, None]).T).T
     return missing
+
+
+def _is_singular(curve: Array) -> bool:
+    """Tell whether a curvature, (1, 1) or (2, 2), is too flat to solve with."""
+    if len(curve) == 1:
+        return bool(curve[0, 0] == 0)
+    # No eigenvalue is negative: trace ** 2 / determinant bounds the condition, and spares almost
+    # every step the singular values, which would be most of its time.
+    (a, b), (_, d) = curve.tolist()
+    if (a + d) ** 2 < 1e11 * (a * d - b * b):
+        return False
+    return bool(np.linalg.cond(curve) > 1e12)
 
 
 def calibration_slope(truth: Array, scores: Array, weights: Array) -> tuple[float, Array]:

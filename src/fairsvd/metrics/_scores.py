@@ -38,7 +38,7 @@ def split_name(name: str) -> tuple[str, str]:
     ValueError
         If there is no such metric; the message names the nearest ones.
     """
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise ValueError(
             f"Unknown metric {name!r}: wanted one of {', '.join([*GAPS, *MEASURES])}, followed by "
             f"_difference, _ratio or _worst (no _worst of a gap).{did_you_mean(name, NAMES)}"

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import permutations
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
+from .._messages import listed
 from .._rng import stage_rng
+from ..groups import split_columns
 from ..metrics import hard_counts
 from ..objective import STATISTICS, estimate_gaps, gap
-from ._evidence import log_evidence
+from ._watch import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["GapMonitor"]
 
+# Names what is watched without each_attribute.
+TOGETHER = "all attributes together"
 # Gaps that are the largest difference of shares of rows, and the statistics that they compare.
 WATCHED = {
     "demographic_parity": ("selection_rate",),
@@ -29,10 +31,6 @@ WATCHED = {
     "accuracy_parity": ("accuracy",),
     **{name: (name,) for name in STATISTICS if name not in ("f1", "balanced_accuracy")},
 }
-# A guess is a mean over the past as if one row of each outcome had been seen before.
-PRIOR = 1.0
-# Weight that is kept for pairs of groups that come later than the first window.
-RESERVE = 0.1
 
 
 class GapMonitor:
@@ -47,7 +45,12 @@ class GapMonitor:
         The accepted difference between any two groups.
     false_alarm : float in (0, 1), default=0.01
         Chance that the alarm ever rings, over any number of windows, while in all of them no true
-        difference exceeds the tolerance; rates may change from window to window.
+        difference exceeds the tolerance; rates may change from window to window. With several
+        attributes it is that of all together.
+    each_attribute : bool, default=False
+        How several columns of groups are watched: False, by their intersections; True, by the
+        groups of each column alone, with an alarm for each. Rows whose group is missing in one
+        column count in the others.
     memory : float in (0, 1], default=0.7
         Weight of a window's rows in the guess for the window after the next, and so on. Less reacts
         faster to a change, and more slowly to a small difference.
@@ -61,13 +64,17 @@ class GapMonitor:
     Attributes
     ----------
     table : DataFrame
-        One row for each window: window, n, gap, low, high (95 % interval of this window's gap),
-        evidence, and alarm, whether it has rung by then.
+        One row for each window, with ``each_attribute`` for each attribute in it: window,
+        attribute (with ``each_attribute``), n, gap, low, high (95 % interval of this window's
+        gap), evidence, and alarm, whether it has rung by then.
     alarm : bool
-        Whether the alarm has rung; it does not go off again.
+        Whether an alarm has rung; it does not go off again.
+    alarms : dict of str to bool
+        Whether that of each attribute has rung.
     evidence : float
         Weighted mean over all pairs of groups (and rates) of the evidence that their difference
-        exceeds the tolerance. The alarm rings at 1 / false_alarm.
+        exceeds the tolerance; of several attributes the largest. An alarm rings at
+        n_attributes / false_alarm.
 
     Notes
     -----
@@ -75,7 +82,8 @@ class GapMonitor:
     are allowed, multiplied over windows; the alternative is a mean of earlier windows
     (arXiv:2203.09785). Its weighted mean over pairs, with a tenth kept for groups that come later,
     is again such evidence, so that no look has to be paid for. The first window serves as a guess
-    alone. The rows of a window must be independent.
+    alone. The rows of a window must be independent; the attributes need not be, since the chances
+    of their false alarms are added up.
 
     Examples
     --------
@@ -97,6 +105,7 @@ class GapMonitor:
         tolerance: float = 0.1,
         *,
         false_alarm: float = 0.01,
+        each_attribute: bool = False,
         memory: float = 0.7,
         pos_label: Any = None,
         labels: Any = None,
@@ -111,41 +120,39 @@ class GapMonitor:
         ):
             if not fits:
                 raise ValueError(f"{name}={value!r}: wanted a number within 0 and 1.")
-        self.gap, self.tolerance, self.false_alarm, self.memory = (
-            gap,
-            tolerance,
-            false_alarm,
-            memory,
-        )
+        self.gap, self.tolerance, self.memory = gap, tolerance, memory
+        self.false_alarm = false_alarm
         self.pos_label, self.labels, self.missing_group = pos_label, labels, missing_group
+        self.each_attribute = each_attribute
         self._rows: list[dict[str, Any]] = []
-        # Remembered hits and rows by (statistic, group).
-        self._past: dict[tuple[str, Any], NDArray[np.float64]] = {}
-        # Of every ordered pair of groups: its weight, and the logarithm of its evidence.
-        self._pairs: dict[tuple[str, Any, Any], tuple[float, float]] = {}
-        self._n_late = 0
+        # By attribute, in the order of the columns.
+        self._watches: dict[str, Watch] = {}
+        self._rung: dict[str, bool] = {}
+        self._n_windows = 0
 
     @property
     def evidence(self) -> float:
-        """The evidence so far; 1 says nothing, 1 / false_alarm rings the alarm."""
-        if not self._pairs:
-            return 1.0
-        weights, logs = np.array(list(self._pairs.values())).T
-        # What no pair has yet stays at 1.
-        unspent = max(0.0, 1 - float(weights.sum()))
-        return float(np.exp(min(logsumexp([*logs, 0.0], b=[*weights, unspent]), 700.0)))
+        """The evidence so far; 1 says nothing, n_attributes / false_alarm rings the alarm."""
+        return max((watch.evidence for watch in self._watches.values()), default=1.0)
 
     @property
     def alarm(self) -> bool:
-        """Whether the alarm has rung."""
-        return bool(self._rows) and bool(self._rows[-1]["alarm"])
+        """Whether an alarm has rung."""
+        return any(self._rung.values())
+
+    @property
+    def alarms(self) -> dict[str, bool]:
+        """Whether the alarm of each attribute has rung, or that of their intersections."""
+        return dict(self._rung)
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row for each window."""
+        """One row for each window, and for each attribute that is watched alone."""
         import pandas as pd
 
         columns = ["window", "n", "gap", "low", "high", "evidence", "alarm"]
+        if self.each_attribute:
+            columns.insert(1, "attribute")
         return pd.DataFrame(self._rows, columns=columns)
 
     def update(
@@ -156,7 +163,8 @@ class GapMonitor:
         Parameters
         ----------
         y_true, y_pred, sensitive_features : array-like
-            Labels, predicted labels and groups of the window's rows. Groups may be new.
+            Labels, predicted labels and groups of the window's rows. Groups may be new, columns
+            of groups may not.
         window : object, optional
             Its name in the table, such as a date; None: its number.
 
@@ -167,34 +175,70 @@ class GapMonitor:
         Raises
         ------
         ValueError
-            If the rows do not fit, or there are more than two classes.
+            If the rows do not fit, there are more than two classes, or the columns of groups are
+            others than those of the first window.
         """
+        columns = self._columns(sensitive_features)
+        if self._watches and list(columns) != list(self._watches):
+            raise ValueError(
+                f"the groups are by {listed(columns)}, and were by {listed(self._watches)} in the "
+                "first window: watch others by a new monitor."
+            )
+        labels = self._labels_of(y_true)
         options = {"pos_label": self.pos_label, "missing_group": self.missing_group}
-        counts, pos, groups = hard_counts(
-            y_true, y_pred, sensitive_features, labels=self.labels, **options
-        )
-        if pos is None:
-            raise ValueError(f"there are {counts.shape[1]} classes: a GapMonitor watches two.")
-        if self.labels is None:
-            self.labels = np.unique(np.asarray(y_true)).tolist()
-            if len(self.labels) != 2:
-                raise ValueError("the first window has one label only: name both in labels=.")
-        shares = {name: _shares(counts, name, pos) for name in WATCHED[self.gap]}
-        self._weigh(shares, list(groups.labels))
-        found = estimate_gaps(counts, [self.gap], pos, stage_rng(len(self._rows), "bootstrap"))
-        rung = self.alarm or self.evidence >= 1 / self.false_alarm
+        found = []
+        for name, groups in columns.items():
+            counts, pos, own = hard_counts(y_true, y_pred, groups, labels=labels, **options)
+            if pos is None:
+                raise ValueError(f"there are {len(labels)} classes: a GapMonitor watches two.")
+            found.append((name, counts, pos, list(own.labels)))
+        # Nothing is kept of a window that does not fit.
+        self.labels = labels
+        if not self._watches:
+            self._watches = {name: Watch(self.tolerance, self.memory) for name in columns}
+        for each in found:
+            self._take(*each, self._n_windows if window is None else window)
+        self._n_windows += 1
+        return self
+
+    def _columns(self, sensitive_features: Any) -> dict[str, Any]:
+        """Name the attributes that are watched alone, or all of them together."""
+        if not self.each_attribute:
+            return {TOGETHER: sensitive_features}
+        columns, names = split_columns(sensitive_features)
+        keys = [f"column {k}" if name is None else str(name) for k, name in enumerate(names)]
+        return dict(zip(keys, columns, strict=True))
+
+    def _labels_of(self, y_true: Any) -> list[Any]:
+        """Return the classes in order."""
+        if self.labels is not None:
+            return list(self.labels)
+        labels = np.unique(np.asarray(y_true)).tolist()
+        if len(labels) < 2:
+            raise ValueError("the first window has one label only: name both in labels=.")
+        return labels
+
+    def _take(
+        self, name: str, counts: NDArray[np.int64], pos: int, labels: list[Any], window: Any
+    ) -> None:
+        """Take a window's counts of the groups of one attribute."""
+        watch = self._watches[name]
+        watch.weigh({rate: _shares(counts, rate, pos) for rate in WATCHED[self.gap]}, labels)
+        found = estimate_gaps(counts, [self.gap], pos, stage_rng(self._n_windows, "bootstrap"))
+        limit = len(self._watches) / self.false_alarm
+        self._rung[name] = self._rung.get(name, False) or watch.evidence >= limit
         self._rows.append(
             {
-                "window": len(self._rows) if window is None else window,
+                "window": window,
+                "attribute": name,
                 "n": int(counts.sum()),
                 "gap": float(gap(counts, self.gap, pos)),
                 "low": found[self.gap].low,
                 "high": found[self.gap].high,
-                "evidence": self.evidence,
-                "alarm": rung,
+                "evidence": watch.evidence,
+                "alarm": self._rung[name],
             }
         )
-        return self
 
     def read(
         self, paths: Iterable[str | PathLike[str]], *, target: str, pred: str, sensitive: Any
@@ -235,52 +279,9 @@ class GapMonitor:
         -------
         ax : matplotlib Axes
         """
-        import matplotlib.pyplot as plt
+        from ._plot import draw_windows
 
-        table = self.table
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-        places = np.arange(len(table))
-        measured = table["gap"].to_numpy()
-        ends = table[["low", "high"]].to_numpy().T
-        ax.vlines(places, ends[0], ends[1], color="0.6", linewidth=3)
-        ax.plot(places, measured, "o-", color="tab:blue", label=self.gap.replace("_", " "))
-        ax.axhline(self.tolerance, color="black", linestyle="--", label="tolerance")
-        rung = table["alarm"].to_numpy(dtype=bool)
-        ax.plot(places[rung], measured[rung], "o", color="tab:red", label="alarm")
-        ax.set_xticks(places, [str(each) for each in table["window"]], rotation=45, ha="right")
-        ax.set_ylabel("gap")
-        ax.legend()
-        return ax
-
-    def _weigh(
-        self, shares: dict[str, tuple[NDArray[Any], NDArray[Any]]], labels: list[Any]
-    ) -> None:
-        """Multiply the evidence of every pair by that of a window, then remember the window."""
-        places = list(permutations(range(len(labels)), 2))
-        for name, (hits, rows) in shares.items():
-            for a, b in places:
-                pair, both = (name, labels[a], labels[b]), [a, b]
-                guess = self._guess(name, labels[a]), self._guess(name, labels[b])
-                found = log_evidence(hits[both], rows[both], guess, self.tolerance)
-                weight, log = self._pairs.get(pair) or (self._share(len(places) * len(shares)), 0.0)
-                self._pairs[pair] = weight, log + found
-            seen = dict(zip(labels, np.column_stack([hits, rows]), strict=True))
-            for group in {key[1] for key in self._past if key[0] == name} | set(seen):
-                past = self._past.get((name, group), np.zeros(2))
-                self._past[name, group] = self.memory * past + seen.get(group, np.zeros(2))
-
-    def _share(self, n_pairs: int) -> float:
-        """Give a new pair its weight; those of all that may still come add up to 1 at most."""
-        if not self._rows:
-            return (1 - RESERVE) / n_pairs
-        self._n_late += 1
-        return RESERVE / (self._n_late * (self._n_late + 1))
-
-    def _guess(self, name: str, group: Any) -> float:
-        """Guess a group's rate from earlier windows; one half before the first."""
-        hits, rows = self._past.get((name, group), np.zeros(2))
-        return float((hits + PRIOR) / (rows + 2 * PRIOR))
+        return draw_windows(self.table, self.gap.replace("_", " "), self.tolerance, ax)
 
 
 def _as_list(names: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._adopt import AdoptedNetwork, adopt, known_classes
 from ._attention_net import AttentionNet
+from ._calibrated import CalibratedNetwork
 from ._copy import copied
 from ._default import channel_statistics
 from ._explain import explaining
@@ -30,6 +31,7 @@ __all__ = [
     "STEPS_A_LOOK",
     "AdoptedNetwork",
     "AttentionNet",
+    "CalibratedNetwork",
     "ConvNet",
     "Inputs",
     "LayerWeight",

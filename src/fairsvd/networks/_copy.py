@@ -49,7 +49,7 @@ def copied(module: nn.Module, *, unwrap: bool = False) -> nn.Module:
     """Copy a network.
 
     Tensors that are no leaves (a normalised weight, an activation that was kept) are copied without
-    their history, and locks are shared.
+    their history, those made in inference mode become ordinary ones, and locks are shared.
 
     Parameters
     ----------
@@ -67,7 +67,10 @@ def copied(module: nn.Module, *, unwrap: bool = False) -> nn.Module:
     parts = list(module.modules())
     for part in parts:
         for value in _held(vars(part)):
-            if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter):
+                own = value.detach().clone()
+                memo[id(value)] = nn.Parameter(own, requires_grad=value.requires_grad)
+            elif isinstance(value, Tensor):
                 memo[id(value)] = value.detach().clone()
             else:
                 memo[id(value)] = value
@@ -85,7 +88,7 @@ def copied(module: nn.Module, *, unwrap: bool = False) -> nn.Module:
 def _held(value: Any) -> Iterator[Any]:
     """Yield what copy.deepcopy refuses, in containers of any depth."""
     if isinstance(value, Tensor):
-        if not value.is_leaf:
+        if not value.is_leaf or value.is_inference():
             yield value
     elif isinstance(value, SHARED):
         yield value

@@ -62,6 +62,12 @@ def _explain(error: Exception) -> str | None:
     in_gradient = any(_module_of(frame).startswith("torch.autograd") for frame in frames)
     if not in_gradient:
         return None
+    if type(error).__module__.startswith("torch.utils.checkpoint"):
+        return (
+            "the network ran, but it computes activations again for the gradient "
+            "(torch.utils.checkpoint), when its weights are no longer those of the edit. Turn "
+            f"checkpointing off in the network that you pass. {said}"
+        )
     return (
         "the network ran, but no gradient of its loss could be computed. Its forward may change a "
         f"tensor in place after a layer has read it: replace x += y by x = x + y. {said}"

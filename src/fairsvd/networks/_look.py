@@ -133,9 +133,10 @@ def _check_gradient(module: nn.Module, probe: Tensor, key: OutputKey, seen: Trac
     if hidden or not seen.has_gradient:
         raise NetworkError(
             f"no gradient of the network's output reaches its layers {hidden or [seen.layer]}: its "
-            "forward detaches a tensor, leaves torch (by numpy(), tolist() or item()), or runs "
-            "under torch.no_grad() or inference_mode(). Remove that from the forward, and put "
-            "no_grad() around the calls that need no gradient."
+            "forward detaches a tensor, leaves torch (by numpy(), tolist() or item()), runs under "
+            "torch.no_grad() or inference_mode(), or computes activations again for the gradient "
+            "(torch.utils.checkpoint). Remove that from the forward, and put no_grad() around the "
+            "calls that need no gradient."
         )
 
 

@@ -45,7 +45,7 @@ def _share(module: nn.Module, source: Any) -> None:
 
 def _alike(mine: nn.Parameter, other: nn.Parameter) -> bool:
     kinds = [(type(p), p.dtype, p.device, p.layout, p.shape) for p in (mine, other)]
-    if kinds[0] != kinds[1] or mine.stride() != other.stride():
+    if kinds[0] != kinds[1] or mine.stride() != other.stride() or other.is_inference():
         return False
     return torch.equal(mine, other)
 

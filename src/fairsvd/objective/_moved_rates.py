@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +68,22 @@ class MovedRates:
         share = divide(many, few + many)
         return cls(name, start, lowest, highest, share, spreads, leads)
 
+    # Some thirty gaps are tried for each interval.
+    @cached_property
+    def _whole(self) -> float:
+        return float(combine_spreads(list(self.spreads), self.name))
+
+    @cached_property
+    def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        low, high = (np.take_along_axis(self.start, k, axis=1) for k in (self.lowest, self.highest))
+        return low, high
+
     def at(self, gap: float) -> NDArray[np.float64]:
         """Return the rates (n_rates, n_groups, C) of a gap in [0, 1]."""
-        whole = float(combine_spreads(list(self.spreads), self.name))
-        wanted = np.minimum(self.leads * (gap / whole), 1.0)
+        wanted = np.minimum(self.leads * (gap / self._whole), 1.0)
         wanted = np.where(self.spreads >= self.leads, wanted, np.minimum(self.spreads, wanted))
         wanted = wanted[:, None]
-        low, high = (np.take_along_axis(self.start, k, axis=1) for k in (self.lowest, self.highest))
+        low, high = self._ends
         low = np.clip(low + self.share * (high - low - wanted), 0, 1 - wanted)
         moved = np.clip(self.start, low, low + wanted)
         np.put_along_axis(moved, self.lowest, low, axis=1)

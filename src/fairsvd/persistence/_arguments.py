@@ -70,7 +70,9 @@ def check_place(path: Path, overwrite: bool) -> None:
 
 def bytes_of(path: Path) -> bytes:
     """Read a regular file."""
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no such file.")
+    if not path.is_file():
         raise IsADirectoryError(f"path={str(path)!r} is no file: pass what save was given.")
     return path.read_bytes()
 

@@ -20,7 +20,8 @@ from ._budget import FORWARD, Budget, brief_margin, brief_weights, find_budget
 from ._cell_network import average_cells
 from ._cells import JOINTS, count_teachers, train_cells
 from ._edit import Deferred, Edit, MaskedEdit, judge_state
-from ._editor import TuningEditor
+from ._editor import BudgetedEditor, TuningEditor
+from ._kept_head import KeptHead, keep_head
 from ._leaves import copy_biases, float_parameters
 from ._loss import make_loss
 from ._masking import MaskingPath, count_masked, mask_and_tune
@@ -59,8 +60,10 @@ __all__ = [
     "Average",
     "Best",
     "Budget",
+    "BudgetedEditor",
     "Deferred",
     "Edit",
+    "KeptHead",
     "MaskedEdit",
     "MaskingPath",
     "ScoredRemoval",
@@ -90,6 +93,7 @@ __all__ = [
     "judge_removals",
     "judge_rules",
     "judge_state",
+    "keep_head",
     "list_gap_weights",
     "make_batches",
     "make_lessons",

@@ -15,7 +15,7 @@ the worst cells of each class.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, TypeVar
@@ -23,16 +23,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..arrays import LabelledRows
 from ..base import Task, draw_sample
 from ..groups import cell_codes
 from ..layers import layer_parameters
-from ..networks import to_logits
 from ..objective import SHARPNESS, edit_loss, make_shift, shift_logits
 from ..training import Batch, cell_shares, tune
 from ._edit import Edit
+from ._kept_head import keep_head
 from ._path import TuningPath
 
 __all__ = ["has_free_head", "tune_head", "tune_heads", "worst_cell"]
@@ -48,9 +47,6 @@ REACH = 0.15
 # the logits move, in mean square. Twice the first, none of the second, and a third or three times
 # the last changed little.
 WORST, GAP_SHARE, STILL = 0.5, 0.3, 0.3
-
-# What a layer returns whose softmax or sigmoid the network returns.
-BEFORE_SOFTMAX = {"probabilities": "logits", "one_probability": "one_logit"}
 
 # A cell of fewer rows may be the worst by chance.
 FEWEST_ROWS = 20
@@ -114,18 +110,18 @@ def tune_head(
     assert isinstance(head, nn.Linear), "asked for without a free head"
     editing, most = path.data.editing, max(1, KEPT_BYTES // (4 * head.in_features))
     rows = editing.subset(draw_sample(np.arange(len(editing)), most, rng))
-    found = _read_head(path, head, state, rows)
-    if found is None:
+    kept = keep_head(path, state, rows.X)
+    if kept is None:
         return None
-    features, run = found
+    features = kept.features
     given = {n: state[n].detach() for n in layer_parameters(path.module, path.data.output_layer)}
     leaves = {name: value.to(features).clone().requires_grad_() for name, value in given.items()}
-    before, batch = run(leaves).detach(), _whole_batch(path, rows, features)
+    before, batch = kept.run(leaves, features).detach(), _whole_batch(path, rows, features)
     shift = make_shift(path.margin, features.device, features.dtype)
     weight, n_groups = GAP_SHARE * path.gap_weight, path.data.n_groups
 
     def loss(everyone: Batch) -> Tensor:
-        logits = run(leaves)
+        logits = kept.run(leaves, features)
         value = edit_loss(
             logits, everyone, path.constraint, margin=shift, gap_weight=weight, n_groups=n_groups
         )
@@ -139,39 +135,6 @@ def tune_head(
     steps = tune(loss, list(leaves.values()), repeat(batch), learning_rate=rate, **settings)
     deque(steps, maxlen=0)
     return {name: leaf.detach().to(given[name]) for name, leaf in leaves.items()}
-
-
-def _read_head(
-    path: TuningPath[Any], head: nn.Linear, state: Mapping[str, Tensor], rows: LabelledRows
-) -> tuple[Tensor, Callable[[Mapping[str, Tensor]], Tensor]] | None:
-    """Compute what enters the output layer, and make what computes the rows' logits from that.
-
-    None: the network's logits are not the layer's, or it does not get one vector for every row.
-    """
-    data = path.data
-    local = {id(value): name for name, value in head.named_parameters()}
-    own = layer_parameters(path.module, data.output_layer)
-    of_head = {name: local[id(value)] for name, value in own.items()}
-    kind = BEFORE_SOFTMAX.get(data.kind, data.kind)
-    features, whole = data.head_inputs(path.module, state, rows.X)
-
-    def run(entries: Mapping[str, Tensor]) -> Tensor:
-        values = {of_head[name]: entries[name] for name in of_head}
-        return to_logits(functional_call(head, values, (features,)), kind)
-
-    if features.shape[1] != head.in_features:
-        return None
-    alone = run({name: state[name].detach().to(features) for name in of_head})
-    # What follows the layer, such as a scale, shows in the logits; a softmax shifts those of a row.
-    alike = alone.shape == whole.shape
-    if not alike or not torch.allclose(centred(alone), centred(whole), 1e-3, 1e-3):
-        return None
-    return features, run
-
-
-def centred(logits: Tensor) -> Tensor:
-    """Shift the logits of each row to the mean 0, which changes no probability."""
-    return logits - logits.mean(dim=1, keepdim=True)
 
 
 def worst_cell(logits: Tensor, batch: Batch, n_groups: int) -> Tensor:

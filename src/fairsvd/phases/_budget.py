@@ -72,6 +72,10 @@ class Budget:
         """Take visits away."""
         return replace(self, visits=max(0.0, self.visits - visits))
 
+    def count_trials(self, most: int) -> int:
+        """Count the candidates that can be judged if nothing is learned: at least 1."""
+        return max(1, min(most, int(self.visits / max(self.look, 1e-9))))
+
     def keep_features(self) -> tuple[Budget, bool]:
         """Add a pass over the editing rows to every look, if one look can be paid; say whether."""
         kept = replace(self, n_judged=self.n_judged + self.n_editing)
@@ -149,7 +153,7 @@ def brief_margin(data: EditData) -> float:
 
 
 def find_budget(
-    data: EditData, max_epochs: float | None, max_steps: int | None = None
+    data: EditData, max_epochs: float | None, asked: int | None = None
 ) -> Budget | None:
     """Find what an edit may still cost once the untouched network is judged.
 
@@ -157,11 +161,12 @@ def find_budget(
     ----------
     data : EditData
     max_epochs : float or None
-        None: 15 for images, unless ``max_steps`` is given; else there is no budget, as for an
+        None: 15 for images, unless ``asked`` is given; else there is no budget, as for an
         infinite one.
-    max_steps : int or None
+    asked : int or None
+        Steps or trials that the user asked for.
     """
-    if max_epochs is None and (max_steps is not None or is_table(data)):
+    if max_epochs is None and (asked is not None or is_table(data)):
         return None
     epochs = IMAGE_BUDGET if max_epochs is None else float(max_epochs)
     if math.isinf(epochs):

@@ -1,4 +1,4 @@
-"""TuningEditor: the base of editors that minimise a loss."""
+"""The bases of editors that have a budget of visits, and of those that minimise a loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ._budget import Budget, brief_margin, find_budget
 from ._cells import JOINTS, count_teachers
 from ._teacher import Teacher, find_teacher
 
-__all__ = ["TuningEditor"]
+__all__ = ["BudgetedEditor", "TuningEditor"]
 
 
 # Share of a budget that goes into the teacher.
@@ -32,7 +32,36 @@ TEACHING = 1 / 3
 
 
 @with_parameters
-class TuningEditor(NetworkEditor):
+class BudgetedEditor(NetworkEditor):
+    """Base class of the editors whose cost can be limited.
+
+    Parameters
+    ----------
+    max_epochs : float or None, default=None
+        Budget of the edit, judging included, in passes over the editing rows: a row that is learned
+        from costs one visit, a row that is only judged a third. The budget decides how many steps,
+        trials and candidates there are. Where a soft gap is followed, one weight of it is tried, in
+        batches of 64 rows, and a threshold is moved only where that gains more than noise. None: 15
+        for images, unless a number of steps or trials is given (``max_steps``, ``n_trials``,
+        ``n_calls``); no budget for tables, as for ``numpy.inf``.
+    """
+
+    max_epochs: float | None = parameter(
+        Interval(Real, 0, None, closed="right"), None, default=None
+    )
+
+    def _budget(self, task: Task) -> Budget | None:
+        """Find what the edit may cost; None: what its other parameters say."""
+        return find_budget(task.data, self.max_epochs, self._asked_steps())
+
+    def _asked_steps(self) -> int | None:
+        """Return the number of steps or trials that the user asked for."""
+        asked: int | None = getattr(self, "max_steps", None)
+        return asked
+
+
+@with_parameters
+class TuningEditor(BudgetedEditor):
     """Base class of the editors that tune a network under a loss.
 
     Parameters
@@ -51,12 +80,6 @@ class TuningEditor(NetworkEditor):
         How the cross-entropy weighs rows: every (label, group) cell alike, every class alike, or
         every row alike. "auto": "cells" where some cell holds less than half the rows that
         independence of label and group would give it, else "classes". Not used with a teacher.
-    max_epochs : float or None, default=None
-        Budget of the edit, judging included, in passes over the editing rows: a row that is learned
-        from costs one visit, a row that is only judged a third. The budget decides how many steps
-        and candidates there are; one weight of the soft gap is tried, in batches of 64 rows, and a
-        threshold is moved only where that gains more than noise. None: 15 for images, unless
-        ``max_steps`` is given; no budget for tables, as for ``numpy.inf``.
 
     Attributes
     ----------
@@ -70,16 +93,13 @@ class TuningEditor(NetworkEditor):
     joint: str = parameter(StrOptions({"auto", *JOINTS}), default="auto")
     n_teachers: int | None = parameter(positive_int(), None, default=None)
     balance: str | None = parameter(StrOptions({"auto", "cells", "classes"}), None, default="auto")
-    max_epochs: float | None = parameter(
-        Interval(Real, 0, None, closed="right"), None, default=None
-    )
 
     def _loss_balance(self) -> str | None:
         return self.balance
 
     def _budget(self, task: Task, imitates: bool = False) -> Budget | None:
         """Find what the edit may cost beside its teacher; None: what its other parameters say."""
-        budget = find_budget(task.data, self.max_epochs, getattr(self, "max_steps", None))
+        budget = super()._budget(task)
         if budget is None or not imitates:
             return budget
         return budget.less(TEACHING * budget.visits)

@@ -252,12 +252,23 @@ def mix(X: Tensor, mixture: Tensor) -> Tensor:
     return torch.lerp(X, X[other], share)
 
 
-def make_lessons(data: EditData, teacher: Teacher, rng: np.random.Generator) -> Lessons:
-    """Make endless batches of the editing and validation rows with the teacher's answers."""
+def make_lessons(
+    data: EditData, teacher: Teacher, rng: np.random.Generator, *, size: int | None = None
+) -> Lessons:
+    """Make endless batches of the editing and validation rows with the teacher's answers.
+
+    Parameters
+    ----------
+    data : EditData
+    teacher : Teacher
+    rng : numpy.random.Generator
+    size : int, optional
+        Rows per batch; None: ``data.batch_size``.
+    """
     return Lessons(
         data.lesson_rows,
         teacher,
-        batch_size=data.batch_size,
+        batch_size=data.batch_size if size is None else size,
         # Images are large: one batch at a time.
         ahead=AHEAD if is_table(data) else 1,
         generator=torch_generator(rng),

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..base import (
     Candidate,
-    NetworkEditor,
     StrOptions,
     Task,
     parameter,
@@ -22,6 +21,7 @@ from ..networks import first_parameter
 from ..objective import ALPHAS, FairRule
 from ..phases import (
     JOINTS,
+    BudgetedEditor,
     average_cells,
     cell_probabilities,
     count_teachers,
@@ -34,7 +34,7 @@ __all__ = ["BlindPostProcessor", "RuleNetwork"]
 
 
 @register_editor(n_teachers=1, joint="head")
-class BlindPostProcessor(NetworkEditor):
+class BlindPostProcessor(BudgetedEditor):
     """Predict by the fair Bayes rule on the probabilities of the (group, label) cells.
 
     A network of the cells, which predicts label and group of a row together, is trained and
@@ -94,9 +94,10 @@ class BlindPostProcessor(NetworkEditor):
     def _edit(self, task: Task, rng: np.random.Generator) -> Iterator[Candidate]:
         yield Candidate({}, {"stage": "untouched"}, {"rule_": None})
         seed = np.random.SeedSequence(int(rng.integers(2**63 - 1)))
-        networks = train_cells(
-            task, self.joint, seed.spawn(count_teachers(self.n_teachers, task.data))
-        )
+        budget, n_teachers = self._budget(task), self.n_teachers
+        if budget is None:
+            n_teachers = count_teachers(n_teachers, task.data)
+        networks = train_cells(task, self.joint, seed.spawn(n_teachers or 1), budget)
         reading = {"kind": "logits", "output_layer": "rule", "output_key": None, "net": None}
         judged = cell_probabilities(networks, task.data)
         unknown = unknown_probabilities(networks, task.data)

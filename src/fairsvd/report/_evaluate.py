@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..arrays import is_dataset
 from ..base import NetworkEditor, report_on, untouched_logits
 from ..containers import count_rows, read_labels
 from ..groups import Groups, encode_groups, require_two_groups
+from ..metrics import read_weights
 
 __all__ = ["STATES", "Evaluation", "evaluate", "find_editor", "guess_of_groups", "name_attributes"]
 
@@ -43,10 +44,14 @@ class Evaluation:
     attributes : tuple of Groups
         The groups of each attribute alone; empty if there is one.
     shares : dict of state to ndarray of shape (n, n_classes), float64
-        Probabilities, of which the largest is the prediction.
+        Probabilities; "after" as ``predict_proba`` gives them.
+    codes : dict of state to ndarray of shape (n,), int64
+        Codes of the predicted classes.
     fits : dict of str to FairnessReport
         Gaps with their uncertainty, and who lost, on these rows: by each attribute, and by the
         intersections.
+    weights : ndarray of shape (n,), float64, or None
+        How often every row counts; None: all rows weigh the same.
     main : str
         The attribute, or attributes, whose gap the fit was to close; the intersections if that
         cannot be told.
@@ -58,8 +63,15 @@ class Evaluation:
     groups: Groups
     attributes: tuple[Groups, ...]
     shares: dict[str, NDArray[np.float64]]
+    codes: dict[str, NDArray[np.int64]]
     fits: dict[str, Any]
+    weights: NDArray[np.float64] | None
     main: str
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which rows count at all; one of weight 0 is as good as absent."""
+        return np.ones(len(self.y), dtype=bool) if self.weights is None else self.weights > 0
 
     @property
     def fit(self) -> Any:
@@ -85,7 +97,7 @@ class Evaluation:
 
     def predicted(self, state: str) -> NDArray[np.int64]:
         """Return the codes of the predicted classes."""
-        return self.shares[state].argmax(axis=1)
+        return self.codes[state]
 
 
 def find_editor(estimator: Any) -> tuple[Any, NetworkEditor]:
@@ -110,7 +122,9 @@ def find_editor(estimator: Any) -> tuple[Any, NetworkEditor]:
     return steps, last
 
 
-def evaluate(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> Evaluation:
+def evaluate(
+    estimator: Any, X: Any, y: Any, sensitive_features: Any, sample_weight: Any = None
+) -> Evaluation:
     """Predict rows with the edited and with the untouched network.
 
     Parameters
@@ -120,6 +134,8 @@ def evaluate(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> Evaluat
     X, y : as in ``fit``
     sensitive_features : array-like of shape (n,) or (n, n_columns)
         Rows with a missing value count in no group.
+    sample_weight : array-like of shape (n,), optional
+        How often every row counts. Integers stand for copies; others are scaled to a mean of 1.
 
     Raises
     ------
@@ -133,21 +149,26 @@ def evaluate(estimator: Any, X: Any, y: Any, sensitive_features: Any) -> Evaluat
     if len(labels) != n_rows:
         raise ValueError(f"y has {len(labels)} labels, and X has {n_rows} rows: give one for each.")
     codes = _codes(labels, editor.classes_)
-    groups = require_two_groups(encode_groups(sensitive_features, n_rows, missing="ignore"))
-    shares = _shares(editor, X)
-    predicted = tuple(shares[state].argmax(axis=1) for state in STATES)
+    weights = _weights(sample_weight, n_rows)
+    groups = encode_groups(sensitive_features, n_rows, missing="ignore")
+    if weights is not None:
+        groups = replace(groups, codes=np.where(weights > 0, groups.codes, -1))
+        groups = groups.subset(np.arange(n_rows))
+    groups = require_two_groups(groups)
+    shares, found = _answers(editor, X)
+    predicted = found["before"], found["threshold only"], found["after"]
     several = len(groups.names) if len(groups.names) > 1 else 0
     attributes = tuple(groups.alone(place) for place in range(several))
     every = {name_attributes(each): each for each in (*attributes, groups)}
     fits = {
-        name: report_on(editor, codes, each, predicted)
+        name: report_on(editor, codes, each, predicted, weights)
         for name, each in every.items()
         if each.n_groups > 1
     }
     fitted = set(editor.groups_)
     same = [name for name in fits if set(every[name].labels) <= fitted]
     main = same[0] if same else name_attributes(groups)
-    return Evaluation(editor, X, codes, groups, attributes, shares, fits, main)
+    return Evaluation(editor, X, codes, groups, attributes, shares, found, fits, weights, main)
 
 
 def name_attributes(groups: Groups) -> str:
@@ -167,12 +188,28 @@ def _codes(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     return codes.astype(np.int64)
 
 
-def _shares(editor: Any, X: Any) -> dict[str, NDArray[np.float64]]:
+def _weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
+    """Read weights, as ``fit`` does."""
+    if sample_weight is None:
+        return None
+    weights = read_weights(sample_weight, n_rows)
+    return weights / weights[weights > 0].mean() if (weights % 1).any() else weights
+
+
+def _answers(
+    editor: Any, X: Any
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]:
+    """Compute probabilities and predicted codes in every state."""
     before = untouched_logits(editor, X)
     moved = before.copy()
     moved[:, 1] -= editor.offset_
-    values = (softmax(before, axis=1), softmax(moved, axis=1), editor.predict_proba(X))
-    return dict(zip(STATES, values, strict=True))
+    shown = editor.predict_proba(X)
+    # Probabilities that are not shifted do not tell the prediction.
+    shifted = editor.shift_probabilities
+    after = shown.argmax(axis=1) if shifted else _codes(editor.predict(X), editor.classes_)
+    shares = (softmax(before, axis=1), softmax(moved, axis=1), shown)
+    codes = (before.argmax(axis=1), moved.argmax(axis=1), after)
+    return dict(zip(STATES, shares, strict=True)), dict(zip(STATES, codes, strict=True))
 
 
 def guess_of_groups(evaluation: Evaluation, seed: int = 0) -> tuple[float, str]:

@@ -38,6 +38,9 @@ class FairnessReport:
     sensitive_features : array-like of shape (n,) or (n, n_columns)
         At least two groups; several columns are intersected. Rows with a missing value count in no
         group.
+    sample_weight : array-like of shape (n,), default=None
+        How often every row counts, at least 0. Every table and chart is then that of weighted rows,
+        and the page says so; n counts rows. None: every row counts once.
     intended_use, owner : str, default=""
         What the model is for, and who answers for it.
 
@@ -92,11 +95,13 @@ class FairnessReport:
         y: Any,
         sensitive_features: Any,
         *,
+        sample_weight: Any = None,
         intended_use: str = "",
         owner: str = "",
     ) -> None:
-        evaluation = evaluate(estimator, X, y, sensitive_features)
-        facts = facts_of(evaluation, X, y, sensitive_features)
+        evaluation = evaluate(estimator, X, y, sensitive_features, sample_weight)
+        weights = () if sample_weight is None else (sample_weight,)
+        facts = facts_of(evaluation, X, y, sensitive_features, *weights)
         self._content = Content(evaluation, facts, str(intended_use), str(owner))
 
     @property
@@ -182,7 +187,8 @@ class FairnessReport:
         Raises
         ------
         ValueError
-            If there are more than two classes, so that nothing is a selection.
+            If there are more than two classes, so that nothing is a selection, or rows are
+            weighted, so that they are no applicants.
         """
         return ll144_frame(self._content).to_csv(index=False, lineterminator="\n")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..objective import count_table
+from ..metrics import Rows, scaled_counts
 from ._evaluate import STATES, Evaluation
 from ._plot import plot_tradeoff
 from ._plot_groups import GROUPS_SHOWN, draw_errors, draw_scores
@@ -109,16 +110,21 @@ def _as_svg(figure: Figure, text: str) -> str:
 
 def errors_of(evaluation: Evaluation, *, ax: Any = None) -> Any:
     """Draw the errors of the first groups before and after the edit."""
-    known = evaluation.shown.codes >= 0
-    y, codes = evaluation.y[known], evaluation.shown.codes[known]
-    sizes = len(evaluation.classes), evaluation.shown.n_groups
+    groups, weights = evaluation.shown, evaluation.weights
+    sizes = len(evaluation.classes), groups.n_groups
+    rows = Rows(evaluation.y, groups.codes, *sizes, evaluation.positive, weights=weights)
+    states = (
+        replace(rows, predicted=evaluation.predicted(state)) for state in (STATES[0], STATES[-1])
+    )
     before, after = (
-        count_table(y, evaluation.predicted(state)[known], codes, *sizes)[:GROUPS_SHOWN]
-        for state in (STATES[0], STATES[-1])
+        (each.counts if each.squares is None else scaled_counts(each.counts, each.squares))
+        for each in states
     )
     names = [name_group(label) for label in evaluation.shown.labels[:GROUPS_SHOWN]]
-    rows = f"{len(evaluation.y):,} rows"
-    return draw_errors((before, after), names, evaluation.positive, rows, ax=ax)
+    weighted = "" if weights is None else "weighted "
+    title = f"{evaluation.counted.sum():,} {weighted}rows"
+    shown = before[:GROUPS_SHOWN], after[:GROUPS_SHOWN]
+    return draw_errors(shown, names, evaluation.positive, title, ax=ax)
 
 
 def _errors(evaluation: Evaluation) -> Figure:
@@ -144,7 +150,8 @@ def _lines_by_group(evaluation: Evaluation, line: Callable[..., Any], labels: An
     for k, label in enumerate(evaluation.shown.labels[:GROUPS_SHOWN]):
         own = evaluation.shown.codes == k
         share = evaluation.shares["after"][own, evaluation.positive]
-        found = line(evaluation.y[own] == evaluation.positive, share)
+        weights = None if evaluation.weights is None else evaluation.weights[own]
+        found = line(evaluation.y[own] == evaluation.positive, share, weights)
         if found is not None:
             marker = GROUP_MARKERS[k % len(GROUP_MARKERS)]
             style: dict[str, Any] = {
@@ -166,10 +173,10 @@ def _lines_by_group(evaluation: Evaluation, line: Callable[..., Any], labels: An
 def _roc(evaluation: Evaluation) -> Figure:
     from sklearn.metrics import roc_curve
 
-    def line(true: Any, share: Any) -> Any:
+    def line(true: Any, share: Any, weights: Any) -> Any:
         if true.all() or not true.any():
             return None
-        fpr, tpr, _ = roc_curve(true, share)
+        fpr, tpr, _ = roc_curve(true, share, sample_weight=weights)
         grid = np.linspace(0, 1, ROC_POINTS)
         return grid, np.interp(grid, fpr, tpr)
 
@@ -177,11 +184,19 @@ def _roc(evaluation: Evaluation) -> Figure:
 
 
 def _calibration(evaluation: Evaluation) -> Figure:
-    def line(true: Any, share: Any) -> Any:
+    def line(true: Any, share: Any, weights: Any) -> Any:
         if len(true) < BINS:
             return None
-        parts = np.array_split(np.argsort(share, kind="stable"), BINS)
-        return [share[p].mean() for p in parts], [true[p].mean() for p in parts]
+        order = np.argsort(share, kind="stable")
+        if weights is None:
+            parts = np.array_split(order, BINS)
+            return [share[p].mean() for p in parts], [true[p].mean() for p in parts]
+        mass = np.cumsum(weights[order])
+        ends = np.searchsorted(mass, mass[-1] * np.arange(1, BINS) / BINS)
+        parts = [part for part in np.split(order, ends) if len(part)]
+        return tuple(
+            [np.average(each[p], weights=weights[p]) for p in parts] for each in (share, true)
+        )
 
     return _lines_by_group(evaluation, line, ("predicted probability", "observed frequency"))
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Content"]
 
+WEIGHTED = (
+    "Rows are weighted: every rate, gap and measure is that of the weighted rows, n counts rows, "
+    "and intervals, noise floors and the test of losses use the number of rows of equal weight "
+    "that tell as much (Kish's effective number)."
+)
+
 
 @dataclass(frozen=True)
 class Content:
@@ -61,4 +67,4 @@ class Content:
     def summary(self) -> str:
         """Say in sentences what the edit did on these rows and who pays for it."""
         text: str = self.evaluation.fit.summary()
-        return text
+        return text if self.evaluation.weights is None else f"{WEIGHTED}\n{text}"

@@ -110,6 +110,11 @@ def ll144_frame(report: Content) -> pd.DataFrame:
     if len(report.evaluation.editor.classes_) > 2:
         raise ValueError("the table of Local Law 144 counts selections: it takes two classes.")
     n_rows = int(report.table["n"].iloc[0])
+    if report.evaluation.weights is not None:
+        raise ValueError(
+            "the table of Local Law 144 counts applicants, and these rows are weighted: make it of "
+            "a report without sample_weight."
+        )
     few = table["n"] < LL144_SHARE * n_rows
     note = few.map({True: f"below {LL144_SHARE:.0%} of the applicants", False: ""})
     frame = table[["attribute", "group", "n", "selection_rate", "impact_ratio"]].assign(note=note)

@@ -37,24 +37,24 @@ NOT_HASHED = "not hashed: the rows are not in memory"
 Facts = list[tuple[str, str]]
 
 
-def facts_of(evaluation: Evaluation, X: Any, y: Any, sensitive_features: Any) -> dict[str, Facts]:
+def facts_of(evaluation: Evaluation, *data: Any) -> dict[str, Facts]:
     """Collect what a report says beside its measures, as names and texts by section.
 
     Parameters
     ----------
     evaluation : Evaluation
-    X, y, sensitive_features : object
-        As the user gave them, for the hash of the data.
+    *data : objects
+        X, y, the groups and perhaps weights as the user gave them, for the hash of the data.
     """
     return {
-        "identity": _identity(evaluation, X, y, sensitive_features),
+        "identity": _identity(evaluation, *data),
         "edit": _edit(evaluation),
         "data": _data(evaluation),
         "groups": _groups(evaluation),
     }
 
 
-def _identity(evaluation: Evaluation, X: Any, y: Any, sensitive_features: Any) -> Facts:
+def _identity(evaluation: Evaluation, *data: Any) -> Facts:
     packages = ("fairsvd", "torch", "scikit-learn", "numpy")
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     return [
@@ -62,7 +62,7 @@ def _identity(evaluation: Evaluation, X: Any, y: Any, sensitive_features: Any) -
         ("versions", f"{versions}, Python {platform.python_version()}"),
         ("seed", str(evaluation.editor.random_state)),
         ("SHA-256 of the network", _hash_network(evaluation.editor.module_)),
-        ("SHA-256 of the data", _hash_data(X, y, sensitive_features)),
+        ("SHA-256 of the data", _hash_data(*data)),
     ]
 
 
@@ -126,7 +126,8 @@ def _edit(evaluation: Evaluation) -> Facts:
 
 def _data(evaluation: Evaluation) -> Facts:
     editor, groups = evaluation.editor, evaluation.groups
-    unknown = int((groups.codes < 0).sum())
+    counted = evaluation.counted
+    unknown = int((groups.codes[counted] < 0).sum())
     fitted = int(editor.group_counts_.sum())
     cells = [
         (int(((evaluation.y == k) & (groups.codes == g)).sum()), label, name_group(group))
@@ -136,12 +137,26 @@ def _data(evaluation: Evaluation) -> Facts:
     empty = [f"{label}, {group}" for n, label, group in cells if n == 0]
     small = [f"{label}, {group}: {n}" for n, label, group in cells if 0 < n < 100]
     return [
-        ("rows of this report", f"{len(evaluation.y):,}"),
+        ("rows of this report", f"{counted.sum():,}"),
+        ("weights of rows", _say_weights(evaluation)),
         ("rows of the fit", f"{fitted:,} with a group, a share of them for the choice"),
         ("rows in no group", f"{unknown:,}; they count for all rows, and for no group"),
         ("empty cells, left out of gaps", "; ".join(empty) or "none"),
         ("cells below 100 rows", "; ".join(small) or "none"),
     ]
+
+
+def _say_weights(evaluation: Evaluation) -> str:
+    if evaluation.weights is None:
+        return "none: every row counts once"
+    weights = evaluation.weights[evaluation.counted]
+    effective = weights.sum() ** 2 / (weights**2).sum()
+    absent = len(evaluation.weights) - len(weights)
+    return (
+        f"from {weights.min():.3g} to {weights.max():.3g}; all together they tell as much as "
+        f"{effective:,.0f} rows of equal weight"
+        + (f"; {absent:,} rows of weight 0 were left out" if absent else "")
+    )
 
 
 def _groups(evaluation: Evaluation) -> Facts:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ..metrics import scaled_counts
 from ._evaluate import STATES, Evaluation
 from ._slices import name_group, share_of
 from ._style import GROUP_COLORS, INK, PALE, new_axes
@@ -69,11 +70,15 @@ def plot_errors(estimator: Any, *, ax: Axes | None = None) -> Axes:
         )
     pos = data.constraint.pos if len(data.classes) == 2 else None
     names = [name_group(label) for label in data.labels]
-    return draw_errors((data.before, data.after), names, pos, "validation rows", ax=ax)
+    counts = data.before, data.after
+    if data.weighted is not None:
+        before, after = map(scaled_counts, counts, data.weighted.squares)
+        counts = before, after
+    return draw_errors(counts, names, pos, "validation rows", ax=ax)
 
 
 def draw_errors(
-    counts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    counts: tuple[NDArray[Any], NDArray[Any]],
     names: list[str],
     pos: int | None,
     rows: str,
@@ -85,7 +90,7 @@ def draw_errors(
     Parameters
     ----------
     counts : (before, after), each an ndarray of shape (n_groups, n_classes, n_classes)
-        Rows by [group, true, predicted].
+        Rows by [group, true, predicted]; of weighted ones those of equal weight that tell as much.
     names : list of str
         Of the groups.
     pos : int or None
@@ -110,15 +115,15 @@ def draw_errors(
     return ax
 
 
-def _error(table: NDArray[np.int64], kind: str, pos: int | None) -> tuple[float, float, float]:
+def _error(table: NDArray[Any], kind: str, pos: int | None) -> tuple[float, float, float]:
     """Compute a share of errors and its interval from one group's counts [true, predicted]."""
     if pos is None:
-        right, total = int(np.trace(table)), int(table.sum())
+        right, total = float(np.trace(table)), float(table.sum())
         wrong = total - right
     else:
         own = table[pos] if kind == "missed" else table[1 - pos]
-        wrong = int(own[1 - pos] if kind == "missed" else own[pos])
-        total = int(own.sum())
+        wrong = float(own[1 - pos] if kind == "missed" else own[pos])
+        total = float(own.sum())
     return share_of(wrong, total)
 
 
@@ -148,7 +153,7 @@ def draw_scores(evaluation: Evaluation, *, axes: Any = None) -> NDArray[Any]:
     Returns
     -------
     axes : ndarray of two Axes
-        Before and after the edit; lines of steps whose area is 1, and the threshold at 0.5.
+        Before and after the edit; lines of steps whose area is 1, and the threshold.
     """
     if axes is None:
         from matplotlib import pyplot
@@ -160,16 +165,25 @@ def draw_scores(evaluation: Evaluation, *, axes: Any = None) -> NDArray[Any]:
     for ax, state in zip(axes, (STATES[0], STATES[-1]), strict=True):
         for k, label in enumerate(evaluation.shown.labels[:GROUPS_SHOWN]):
             own = evaluation.shown.codes == k
-            heights, _ = np.histogram(
-                evaluation.shares[state][own, evaluation.positive], edges, density=True
-            )
+            shares = evaluation.shares[state][own, evaluation.positive]
+            weights = None if evaluation.weights is None else evaluation.weights[own]
+            heights, _ = np.histogram(shares, edges, density=True, weights=weights)
             color = GROUP_COLORS[k % len(GROUP_COLORS)]
             style = ("-", "--", "-.", ":")[k % 4]
             ax.stairs(heights, edges, color=color, ls=style, lw=1.6, label=name_group(label))
-        ax.axvline(0.5, color=PALE, lw=1, ls=(0, (4, 3)))
+        ax.axvline(_threshold(evaluation, state), color=PALE, lw=1, ls=(0, (4, 3)))
         ax.set_title(state, loc="left", fontsize=10, color=INK)
         ax.set_xlabel("predicted probability")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("density")
     axes[0].legend(frameon=False, fontsize=8)
     return np.asarray(axes)
+
+
+def _threshold(evaluation: Evaluation, state: str) -> float:
+    """Find the probability of the positive class at which the prediction changes."""
+    editor = evaluation.editor
+    if state != STATES[-1] or editor.shift_probabilities:
+        return 0.5
+    at = float(editor.threshold_)
+    return at if evaluation.positive == 1 else 1 - at

@@ -32,9 +32,9 @@ SHOWN = {
 }
 
 
-def share_of(hits: int, total: int) -> tuple[float, float, float]:
+def share_of(hits: float, total: float) -> tuple[float, float, float]:
     """Compute a share of rows and Wilson's 95 % interval of it; NaN without rows."""
-    if total == 0:
+    if not total > 0:
         return (float("nan"),) * 3
     p, n = np.array([hits / total]), np.array([float(total)])
     low, high = interval("accuracy", GroupValues(p, np.sqrt(p * (1 - p) / n), n), LEVEL)
@@ -48,7 +48,8 @@ def name_group(label: Any) -> str:
 
 def _slicings(evaluation: Evaluation) -> Iterator[tuple[str, Groups]]:
     """Yield the ways in which rows are taken apart: not at all, by attribute, by intersection."""
-    everybody = Groups(np.zeros_like(evaluation.y), ("all rows",), ("all",))
+    codes = np.where(evaluation.counted, 0, -1)
+    everybody = Groups(codes, ("all rows",), ("all",))
     for groups in (everybody, *evaluation.attributes, evaluation.groups):
         yield name_attributes(groups), groups
 
@@ -63,7 +64,8 @@ def slice_frame(evaluation: Evaluation) -> pd.DataFrame:
     Returns
     -------
     table : DataFrame
-        Columns: attribute, group, state, n (rows), n_positive (-1 for more than two classes), then
+        Columns: attribute, group, state, n (rows, whatever they weigh) and n_positive of them (-1
+        for more than two classes), then
         each measure with ``_low`` and ``_high``, its 95 % interval, and impact_ratio: the selection
         rate over that of the most selected group of the attribute; NaN for more than two classes.
     """
@@ -103,7 +105,7 @@ def calibration_by_slice(evaluation: Evaluation) -> pd.DataFrame:
         for state in STATES:
             shares = evaluation.shares[state]
             pos = evaluation.positive
-            rows = Rows(evaluation.y, groups.codes, *sizes, pos, shares=shares)
+            rows = Rows(evaluation.y, groups.codes, *sizes, pos, None, shares, evaluation.weights)
             parts[attribute, state] = calibration_frame(rows, plain)
     table = pd.concat(parts, names=["attribute", "state"])
     return table.reorder_levels(["attribute", "group", "state"])
@@ -117,7 +119,7 @@ def _measure(evaluation: Evaluation, attribute: str, groups: Groups, state: str)
     shares = evaluation.shares[state]
     sizes = len(evaluation.classes), n
     predicted = evaluation.predicted(state)
-    rows = Rows(evaluation.y, groups.codes, *sizes, pos, predicted, shares)
+    rows = Rows(evaluation.y, groups.codes, *sizes, pos, predicted, shares, evaluation.weights)
     positive = groups.codes[evaluation.y == pos] if pos is not None else np.array([], np.int64)
     columns: dict[str, Any] = {
         "attribute": attribute,

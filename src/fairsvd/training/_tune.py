@@ -19,6 +19,13 @@ B = TypeVar("B")
 # Parameters of more bytes (64 MiB) are updated one by one, as soon as their gradients are there.
 LARGE_BYTES = 2**26
 
+# Beside so many bytes of parameters (64 MiB), Adam's second moment of a matrix of over 1 MiB is
+# held as a row and a column: a copy of the network less.
+VAST_BYTES, MATRIX_BYTES = 2**26, 2**20
+
+# Adam's first moment keeps so much of itself in a step.
+MOMENTUM = 0.9
+
 
 def tune(
     loss: Callable[[B], Tensor],
@@ -54,7 +61,9 @@ def tune(
     schedule : {"constant", "cosine"}, default="constant"
         "cosine": the rates fall to 0 along half a cosine wave.
     optimizer : {"adam", "sgd", "factored"} or a sequence of these, default="adam"
-        One for all parameters, or one for each. "factored" is :class:`FactoredRMS`, for matrices.
+        One for all parameters, or one for each. "factored" is :class:`FactoredRMS`, for matrices;
+        without weight decay "adam" holds its second moment so for large matrices, if the parameters
+        take more than 64 MiB.
     momentum : float in [0, 1), default=0.9
         Of "sgd".
     weight_decay : float, default=0.0
@@ -76,7 +85,10 @@ def tune(
     rates = learning_rate if isinstance(learning_rate, Sequence) else [learning_rate] * len(masks)
     each = list(zip(parameters, rates, masks, strict=True))
     kinds = [optimizer] * len(each) if isinstance(optimizer, str) else list(optimizer)
-    large = sum(parameter.nbytes for parameter in parameters) > LARGE_BYTES or len(set(kinds)) > 1
+    size = sum(parameter.nbytes for parameter in parameters)
+    if size > VAST_BYTES and not weight_decay:
+        kinds = [_lean(kind, p) for kind, p in zip(kinds, parameters, strict=True)]
+    large = size > LARGE_BYTES or len(set(kinds)) > 1
     parts = [([one], kind) for one, kind in zip(each, kinds, strict=True)]
     if not large:
         parts = [(each, kinds[0])]
@@ -146,6 +158,12 @@ class _Update:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def _lean(kind: str, parameter: Tensor) -> str:
+    """Name the optimiser of a parameter beside many others, where memory counts."""
+    matrix = parameter.ndim > 1 and parameter.nbytes > MATRIX_BYTES
+    return "lean adam" if kind == "adam" and matrix else kind
+
+
 def _make_optimizer(
     name: str,
     parameters: Sequence[Tensor],
@@ -153,8 +171,9 @@ def _make_optimizer(
     momentum: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    if name == "factored":
-        return FactoredRMS(parameters, lr=rates[0])
+    if name in ("factored", "lean adam"):
+        kept = MOMENTUM if name == "lean adam" else 0.0
+        return FactoredRMS(parameters, lr=rates[0], momentum=kept)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     settings: dict[str, Any] = {"weight_decay": weight_decay, "fused": fused}
     # One group for each rate: a fused step is a call for each group.

@@ -17,7 +17,7 @@ from ...containers import label_codes
 from ...exceptions import GroupError
 from ...groups import cell_codes, encode_groups
 from ._codec import Encoded, ImageCodec, make_codec
-from ._rows import read_rows, stack, take
+from ._rows import check_asked, read_rows, stack, take
 
 __all__ = ["CellGenerator", "Cells", "cell_of_rows"]
 
@@ -177,12 +177,12 @@ class CellGenerator(BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            If ``conditions`` has another length, or a cell that ``fit`` did not see.
+            If ``n`` is no number of rows, ``conditions`` has another length, or a cell that ``fit``
+            did not see.
         """
         check_is_fitted(self, "cells_")
         rng = stage_rng(resolve_seed(self.random_state), "sample")
-        if conditions is not None and len(conditions) != n:
-            raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
+        check_asked(n, conditions)
         drawn = (
             rng.choice(len(self._cells), size=n, p=self._cells.shares())
             if conditions is None

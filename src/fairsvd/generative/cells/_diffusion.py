@@ -22,7 +22,7 @@ from ..._rng import resolve_seed, stage_rng, torch_generator
 from ...base import Interval, StrOptions, positive_int
 from ...exceptions import GroupError
 from ._base import cell_of_rows
-from ._rows import read_rows
+from ._rows import check_asked, read_rows
 
 __all__ = ["DiffusionGenerator"]
 
@@ -186,12 +186,11 @@ class DiffusionGenerator(BaseEstimator):
             Dtype and range are those of the X of ``fit``.
         """
         check_is_fitted(self, "cells_")
+        check_asked(n, conditions)
         rng = stage_rng(resolve_seed(self.random_state), "sample")
         if conditions is None:
             drawn = rng.choice(len(self.cells_), size=n, p=self._shares)
             conditions = [self.cells_[cell] for cell in drawn.tolist()]
-        if len(conditions) != n:
-            raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
         unknown = {key for key in conditions if not self.prompts.get(key)}
         if unknown:
             names = listed(sorted(map(str, unknown)), show=repr)

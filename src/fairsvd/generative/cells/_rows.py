@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,20 @@ from numpy.typing import NDArray
 
 from ...containers import as_known, is_frame
 
-__all__ = ["as_array", "columns", "read_rows", "stack", "take"]
+__all__ = ["as_array", "check_asked", "columns", "read_rows", "stack", "take"]
+
+
+def check_asked(n: Any, conditions: Sequence[Any] | None) -> None:
+    """Check how many rows are to be drawn, and that there is one cell for each if any is given.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"n={n!r}: wanted a number of rows, an integer of at least 0.")
+    if conditions is not None and len(conditions) != n:
+        raise ValueError(f"conditions has {len(conditions)} entries: pass one for each of {n}.")
 
 
 def read_rows(X: Any) -> Any:
