@@ -91,3 +91,8 @@ editors = {
 }
 table = compare(editors, data.data, data.target, data.sensitive_features, cv=2, random_state=0)
 print(table.summary()[["psi", "balanced_accuracy", "gap"]])
+
+# %%
+# Its place among others is drawn as theirs is.
+
+ax = table.plot()

@@ -163,6 +163,16 @@ def test_on_a_shortcut_the_worst_cell_gains_by_the_variant(variant):
     assert found[variant] >= found["plain"] + 0.05
 
 
+def test_on_a_shortcut_the_worst_cell_gains_by_the_soft_gap_of_plain_adapters():
+    network, rows = shortcut_network(), shortcut_rows(1200, 0.95, seed=2)
+    new, found = shortcut_rows(4000, 0.5, seed=3), {}
+    for weight in (0.0, 3.0):
+        settings = {"rank": 4, "gap_weight": weight, "balance": None, "max_steps": 120}
+        _, editor = fit(rows, network, AdapterFineTuner, **settings)
+        found[weight] = worst_cell(editor, new)
+    assert found[3.0] >= found[0.0] + 0.05
+
+
 def test_orthogonal_adapters_do_not_take_up_a_shortcut_that_the_network_did_not_use():
     """Both tune on rows with the shortcut, from a network that was trained without it."""
     network = shortcut_network(agreement=0.5)

@@ -85,6 +85,15 @@ def test_predict_needs_no_groups_and_gives_what_the_model_gives(model, capsys, t
     assert len(shown) == 1 + 10 and shown[1][:2] == ["1", written["prediction"][0]]
 
 
+def test_truth_values_are_labels_in_the_table_too(capsys, tmp_path):
+    frame = draw().dropna()
+    frame.assign(income=frame["income"] == "high").to_csv(tmp_path / "a.csv", index=False)
+    asked = ["--target", "income", "--sensitive", "sex", "--method", "BlindPostProcessor"]
+    assert run(capsys, "edit", tmp_path / "a.csv", *asked, "--out", tmp_path / "m")[0] == 0
+    _, text, _ = run(capsys, "predict", tmp_path / "m", tmp_path / "a.csv")
+    assert {row[1] for row in tables(text)["row"]} == {"prediction", "True", "False"}
+
+
 def test_predict_tells_what_is_new_and_what_is_missing(model, capsys, tmp_path):
     folder, _ = model
     new = draw().head(5).assign(job="astronaut")

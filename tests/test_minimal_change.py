@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from fairsvd import MinimalChangeTuner
-from fairsvd.intraprocessing._minimal_change import (
-    ChangePath,
-    choose_examples,
-    leads,
-    measure_change,
-    run_change,
-)
+from fairsvd.intraprocessing._counter_examples import choose_examples, leads
+from fairsvd.intraprocessing._minimal_change import ChangePath, measure_change, run_change
 from fairsvd.objective import shift_logits
 from helpers import IGNORE_SMALL_DATA, last_wins, mlp, table, trained
 from shortcuts import shortcut_network, shortcut_rows, worst_cell

@@ -40,7 +40,8 @@ LABELS = {
     "trigger": ("FairReprogrammer", "trigger on the input, network frozen (default)"),
 }
 
-# The base networks of tables and images have no attention; see ``bench_attention.py``.
+# The base networks of tables and images have no attention. Its rows edit a network of their own
+# (``own_base`` of :func:`edit`), and ``bench_attention.py`` has it on sentences.
 ELSEWHERE = {"AttentionTemper"}
 
 # An editor that is new in the package has a row under the name of its class.
@@ -59,8 +60,13 @@ def class_of(editor: str) -> Callable[..., Any]:
     return attrgetter(editor)(fairsvd)
 
 
-def edit(context: Context, constraint: str, editor: str, **parameters: Any) -> Outcome:
-    """Edit the base network with an editor and the given parameters."""
+def edit(
+    context: Context, constraint: str, editor: str, *, own_base: bool = False, **parameters: Any
+) -> Outcome:
+    """Edit the base network with an editor and the given parameters.
+
+    ``own_base``: the editor trains the network that it makes where it is given none.
+    """
     from sklearn.model_selection import PredefinedSplit
 
     parts = (context.train, context.validation)
@@ -68,7 +74,7 @@ def edit(context: Context, constraint: str, editor: str, **parameters: Any) -> O
     fold = np.repeat([-1, 0], [len(part.y) for part in parts])
     images = context.train.X.ndim == 4
     edited = class_of(editor)(
-        context.network,
+        None if own_base else context.network,
         constraint=constraint,
         validation=PredefinedSplit(fold),
         random_state=context.seed,
@@ -231,6 +237,14 @@ OURS = {
     ),
     "trigger-patch": own("FairReprogrammer", "trigger: patch in a corner", trigger="patch"),
     "trigger-border": own("FairReprogrammer", "trigger: border of the image", trigger="border"),
+    "temper": own("AttentionTemper", "attention temperatures, own AttentionNet", own_base=True),
+    "temper-off": own(
+        "AttentionTemper",
+        "the same AttentionNet, untouched",
+        own_base=True,
+        factors=[1.0],
+        n_trials=0,
+    ),
     "bmft": own("BiasMaskFineTuner.bmft", "BMFT's values"),
     "swift": own("BiasMaskFineTuner.swift", "SWiFT's values"),
 }

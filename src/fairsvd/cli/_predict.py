@@ -56,7 +56,9 @@ def run_predict(options: argparse.Namespace, card: Card, frame: pd.DataFrame) ->
     say(f"{options.file}: {len(table):,} rows")
     for line in _describe(table, X, model):
         say(line)
-    say(f"\n{format_table(table.head(SHOWN).set_index('row'))}")
+    # A table says yes and no of truth values; here they are labels.
+    shown = table.head(SHOWN).astype({"prediction": str}).set_index("row")
+    say(f"\n{format_table(shown)}")
     if options.out is not None:
         say(f"\nAll predictions: {options.out}")
     elif len(table) > SHOWN:
