@@ -103,7 +103,7 @@ def test_skin_lesions(capsys: pytest.CaptureFixture[str]):
     except DatasetNotFoundError as missing:
         pytest.skip(str(missing))
     text = capsys.readouterr().out
-    assert "noise_floor" in text
+    assert "Exactly equal treatment would show" in text
     assert text.index("before\n") < text.index("after\n")
     assert len(space["sheet"].get_yticklabels()) == 8
     assert len(space["candidates"].collections) > 3
