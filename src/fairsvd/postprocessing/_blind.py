@@ -51,7 +51,7 @@ class BlindPostProcessor(BudgetedEditor):
         new last layer on the given features.
     n_teachers : int or None, default=None
         Networks of the cells whose probabilities are averaged. None: 2, and 1 for tables of at
-        least 5,000 editing rows.
+        least 5,000 editing rows and under a budget (``max_epochs``), as images have one by default.
 
     Attributes
     ----------
