@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..metrics import read_weights
+from ..metrics import read_weights, scale_weights
 
 __all__ = ["Passed", "read_fit_weights"]
 
@@ -62,11 +62,9 @@ def read_fit_weights(sample_weight: Any, y: NDArray[Any]) -> tuple[Tensor | None
     """
     if sample_weight is None:
         return None, None
-    weights = read_weights(sample_weight, len(y))
+    weights = scale_weights(read_weights(sample_weight, len(y)))
     kept = np.flatnonzero(weights)
     passed = None if len(kept) == len(y) else Passed(y, kept)
     weights = weights[kept]
-    if (weights % 1).any():
-        weights = weights / weights.mean()
     alike = bool(np.allclose(weights, 1.0, rtol=0, atol=1e-12))
     return None if alike else torch.as_tensor(weights), passed

@@ -15,7 +15,7 @@ from ._gap_tables import gap_table, gaps_frame
 from ._margins import margins_of, name_attributes
 from ._measured import GroupValues, Rows, interval, measure_counts, measure_groups
 from ._noisy import NoisyGap, noisy_gap
-from ._read import read_weights
+from ._read import read_weights, scale_weights
 from ._registry import MEASURES, METRICS, Measure
 from ._scorer import fairness_scorer
 from ._scores import fairness_score, hard_counts
@@ -54,5 +54,6 @@ __all__ = [
     "noisy_gap",
     "rates_frame",
     "read_weights",
+    "scale_weights",
     "scaled_counts",
 ]

@@ -12,7 +12,7 @@ from ..groups import Groups, encode_groups
 from ._labels import check_table_size, encode_labels
 from ._measured import Rows
 
-__all__ = ["Read", "read_rows", "read_weights"]
+__all__ = ["Read", "read_rows", "read_weights", "scale_weights"]
 
 
 class Read(NamedTuple):
@@ -91,6 +91,19 @@ def read_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
     if not weights.any():
         raise ValueError("sample_weight is zero in every row: pass rows of which some count.")
     return weights
+
+
+def scale_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale weights to a mean of 1 over the rows that count, unless they stand for copies.
+
+    So what depends on the number of rows gets theirs. Integers are numbers of copies and stay.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_rows,), float64
+        At least 0, not all 0.
+    """
+    return weights / weights[weights > 0].mean() if (weights % 1).any() else weights
 
 
 def _read_shares(

@@ -17,7 +17,7 @@ from ..arrays import is_dataset
 from ..base import NetworkEditor, report_on, untouched_logits
 from ..containers import count_rows, read_labels
 from ..groups import Groups, encode_groups, require_two_groups
-from ..metrics import read_weights
+from ..metrics import read_weights, scale_weights
 
 __all__ = ["STATES", "Evaluation", "evaluate", "find_editor", "guess_of_groups", "name_attributes"]
 
@@ -192,8 +192,7 @@ def _weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
     """Read weights, as ``fit`` does."""
     if sample_weight is None:
         return None
-    weights = read_weights(sample_weight, n_rows)
-    return weights / weights[weights > 0].mean() if (weights % 1).any() else weights
+    return scale_weights(read_weights(sample_weight, n_rows))
 
 
 def _answers(
