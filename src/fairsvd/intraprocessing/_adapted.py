@@ -88,9 +88,8 @@ class Adapted(Edit):
 
     def without(self, share: float) -> dict[str, Tensor]:
         """Return the weights minus a share of the adapters."""
-        return {
-            name: (1 + share) * w - share * self.state()[name] for name, w in self.weights.items()
-        }
+        merged = self.state()
+        return {name: (1 + share) * w - share * merged[name] for name, w in self.weights.items()}
 
     def detached(self) -> Adapted:
         """Return a copy that later steps do not change."""

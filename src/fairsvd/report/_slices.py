@@ -65,9 +65,9 @@ def slice_frame(evaluation: Evaluation) -> pd.DataFrame:
     -------
     table : DataFrame
         Columns: attribute, group, state, n (rows, whatever they weigh) and n_positive of them (-1
-        for more than two classes), then
-        each measure with ``_low`` and ``_high``, its 95 % interval, and impact_ratio: the selection
-        rate over that of the most selected group of the attribute; NaN for more than two classes.
+        for more than two classes), then each measure with ``_low`` and ``_high``, its 95 %
+        interval, and impact_ratio: the selection rate over that of the most selected group of the
+        attribute; NaN for more than two classes.
     """
     import pandas as pd
 
